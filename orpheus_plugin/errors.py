@@ -1,0 +1,106 @@
+"""Everything this package raises on purpose.
+
+Each error has a stable `code` (it travels over the wire and into metrics) and a message that says what to do.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class OrpheusError(Exception):
+    """Base of all errors of this package.
+
+    Attributes:
+        code: stable machine-readable name; the same on every protocol.
+        retryable: whether the same call may succeed a moment later, unchanged.
+    """
+
+    code: ClassVar[str] = "error"
+    retryable: ClassVar[bool] = False
+
+    @property
+    def message(self) -> str:
+        return str(self)
+
+
+class InvalidOptions(OrpheusError, ValueError):
+    """An option is out of its range, of the wrong type, or unknown."""
+
+    code = "invalid_options"
+
+
+class UnknownVoice(InvalidOptions):
+    """The model has no voice of this name."""
+
+    code = "unknown_voice"
+
+
+class TextTooLong(OrpheusError, ValueError):
+    """A turn's text passed the limit; nothing of the piece that passed it is spoken."""
+
+    code = "text_too_long"
+
+
+class TurnClosed(OrpheusError):
+    """Text was pushed into a turn that has been ended or cancelled."""
+
+    code = "turn_closed"
+
+
+class AtCapacity(OrpheusError):
+    """Another turn would make those already speaking miss real time."""
+
+    code = "at_capacity"
+    retryable = True
+
+
+class EngineDied(OrpheusError):
+    """The token generator or the codec died under this turn. It is being restarted: try again."""
+
+    code = "engine_died"
+    retryable = True
+
+
+class GenerationFailed(OrpheusError):
+    """The model produced no usable speech for an utterance (runaway, loop or malformed tokens)."""
+
+    code = "generation_failed"
+    retryable = True
+
+
+class ModelNotFound(OrpheusError):
+    """Model files are not on this machine, or the hub refused them."""
+
+    code = "model_not_found"
+
+
+class BadCheckpoint(OrpheusError):
+    """Model files are there but cannot be what they claim: corrupt, incomplete or of another shape."""
+
+    code = "bad_checkpoint"
+
+
+class ConnectionFailed(OrpheusError):
+    """A speech server or token server could not be reached, or the connection broke."""
+
+    code = "connection_failed"
+    retryable = True
+
+
+ERRORS_BY_CODE: dict[str, type[OrpheusError]] = {
+    kind.code: kind
+    for kind in (
+        OrpheusError,
+        InvalidOptions,
+        UnknownVoice,
+        TextTooLong,
+        TurnClosed,
+        AtCapacity,
+        EngineDied,
+        GenerationFailed,
+        ModelNotFound,
+        BadCheckpoint,
+        ConnectionFailed,
+    )
+}

@@ -1,0 +1,1 @@
+"""Token generators: everything that turns prompt ids into Orpheus' audio ids."""
