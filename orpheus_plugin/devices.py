@@ -1,0 +1,31 @@
+"""Which hardware and which optional engines this process has, asked without loading more than needed."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from orpheus_plugin.errors import InvalidOptions
+
+
+def cuda_available() -> bool:
+    """Whether torch is installed and sees an NVIDIA GPU."""
+    if importlib.util.find_spec("torch") is None:
+        return False
+    import torch
+
+    return bool(torch.cuda.is_available())
+
+
+def vllm_installed() -> bool:
+    return importlib.util.find_spec("vllm") is not None
+
+
+def pick_device(name: str) -> str:
+    """ "auto" becomes "cuda" or "cpu"; others are checked. Raises InvalidOptions."""
+    if name == "auto":
+        return "cuda" if cuda_available() else "cpu"
+    if name != "cpu" and name.split(":")[0] not in ("cuda", "mps"):
+        raise InvalidOptions(f"device must be auto, cpu, cuda, cuda:N or mps, not {name!r}")
+    if name.startswith("cuda") and not cuda_available():
+        raise InvalidOptions(f"device {name!r} was asked for, but torch sees no NVIDIA GPU here")
+    return name

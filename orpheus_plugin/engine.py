@@ -1,0 +1,509 @@
+"""Engines: where turns are opened. `LocalEngine` runs the model in this process, on a thread of its own.
+
+`SpeechEngine` is the interface every adapter and server is written against; the websocket client is its other
+implementation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+
+from orpheus_plugin import models
+from orpheus_plugin.errors import AtCapacity, EngineDied, InvalidOptions, OrpheusError
+from orpheus_plugin.generators.base import TokenGenerator
+from orpheus_plugin.models import ModelFiles
+from orpheus_plugin.speaker import Speaker
+from orpheus_plugin.synthesis import Stages
+from orpheus_plugin.text import TextOptions
+from orpheus_plugin.turn import MAX_TEXT_CHARS, SpeechOptions, Turn, TurnEnd, TurnEvent, TurnStats
+from orpheus_plugin.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from orpheus_plugin.codec.batcher import CodecBatcher
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+GeneratorName = Literal["auto", "torch", "vllm", "completions"]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """What one engine is. Equal configurations share an engine within a process.
+
+    Attributes:
+        model: a known name (`orpheus-tts voices` lists them), a hub repository, a local directory, or "auto":
+            Orpheus 3B where there is CUDA, else the bundled small voice.
+        codec: a SNAC 24 kHz snapshot directory; None is the model's own.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        generator: which token engine; "auto" is vLLM where CUDA and vLLM are present, completions where `urls` are
+            given, else the torch engine.
+        urls: OpenAI-style servers for the completions generator.
+        api_key: their key.
+        max_turns: turns that may speak at once; None is a figure for the device.
+        look_ahead: utterances of one turn generated at once.
+        ahead_s: seconds generation may be ahead of a listener who plays at once; None is no limit.
+        max_text_chars: characters of text a turn takes.
+        fast_start: first sound from approximated right context by default.
+    """
+
+    model: str = "auto"
+    codec: Path | None = None
+    device: str = "auto"
+    generator: GeneratorName = "auto"
+    urls: tuple[str, ...] = ()
+    api_key: str | None = field(default=None, repr=False)
+    max_turns: int | None = None
+    look_ahead: int = 2
+    ahead_s: float | None = 20.0
+    max_text_chars: int = MAX_TEXT_CHARS
+    fast_start: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value, low in (
+            ("max_turns", self.max_turns, 1),
+            ("look_ahead", self.look_ahead, 1),
+            ("max_text_chars", self.max_text_chars, 1),
+        ):
+            if value is not None and value < low:
+                raise InvalidOptions(f"{name} must be at least {low}, not {value}")
+
+
+@dataclass(frozen=True, slots=True)
+class EngineHealth:
+    """A snapshot for health checks and metrics."""
+
+    ready: bool
+    model: str
+    generator: str
+    active_turns: int
+    max_turns: int
+    restarts: int
+    error: str | None = None
+
+
+class SpeechEngine(Protocol):
+    """What adapters and servers need. Methods may be called from any thread with a running event loop."""
+
+    async def start(self) -> None:
+        """Load and warm up; returns at once when running. Raises ModelNotFound, BadCheckpoint, ConnectionFailed..."""
+
+    async def aclose(self) -> None:
+        """End all turns and free everything. Idempotent."""
+
+    def open_turn(self, options: SpeechOptions | None = None) -> Turn:
+        """A new turn on the calling event loop. Raises UnknownVoice, AtCapacity, EngineDied."""
+        ...
+
+    def check_voice(self, voice: str | None) -> str | None:
+        """The voice that will speak. Raises UnknownVoice."""
+        ...
+
+    @property
+    def voices(self) -> tuple[str, ...]:
+        """The model's voices, the default first; empty when the model does not name them."""
+        ...
+
+    def health(self) -> EngineHealth: ...
+
+
+class LocalEngine:
+    """Generator and codec in this process, batching the turns of every event loop in it.
+
+    All model work is on other threads (or vLLM's processes); `open_turn`, `push_text` and iterating cost the caller's
+    loop microseconds.
+
+    Args:
+        config: what to run.
+        files, generator: stand-ins for what `config` would find and build (tests, custom engines).
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig | None = None,
+        *,
+        files: ModelFiles | None = None,
+        generator: Callable[[ModelFiles, Vocabulary], TokenGenerator] | None = None,
+    ) -> None:
+        self.config = config or EngineConfig()
+        self._files = files or _find(self.config)
+        self._make_generator = generator
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._starting: Future[None] | None = None
+        self._stages: Stages | None = None
+        self._ready: asyncio.Event | None = None  # lives on the engine's loop
+        self._restarting: asyncio.Task[None] | None = None
+        self._restarts = 0
+        self._failure: OrpheusError | None = None
+        self._speakers: dict[str, Speaker] = {}
+        self._active = 0
+        self._max_turns = self.config.max_turns or 0
+
+    # ---- life
+
+    async def start(self) -> None:
+        with self._lock:
+            if self._starting is None or (
+                self._starting.done() and self._starting.exception() is not None
+            ):
+                if self._loop is None:
+                    self._loop = asyncio.new_event_loop()
+                    self._thread = threading.Thread(
+                        target=_run_loop, args=(self._loop,), name="orpheus-engine", daemon=True
+                    )
+                    self._thread.start()
+                self._starting = asyncio.run_coroutine_threadsafe(self._start(), self._loop)
+            starting = self._starting
+        await asyncio.shield(asyncio.wrap_future(starting))
+
+    async def aclose(self) -> None:
+        with self._lock:
+            loop, thread = self._loop, self._thread
+            self._loop = self._thread = self._starting = None
+        if loop is None or thread is None:
+            return
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._stop(), loop))
+        loop.call_soon_threadsafe(loop.stop)
+        await asyncio.to_thread(thread.join)
+        with _shared_lock:
+            for key in [key for key, engine in _shared.items() if engine is self]:
+                del _shared[key]
+
+    async def _start(self) -> None:
+        began = time.monotonic()
+        self._ready = asyncio.Event()
+        self._failure = None
+        self._stages = await self._load()
+        try:
+            await self._warm_up()
+        except BaseException:
+            await self._unload()
+            raise
+        self._ready.set()
+        logger.info(
+            "orpheus engine ready in %.1f s: model %s on %s, %d turns at once",
+            time.monotonic() - began,
+            self._files.spec.name,
+            type(self._stages.generator).__name__,
+            self._max_turns,
+        )
+
+    async def _load(self) -> Stages:
+        stages = await asyncio.to_thread(self._build)
+        try:
+            await stages.generator.start()
+        except BaseException:
+            await asyncio.to_thread(stages.codec.close)
+            raise
+        return stages
+
+    def _build(self) -> Stages:
+        """Read vocabulary and codec, make the generator. Blocking: on a worker thread."""
+        from orpheus_plugin.codec.batcher import CodecBatcher
+        from orpheus_plugin.codec.decoder import load_decoder
+        from orpheus_plugin.devices import pick_device
+
+        files, config = self._files, self.config
+        device = pick_device(config.device)
+        self._max_turns = config.max_turns or (64 if device.startswith("cuda") else 8)
+        streams = self._max_turns * config.look_ahead
+        vocabulary = Vocabulary.load(files.lm)
+        if self._make_generator is not None:
+            generator = self._make_generator(files, vocabulary)
+        else:
+            generator = build_generator(config, files, vocabulary, device=device, streams=streams)
+        codec = CodecBatcher(load_decoder(files.codec, device=device), slots=streams)
+        codec.start()
+        return Stages(vocabulary, generator, codec, files.spec.sampling, config.fast_start)
+
+    async def _warm_up(self) -> None:
+        """Speak a word through everything, so that the first caller does not pay for first-use costs."""
+        assert self._stages is not None
+        stages = self._stages
+
+        async def running() -> Stages:
+            return stages
+
+        failures: list[OrpheusError] = []
+
+        def discard(event: TurnEvent | OrpheusError) -> bool:
+            if isinstance(event, OrpheusError):
+                failures.append(event)
+            return True
+
+        speaker = self._speaker(
+            "warm-up", SpeechOptions(seed=0), running, discard, on_error=lambda error: None
+        )
+        speaker.push_text("Hello there.")
+        speaker.end()
+        await speaker.wait()
+        if failures and isinstance(failures[0], EngineDied):
+            raise failures[0]
+
+    async def _stop(self) -> None:
+        if self._restarting is not None:
+            self._restarting.cancel()
+            await asyncio.gather(self._restarting, return_exceptions=True)
+        await asyncio.gather(*(speaker.aclose() for speaker in list(self._speakers.values())))
+        await self._unload()
+
+    async def _unload(self) -> None:
+        stages, self._stages = self._stages, None
+        if stages is not None:
+            try:
+                await stages.generator.aclose()
+            finally:
+                await asyncio.to_thread(stages.codec.close)
+
+    # ---- turns
+
+    def open_turn(self, options: SpeechOptions | None = None) -> Turn:
+        options = options or SpeechOptions()
+        voice = self.check_voice(options.voice)
+        loop = self._loop
+        if loop is None or self._ready is None:
+            raise EngineDied("the engine is not running; await engine.start() first")
+        if self._failure is not None:
+            raise EngineDied(f"the engine failed and could not be restarted: {self._failure}")
+        with self._lock:
+            if self._active >= self._max_turns:
+                raise AtCapacity(
+                    f"all {self._max_turns} turns of this engine are speaking; try again, use another server,"
+                    " or raise max_turns if the machine is fast enough"
+                )
+            self._active += 1
+        turn_id = uuid.uuid4().hex[:12]
+        link = _LocalLink(loop)
+        turn = Turn(turn_id, link, max_chars=self.config.max_text_chars)
+        loop.call_soon_threadsafe(self._open, turn, link, replace(options, voice=voice))
+        return turn
+
+    def _open(self, turn: Turn, link: _LocalLink, options: SpeechOptions) -> None:
+        speaker = self._speaker(
+            turn.id, options, self._await_stages, turn.deliver, on_error=self._note_error
+        )
+        self._speakers[turn.id] = speaker
+        link.attach(speaker, self._loop_task(self._retire(speaker), f"orpheus-retire-{turn.id}"))
+
+    def _speaker(
+        self,
+        turn_id: str,
+        options: SpeechOptions,
+        stages: Callable[[], Awaitable[Stages]],
+        deliver: Callable[[TurnEvent | OrpheusError], bool],
+        *,
+        on_error: Callable[[OrpheusError], None],
+    ) -> Speaker:
+        spec = self._files.spec
+        return Speaker(
+            turn_id,
+            stages=stages,
+            voice=self.check_voice(options.voice),
+            options=options,
+            text_options=TextOptions(
+                tags=frozenset(spec.tags),
+                spell_numbers=spec.spell_numbers,
+                language=spec.languages[0] if spec.languages else "en",
+            ),
+            deliver=deliver,
+            look_ahead=self.config.look_ahead,
+            ahead_s=self.config.ahead_s,
+            on_error=on_error,
+        )
+
+    async def _retire(self, speaker: Speaker) -> None:
+        await speaker.wait()
+        self._speakers.pop(speaker.id, None)
+        with self._lock:
+            self._active -= 1
+
+    def _loop_task(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
+        return asyncio.get_running_loop().create_task(work, name=name)
+
+    # ---- staying alive
+
+    async def _await_stages(self) -> Stages:
+        assert self._ready is not None
+        await self._ready.wait()
+        if self._stages is None:
+            raise EngineDied(str(self._failure or "the engine was closed"))
+        return self._stages
+
+    def _note_error(self, error: OrpheusError) -> None:
+        """A turn ended with this error. If the engine died, bring it back; other turns wait for it."""
+        if isinstance(error, EngineDied) and self._ready is not None and self._ready.is_set():
+            logger.error("the engine died, restarting it: %s", error)
+            self._ready.clear()
+            self._restarting = asyncio.get_running_loop().create_task(self._restart())
+
+    async def _restart(self) -> None:
+        assert self._ready is not None
+        try:
+            await self._unload()
+            self._stages = await self._load()
+            self._restarts += 1
+            logger.warning("the engine is back")
+        except OrpheusError as error:
+            self._failure = error
+            logger.exception("the engine could not be restarted")
+        except Exception as error:
+            self._failure = EngineDied(repr(error))
+            logger.exception("the engine could not be restarted")
+        finally:
+            self._ready.set()
+
+    # ---- facts
+
+    @property
+    def voices(self) -> tuple[str, ...]:
+        return self._files.spec.voices
+
+    @property
+    def files(self) -> ModelFiles:
+        return self._files
+
+    def check_voice(self, voice: str | None) -> str | None:
+        return models.check_voice(self._files.spec, voice)
+
+    def health(self) -> EngineHealth:
+        stages, ready = self._stages, self._ready
+        return EngineHealth(
+            ready=stages is not None and ready is not None and ready.is_set(),
+            model=self._files.spec.name,
+            generator=type(stages.generator).__name__ if stages is not None else "none",
+            active_turns=self._active,
+            max_turns=self._max_turns,
+            restarts=self._restarts,
+            error=str(self._failure) if self._failure is not None else None,
+        )
+
+
+class _LocalLink:
+    """Carries a turn's commands to the engine's loop, in order."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._speaker: Speaker | None = None
+        self._retired: asyncio.Task[None] | None = None
+
+    def attach(self, speaker: Speaker, retired: asyncio.Task[None]) -> None:
+        self._speaker, self._retired = speaker, retired
+
+    def send_text(self, text: str) -> None:
+        self._post(lambda speaker: speaker.push_text(text))
+
+    def send_flush(self) -> None:
+        self._post(lambda speaker: speaker.flush())
+
+    def send_end(self) -> None:
+        self._post(lambda speaker: speaker.end())
+
+    def consumed(self, samples: int) -> None:
+        self._post(lambda speaker: speaker.consumed(samples))
+
+    def send_cancel(self) -> Future[None]:
+        try:
+            return asyncio.run_coroutine_threadsafe(self._cancel(), self._loop)
+        except RuntimeError:  # the engine was closed meanwhile: nothing is held
+            done: Future[None] = Future()
+            done.set_result(None)
+            return done
+
+    async def _cancel(self) -> None:
+        if self._speaker is not None:
+            await self._speaker.aclose()
+        if self._retired is not None:
+            await self._retired
+
+    def _post(self, command: Callable[[Speaker], None]) -> None:
+        def run() -> None:
+            if self._speaker is not None:
+                command(self._speaker)
+
+        try:
+            self._loop.call_soon_threadsafe(run)
+        except RuntimeError as error:
+            raise EngineDied("the engine was closed") from error
+
+
+# ---- building and sharing
+
+
+def build_generator(
+    config: EngineConfig, files: ModelFiles, vocabulary: Vocabulary, *, device: str, streams: int
+) -> TokenGenerator:
+    """The token engine of a configuration, not yet started. `streams` is how many requests run at once."""
+    name = config.generator
+    if name == "auto":
+        from orpheus_plugin.devices import vllm_installed
+
+        if config.urls:
+            name = "completions"
+        else:
+            name = "vllm" if device.startswith("cuda") and vllm_installed() else "torch"
+    if name == "completions":
+        from orpheus_plugin.generators.completions import CompletionsGenerator
+
+        if not config.urls:
+            raise InvalidOptions(
+                "the completions generator needs urls=(...) of OpenAI-style servers"
+            )
+        return CompletionsGenerator(config.urls, vocabulary, api_key=config.api_key)
+    if name == "vllm":
+        from orpheus_plugin.generators.vllm import VllmGenerator
+
+        return VllmGenerator(files.lm, vocabulary, max_streams=streams)
+    from orpheus_plugin.generators.torch_llama import TorchLlama
+
+    return TorchLlama(files.lm, vocabulary, max_streams=streams, device=device)
+
+
+def _find(config: EngineConfig) -> ModelFiles:
+    return models.locate(models.choose(config.model, device=config.device), codec=config.codec)
+
+
+_shared: dict[EngineConfig, LocalEngine] = {}
+_shared_lock = threading.Lock()
+
+
+def shared_engine(config: EngineConfig | None = None) -> LocalEngine:
+    """The process' engine of this configuration: every adapter that asks for it gets the same one. Not yet started."""
+    config = config or EngineConfig()
+    with _shared_lock:
+        engine = _shared.get(config)
+        if engine is None:
+            engine = _shared[config] = LocalEngine(config)
+        return engine
+
+
+def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_forever()
+    finally:
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()
+
+
+__all__ = [
+    "EngineConfig",
+    "EngineHealth",
+    "LocalEngine",
+    "SpeechEngine",
+    "TurnEnd",
+    "TurnStats",
+    "build_generator",
+    "shared_engine",
+]

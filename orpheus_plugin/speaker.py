@@ -1,0 +1,244 @@
+"""The Speaker: the engine's side of a Turn. Cuts the text, keeps utterances in order and a little ahead of the listener.
+
+It lives on the engine's loop; nothing in it waits for the caller.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+
+from orpheus_plugin.errors import GenerationFailed, OrpheusError
+from orpheus_plugin.post import Samples, to_pcm16
+from orpheus_plugin.synthesis import Stages, Synthesis
+from orpheus_plugin.text import TextOptions, Utterance, UtteranceCutter
+from orpheus_plugin.turn import (
+    SAMPLE_RATE,
+    AudioChunk,
+    SpeechOptions,
+    TurnEnd,
+    TurnEvent,
+    TurnStats,
+    Word,
+)
+from orpheus_plugin.words import TimedWord, WordTimer
+
+logger = logging.getLogger(__name__)
+
+MARGIN_S = 1.0
+"""The newest utterance must be this far ahead of the listener (or fully generated) before the next one starts:
+on a slow machine the sentence being heard comes first."""
+
+UNREAD_S = 60.0
+"""Audio delivered but not taken by the caller. Beyond it no further utterance starts, so memory stays bounded."""
+
+
+class Speaker:
+    """Speaks one turn.
+
+    Args:
+        stages: awaited before each utterance, so that a turn waits out a restart of the engine.
+        deliver: hands an event to the caller; False when the caller is gone.
+        look_ahead: utterances of this turn that may be generated at once.
+        ahead_s: how far generation may be ahead of a listener who plays at once; None is no limit.
+        on_error: told of the error that ended the turn, so that the engine can restart what died.
+    """
+
+    def __init__(
+        self,
+        turn_id: str,
+        *,
+        stages: Callable[[], Awaitable[Stages]],
+        voice: str | None,
+        options: SpeechOptions,
+        text_options: TextOptions,
+        deliver: Callable[[TurnEvent | OrpheusError], bool],
+        look_ahead: int,
+        ahead_s: float | None,
+        on_error: Callable[[OrpheusError], None],
+    ) -> None:
+        self.id = turn_id
+        self.stats = TurnStats()
+        self._stages = stages
+        self._voice = voice
+        self._options = options
+        self._cutter = UtteranceCutter(text_options)
+        self._deliver = deliver
+        self._look_ahead = look_ahead
+        self._ahead_s = ahead_s
+        self._on_error = on_error
+        self._waiting: deque[tuple[Utterance, float]] = deque()
+        self._live: deque[Synthesis] = deque()
+        self._timer: WordTimer | None = None
+        self._utterance_start = 0
+        self._position = 0
+        self._unread = 0
+        self._dry_at: float | None = None
+        self._first_text_at: float | None = None
+        self._busy_since: float | None = None
+        self._failures: list[OrpheusError] = []
+        self._ended = False
+        self._cancelled = False
+        self._wake = asyncio.Event()
+        self._task = asyncio.create_task(self._run(), name=f"orpheus-turn-{turn_id}")
+
+    # ---- commands
+
+    def push_text(self, text: str) -> None:
+        if self._first_text_at is None:
+            self._first_text_at = time.monotonic()
+        self.stats.text_chars += len(text)
+        self._queue(self._cutter.push(text))
+
+    def flush(self) -> None:
+        self._queue(self._cutter.flush())
+
+    def end(self) -> None:
+        self.flush()
+        self._ended = True
+        self._wake.set()
+
+    def consumed(self, samples: int) -> None:
+        before, self._unread = self._unread, self._unread - samples
+        limit = UNREAD_S * SAMPLE_RATE
+        if before >= limit > self._unread:
+            self._wake.set()
+
+    async def aclose(self) -> None:
+        """Stop at once; returns when no slot of the engine is held. Idempotent."""
+        self._cancelled = True
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def wait(self) -> None:
+        """Until the turn is over, however it ends."""
+        await asyncio.wait({self._task})
+
+    # ---- the loop
+
+    def _queue(self, utterances: list[Utterance]) -> None:
+        now = time.monotonic()
+        self._waiting.extend((utterance, now) for utterance in utterances)
+        self._wake.set()
+
+    async def _run(self) -> None:
+        try:
+            while True:
+                self._wake.clear()
+                if not self._emit():
+                    return
+                pause = await self._start_next()
+                if self._ended and not self._waiting and not self._live:
+                    break
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), pause)
+            if self._failures and not self._position:
+                raise self._failures[0]
+            self._deliver(TurnEnd("done", self.stats))
+        except OrpheusError as error:
+            self._on_error(error)
+            self._deliver(error)
+        except Exception as error:
+            logger.exception("turn %s failed", self.id)
+            failure = OrpheusError(f"internal error: {error!r}")
+            failure.__cause__ = error
+            self._deliver(failure)
+        finally:
+            live = list(self._live)
+            self._live.clear()
+            await asyncio.gather(*(synthesis.aclose() for synthesis in live))
+            self._clock_busy(busy=False)
+
+    async def _start_next(self) -> float | None:
+        """Start the next utterance if it may run now; else seconds until it may (None: when woken)."""
+        while self._waiting and len(self._live) < self._look_ahead:
+            ahead = self._dry_at - time.monotonic() if self._dry_at is not None else 0.0
+            if self._live and not self._live[-1].generated and ahead < MARGIN_S:
+                return None  # its own progress wakes us
+            if self._unread >= UNREAD_S * SAMPLE_RATE:
+                return None
+            if self._ahead_s is not None and ahead > self._ahead_s:
+                return ahead - self._ahead_s
+            stages = await self._stages()
+            utterance, ready_at = self._waiting.popleft()
+            index = self.stats.utterances
+            self.stats.utterances += 1
+            synthesis = Synthesis(
+                stages,
+                utterance,
+                request_id=f"{self.id}-{index}",
+                voice=self._voice,
+                options=self._options,
+                index=index,
+                ready_at=ready_at,
+                stats=self.stats,
+                wake=self._wake.set,
+            )
+            self._live.append(synthesis)
+            self._clock_busy(busy=True)
+            self._set_deadlines()
+        return None
+
+    def _emit(self) -> bool:
+        """Deliver what is ready, in order. False if the caller is gone."""
+        while self._live:
+            head = self._live[0]
+            while head.out:
+                if not self._emit_audio(head, head.out.popleft()):
+                    return False
+            if not head.done:
+                break
+            self._live.popleft()
+            if not self._live:
+                self._clock_busy(busy=False)
+            if isinstance(head.error, GenerationFailed):
+                # One sentence that would not come out does not take the others' voice.
+                self._failures.append(head.error)
+            elif head.error is not None:
+                raise head.error
+            if self._timer is not None:
+                self._emit_words(self._timer.finish(), head.index)
+                self._timer = None
+            self._utterance_start = self._position
+        return True
+
+    def _emit_audio(self, head: Synthesis, samples: Samples) -> bool:
+        now = time.monotonic()
+        if self._timer is None:
+            self._timer = WordTimer(head.utterance.words)
+        self._emit_words(self._timer.push(samples), head.index)
+        if self.stats.ttfa_s is None and self._first_text_at is not None:
+            self.stats.ttfa_s = now - self._first_text_at
+        if self._dry_at is not None and now > self._dry_at >= head.ready_at:
+            self.stats.underruns += 1
+        self._dry_at = max(self._dry_at or now, now) + samples.size / SAMPLE_RATE
+        self._set_deadlines()
+        chunk = AudioChunk(to_pcm16(samples), self._position, head.index)
+        self._position += samples.size
+        self._unread += samples.size
+        self.stats.audio_s = self._position / SAMPLE_RATE
+        return self._deliver(chunk)
+
+    def _emit_words(self, words: Sequence[TimedWord], utterance: int) -> None:
+        start = self._utterance_start / SAMPLE_RATE
+        for word in words:
+            self._deliver(Word(word.text, start + word.start_s, start + word.end_s, utterance))
+
+    # ---- clocks
+
+    def _set_deadlines(self) -> None:
+        """Tell the codec when each live utterance runs dry: the head when delivered audio ends, later ones after it."""
+        deadline = self._dry_at if self._dry_at is not None else time.monotonic()
+        for synthesis in self._live:
+            synthesis.set_deadline(deadline)
+            deadline += MARGIN_S
+
+    def _clock_busy(self, *, busy: bool) -> None:
+        now = time.monotonic()
+        if self._busy_since is not None:
+            self.stats.busy_s += now - self._busy_since
+        self._busy_since = now if busy else None

@@ -1,0 +1,290 @@
+"""The Turn: one stretch of speech, text deltas in, ordered events out. Every front door uses this and nothing else.
+
+A Pipecat audio context, a LiveKit segment, a websocket context, an HTTP request and `orpheus-tts say` are each one Turn.
+The Turn is only the caller's end; what speaks behind it (this process or a server) is its `TurnLink`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Literal, Protocol, Self
+
+from orpheus_plugin.errors import InvalidOptions, OrpheusError, TextTooLong, TurnClosed
+
+SAMPLE_RATE = 24_000
+"""Hz. SNAC's rate, and so Orpheus'; every AudioChunk is mono s16le at this rate."""
+
+MAX_TEXT_CHARS = 6_144
+"""Characters of text one turn takes unless the engine is configured otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechOptions:
+    """What a turn may choose. None means the model's own default.
+
+    Attributes:
+        voice: a voice of the model; None is its first.
+        temperature: >= 0; 0 is greedy.
+        top_p: in (0, 1].
+        repetition_penalty: >= 1; Orpheus 3B needs >= 1.1.
+        seed: makes the turn repeatable on the same engine; None draws one.
+        trim_leading_silence: drop the near-silence before the first sound, but for 50 ms. Orpheus starts with 0.4 to
+            0.7 s of it (canopyai/Orpheus-TTS issues 228 and 299).
+        fast_start: emit the first sound from approximated right context, some tokens before it is exact.
+    """
+
+    voice: str | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    repetition_penalty: float | None = None
+    seed: int | None = None
+    trim_leading_silence: bool = True
+    fast_start: bool | None = None
+
+    def __post_init__(self) -> None:
+        _check_number("temperature", self.temperature, 0.0, 5.0)
+        _check_number("top_p", self.top_p, 0.0, 1.0, open_low=True)
+        _check_number("repetition_penalty", self.repetition_penalty, 1.0, 5.0)
+        if self.voice is not None and not isinstance(self.voice, str):
+            raise InvalidOptions(f"voice must be a string, not {type(self.voice).__name__}")
+        if self.seed is not None and (
+            isinstance(self.seed, bool)
+            or not isinstance(self.seed, int)
+            or not 0 <= self.seed < 2**63
+        ):
+            raise InvalidOptions(f"seed must be an integer from 0 to 2**63 - 1, not {self.seed!r}")
+
+
+def _check_number(
+    name: str, value: object, low: float, high: float, *, open_low: bool = False
+) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidOptions(f"{name} must be a number, not {type(value).__name__}")
+    if not low <= value <= high or (open_low and value == low):
+        left = "more than" if open_low else "at least"
+        raise InvalidOptions(f"{name} must be {left} {low:g} and at most {high:g}, not {value!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class AudioChunk:
+    """Consecutive audio of a turn: mono s16le at 24 kHz.
+
+    Attributes:
+        pcm: whole samples, at least one.
+        position: index of the first sample in the turn's audio; chunks follow each other without gap or overlap.
+        utterance: index of the utterance it belongs to.
+    """
+
+    pcm: bytes
+    position: int
+    utterance: int
+
+    @property
+    def samples(self) -> int:
+        return len(self.pcm) // 2
+
+    @property
+    def duration_s(self) -> float:
+        return self.samples / SAMPLE_RATE
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A word and its estimated place in the turn's audio; it comes before the audio that holds its start.
+
+    Attributes:
+        text: the word as it was written, punctuation included, emotion tags left out.
+        start_s, end_s: seconds from the turn's first sample, estimated; starts never go back.
+        utterance: index of the utterance it belongs to.
+    """
+
+    text: str
+    start_s: float
+    end_s: float
+    utterance: int
+
+
+@dataclass(slots=True)
+class TurnStats:
+    """What a turn cost, filled while it speaks.
+
+    Attributes:
+        text_chars: characters pushed.
+        utterances: pieces the text was cut into.
+        tokens: audio tokens generated, those of look-ahead that was cancelled included.
+        audio_s: seconds of audio delivered.
+        ttfa_s: seconds from the first text to the first delivered audio; None while there is none.
+        busy_s: seconds during which the turn had an utterance in the engine.
+        trimmed_s: leading near-silence that was dropped.
+        underruns: times a player that plays at once would have run dry although the text was there.
+        retries: utterances begun anew with another seed.
+        cut_short: utterances the runaway guard ended.
+        skipped_ids: generated ids that fitted no frame.
+    """
+
+    text_chars: int = 0
+    utterances: int = 0
+    tokens: int = 0
+    audio_s: float = 0.0
+    ttfa_s: float | None = None
+    busy_s: float = 0.0
+    trimmed_s: float = 0.0
+    underruns: int = 0
+    retries: int = 0
+    cut_short: int = 0
+    skipped_ids: int = 0
+
+    @property
+    def real_time_factor(self) -> float | None:
+        """Seconds of audio per second of work: above 1 is faster than real time."""
+        return self.audio_s / self.busy_s if self.busy_s > 0 and self.audio_s > 0 else None
+
+
+@dataclass(frozen=True, slots=True)
+class TurnEnd:
+    """The last event of a turn."""
+
+    reason: Literal["done", "cancelled"]
+    stats: TurnStats = field(default_factory=TurnStats)
+
+
+TurnEvent = AudioChunk | Word | TurnEnd
+
+
+class TurnLink(Protocol):
+    """The speaking side of a turn. Its methods are called on the caller's loop and never block it."""
+
+    def send_text(self, text: str) -> None: ...
+    def send_flush(self) -> None: ...
+    def send_end(self) -> None: ...
+
+    def send_cancel(self) -> Future[None]:
+        """Drop everything of this turn; the future is done when the engine holds nothing of it."""
+        ...
+
+    def consumed(self, samples: int) -> None:
+        """The caller took this many samples out of the turn: back-pressure for the speaking side."""
+        ...
+
+
+class Turn:
+    """One turn of speech.
+
+        turn = engine.open_turn(SpeechOptions(voice="tara"))
+        turn.push_text("Hello "); turn.push_text("there."); turn.end()
+        async for event in turn: ...     # AudioChunk | Word | TurnEnd, in order
+
+    Used on the event loop that opened it. Leaving the iterator early, `cancel`, or leaving `async with turn` frees the
+    engine at once. Iterating raises the OrpheusError that ended the turn, if one did. A turn is iterated once.
+    """
+
+    def __init__(self, turn_id: str, link: TurnLink, *, max_chars: int = MAX_TEXT_CHARS) -> None:
+        self.id = turn_id
+        self.stats = TurnStats()
+        self._link = link
+        self._max_chars = max_chars
+        self._chars = 0
+        self._closed_for_text = False
+        self._finished = False
+        self._loop = asyncio.get_running_loop()
+        self._events: asyncio.Queue[TurnEvent | OrpheusError] = asyncio.Queue()
+
+    # ---- text in
+
+    def push_text(self, text: str) -> None:
+        """Add a piece of text; pieces are joined as they come, so spaces between words must be in them.
+
+        Raises:
+            TextTooLong: the turn's text would pass the limit; this piece is not taken at all.
+            TurnClosed: after `end` or `cancel`.
+        """
+        if self._closed_for_text:
+            raise TurnClosed("this turn has been ended; open another one for more text")
+        if not text:
+            return
+        if self._chars + len(text) > self._max_chars:
+            raise TextTooLong(
+                f"a turn takes {self._max_chars} characters, this text would make it"
+                f" {self._chars + len(text)}; split it over several turns"
+            )
+        self._chars += len(text)
+        self._link.send_text(text)
+
+    def flush(self) -> None:
+        """Speak all text pushed so far without waiting for the end of its sentence."""
+        if not self._closed_for_text:
+            self._link.send_flush()
+
+    def end(self) -> None:
+        """No more text will come. Idempotent."""
+        if not self._closed_for_text:
+            self._closed_for_text = True
+            self._link.send_end()
+
+    # ---- events out
+
+    async def __aiter__(self) -> AsyncIterator[TurnEvent]:
+        try:
+            while not self._finished:
+                event = await self._events.get()
+                if isinstance(event, OrpheusError):
+                    self._finished = True
+                    raise event
+                if isinstance(event, AudioChunk):
+                    self._link.consumed(event.samples)
+                elif isinstance(event, TurnEnd):
+                    self._finished = True
+                yield event
+        finally:
+            if not self._finished:
+                self._abandon()
+
+    async def cancel(self) -> None:
+        """Stop speaking; returns when the engine holds nothing of this turn. Idempotent."""
+        done = self._abandon()
+        if done is not None:
+            await asyncio.shield(asyncio.wrap_future(done))
+
+    def _abandon(self) -> Future[None] | None:
+        self._closed_for_text = True
+        if self._finished:
+            return None
+        self._finished = True
+        # Wake an iterator that waits in another task.
+        self._events.put_nowait(TurnEnd("cancelled", self.stats))
+        return self._link.send_cancel()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.cancel()
+
+    # ---- called by the link
+
+    def deliver(self, event: TurnEvent | OrpheusError) -> bool:
+        """Hand an event to the caller, from any thread. False if the caller's loop is gone: the turn should be dropped."""
+        try:
+            self._loop.call_soon_threadsafe(self._take, event)
+        except RuntimeError:
+            return False
+        return True
+
+    def _take(self, event: TurnEvent | OrpheusError) -> None:
+        if isinstance(event, TurnEnd):
+            self.stats = event.stats
+        if isinstance(event, TurnEnd | OrpheusError):
+            self._closed_for_text = True
+        if not self._finished:
+            self._events.put_nowait(event)
