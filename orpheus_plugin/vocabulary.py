@@ -1,0 +1,241 @@
+"""What an Orpheus model's ids mean: control ids, prompts, and audio ids as frames of codes.
+
+An Orpheus tokenizer is a text tokenizer plus a contiguous run of `<custom_token_N>`. N = 1..6 are control marks,
+N >= 10 is audio: 7 slots of 4096 codes, `<custom_token_{10 + 4096 * slot + code}>`. A frame is one id of each slot in
+order and decodes to 2048 samples (canopyai/Orpheus-TTS, engine_class.py:80-86 and decoder.py:28-52).
+
+Every id is read from the model's own tokenizer, so fine-tunes and small models with another text vocabulary just work.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from orpheus_plugin.errors import BadCheckpoint
+
+logger = logging.getLogger(__name__)
+
+SLOTS = 7
+"""Audio ids in a frame."""
+CODES = 4096
+"""Codes of a slot."""
+LATENTS = 4
+"""Latents (512 samples each) in a frame."""
+
+_AUDIO_OFFSET = 10
+_CUSTOM_TOKENS = _AUDIO_OFFSET + SLOTS * CODES
+_BOS = "<|begin_of_text|>"
+_EOT = "<|eot_id|>"
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The ids of one model. All are ids of its language model.
+
+    Attributes:
+        bos, eot: begin of text and end of turn of the text tokenizer.
+        start_of_speech, end_of_speech, start_of_human, end_of_human, start_of_ai, end_of_ai: control marks.
+            `end_of_speech` is the id that stops a generation.
+        audio_base: id of slot 0, code 0.
+        size: number of ids the language model knows (rows of its embedding).
+    """
+
+    bos: int
+    eot: int
+    start_of_speech: int
+    end_of_speech: int
+    start_of_human: int
+    end_of_human: int
+    start_of_ai: int
+    end_of_ai: int
+    audio_base: int
+    size: int
+    _tokenizer: Any = field(default=None, repr=False, compare=False)
+    _not_text: frozenset[int] = field(default=frozenset(), repr=False, compare=False)
+
+    @classmethod
+    def load(cls, model_dir: Path) -> Vocabulary:
+        """Read `tokenizer.json` (and `vocab_size` of `config.json`, when there) of a model directory.
+
+        Raises BadCheckpoint if the tokenizer cannot be read or lacks Orpheus' tokens. Takes about half a second for the
+        full vocabulary: call it once, not on an event loop.
+        """
+        from tokenizers import Tokenizer
+
+        path = Path(model_dir) / "tokenizer.json"
+        if not path.is_file():
+            raise BadCheckpoint(f"{path.parent}: no tokenizer.json")
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises bare Exception for anything it cannot parse
+            raise BadCheckpoint(f"{path}: not a tokenizer: {error}") from error
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+
+        def token_id(token: str) -> int:
+            found: int | None = tokenizer.token_to_id(token)
+            if found is None:
+                raise BadCheckpoint(f"{path}: no token {token}: not an Orpheus tokenizer")
+            return found
+
+        base = token_id("<custom_token_0>")
+        for number in range(_CUSTOM_TOKENS):
+            if token_id(f"<custom_token_{number}>") != base + number:
+                raise BadCheckpoint(
+                    f"{path}: <custom_token_{number}> breaks the run that starts at id {base}"
+                )
+        highest = max(tokenizer.get_vocab(with_added_tokens=True).values())
+        size = _model_vocabulary(path.with_name("config.json"), default=highest + 1)
+        if size < base + _CUSTOM_TOKENS:
+            raise BadCheckpoint(
+                f"{path.parent}: the model knows {size} ids, its audio ids end at {base + _CUSTOM_TOKENS - 1}"
+            )
+        bos, eot = token_id(_BOS), token_id(_EOT)
+        marks = {bos, eot} | {
+            i
+            for i, token in tokenizer.get_added_tokens_decoder().items()
+            if token.content.startswith(("<custom_token_", "<|"))
+        }
+        return cls(
+            bos=bos,
+            eot=eot,
+            start_of_speech=base + 1,
+            end_of_speech=base + 2,
+            start_of_human=base + 3,
+            end_of_human=base + 4,
+            start_of_ai=base + 5,
+            end_of_ai=base + 6,
+            audio_base=base + _AUDIO_OFFSET,
+            size=size,
+            _tokenizer=tokenizer,
+            _not_text=frozenset(marks),
+        )
+
+    def text_ids(self, text: str) -> list[int]:
+        """Ids of plain text, with no mark added. Control marks written in `text` are left out, never obeyed."""
+        if self._tokenizer is None:
+            raise BadCheckpoint("this vocabulary was made without a tokenizer")
+        if not text.isascii():  # halves of surrogate pairs cannot be encoded
+            text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return [i for i in ids if i not in self._not_text]
+
+    def prompt(self, voice: str | None, text: str) -> list[int]:
+        """The ids that make the model speak `text`; its next id is the first audio id.
+
+        `[start_of_human, bos, "voice: text"..., eot, end_of_human, start_of_ai, start_of_speech]`, with one bos whatever
+        the tokenizer's own template does. Without a voice (None or empty) the text stands alone.
+        """
+        body = self.text_ids(f"{voice}: {text}" if voice else text)
+        return [
+            self.start_of_human,
+            self.bos,
+            *body,
+            self.eot,
+            self.end_of_human,
+            self.start_of_ai,
+            self.start_of_speech,
+        ]
+
+    def slot_and_code(self, token_id: int) -> tuple[int, int] | None:
+        """(slot 0..6, code 0..4095) of an audio id, None for any other id."""
+        offset = token_id - self.audio_base
+        if 0 <= offset < SLOTS * CODES:
+            return offset // CODES, offset % CODES
+        return None
+
+    def audio_id(self, slot: int, code: int) -> int:
+        """The id of a code in a slot. Raises ValueError outside 0..6, 0..4095."""
+        if not (0 <= slot < SLOTS and 0 <= code < CODES):
+            raise ValueError(f"no audio id for slot {slot}, code {code}")
+        return self.audio_base + slot * CODES + code
+
+
+def _model_vocabulary(config: Path, default: int) -> int:
+    if not config.is_file():
+        return default
+    try:
+        size = json.loads(config.read_text("utf-8")).get("vocab_size", default)
+        return int(size)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise BadCheckpoint(f"{config}: not a model configuration: {error}") from error
+
+
+class LatentAssembler:
+    """Turns the ids of one utterance into the codec's latents, one object per utterance.
+
+    A frame's slots 0..6 hold: coarse, mid, fine, fine, mid, fine, fine. So its four latents (coarse, mid, fine) are
+    complete after slots 2, 3, 5 and 6, and each is handed on at that moment.
+
+    The slot is read from the id. An id of another slot than the next one breaks its frame: the frame's latents so far
+    stay, the rest of it is dropped, and reading goes on at the next id of slot 0. Ids that are no audio are left out;
+    the frame goes on if the audio ids around them fit together.
+
+    Attributes:
+        frames: complete frames.
+        out_of_order: audio ids that were not of the slot that had to follow.
+        foreign: ids that are no audio (text, control, beyond the last code).
+        incomplete_frames: frames begun and not completed, by disorder or by the end.
+    """
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._base = vocabulary.audio_base
+        self._next = 0
+        self._coarse = 0
+        self._mid = 0
+        self._told = False
+        self.frames = 0
+        self.out_of_order = 0
+        self.foreign = 0
+        self.incomplete_frames = 0
+
+    def push(self, ids: Sequence[int]) -> npt.NDArray[np.int32]:
+        """The latents that `ids` complete: int32 [n, 3], columns coarse, mid, fine, codes 0..4095. n may be 0."""
+        rows: list[tuple[int, int, int]] = []
+        for token_id in ids:
+            slot, code = divmod(int(token_id) - self._base, CODES)
+            if not 0 <= slot < SLOTS:
+                self.foreign += 1
+                self._tell(token_id, "is no audio id")
+                continue
+            if slot != self._next:
+                self.out_of_order += 1
+                self._tell(token_id, f"is of slot {slot} where slot {self._next} had to follow")
+                if self._next:
+                    self.incomplete_frames += 1
+                    self._next = 0
+                if slot:
+                    continue
+            if slot == 0:
+                self._coarse = code
+            elif slot in (1, 4):
+                self._mid = code
+            else:
+                rows.append((self._coarse, self._mid, code))
+            self._next = (slot + 1) % SLOTS
+            self.frames += self._next == 0
+        return np.array(rows, dtype=np.int32).reshape(-1, 3)
+
+    def finish(self) -> None:
+        """End of the utterance: what there is of an unfinished frame is dropped and counted."""
+        if self._next:
+            self.incomplete_frames += 1
+            self._next = 0
+
+    def _tell(self, token_id: int, what: str) -> None:
+        if not self._told:
+            self._told = True
+            logger.warning(
+                "Malformed speech tokens: id %d %s (after %d frames); said once per utterance",
+                token_id,
+                what,
+                self.frames,
+            )
