@@ -1,0 +1,186 @@
+"""Many listeners, one decoder: a worker thread steps all streams that have new latents together."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+import numpy as np
+
+from ..errors import AtCapacity, EngineDied
+from .decoder import SnacDecoder
+from .stream import CodecStream, Samples
+from .streaming import StreamingDecoder
+
+__all__ = ["CodecBatcher", "CodecStream"]
+
+logger = logging.getLogger(__name__)
+
+FRAME_LATENTS = 4
+NEAR = 0.25
+"""Seconds of audio the listener has left below which latents are decoded one by one as they come."""
+
+COMFORTABLE = 1.0
+"""Seconds left above which a stream may take large chunks."""
+
+
+class CodecBatcher:
+    """Serves up to `slots` streams from one thread.
+
+    The thread sleeps on a condition while nobody has new latents: no timer, no polling. When it wakes it takes the
+    stream that runs dry first and steps, together with it, all others that can take a chunk of the same size, those
+    that run dry first preferred. While one step runs, latents of the others gather for the next, so batches grow with
+    load by themselves. Chunks are as small as one latent for a listener who is (nearly) waiting, a frame in the steady
+    state (so a lone latent of a well-supplied listener waits for the next `push` or `finish`), and larger for one who is
+    far ahead.
+
+    Cost per frame and stream: see `StreamingDecoder.step`; planning is a few microseconds per open stream.
+
+    Args:
+        decoder: its device and dtype are used.
+        slots: streams open at the same time; each holds 466 KiB (full size, float32).
+        max_lanes: streams in one step.
+    """
+
+    def __init__(self, decoder: SnacDecoder, *, slots: int = 32, max_lanes: int = 32) -> None:
+        if slots < 1 or max_lanes < 1:
+            raise ValueError("slots and max_lanes must be at least 1")
+        self._streaming = StreamingDecoder(decoder, slots=slots)
+        self._max_lanes = min(max_lanes, slots)
+        self._changed = threading.Condition()
+        self._free = list(range(slots - 1, -1, -1))
+        self._streams: dict[int, CodecStream] = {}
+        self._thread: threading.Thread | None = None
+        self._stop = False
+        self._error: EngineDied | None = None
+        self._fixed = cuda = decoder.device.type == "cuda"
+        # A GPU step costs nearly the same for 1 or 32 lanes; a CPU step grows with both, and a newcomer waits for it.
+        self._chunks = (1, 2, FRAME_LATENTS, 8) if cuda else (1, 2, FRAME_LATENTS, 16)
+        self._max_latents = 256 if cuda else 64
+
+    @property
+    def active(self) -> int:
+        """Streams that hold a slot."""
+        return len(self._streams)
+
+    @property
+    def slots(self) -> int:
+        return self._streaming.slots
+
+    def start(self) -> None:
+        """Warm up the shapes steps will have (on CUDA: capture them) and start the worker thread."""
+        if self._thread is not None:
+            return
+        sizes = [1, 2, 4, 8, 16, 32] if self._fixed else [1]
+        sizes = sorted({min(size, self._max_lanes) for size in sizes})
+        self._streaming.warm_up([(size, n) for n in self._chunks for size in sizes])
+        self._thread = threading.Thread(target=self._work, name="orpheus-codec", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop the thread after its current step; open streams end with EngineDied. Idempotent."""
+        self._end(EngineDied("the codec was closed"))
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+    def open_stream(
+        self, *, seed: int = 0, noise: bool = True, fast_start: bool = False
+    ) -> CodecStream:
+        """Take a slot.
+
+        Args:
+            seed: of the noise; equal seeds and codes give equal samples whatever else runs.
+            noise: False leaves the decoder's noise out.
+            fast_start: play guessed samples from 7 tokens on until the exact ones catch up; see `fast_start.py`.
+
+        Raises AtCapacity when no slot is free, EngineDied when the worker died or the batcher is closed.
+        """
+        with self._changed:
+            if self._error is not None:
+                raise self._error
+            if not self._free:
+                raise AtCapacity(f"all {self.slots} codec streams are in use")
+            slot = self._free.pop()
+            lane = self._streaming.lane(slot, seed=seed, noise=noise)
+            stream = CodecStream(self, lane, fast_start=fast_start)
+            self._streams[slot] = stream
+            return stream
+
+    def _release(self, stream: CodecStream) -> None:
+        """Free a stream's slot; under the lock. A step in flight may still write the slot's state: the next owner's
+        first step runs after it, on the same thread, and ignores what it finds there."""
+        if self._streams.get(stream.lane.slot) is stream:
+            del self._streams[stream.lane.slot]
+            self._free.append(stream.lane.slot)
+
+    def _end(self, error: EngineDied) -> None:
+        with self._changed:
+            self._stop = True
+            self._error = self._error or error
+            for stream in list(self._streams.values()):
+                self._release(stream)
+                stream._fail(self._error)
+            self._changed.notify_all()
+
+    # -- the worker thread -----------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        try:
+            while True:
+                with self._changed:
+                    while not self._stop and (picked := self._pick()) is None:
+                        self._changed.wait()
+                    if self._stop or picked is None:
+                        return
+                    (n, guess), batch = picked
+                    codes = np.stack([stream._next_codes(n, hold=guess) for stream in batch])
+                pieces = self._streaming.step([s.lane for s in batch], codes, commit=not guess)
+                self._hand_over(batch, pieces, guess)
+                # A stream nobody else holds must not live on while the thread sleeps.
+                del picked, batch
+        except BaseException as error:
+            logger.exception("the codec thread died")
+            self._end(EngineDied(f"the codec thread died: {error!r}"))
+
+    def _size(self, stream: CodecStream, now: float) -> tuple[int, bool] | None:
+        """Latents this stream should step now and whether as a guess; None: it waits for more."""
+        flush = self._streaming.flush_latents
+        pending = stream._pending(flush)
+        left = stream._deadline - now
+        if pending <= 0:
+            return (flush, True) if stream._wants_guess(left) else None
+        largest = self._chunks[-1] if left > COMFORTABLE else FRAME_LATENTS
+        if stream._finished and pending <= largest:
+            # All the rest at once. Fixed shapes: rows behind the flush cost less than another step.
+            return (min(c for c in self._chunks if c >= pending) if self._fixed else pending), False
+        if pending < FRAME_LATENTS and left > NEAR:
+            return None
+        return max(c for c in self._chunks if c <= min(pending, largest)), False
+
+    def _pick(self) -> tuple[tuple[int, bool], list[CodecStream]] | None:
+        """The next step: its size and kind, and the streams in it. Under the lock."""
+        now = time.monotonic()
+        ready = []
+        for stream in self._streams.values():
+            size = self._size(stream, now)
+            if size is not None:
+                ready.append((stream._deadline, stream.lane.slot, size, stream))
+        if not ready:
+            return None
+        ready.sort(key=lambda entry: entry[:2])
+        size = ready[0][2]
+        lanes = min(self._max_lanes, max(1, self._max_latents // size[0]))
+        return size, [stream for *_, own, stream in ready if own == size][:lanes]
+
+    def _hand_over(self, batch: list[CodecStream], pieces: list[Samples], guess: bool) -> None:
+        with self._changed:
+            for stream, piece in zip(batch, pieces, strict=True):
+                if stream._closed:
+                    continue
+                stream._deliver(piece, guess=guess)
+                if stream._done:
+                    self._release(stream)
+                if len(piece) or stream._done:
+                    stream._wake()

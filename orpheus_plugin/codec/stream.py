@@ -1,0 +1,215 @@
+"""One listener's stream: codes in from the event loop, samples out to it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from threading import Condition
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..errors import EngineDied
+from .decoder import CODEBOOK_SIZE, LATENT_SAMPLES, SAMPLE_RATE
+from .fast_start import FIRST_GUESS_LATENTS, GUESS_BELOW, GUESS_UP_TO, Joiner
+from .streaming import Lane
+
+if TYPE_CHECKING:
+    from .batcher import CodecBatcher
+
+Samples = NDArray[np.float32]
+
+
+class CodecStream:
+    """Decodes one utterance. Made by `CodecBatcher.open_stream`; methods may be called from any thread.
+
+    `push` and `finish` are short (validation and a copy under a lock; a few microseconds) and never run the model.
+    Iterate once: `async for samples in stream` gives float32 arrays in [-1, 1] at 24 kHz, in order, 512 samples per
+    latent in total, and ends after the tail. The slot is free once the last samples were decoded, or at `close`.
+    """
+
+    def __init__(self, owner: CodecBatcher, lane: Lane, *, fast_start: bool) -> None:
+        self._owner = owner
+        self._changed: Condition = owner._changed
+        self.lane = lane
+        # Fields below are guarded by the owner's lock.
+        self._codes = np.zeros((64, 3), np.int64)
+        self._have = 0
+        self._finished = False
+        self._closed = False
+        self._error: EngineDied | None = None
+        self._out: deque[Samples] = deque()
+        self._waiting: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None = None
+        self._deadline = 0.0
+        self._deadline_given = False
+        self._joiner = Joiner() if fast_start else None
+        self._guessed_at = 0  # latents known at the last guess
+        self.delivered = 0
+
+    # -- codes in ------------------------------------------------------------------------------------------------
+
+    def push(self, latents: ArrayLike) -> None:
+        """Append latents: int [n, 3], each row the (coarse, mid, fine) code of 512 consecutive samples.
+
+        A coarse code spans four rows and a mid code two. Raises ValueError for another shape, a type that is not an
+        integer, a code outside 0..4095, or a stream already finished. After `close` it does nothing.
+        """
+        rows = np.asarray(latents)
+        if rows.ndim != 2 or rows.shape[1] != 3 or not np.issubdtype(rows.dtype, np.integer):
+            raise ValueError(
+                f"latents must be integers of shape [n, 3], not {rows.dtype} {list(rows.shape)}"
+            )
+        if rows.size and (rows.min() < 0 or rows.max() >= CODEBOOK_SIZE):
+            raise ValueError(f"a code is outside 0..{CODEBOOK_SIZE - 1}")
+        with self._changed:
+            if self._closed or self._error is not None or not len(rows):
+                return
+            if self._finished:
+                raise ValueError("latents pushed into a finished stream")
+            wanted = self._have + len(rows)
+            if wanted > len(self._codes):
+                grown = np.zeros((max(wanted, 2 * len(self._codes)), 3), np.int64)
+                grown[: self._have] = self._codes[: self._have]
+                self._codes = grown
+            self._codes[self._have : wanted] = rows
+            self._have = wanted
+            self._changed.notify()
+
+    def finish(self) -> None:
+        """No more latents: decode the rest and the tail, then end the iteration. Idempotent."""
+        with self._changed:
+            if not self._finished and not self._closed:
+                self._finished = True
+                if self._have:
+                    self._changed.notify()
+                else:
+                    self._owner._release(self)
+                    self._wake()
+
+    # -- samples out ---------------------------------------------------------------------------------------------
+
+    def __aiter__(self) -> AsyncIterator[Samples]:
+        return self
+
+    async def __anext__(self) -> Samples:
+        """The next samples. Raises EngineDied when the decoder's thread died; ends early after `close`."""
+        loop = asyncio.get_running_loop()
+        while True:
+            with self._changed:
+                if self._closed:
+                    raise StopAsyncIteration
+                if self._out:
+                    return self._out.popleft()
+                if self._error is not None:
+                    raise self._error
+                if self._done:
+                    raise StopAsyncIteration
+                if self._waiting is not None:
+                    raise RuntimeError("two tasks iterate one codec stream")
+                future: asyncio.Future[None] = loop.create_future()
+                self._waiting = loop, future
+            try:
+                await future
+            finally:
+                with self._changed:
+                    self._waiting = None
+
+    def close(self) -> None:
+        """Drop everything undelivered and free the slot at once; a running iteration ends. Idempotent."""
+        with self._changed:
+            if self._closed:
+                return
+            self._closed = True
+            self._out.clear()
+            self._owner._release(self)
+            self._wake()
+
+    @property
+    def deadline(self) -> float:
+        """`time.monotonic()` at which the listener runs dry; the batcher serves the earliest first.
+
+        Until it is set, it is estimated as if playing began with the first samples delivered. Whoever drops samples
+        (a silence trim) or holds them back should set it: 0.0 means the listener is waiting now. A fast start plays
+        guesses only while the deadline is near.
+        """
+        return self._deadline
+
+    @deadline.setter
+    def deadline(self, seconds: float) -> None:
+        self._deadline = seconds
+        self._deadline_given = True
+
+    # -- for the batcher, under its lock ---------------------------------------------------------------------------
+
+    @property
+    def _done(self) -> bool:
+        return self._finished and self.delivered >= self._have * LATENT_SAMPLES
+
+    def _pending(self, flush: int) -> int:
+        """Latents that could be stepped now; after `finish` with the padding that flushes the tail."""
+        if self._finished:
+            return self._have + flush - self.lane.position if self._have else 0
+        return self._have - self.lane.position
+
+    def _next_codes(self, n: int, *, hold: bool = False) -> NDArray[np.int64]:
+        """The n latents after the lane's position, continued with zeros, or with the newest latent.
+
+        Called by the worker for the step it is about to run: only here the lane learns its end.
+        """
+        if self._finished:
+            self.lane.end = self._have
+        codes = np.zeros((n, 3), np.int64)
+        known = self._codes[self.lane.position : min(self._have, self.lane.position + n)]
+        codes[: len(known)] = known
+        if hold:
+            codes[len(known) :] = self._codes[self._have - 1]
+        return codes
+
+    def _wants_guess(self, left: float) -> bool:
+        """Whether the listener, with `left` seconds to play, needs samples before the exact stream has them.
+
+        Looks at whole new frames only, so that a guess is made at most once a frame.
+        """
+        return (
+            self._joiner is not None
+            and not self._finished
+            and self._have - self._guessed_at >= FIRST_GUESS_LATENTS
+            and left < GUESS_BELOW
+        )
+
+    def _deliver(self, piece: Samples, *, guess: bool) -> None:
+        now = time.monotonic()
+        if self._joiner is not None and guess:
+            self._guessed_at = self.lane.position
+            lacking = GUESS_UP_TO - max(0.0, self._deadline - now)
+            piece = self._joiner.add_guess(piece, self.lane.position, int(lacking * SAMPLE_RATE))
+        elif self._joiner is not None:
+            piece = self._joiner.add_exact(piece)
+        if not len(piece):
+            return
+        self.delivered += len(piece)
+        self._out.append(piece)
+        if not self._deadline_given:
+            self._deadline = max(self._deadline, now) + len(piece) / SAMPLE_RATE
+
+    def _fail(self, error: EngineDied) -> None:
+        self._error = error
+        self._wake()
+
+    def _wake(self) -> None:
+        """Have the iterating task look again. Cheap enough for every step: one callback per listener that waits."""
+        if self._waiting is None:
+            return
+        loop, future = self._waiting
+
+        def resolve(*_: Any) -> None:
+            if not future.done():
+                future.set_result(None)
+
+        try:
+            loop.call_soon_threadsafe(resolve)
+        except RuntimeError:  # the loop is closed; nobody is left to tell
+            self._waiting = None

@@ -1,0 +1,99 @@
+"""Reference codecs with random weights, and what the tests ask of them."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from snac import SNAC
+from snac.layers import NoiseBlock
+
+from orpheus_plugin.codec.decoder import SnacConfig, SnacDecoder, fold_weights
+
+FULL_SIZE: dict[str, Any] = {
+    "sampling_rate": 24000,
+    "encoder_dim": 48,
+    "encoder_rates": [2, 4, 8, 8],
+    "decoder_dim": 1024,
+    "decoder_rates": [8, 8, 4, 2],
+    "attn_window_size": None,
+    "codebook_size": 4096,
+    "codebook_dim": 8,
+    "vq_strides": [4, 2, 1],
+    "noise": True,
+    "depthwise": True,
+}
+SMALL = FULL_SIZE | {"encoder_dim": 2, "decoder_dim": 64}
+
+
+def make_reference(config: dict[str, Any], seed: int = 0) -> SNAC:
+    torch.manual_seed(seed)
+    model = SNAC(**config).eval().requires_grad_(False)
+    for name, parameter in model.named_parameters():
+        if name.endswith("alpha"):  # all ones at birth; a mistake per channel would not show
+            parameter.uniform_(0.3, 2.0)
+    return model
+
+
+def make_decoder(reference: SNAC, config: dict[str, Any]) -> SnacDecoder:
+    parsed = SnacConfig.from_dict(config)
+    return SnacDecoder(parsed, fold_weights(parsed, reference.state_dict()))
+
+
+def random_latents(frames: int, seed: int = 0) -> NDArray[np.int64]:
+    """int64 [4 * frames, 3] as a stream is pushed: coarse four times, mid twice."""
+    rng = np.random.default_rng(seed)
+    levels = [rng.integers(0, 4096, frames * k).repeat(4 // k) for k in (1, 2, 4)]
+    return np.stack(levels, axis=1)
+
+
+@contextlib.contextmanager
+def noise_block(forward: Any) -> Iterator[None]:
+    old = NoiseBlock.forward
+    NoiseBlock.forward = forward
+    try:
+        yield
+    finally:
+        NoiseBlock.forward = old
+
+
+def reference_decode(
+    reference: SNAC, latents: NDArray[np.int64], noise: Any = lambda _self, x: x
+) -> NDArray[np.float32]:
+    """One-shot decode of whole frames by the snac package; noise off unless given."""
+    codes = [torch.from_numpy(latents[:: 4 // k, i].copy())[None] for i, k in enumerate((1, 2, 4))]
+    with noise_block(noise), torch.inference_mode():
+        return reference.decode(codes)[0, 0].numpy()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Two spinning OpenMP threads on a small shared box cost more than they bring."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def small_reference() -> SNAC:
+    return make_reference(SMALL)
+
+
+@pytest.fixture(scope="session")
+def small_decoder(small_reference: SNAC) -> SnacDecoder:
+    return make_decoder(small_reference, SMALL)
+
+
+@pytest.fixture(scope="session")
+def full_reference() -> SNAC:
+    return make_reference(FULL_SIZE)

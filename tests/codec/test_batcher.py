@@ -1,0 +1,290 @@
+"""The batcher serves many listeners exactly, never leaks a slot, and tells every listener when it dies."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import time
+import weakref
+
+import numpy as np
+import pytest
+
+from orpheus_plugin.codec import CodecBatcher
+from orpheus_plugin.errors import AtCapacity, EngineDied
+
+from .conftest import SMALL, make_decoder, make_reference, random_latents, reference_decode
+
+REFERENCE = make_reference(SMALL)
+DECODER = make_decoder(REFERENCE, SMALL)
+TOLERANCE = 1e-5
+
+
+@pytest.fixture
+def batcher():
+    made = CodecBatcher(DECODER, slots=64)
+    made.start()
+    yield made
+    made.close()
+    assert made.active == 0
+
+
+async def listen(stream):
+    pieces = [piece async for piece in stream]
+    assert all(piece.dtype == np.float32 and len(piece) for piece in pieces)
+    return np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
+
+
+async def speak(batcher, latents, sizes=(1,), pause=None, **options):
+    stream = batcher.open_stream(**options)
+    listening = asyncio.create_task(listen(stream))
+    at, turn = 0, 0
+    while at < len(latents):
+        size = sizes[turn % len(sizes)]
+        stream.push(latents[at : at + size])
+        at, turn = at + size, turn + 1
+        if pause is not None:
+            await asyncio.sleep(pause())
+    stream.finish()
+    return await listening
+
+
+async def test_one_frame_is_spoken_whole(batcher):
+    latents = random_latents(1)
+    got = await speak(batcher, latents, (4,), noise=False)
+    np.testing.assert_allclose(got, reference_decode(REFERENCE, latents), rtol=0, atol=TOLERANCE)
+
+
+async def test_many_streams_at_once_are_each_exact(batcher):
+    rng = np.random.default_rng(0)
+    jobs = [random_latents(int(rng.integers(1, 16)), seed) for seed in range(40)]
+    results = await asyncio.gather(
+        *(
+            speak(
+                batcher,
+                latents,
+                tuple(rng.integers(1, 9, 5)),
+                lambda: rng.random() * 0.01,
+                noise=False,
+            )
+            for latents in jobs
+        )
+    )
+    for latents, got in zip(jobs, results, strict=True):
+        np.testing.assert_allclose(
+            got, reference_decode(REFERENCE, latents), rtol=0, atol=TOLERANCE
+        )
+    assert batcher.active == 0
+
+
+async def test_noise_is_the_streams_own_in_company_and_alone(batcher):
+    latents = random_latents(6)
+    alone = await speak(batcher, latents, (24,), seed=11)
+    first, second, *_ = await asyncio.gather(
+        speak(batcher, latents, (1, 3), lambda: 0.001, seed=11),
+        speak(batcher, latents, (2,), lambda: 0.002, seed=12),
+        *(speak(batcher, random_latents(5, n), (1,), seed=n) for n in range(5)),
+    )
+    np.testing.assert_allclose(first, alone, rtol=0, atol=TOLERANCE)
+    assert np.abs(second - alone).max() > 1e-3
+
+
+async def test_audio_starts_with_the_tenth_latent_without_waiting_for_more(batcher):
+    stream = batcher.open_stream()
+    stream.push(random_latents(3)[:9])
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(anext(stream), 0.1)
+    stream.push(random_latents(3)[9:10])
+    assert len(await asyncio.wait_for(anext(stream), 5)) == 363
+    stream.close()
+
+
+async def test_nothing_pushed_ends_clean(batcher):
+    stream = batcher.open_stream()
+    stream.finish()
+    stream.finish()
+    assert len(await listen(stream)) == 0
+    assert batcher.active == 0
+
+
+@pytest.mark.parametrize(
+    "bad", [[[0, 0, 4096]], [[-1, 0, 0]], [[0.5, 1.0, 2.0]], [1, 2, 3], [[1, 2]], [["a", "b", "c"]]]
+)
+async def test_bad_latents_are_refused_and_the_stream_lives_on(batcher, bad):
+    latents = random_latents(2)
+    stream = batcher.open_stream(noise=False)
+    stream.push(latents[:3])
+    with pytest.raises(ValueError, match="latents|code"):
+        stream.push(bad)
+    stream.push(latents[3:])
+    stream.finish()
+    with pytest.raises(ValueError, match="finished"):
+        stream.push(latents)
+    np.testing.assert_allclose(
+        await listen(stream), reference_decode(REFERENCE, latents), rtol=0, atol=TOLERANCE
+    )
+
+
+async def test_full_house_is_at_capacity_until_someone_leaves(batcher):
+    streams = [batcher.open_stream() for _ in range(64)]
+    with pytest.raises(AtCapacity):
+        batcher.open_stream()
+    streams[5].close()
+    streams[5].close()
+    assert batcher.active == 63
+    batcher.open_stream().close()
+    for stream in streams:
+        stream.close()
+    assert batcher.active == 0
+
+
+async def test_hanging_up_at_random_leaks_no_slot_and_hurts_nobody(batcher):
+    rng = np.random.default_rng(1)
+
+    async def hanging_up(seed):
+        stream = batcher.open_stream()
+        listening = asyncio.create_task(listen(stream))
+        stream.push(random_latents(4, seed))
+        await asyncio.sleep(rng.random() * 0.05)
+        stream.close()
+        stream.push(random_latents(1))
+        stream.finish()
+        await listening
+
+    threads = threading.active_count()
+    for round_ in range(6):
+        before = batcher.active
+        await asyncio.gather(*(hanging_up(seed) for seed in range(30)))
+        assert batcher.active == before, round_
+    streams = [batcher.open_stream(noise=False) for _ in range(20)]
+    for number, stream in enumerate(streams):
+        stream.push(random_latents(6, number))
+        if number % 2:
+            stream.close()
+        else:
+            stream.finish()
+    for number, stream in enumerate(streams):
+        if number % 2 == 0:
+            wanted = reference_decode(REFERENCE, random_latents(6, number))
+            np.testing.assert_allclose(await listen(stream), wanted, rtol=0, atol=TOLERANCE)
+    assert batcher.active == 0
+    assert threading.active_count() == threads
+
+
+async def test_a_cancelled_listener_can_listen_again(batcher):
+    latents = random_latents(3)
+    stream = batcher.open_stream(noise=False)
+    listening = asyncio.create_task(anext(stream))
+    await asyncio.sleep(0.01)
+    listening.cancel()
+    await asyncio.gather(listening, return_exceptions=True)
+    stream.push(latents)
+    stream.finish()
+    np.testing.assert_allclose(
+        await listen(stream), reference_decode(REFERENCE, latents), rtol=0, atol=TOLERANCE
+    )
+
+
+async def test_who_runs_dry_first_is_served_first():
+    """With room for one lane a step, the stream with the earliest deadline gets all of its audio first."""
+    batcher = CodecBatcher(DECODER, slots=3, max_lanes=1)
+    order = []
+    now = time.monotonic()
+    streams = {name: batcher.open_stream() for name in "abc"}
+    for name, left in (("a", 30.0), ("b", 10.0), ("c", 20.0)):
+        streams[name].deadline = now + left
+        streams[name].push(random_latents(8))
+        streams[name].finish()
+
+    async def follow(name):
+        async for _ in streams[name]:
+            order.append(name)
+
+    following = [asyncio.create_task(follow(name)) for name in "abc"]
+    batcher.start()
+    await asyncio.gather(*following)
+    batcher.close()
+    assert [name for at, name in enumerate(order) if name not in order[:at]] == ["b", "c", "a"]
+
+
+async def test_idle_thread_sleeps(batcher):
+    picks = 0
+    pick = batcher._pick
+
+    def counting():
+        nonlocal picks
+        picks += 1
+        return pick()
+
+    batcher._pick = counting
+    stream = batcher.open_stream()
+    stream.push(random_latents(1))
+    await asyncio.sleep(0.3)
+    before = picks
+    await asyncio.sleep(0.3)
+    assert picks == before
+    stream.close()
+
+
+async def test_a_dying_worker_ends_every_stream_with_engine_died(batcher, caplog):
+    streams = [batcher.open_stream() for _ in range(3)]
+    listening = [asyncio.create_task(listen(stream)) for stream in streams]
+
+    def broken(*_args, **_options):
+        raise RuntimeError("device lost")
+
+    batcher._streaming.step = broken
+    streams[0].push(random_latents(1))
+    for task in listening:
+        with pytest.raises(EngineDied, match="device lost"):
+            await asyncio.wait_for(task, 5)
+    assert batcher.active == 0
+    with pytest.raises(EngineDied):
+        batcher.open_stream()
+    streams[1].push(random_latents(1))
+    streams[1].close()
+    assert "codec thread died" in caplog.text
+
+
+async def test_closing_ends_open_streams_and_the_thread():
+    batcher = CodecBatcher(DECODER, slots=2)
+    batcher.start()
+    batcher.start()
+    listening = asyncio.create_task(listen(batcher.open_stream()))
+    await asyncio.sleep(0)
+    batcher.close()
+    batcher.close()
+    with pytest.raises(EngineDied):
+        await asyncio.wait_for(listening, 5)
+    assert not any(thread.name == "orpheus-codec" for thread in threading.enumerate())
+
+
+async def test_a_finished_stream_is_not_kept_alive(batcher):
+    stream = batcher.open_stream()
+    stream.push(random_latents(1))
+    stream.finish()
+    await listen(stream)
+    gone = weakref.ref(stream)
+    await asyncio.sleep(0.05)
+    del stream
+    gc.collect()
+    assert gone() is None
+
+
+def test_a_listener_whose_loop_is_gone_does_not_hurt_the_rest(batcher):
+    stream = batcher.open_stream()
+
+    async def leave():
+        task = asyncio.ensure_future(anext(stream))
+        await asyncio.sleep(0.01)
+        return task
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(leave())
+    loop.close()
+    stream.push(random_latents(5))
+    latents = random_latents(2)
+    got = asyncio.run(speak(batcher, latents, (8,), noise=False))
+    np.testing.assert_allclose(got, reference_decode(REFERENCE, latents), rtol=0, atol=TOLERANCE)
+    stream.close()

@@ -1,0 +1,39 @@
+"""The noise is standard normal, white, and a function of seed, block and position only."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from orpheus_plugin.codec.noise import normal, stream_keys
+
+
+def draws(seed, block, count, start=0):
+    keys = torch.from_numpy(stream_keys(seed, 4))[block]
+    return normal(keys, torch.arange(start, start + count)).double().numpy()
+
+
+def test_draws_are_standard_normal_and_white():
+    x = draws(1, 3, 400_000)
+    assert abs(x.mean()) < 0.01
+    assert abs(x.std() - 1) < 0.01
+    assert abs((x**3).mean()) < 0.02
+    assert abs((x**4).mean() - 3) < 0.06
+    for lag in (1, 2, 3, 8, 64, 512):
+        assert abs(np.mean(x[lag:] * x[:-lag])) < 0.01
+
+
+def test_seeds_and_blocks_are_independent():
+    series = [draws(seed, block, 100_000) for seed in (0, 1, 2**63) for block in range(4)]
+    correlation = np.corrcoef(series) - np.eye(len(series))
+    assert np.abs(correlation).max() < 0.02
+
+
+def test_a_draw_depends_on_its_position_only():
+    np.testing.assert_array_equal(draws(3, 0, 100)[40:60], draws(3, 0, 20, start=40))
+    assert np.isfinite(draws(3, 0, 1000, start=2**32 - 500)).all()
+
+
+def test_any_integer_is_a_seed():
+    for seed in (-1, 0, 2**80):
+        assert stream_keys(seed, 2).shape == (2, 2)

@@ -1,0 +1,191 @@
+"""The streaming step equals the one-shot decode, whatever the chunks, the batch and the slot's past."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orpheus_plugin.codec.noise import normal
+from orpheus_plugin.codec.streaming import StreamingDecoder
+
+from .conftest import (
+    FULL_SIZE,
+    SMALL,
+    make_decoder,
+    make_reference,
+    random_latents,
+    reference_decode,
+)
+
+TOLERANCE = 1e-5
+REFERENCE = make_reference(SMALL)
+DECODER = make_decoder(REFERENCE, SMALL)
+
+
+def run_alone(streaming, latents, chunks, **lane_options):
+    """Decode in one lane, cutting `latents` (and its padding) into the given chunk sizes, the last one repeated."""
+    lane = streaming.lane(0, **lane_options)
+    lane.end = len(latents)
+    padded = np.concatenate([latents, np.zeros((streaming.flush_latents, 3), np.int64)])
+    pieces, at, sizes = [], 0, list(chunks)
+    while at < len(padded):
+        size = sizes.pop(0) if len(sizes) > 1 else sizes[0]
+        pieces.append(streaming.step([lane], padded[None, at : at + size])[0])
+        at += size
+    return np.concatenate(pieces)
+
+
+def test_delay_is_the_receptive_field_and_state_is_as_documented():
+    streaming = StreamingDecoder(make_decoder(make_reference(FULL_SIZE), FULL_SIZE), slots=1)
+    assert streaming.delay == 4757
+    assert streaming.flush_latents == 10
+    assert streaming.state_floats == 119_232
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    frames=st.integers(1, 12),
+    chunks=st.lists(st.integers(1, 20), min_size=1, max_size=12),
+    seed=st.integers(0, 99),
+)
+def test_any_chunking_equals_one_shot_decode(frames, chunks, seed):
+    latents = random_latents(frames, seed)
+    got = run_alone(StreamingDecoder(DECODER, slots=1), latents, chunks, noise=False)
+    wanted = reference_decode(REFERENCE, latents)
+    assert got.dtype == np.float32
+    assert got.shape == wanted.shape == (2048 * frames,)
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=TOLERANCE)
+
+
+def test_full_size_decoder_streams_exactly():
+    reference = make_reference(FULL_SIZE)
+    latents = random_latents(6)
+    streaming = StreamingDecoder(make_decoder(reference, FULL_SIZE), slots=1)
+    got = run_alone(streaming, latents, [1, 1, 2, 4], noise=False)
+    np.testing.assert_allclose(got, reference_decode(reference, latents), rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("slots", [1, 7, 64])
+def test_streams_joining_and_leaving_at_random_are_each_exact(slots):
+    rng = np.random.default_rng(slots)
+    streaming = StreamingDecoder(DECODER, slots=slots)
+    waiting = [
+        random_latents(int(rng.integers(1, 9)), seed) for seed in range(slots + slots // 2 + 2)
+    ]
+    wanted = [reference_decode(REFERENCE, latents) for latents in waiting]
+    queue = list(range(len(waiting)))
+    free, running, got = list(range(slots)), {}, {i: [] for i in queue}
+    while queue or running:
+        while queue and free and rng.random() < 0.7:
+            slot, index = free.pop(int(rng.integers(len(free)))), queue.pop(0)
+            lane = streaming.lane(slot, noise=False)
+            lane.end = len(waiting[index])
+            running[index] = lane
+        if not running:
+            continue
+        n = int(rng.integers(1, 7))
+        chosen = [index for index in running if rng.random() < 0.8] or [next(iter(running))]
+        lanes = [running[index] for index in chosen]
+        codes = np.zeros((len(lanes), n, 3), np.int64)
+        for row, index in enumerate(chosen):
+            part = waiting[index][lanes[row].position : lanes[row].position + n]
+            codes[row, : len(part)] = part
+        for index, piece in zip(chosen, streaming.step(lanes, codes), strict=True):
+            got[index].append(piece)
+            if running[index].position >= running[index].end + streaming.flush_latents:
+                free.append(running.pop(index).slot)
+            elif rng.random() < 0.02:  # hangs up in the middle
+                free.append(running.pop(index).slot)
+    for index, pieces in got.items():
+        samples = np.concatenate(pieces)
+        np.testing.assert_allclose(samples, wanted[index][: len(samples)], rtol=0, atol=TOLERANCE)
+    assert any(len(np.concatenate(pieces)) == len(wanted[i]) for i, pieces in got.items())
+
+
+def test_noise_does_not_depend_on_chunks_or_batch():
+    latents = random_latents(5)
+    streaming = StreamingDecoder(DECODER, slots=3)
+    alone = run_alone(streaming, latents, [64], seed=7)
+    assert not np.allclose(alone, run_alone(streaming, latents, [64], seed=8), atol=1e-3)
+    np.testing.assert_allclose(
+        alone, run_alone(streaming, latents, [3, 1, 2, 5], seed=7), rtol=0, atol=TOLERANCE
+    )
+
+    lanes = [streaming.lane(0, seed=1), streaming.lane(1, seed=7), streaming.lane(2, noise=False)]
+    padded = np.concatenate([latents, np.zeros((streaming.flush_latents, 3), np.int64)])
+    for lane in lanes:
+        lane.end = len(latents)
+    steps = [
+        streaming.step(lanes, np.repeat(padded[None, i : i + 5], 3, 0)) for i in range(0, 30, 5)
+    ]
+    batched = [np.concatenate(pieces) for pieces in zip(*steps, strict=True)]
+    np.testing.assert_allclose(batched[1], alone, rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(
+        batched[2], reference_decode(REFERENCE, latents), rtol=0, atol=TOLERANCE
+    )
+
+
+def test_noise_enters_where_the_reference_adds_it():
+    """Given our draws, the snac package makes our samples: same layer, same positions, same scale."""
+    latents = random_latents(4)
+    streaming = StreamingDecoder(DECODER, slots=1)
+    keys = torch.from_numpy(streaming.lane(0, seed=5).keys)
+    blocks = iter(range(4))
+
+    def ours(block, x):
+        draws = normal(keys[next(blocks)], torch.arange(x.shape[-1]))
+        return x + draws * block.linear(x)
+
+    wanted = reference_decode(REFERENCE, latents, noise=ours)
+    np.testing.assert_allclose(
+        run_alone(streaming, latents, [3], seed=5), wanted, rtol=0, atol=TOLERANCE
+    )
+
+
+def test_a_look_ahead_leaves_no_trace():
+    latents = random_latents(8)
+    streaming = StreamingDecoder(DECODER, slots=2)
+    lane = streaming.lane(1, noise=False)
+    lane.end = len(latents)
+    padded = np.concatenate([latents, np.zeros((12, 3), np.int64)])
+    pieces = []
+    for at in range(0, 44, 4):
+        streaming.step([lane], np.full((1, 10, 3), 4095), commit=False)
+        assert lane.position == at
+        pieces.append(streaming.step([lane], padded[None, at : at + 4])[0])
+    np.testing.assert_allclose(
+        np.concatenate(pieces), reference_decode(REFERENCE, latents), rtol=0, atol=TOLERANCE
+    )
+
+
+def test_a_slot_forgets_its_last_stream_even_if_that_one_went_to_nan():
+    streaming = StreamingDecoder(DECODER, slots=1)
+    for pools in streaming._pools:
+        for pool in pools:
+            pool.fill_(float("nan"))
+    latents = random_latents(3)
+    got = run_alone(streaming, latents, [1], noise=False)
+    np.testing.assert_allclose(got, reference_decode(REFERENCE, latents), rtol=0, atol=TOLERANCE)
+
+
+def test_first_samples_come_with_the_tenth_latent():
+    streaming = StreamingDecoder(DECODER, slots=1)
+    lane, latents = streaming.lane(0), random_latents(4)
+    sizes = [len(streaming.step([lane], latents[None, i : i + 1])[0]) for i in range(12)]
+    assert sizes == [0] * 9 + [363, 512, 512]
+
+
+def test_warm_up_leaves_running_streams_alone():
+    streaming = StreamingDecoder(DECODER, slots=1)
+    latents = random_latents(4)
+    lane = streaming.lane(0, noise=False)
+    lane.end = len(latents)
+    pieces = [streaming.step([lane], latents[None])[0]]
+    streaming.warm_up([(1, 1), (2, 4)])
+    pieces.append(streaming.step([lane], np.zeros((1, 10, 3), np.int64))[0])
+    np.testing.assert_allclose(
+        np.concatenate(pieces), reference_decode(REFERENCE, latents), rtol=0, atol=TOLERANCE
+    )
