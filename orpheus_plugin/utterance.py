@@ -1,0 +1,111 @@
+"""Utterances: what the model reads next to what was written, and how a long one is divided."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+_SENTENCE_END = re.compile(r"[.!?…。！？｡؟।॥۔][\"'”’)\]]*$")
+_CLAUSE_END = re.compile(r"[,;:，；：、،؛][\"'”’)\]]*$")
+
+
+@dataclass(frozen=True, slots=True)
+class SpokenWord:
+    """A word as it was written and as it is read out.
+
+    Attributes:
+        written: verbatim as it arrived, punctuation included, emotion tags left out.
+        spoken: what the model reads for it: several words ("25" -> "twenty five") or none ("😀" -> "").
+        space_after: whether a space follows in the text; false inside Chinese and inside a word cut in two.
+        sounds_before: how many emotion tags ("<laugh>") stand directly before it.
+    """
+
+    written: str
+    spoken: str
+    space_after: bool = True
+    sounds_before: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """A piece of text spoken in one go: `text` is for the model, `words` for transcripts and word times."""
+
+    text: str
+    words: tuple[SpokenWord, ...]
+
+
+def utterances(items: list[SpokenWord | str], limit: int) -> list[Utterance]:
+    """Utterances of at most `limit` characters out of words and, as plain strings, emotion tags in brackets."""
+    return [_utterance(part) for part in _divide(items, limit)]
+
+
+def _utterance(items: Sequence[SpokenWord | str]) -> Utterance:
+    text = ""
+    glued = True
+    for item in items:
+        said = item if isinstance(item, str) else item.spoken
+        if said:
+            text += said if glued else f" {said}"
+            glued = isinstance(item, SpokenWord) and not item.space_after
+        elif isinstance(item, SpokenWord) and item.space_after:
+            glued = not text
+    return Utterance(text, tuple(item for item in items if isinstance(item, SpokenWord)))
+
+
+def _divide(items: list[SpokenWord | str], limit: int) -> list[list[SpokenWord | str]]:
+    """Parts whose text stays within the limit, split at the best place behind the middle of each."""
+    rest = [small for item in items for small in _shorten(item, limit)]
+    parts: list[list[SpokenWord | str]] = []
+    while True:
+        size = count = 0
+        for item in rest:
+            said = item if isinstance(item, str) else item.spoken
+            size += len(said) + 1 if said else 0
+            if size > limit + 1:
+                break
+            count += 1
+        if count == len(rest):
+            break
+        count = _best_split(rest, count)
+        parts.append(rest[:count])
+        rest = rest[count:]
+    if any(isinstance(item, str) or item.spoken for item in rest) or not parts:
+        return [*parts, rest]
+    parts[-1] += rest
+    return parts
+
+
+def _best_split(items: list[SpokenWord | str], count: int) -> int:
+    for pattern in (_SENTENCE_END, _CLAUSE_END):
+        for index in range(count, count // 2, -1):
+            item = items[index - 1]
+            if isinstance(item, SpokenWord) and pattern.search(item.spoken):
+                return index
+    return max(1, count)
+
+
+def _shorten(item: SpokenWord | str, limit: int) -> list[SpokenWord | str]:
+    """A word whose reading alone is too long, in pieces."""
+    if isinstance(item, str) or len(item.spoken) <= limit:
+        return [item]
+    readings: list[str] = []
+    rest = item.spoken
+    while len(rest) > limit:
+        place = rest.rfind(" ", limit // 2, limit)
+        place = place if place > 0 else limit
+        readings.append(rest[:place].strip())
+        rest = rest[place:].strip()
+    readings.append(rest)
+    step = len(item.written) / len(readings)
+    places = [round(step * index) for index in range(len(readings) + 1)]
+    return [
+        replace(
+            item,
+            written=item.written[places[index] : places[index + 1]],
+            spoken=reading,
+            space_after=item.space_after and index == len(readings) - 1,
+            sounds_before=0 if index else item.sounds_before,
+        )
+        for index, reading in enumerate(readings)
+    ]
