@@ -31,6 +31,7 @@ from orpheus_plugin.errors import (
     ModelNotFound,
 )
 from orpheus_plugin.generators.base import Finish, Sampling, TokenChunk
+from orpheus_plugin.generators.checks import check_sampling, checked_prompt
 from orpheus_plugin.vocabulary import CODES, SLOTS, Vocabulary
 
 logger = logging.getLogger(__name__)
@@ -235,7 +236,7 @@ class VllmGenerator:
 
     # ---- requests
 
-    async def generate(
+    def generate(
         self,
         prompt_ids: Sequence[int],
         sampling: Sampling,
@@ -243,7 +244,7 @@ class VllmGenerator:
         *,
         priority: int = 0,
     ) -> AsyncGenerator[TokenChunk, None]:
-        """See TokenGenerator. Besides:
+        """See TokenGenerator. The request is checked here and queued at the first step of the iterator. Besides:
 
         priority: where requests wait for a place, those with the lowest number go first; where the cache is full, those
             with the highest lose their place to it. A turn's first utterance should have a lower one than utterances
@@ -252,9 +253,15 @@ class VllmGenerator:
         engine = self._engine
         if engine is None or engine.errored:
             raise EngineDied("vLLM is not running")
+        prompt = checked_prompt(prompt_ids, self._vocabulary.size, self.options.max_model_len)
+        check_sampling(sampling)
+        return self._stream(engine, prompt, sampling, request_id, priority)
+
+    async def _stream(
+        self, engine: Any, prompt: list[int], sampling: Sampling, request_id: str, priority: int
+    ) -> AsyncGenerator[TokenChunk, None]:
         if request_id in self._requests:
-            raise InvalidOptions(f"request id {request_id!r} is already in use")
-        prompt = self._checked(prompt_ids)
+            raise InvalidOptions(f"request {request_id!r} is already running")
         from vllm.exceptions import VLLMClientError
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
@@ -282,7 +289,9 @@ class VllmGenerator:
                     if ids:
                         yield TokenChunk(ids)
         except EngineDeadError as error:
-            raise EngineDied("vLLM's engine process died or was stopped under this request") from error
+            raise EngineDied(
+                "vLLM's engine process died or was stopped under this request"
+            ) from error
         except EngineGenerateError as error:
             if engine.errored:
                 raise EngineDied(f"vLLM died under this request: {error.__cause__}") from error
@@ -294,26 +303,9 @@ class VllmGenerator:
             if finish is None and not engine.errored:
                 await engine.abort(request_id)  # nothing to do unless vLLM's own cleanup missed it
 
-    def _checked(self, prompt_ids: Sequence[int]) -> list[int]:
-        """vLLM trusts ids when it has no tokenizer, and an id outside the embedding kills the engine for everybody."""
-        prompt = [int(i) for i in prompt_ids]
-        if not prompt:
-            raise InvalidOptions("the prompt is empty")
-        if min(prompt) < 0 or max(prompt) >= self._vocabulary.size:
-            raise InvalidOptions(
-                f"the prompt holds ids outside 0..{self._vocabulary.size - 1}: {min(prompt)}..{max(prompt)}"
-            )
-        if len(prompt) >= self.options.max_model_len:
-            raise InvalidOptions(
-                f"the prompt has {len(prompt)} ids and max_model_len is {self.options.max_model_len}"
-            )
-        return prompt
-
     def _params(self, sampling: Sampling, prompt_length: int) -> Any:
         from vllm.sampling_params import RequestOutputKind, SamplingParams
 
-        if sampling.max_tokens < 1:
-            raise InvalidOptions(f"max_tokens must be at least 1, not {sampling.max_tokens}")
         try:
             return SamplingParams(
                 temperature=sampling.temperature,
@@ -404,8 +396,10 @@ def _check_complete(path: Path) -> None:
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length)) if length < path.stat().st_size else None
-        end = max(entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__")
+            header = json.loads(file.read(length)) if length < path.stat().st_size else {}
+        end = max(
+            entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"
+        )
         whole = path.stat().st_size == 8 + length + end
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise BadCheckpoint(f"{path}: no safetensors file: {error}") from error
@@ -417,7 +411,9 @@ def _check_process() -> None:
     if importlib.util.find_spec("vllm") is None:
         raise InvalidOptions("vLLM is not installed: pip install 'orpheus_plugin[vllm]'")
     process = multiprocessing.current_process()
-    if getattr(process, "_inheriting", False):  # a spawned process that is still importing its main module
+    if getattr(
+        process, "_inheriting", False
+    ):  # a spawned process that is still importing its main module
         raise InvalidOptions(
             'the main script starts vLLM when it is imported; put that under: if __name__ == "__main__":'
         )
@@ -445,7 +441,9 @@ def _shut_down(engine: Any) -> None:
         engine.shutdown(timeout=_SHUTDOWN_S)
     except Exception:  # a dead engine may not even shut down cleanly; nothing is lost with it
         logger.debug("vLLM's shutdown failed", exc_info=True)
-    engine.shutdown = _nothing  # vLLM calls it once more from __del__, perhaps from a half-dismantled interpreter
+    engine.shutdown = (
+        _nothing  # vLLM calls it once more from __del__, perhaps from a half-dismantled interpreter
+    )
 
 
 def _nothing() -> None:
