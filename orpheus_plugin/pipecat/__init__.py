@@ -1,0 +1,9 @@
+"""Orpheus for Pipecat: `tts = OrpheusTTS()` in a pipeline. Importing this loads no torch."""
+
+from orpheus_plugin.pipecat.service import OrpheusTTS
+from orpheus_plugin.pipecat.settings import OrpheusTTSSettings
+
+OrpheusTTSService = OrpheusTTS
+"""The name by Pipecat's convention for services."""
+
+__all__ = ["OrpheusTTS", "OrpheusTTSService", "OrpheusTTSSettings"]

@@ -1,0 +1,508 @@
+"""OrpheusTTS, the Pipecat service.
+
+One audio context is one `Turn`: each sentence of a reply is pushed into it as it comes, the engine generates ahead of
+the listener, and one task per context moves audio and timed words into the pipeline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import threading
+import time
+import unicodedata
+from collections import deque
+from collections.abc import AsyncGenerator, Coroutine
+from dataclasses import replace
+from typing import Any
+
+from loguru import logger
+from pipecat.frames.frames import (
+    CancelFrame,
+    EndFrame,
+    ErrorFrame,
+    Frame,
+    InterruptionFrame,
+    TTSAudioRawFrame,
+    TTSStoppedFrame,
+    TTSTextFrame,
+)
+from pipecat.processors.frame_processor import FrameDirection, FrameProcessorSetup
+from pipecat.services.settings import TTSSettings
+from pipecat.services.tts_service import TTSService
+from pipecat.utils.errors import ErrorCategory
+from pipecat.utils.text.transforms.text_transform import TextTransform
+from pipecat.utils.tracing.service_decorators import traced_tts
+from pipecat.utils.types import NOT_GIVEN, is_given
+
+from orpheus_plugin.engine import EngineConfig, SpeechEngine, shared_engine
+from orpheus_plugin.errors import (
+    AtCapacity,
+    EngineDied,
+    InvalidOptions,
+    OrpheusError,
+    TextTooLong,
+    TurnClosed,
+)
+from orpheus_plugin.pipecat.settings import (
+    OPTIONS,
+    OrpheusTTSSettings,
+    category_of,
+    speech_options,
+)
+from orpheus_plugin.pipecat.speech import Speech
+from orpheus_plugin.text import ENGLISH_TAGS, TextOptions, UtteranceCutter
+from orpheus_plugin.turn import SAMPLE_RATE, AudioChunk, SpeechOptions, Turn, TurnEnd, Word
+
+READY_TIMEOUT_S = 18.0
+"""How long a pipeline waits for the engine. Pipecat abandons a pipeline that is not set up after 20 s."""
+
+STALL_TIMEOUT_S = 30.0
+"""A reply that neither gets audio nor ends for this long is given up. Pipecat's 3 s would cut a busy engine's off."""
+
+_SILENT = frozenset({"Zs", "Zl", "Zp", "Cc", "Cf", "Cs", "Co", "Cn", "Mn", "Me", "So", "Sk"})
+"""Unicode categories with nothing to say in them."""
+
+_UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
+"""Scripts whose words are not separated by spaces."""
+
+
+class OrpheusTTS(TTSService):
+    """Speaks with Orpheus: on this machine's GPU, on a speech server, or with the small bundled model.
+
+    All services of a process with the same model and device share one engine, which batches their turns.
+
+    Besides the events of every TTS service: `on_turn_stats(service, context_id, stats)` after each turn of speech,
+    with a `TurnStats` (time to first audio, real-time factor, underruns, tokens, ...).
+
+    Example::
+
+        engine = await OrpheusTTS.warm()  # once per process, before the first caller
+        tts = OrpheusTTS(settings=OrpheusTTS.Settings(voice="tara"))
+        pipeline = Pipeline([transport.input(), stt, user, llm, tts, transport.output(), assistant])
+    """
+
+    Settings = OrpheusTTSSettings
+    _settings: OrpheusTTSSettings
+
+    def __init__(
+        self,
+        *,
+        engine: SpeechEngine | None = None,
+        url: str | None = None,
+        api_key: str | None = None,
+        model: str | None = None,
+        device: str = "auto",
+        settings: OrpheusTTSSettings | None = None,
+        sample_rate: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Choose the engine and check the settings. Nothing is loaded yet: `warm` or the pipeline's start do that.
+
+        Args:
+            engine: speak with this engine; it is left running when the pipeline ends.
+            url: speak through a server started with `orpheus-tts serve`. Also taken from ORPHEUS_URL, if neither
+                engine nor model is given.
+            api_key: the server's key. Also taken from ORPHEUS_API_KEY.
+            model: a known model, a hub repository or a directory; by default Orpheus 3B where there is an NVIDIA GPU,
+                else the bundled small voice.
+            device: "auto", "cpu", "cuda" or "cuda:N".
+            settings: voice, sampling and the like, all of which can be changed later.
+            sample_rate: ignored but for a warning: frames are Orpheus' own 24 kHz and say so, and the transport
+                resamples them without losing the last samples.
+            **kwargs: passed on to Pipecat's `TTSService`.
+
+        Raises:
+            UnknownVoice, InvalidOptions: a setting is out of its range.
+            ModelNotFound: the model is not on this machine.
+        """
+        if sample_rate not in (None, SAMPLE_RATE):
+            logger.warning(
+                f"OrpheusTTS: sample_rate={sample_rate} is not used; frames are {SAMPLE_RATE} Hz and the transport"
+                " resamples. Set audio_out_sample_rate in PipelineParams instead."
+            )
+        asked = settings or OrpheusTTSSettings()
+        if model is None and is_given(asked.model):
+            model = asked.model
+        self._engine = _choose_engine(engine, url, api_key, model, device)
+        values = OrpheusTTSSettings(
+            model=model,
+            voice=None,
+            language=None,
+            temperature=None,
+            top_p=None,
+            repetition_penalty=None,
+            seed=None,
+            fast_start=None,
+        )
+        values.apply_update(asked)
+        options = speech_options(values)
+        values.voice = self._engine.check_voice(options.voice)
+        values.model = self._engine.health().model or model
+
+        kwargs.setdefault("stop_frame_timeout_s", STALL_TIMEOUT_S)
+        # Failures are reported as what they are; silence alone never writes this service off.
+        kwargs.setdefault("max_consecutive_zero_audio_contexts", 0)
+        super().__init__(
+            push_text_frames=False,
+            push_start_frame=True,
+            push_stop_frames=True,
+            sample_rate=SAMPLE_RATE,
+            settings=values,
+            **kwargs,
+        )
+        self._text_options = _text_options(self._engine)
+        self.add_text_transformer(self._only_speakable)
+        self._speeches: dict[str, Speech] = {}
+        self._background: set[asyncio.Task[None]] = set()
+        self._heard_until = 0.0  # time.monotonic() when all audio pushed so far has played
+        self._unspoken: set[str] = set()  # contexts whose remaining text was never said
+        self._register_event_handler("on_turn_stats")
+
+    @classmethod
+    async def warm(
+        cls,
+        *,
+        url: str | None = None,
+        api_key: str | None = None,
+        model: str | None = None,
+        device: str = "auto",
+    ) -> SpeechEngine:
+        """Load and warm the engine that `OrpheusTTS(...)` with the same arguments will use; returns it.
+
+        Call it once, before the first pipeline: loading a large model takes longer than Pipecat waits for a pipeline
+        to start. The event loop stays free meanwhile.
+        """
+        engine = await asyncio.to_thread(_choose_engine, None, url, api_key, model, device)
+        await engine.start()
+        return engine
+
+    @property
+    def engine(self) -> SpeechEngine:
+        """What speaks: health, voices, or turns outside the pipeline."""
+        return self._engine
+
+    def can_generate_metrics(self) -> bool:
+        return True
+
+    @property
+    def supports_processing_metrics(self) -> bool:
+        return False  # run_tts only hands the text over
+
+    def _classify_error(self, exception: Exception) -> ErrorCategory | None:
+        return category_of(exception)
+
+    # ---- life
+
+    async def setup(self, setup: FrameProcessorSetup) -> None:  # type: ignore[override] # as Pipecat does
+        """Wait until the engine can speak. A failure makes this service unusable and says why."""
+        await super().setup(setup)
+        try:
+            await asyncio.wait_for(self._engine.start(), READY_TIMEOUT_S)
+        except TimeoutError:
+            self._in_background(self._become_usable())
+            raise EngineDied(
+                f"the speech engine was not ready after {READY_TIMEOUT_S:.0f} s and is still loading; call"
+                " `await OrpheusTTS.warm()` once before the first pipeline is started"
+            ) from None
+        await self._know_the_engine()
+
+    async def _become_usable(self) -> None:
+        try:
+            await self._engine.start()
+            await self._know_the_engine()
+        except OrpheusError as error:
+            await self.push_error(f"the speech engine did not start: {error}", exception=error)
+        else:
+            await self.set_usable(True)
+
+    async def _know_the_engine(self) -> None:
+        """A server's model and voices are known once it has been reached."""
+        self._settings.voice = self._engine.check_voice(speech_options(self._settings).voice)
+        self._settings.model = self._engine.health().model
+        self._sync_model_name_to_metrics()
+
+    async def stop(self, frame: EndFrame) -> None:
+        for speech in self._speeches.values():
+            speech.finish()
+        await super().stop(frame)  # plays out what is there
+        await self._drop_all()
+
+    async def cancel(self, frame: CancelFrame) -> None:
+        await self._drop_all()
+        await super().cancel(frame)
+
+    async def cleanup(self) -> None:
+        await self._drop_all()
+        if self._background:
+            _, late = await asyncio.wait(self._background, timeout=2.0)
+            for task in late:
+                await self.cancel_task(task)
+        await super().cleanup()
+
+    # ---- text in
+
+    def add_text_transformer(
+        self,
+        transform_function: TextTransform,
+        text_type: str = "*",
+        **kwargs: Any,
+    ) -> None:
+        """Transform text of a type before it is spoken. The check for something to speak stays the last one."""
+        self.remove_text_transformer(self._only_speakable)
+        super().add_text_transformer(transform_function, text_type, **kwargs)
+        if transform_function != self._only_speakable:
+            super().add_text_transformer(self._only_speakable)
+
+    async def _only_speakable(self, text: str, text_type: str) -> str:
+        """Nothing instead of text in which there is nothing to say, so that no audio context is opened for it."""
+        if self._is_streaming_tokens:
+            turn = self._turn_context_id
+            if turn is not None and self.audio_context_available(turn):
+                return text
+            return text if any(unicodedata.category(c) not in _SILENT for c in text) else ""
+        cutter = UtteranceCutter(self._text_options)
+        return text if cutter.push(text) or cutter.flush() else ""
+
+    @traced_tts
+    async def run_tts(self, text: str, context_id: str) -> AsyncGenerator[Frame | None, None]:
+        """Hand a sentence (or, in token mode, a piece of one) over to the context's turn."""
+        try:
+            self._say(text, context_id)
+        except Exception as error:
+            # Nothing may leave here: it would take the end of the reply with it.
+            yield _error_frame(error)
+        else:
+            await self.start_tts_usage_metrics(text)
+            yield None
+
+    def _say(self, text: str, context_id: str) -> None:
+        speech = self._speeches.get(context_id)
+        if speech is None:
+            speech = self._speeches[context_id] = Speech(context_id)
+            speech.task = self.create_task(self._drain(speech), f"orpheus::{context_id}")
+        if speech.refused:
+            return
+        if not self._is_streaming_tokens and not text[-1:].isspace():
+            text += " "  # sentences come without the space between them
+        turn = speech.turn
+        try:
+            if turn is None:
+                raise TurnClosed
+            turn.push_text(text)
+        except (TurnClosed, TextTooLong):
+            # None yet; or it failed, or is full, and this sentence gets another one.
+            speech.end_turn()
+            try:
+                turn = self._engine.open_turn(speech_options(self._settings))
+            except AtCapacity:
+                speech.refused = True  # the rest of a reply without its beginning helps nobody
+                raise
+            speech.next_turn(turn)
+            turn.push_text(text)
+        speech.held_chars += len(text)
+        if not self._is_streaming_tokens:
+            speech.flush_in_time()
+
+    async def flush_audio(self, context_id: str | None = None) -> None:
+        """The reply is complete: speak the rest of it and close its context."""
+        context_id = context_id or self.get_active_audio_context_id()
+        if context_id is None:
+            return
+        speech = self._speeches.get(context_id)
+        if speech is not None:
+            speech.finish()
+        elif self.audio_context_available(context_id):
+            # Opened while this service could not be used.
+            self._unspoken.add(context_id)
+            await self._close_context(context_id)
+
+    # ---- audio out
+
+    async def _drain(self, speech: Speech) -> None:
+        """Move what the turns of a context say into the context, in order."""
+        while (turn := await speech.turns.get()) is not None:
+            try:
+                await self._speak_turn(speech, turn)
+            except Exception as error:
+                # A server refuses here, an engine in this process already in run_tts.
+                speech.refused = speech.refused or isinstance(error, AtCapacity)
+                await self.append_to_audio_context(speech.context_id, _error_frame(error))
+            speech.unfinished.remove(turn)
+        if self._speeches.get(speech.context_id) is speech:
+            del self._speeches[speech.context_id]
+        await self._close_context(speech.context_id)
+
+    async def _speak_turn(self, speech: Speech, turn: Turn) -> None:
+        context_id, offset = speech.context_id, speech.audio_s
+        words: deque[Word] = deque()
+        async for event in turn:
+            if isinstance(event, AudioChunk):
+                # Silence the listener has heard, because the text came slower than its speech, moves the words.
+                if speech.begins_at is not None:
+                    speech.pauses_s += max(0.0, -speech.ahead_s)
+                audio = TTSAudioRawFrame(event.pcm, SAMPLE_RATE, 1, context_id=context_id)
+                await self.append_to_audio_context(context_id, audio)
+                speech.audio_s += event.duration_s
+                while words and offset + words[0].start_s < speech.audio_s:
+                    await self._add_word(speech, words.popleft(), offset)
+            elif isinstance(event, Word):
+                words.append(event)
+            elif isinstance(event, TurnEnd):
+                for word in words:
+                    await self._add_word(speech, word, offset)
+                await self._call_event_handler("on_turn_stats", context_id, event.stats)
+
+    async def _add_word(self, speech: Speech, word: Word, offset: float) -> None:
+        await self.add_word_timestamps(
+            [(word.text, offset + word.start_s + speech.pauses_s)],
+            speech.context_id,
+            includes_inter_frame_spaces=True if _UNSPACED.search(word.text) else None,
+        )
+
+    async def _close_context(self, context_id: str) -> None:
+        await self.append_to_audio_context(context_id, TTSStoppedFrame(context_id=context_id))
+        await self.remove_audio_context(context_id)
+
+    async def start_word_timestamps(self) -> None:
+        """A context's first audio is about to be pushed: its words count from when it will be heard.
+
+        Audio is pushed faster than it plays, so that is behind all audio of the contexts before it.
+        """
+        now = time.monotonic()
+        wait = max(0.0, self._heard_until - now)
+        tracker = self._word_timestamp_tracker
+        tracker.last_pts = max(tracker.last_pts, self.get_clock().get_time() + int(wait * 1e9))
+        speech = self._speeches.get(self.get_active_audio_context_id() or "")
+        if speech is not None:
+            speech.begins_at = now + wait
+        await super().start_word_timestamps()
+
+    async def push_frame(
+        self, frame: Frame, direction: FrameDirection = FrameDirection.DOWNSTREAM
+    ) -> None:
+        if isinstance(frame, TTSAudioRawFrame):
+            seconds = len(frame.audio) / (2 * frame.sample_rate)
+            self._heard_until = max(self._heard_until, time.monotonic()) + seconds
+            self._unspoken.discard(frame.context_id or "")
+        elif isinstance(frame, TTSTextFrame) and frame.context_id in self._unspoken:
+            frame.append_to_context = False  # the agent must not believe it said this
+        await super().push_frame(frame, direction)
+
+    async def push_error_frame(
+        self, error: ErrorFrame, force_treat_as_permanent: bool = False
+    ) -> None:
+        if isinstance(error.exception, OrpheusError) and not isinstance(
+            error.exception, InvalidOptions
+        ):
+            self._unspoken.add(self.get_active_audio_context_id() or "")
+        await super().push_error_frame(error, force_treat_as_permanent)
+
+    # ---- interruption
+
+    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+        await super().process_frame(frame, direction)
+        if isinstance(frame, InterruptionFrame) and not self.get_audio_contexts():
+            self._heard_until = 0.0  # the transport has dropped what it held
+
+    async def on_audio_context_interrupted(self, context_id: str) -> None:
+        await self.stop_all_metrics()
+        await self._drop(context_id)
+        self._unspoken.discard(context_id)
+        await super().on_audio_context_interrupted(context_id)
+
+    async def on_audio_context_completed(self, context_id: str) -> None:
+        await self._drop(context_id)  # there only if the context was given up before its turn ended
+        self._unspoken.discard(context_id)
+        await super().on_audio_context_completed(context_id)
+
+    async def _drop(self, context_id: str) -> None:
+        """Take a context out of the engine: at once, without waiting for the engine's confirmation."""
+        speech = self._speeches.pop(context_id, None)
+        if speech is None:
+            return
+        speech.stop_timer()
+        for turn in speech.unfinished:
+            self._in_background(turn.cancel())
+        if speech.task is not None:
+            await self.cancel_task(speech.task)
+
+    async def _drop_all(self) -> None:
+        for context_id in list(self._speeches):
+            await self._drop(context_id)
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self.create_task(work, "orpheus::background")
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    # ---- settings
+
+    async def _update_settings(self, delta: TTSSettings) -> dict[str, Any]:  # type: ignore[override] # as Pipecat does
+        """Apply what is valid. What is not keeps its old value and is reported, without harm to the service."""
+        delta = replace(delta)
+        if is_given(delta.model) and delta.model != self._settings.model:
+            self._warn_unhandled_updated_settings(["model"])
+        delta.model = NOT_GIVEN
+        refused: list[OrpheusError] = []
+        for name in OPTIONS:
+            value = getattr(delta, name, NOT_GIVEN)
+            if not is_given(value):
+                continue
+            try:
+                options = SpeechOptions(**{name: value})
+                if name == "voice":
+                    delta.voice = self._engine.check_voice(options.voice)
+            except OrpheusError as error:
+                refused.append(error)
+                setattr(delta, name, NOT_GIVEN)
+        changed = await super()._update_settings(delta)
+        if changed.keys() & set(OPTIONS):
+            for speech in self._speeches.values():
+                speech.end_turn()
+        for refusal in refused:
+            await self.push_error(f"setting not changed: {refusal}", exception=refusal)
+        return changed
+
+
+def _choose_engine(
+    engine: SpeechEngine | None,
+    url: str | None,
+    api_key: str | None,
+    model: str | None,
+    device: str,
+) -> SpeechEngine:
+    """The engine for these arguments; equal ones give the same engine within a process."""
+    if engine is not None:
+        if url is not None or model is not None:
+            raise InvalidOptions("give either engine=, url= or model=, not several of them")
+        return engine
+    if url is not None and model is not None:
+        raise InvalidOptions("a server speaks with its own model: give either url= or model=")
+    if model is None:
+        url = url or os.environ.get("ORPHEUS_URL") or None
+    if url is None:
+        return shared_engine(EngineConfig(model=model or "auto", device=device))
+    key = api_key or os.environ.get("ORPHEUS_API_KEY") or None
+    with _remotes_lock:
+        if (url, key) not in _remotes:
+            from orpheus_plugin.client import RemoteEngine
+
+            _remotes[url, key] = RemoteEngine(url, api_key=key)
+        return _remotes[url, key]
+
+
+_remotes: dict[tuple[str, str | None], SpeechEngine] = {}
+_remotes_lock = threading.Lock()
+
+
+def _text_options(engine: SpeechEngine) -> TextOptions:
+    """How to tell whether there is anything to say."""
+    files = getattr(engine, "files", None)
+    tags = frozenset(files.spec.tags) if files is not None else ENGLISH_TAGS
+    return TextOptions(tags=tags, spell_numbers=False)
+
+
+def _error_frame(error: Exception) -> ErrorFrame:
+    return ErrorFrame(error=f"could not speak: {error}", exception=error)

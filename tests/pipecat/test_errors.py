@@ -1,0 +1,183 @@
+"""What goes wrong is said once, by its right name, and stalls nothing."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from pipecat.frames.frames import (
+    ErrorFrame,
+    Frame,
+    LLMFullResponseEndFrame,
+    TTSSpeakFrame,
+    TTSStoppedFrame,
+)
+from pipecat.tests.utils import SleepFrame
+from pipecat.utils.errors import ErrorCategory
+
+from orpheus_plugin.errors import (
+    AtCapacity,
+    BadCheckpoint,
+    ConnectionFailed,
+    EngineDied,
+    GenerationFailed,
+    ModelNotFound,
+    OrpheusError,
+    TextTooLong,
+    UnknownVoice,
+)
+from orpheus_plugin.pipecat import OrpheusTTS
+from orpheus_plugin.pipecat.settings import category_of
+from tests.pipecat.conversations import THREE, audio, kinds, reply, run, seconds, text
+from tests.pipecat.tones import WORD_S, ToneEngine
+
+
+@pytest.mark.parametrize(
+    ("error", "category", "permanent"),
+    [
+        (AtCapacity("full"), ErrorCategory.RATE_LIMIT, False),
+        (EngineDied("gone"), ErrorCategory.SERVER, False),
+        (GenerationFailed("noise"), ErrorCategory.SERVER, False),
+        (ConnectionFailed("no"), ErrorCategory.CONNECTIVITY, False),
+        (UnknownVoice("who"), ErrorCategory.APPLICATION, False),
+        (TextTooLong("long"), ErrorCategory.APPLICATION, False),
+        (ModelNotFound("where"), ErrorCategory.INVALID_REQUEST, True),
+        (BadCheckpoint("what"), ErrorCategory.INVALID_REQUEST, True),
+    ],
+)
+def test_errors_have_pipecats_names(
+    error: OrpheusError, category: ErrorCategory, permanent: bool
+) -> None:
+    assert category_of(error) is category
+    assert category.is_permanent is permanent
+
+
+def test_other_errors_are_left_to_pipecat() -> None:
+    assert category_of(ValueError("x")) is None
+
+
+async def test_a_refused_reply_ends_at_once_with_one_error_and_the_service_stays_usable() -> None:
+    engine = ToneEngine(max_turns=0)
+    tts = OrpheusTTS(engine=engine)
+    began = time.monotonic()
+    down, errors = await run(tts, [*reply(THREE)] * 4)
+    assert time.monotonic() - began < 1.0
+    assert [e.category for e in errors if isinstance(e.exception, AtCapacity)] == [
+        ErrorCategory.RATE_LIMIT
+    ] * 4
+    assert tts.is_usable
+    assert kinds(down).count("TTSStartedFrame") == kinds(down).count("TTSStoppedFrame") == 4
+    assert kinds(down).count("LLMFullResponseEndFrame") == 4
+
+
+async def test_after_a_refused_reply_the_next_one_is_spoken() -> None:
+    """The rest of the refused reply stays silent, although there is room again by then."""
+    engine = ToneEngine(max_turns=0)
+    tts = OrpheusTTS(engine=engine)
+
+    @tts.event_handler("on_error")
+    async def make_room(service: OrpheusTTS, error: ErrorFrame) -> None:
+        engine.max_turns = 8
+
+    refused = reply("Nobody hears this. Nor this.")
+    refused.insert(5, SleepFrame(sleep=0.1))
+    down, _ = await run(tts, [*refused, SleepFrame(sleep=0.1), *reply("But this.")])
+    assert engine.spoken == ["But this."]
+    assert text(down) == "But this."
+
+
+async def test_an_engine_that_fails_ends_the_reply_without_a_stall() -> None:
+    """Left to Pipecat, a reply whose last sentence brings no audio is silent for three seconds."""
+    engine = ToneEngine(fail={"friend": EngineDied("the engine died")})
+    tts = OrpheusTTS(engine=engine)
+    began = time.monotonic()
+    down, errors = await run(tts, reply("Hello there my friend."))
+    assert time.monotonic() - began < 1.0
+    assert kinds(down)[-2:] == ["TTSStoppedFrame", "LLMFullResponseEndFrame"]
+    assert kinds(down).count("TTSStoppedFrame") == 1
+    assert [e.category for e in errors if isinstance(e.exception, EngineDied)] == [
+        ErrorCategory.SERVER
+    ]
+    assert tts.is_usable
+
+
+async def test_a_bug_in_the_engine_does_not_take_the_end_of_the_reply_with_it() -> None:
+    engine = ToneEngine()
+
+    def broken(*args: object) -> None:
+        raise RuntimeError("boom")
+
+    engine.open_turn = broken  # type: ignore[method-assign, assignment]
+    began = time.monotonic()
+    down, errors = await run(OrpheusTTS(engine=engine), reply(THREE))
+    assert time.monotonic() - began < 1.0
+    assert isinstance(down[-1], LLMFullResponseEndFrame)
+    assert kinds(down).count("TTSStoppedFrame") == 1
+    assert "boom" in errors[0].error
+    assert not errors[0].category.is_permanent  # type: ignore[union-attr]
+
+
+async def test_what_was_not_said_is_not_remembered() -> None:
+    """Pipecat completes a context with all its text; the agent would believe it had said it."""
+    engine = ToneEngine(fail={"friend": EngineDied("the engine died")}, fail_after_s=0.4)
+    down, _ = await run(OrpheusTTS(engine=engine), reply("Hello there my friend."))
+    assert 0 < seconds(down) < 4 * WORD_S
+    assert text(down) == "Hello there"
+
+
+async def test_a_refused_reply_is_not_remembered() -> None:
+    down, _ = await run(OrpheusTTS(engine=ToneEngine(max_turns=0)), reply(THREE))
+    assert text(down) == ""
+
+
+async def test_after_a_failure_the_rest_of_the_reply_is_spoken_by_a_new_turn() -> None:
+    engine = ToneEngine(fail={"broken": EngineDied("the engine died")})
+    frames = reply("This is broken. This one is not.")
+    frames.insert(5, SleepFrame(sleep=0.2))
+    down, errors = await run(OrpheusTTS(engine=engine), frames)
+    assert seconds(down) == pytest.approx(4 * WORD_S)
+    assert len(engine.opened) == 2
+    assert text(down).endswith("This one is not.")
+    assert kinds(down).count("TTSStoppedFrame") == 1
+    assert len([e for e in errors if isinstance(e.exception, EngineDied)]) == 1
+
+
+async def test_many_failures_in_a_row_do_not_write_the_service_off() -> None:
+    engine = ToneEngine(fail={"no": GenerationFailed("no usable speech")})
+    tts = OrpheusTTS(engine=engine)
+    down, _ = await run(tts, [*[TTSSpeakFrame("This no.")] * 5, TTSSpeakFrame("This yes.")])
+    assert tts.is_usable
+    assert text(down) == "This yes."
+
+
+async def test_a_busy_engine_is_waited_for_and_its_audio_has_one_started_and_one_stopped() -> None:
+    """Pipecat by itself ends the context after three seconds and lets the audio follow it, orphaned."""
+    engine = ToneEngine(first_s=3.3)
+    down, errors = await run(OrpheusTTS(engine=engine), reply("Hello there."))
+    assert kinds(down)[-4:] == [
+        "TTSStartedFrame", "speech", "TTSStoppedFrame", "LLMFullResponseEndFrame",
+    ]  # fmt: skip
+    assert text(down) == "Hello there."
+    assert not errors
+
+
+async def test_an_engine_that_hangs_is_given_up_and_its_late_audio_is_not_heard() -> None:
+    engine = ToneEngine(first_s=0.6)
+    tts = OrpheusTTS(engine=engine, stop_frame_timeout_s=0.2)
+    frames: list[Frame] = [*reply("Hello there."), SleepFrame(sleep=0.8)]
+    down, _ = await run(tts, frames)
+    assert not audio(down)
+    assert kinds(down).count("TTSStartedFrame") == kinds(down).count("TTSStoppedFrame") == 1
+    assert not engine.turns
+
+
+async def test_an_unusable_service_lets_replies_pass_in_silence_without_a_stall() -> None:
+    tts = OrpheusTTS(engine=ToneEngine(start_error=ModelNotFound("no such model")))
+    began = time.monotonic()
+    down, errors = await run(tts, reply(THREE))
+    assert time.monotonic() - began < 1.0
+    assert not tts.is_usable
+    assert "no such model" in errors[0].error
+    assert isinstance(down[-1], LLMFullResponseEndFrame)
+    assert not audio(down)
+    assert len([f for f in down if isinstance(f, TTSStoppedFrame)]) == 1

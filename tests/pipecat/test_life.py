@@ -1,0 +1,108 @@
+"""Loading, starting, ending."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import time
+import warnings
+
+import pytest
+from pipecat.frames.frames import EndFrame, TTSSpeakFrame, TTSUpdateSettingsFrame
+from pipecat.tests.utils import SleepFrame
+
+from orpheus_plugin.errors import EngineDied
+from orpheus_plugin.pipecat import OrpheusTTS, service
+from tests.pipecat.conversations import THREE, kinds, reply, run, text
+from tests.pipecat.tones import ToneEngine
+
+
+def test_importing_the_service_loads_no_torch_and_warns_of_nothing() -> None:
+    code = (
+        "import sys, warnings\n"
+        "import pipecat.services.tts_service\n"
+        "warnings.simplefilter('error')\n"
+        "import orpheus_plugin.pipecat\n"
+        "print(sorted({'torch', 'vllm', 'snac', 'transformers'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
+
+
+async def test_a_conversation_uses_nothing_deprecated() -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        delta = OrpheusTTS.Settings(voice="leo")
+        await run(
+            OrpheusTTS(engine=ToneEngine(), settings=OrpheusTTS.Settings(temperature=0.5)),
+            [*reply(THREE), TTSUpdateSettingsFrame(delta=delta), TTSSpeakFrame("Bye.")],
+        )
+    assert [str(w.message) for w in caught if issubclass(w.category, DeprecationWarning)] == []
+
+
+async def test_warming_readies_the_engine_every_service_of_the_process_will_use(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: dict[object, ToneEngine] = {}
+    monkeypatch.delenv("ORPHEUS_URL", raising=False)
+    monkeypatch.setattr(
+        service, "shared_engine", lambda config: made.setdefault(config, ToneEngine())
+    )
+    engine = await OrpheusTTS.warm()
+    first, second = OrpheusTTS(), OrpheusTTS()
+    assert engine is first.engine is second.engine
+    assert len(made) == 1
+    assert next(iter(made.values())).starts == 1
+    assert OrpheusTTS(model="another").engine is not engine
+
+
+async def test_an_engine_still_loading_is_said_clearly_and_taken_when_it_is_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Pipecat abandons a pipeline that is not set up in 20 s; this one starts, and says what to do."""
+    monkeypatch.setattr(service, "READY_TIMEOUT_S", 0.1)
+    tts = OrpheusTTS(engine=ToneEngine(start_s=0.4))
+    down, errors = await run(
+        tts, [TTSSpeakFrame("Too early."), SleepFrame(sleep=0.6), TTSSpeakFrame("Now.")]
+    )
+    assert "OrpheusTTS.warm()" in errors[0].error
+    assert isinstance(errors[0].exception, EngineDied)
+    assert tts.is_usable
+    assert text(down) == "Now."
+
+
+async def test_the_end_of_a_call_waits_for_what_is_being_said() -> None:
+    engine = ToneEngine(speed=10)
+    down, errors = await run(OrpheusTTS(engine=engine), [TTSSpeakFrame("Good bye then.")])
+    assert text(down) == "Good bye then."
+    assert not errors
+
+
+async def test_a_call_that_ends_within_a_reply_does_not_hang() -> None:
+    engine = ToneEngine(speed=10)
+    began = time.monotonic()
+    down, _ = await run(
+        OrpheusTTS(engine=engine),
+        [*reply(THREE)[:-1], SleepFrame(sleep=0.1), EndFrame()],
+        end=False,
+    )
+    assert time.monotonic() - began < 2
+    assert kinds(down).count("TTSStoppedFrame") == 1
+    assert not engine.turns
+
+
+async def test_an_engine_that_was_given_is_left_running() -> None:
+    engine = ToneEngine()
+    await run(OrpheusTTS(engine=engine), reply(THREE))
+    assert not engine.closed
+
+
+async def test_two_services_speak_with_one_engine_at_once() -> None:
+    engine = ToneEngine(speed=10)
+    results = await asyncio.gather(
+        *(run(OrpheusTTS(engine=engine), reply(THREE)) for _ in range(3))
+    )
+    assert [text(down) for down, _ in results] == [THREE] * 3
+    assert engine.most_live > 2
