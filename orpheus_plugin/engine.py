@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from orpheus_plugin import models
 from orpheus_plugin.errors import AtCapacity, EngineDied, InvalidOptions, OrpheusError
@@ -26,9 +26,6 @@ from orpheus_plugin.synthesis import Stages
 from orpheus_plugin.text import TextOptions
 from orpheus_plugin.turn import MAX_TEXT_CHARS, SpeechOptions, Turn, TurnEnd, TurnEvent, TurnStats
 from orpheus_plugin.vocabulary import Vocabulary
-
-if TYPE_CHECKING:
-    from orpheus_plugin.codec.batcher import CodecBatcher
 
 logger = logging.getLogger(__name__)
 
@@ -256,7 +253,8 @@ class LocalEngine:
         if self._restarting is not None:
             self._restarting.cancel()
             await asyncio.gather(self._restarting, return_exceptions=True)
-        await asyncio.gather(*(speaker.aclose() for speaker in list(self._speakers.values())))
+        closed = EngineDied("the engine was closed")
+        await asyncio.gather(*(speaker.aclose(closed) for speaker in list(self._speakers.values())))
         await self._unload()
 
     async def _unload(self) -> None:
@@ -467,7 +465,13 @@ def build_generator(
         return VllmGenerator(files.lm, vocabulary, max_streams=streams)
     from orpheus_plugin.generators.torch_llama import TorchLlama
 
-    return TorchLlama(files.lm, vocabulary, max_streams=streams, device=device)
+    return TorchLlama(
+        files.lm,
+        vocabulary,
+        max_streams=streams,
+        device=device,
+        threads=1 if device == "cpu" else None,
+    )
 
 
 def _find(config: EngineConfig) -> ModelFiles:

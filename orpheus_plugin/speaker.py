@@ -25,7 +25,7 @@ from orpheus_plugin.turn import (
     TurnStats,
     Word,
 )
-from orpheus_plugin.words import TimedWord, WordTimer
+from orpheus_plugin.words import SpeakingRate, TimedWord, WordTimer
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +74,7 @@ class Speaker:
         self._waiting: deque[tuple[Utterance, float]] = deque()
         self._live: deque[Synthesis] = deque()
         self._timer: WordTimer | None = None
+        self._rate = SpeakingRate()
         self._utterance_start = 0
         self._position = 0
         self._unread = 0
@@ -82,7 +83,6 @@ class Speaker:
         self._busy_since: float | None = None
         self._failures: list[OrpheusError] = []
         self._ended = False
-        self._cancelled = False
         self._wake = asyncio.Event()
         self._task = asyncio.create_task(self._run(), name=f"orpheus-turn-{turn_id}")
 
@@ -108,9 +108,13 @@ class Speaker:
         if before >= limit > self._unread:
             self._wake.set()
 
-    async def aclose(self) -> None:
-        """Stop at once; returns when no slot of the engine is held. Idempotent."""
-        self._cancelled = True
+    async def aclose(self, reason: OrpheusError | None = None) -> None:
+        """Stop at once; returns when no slot of the engine is held. Idempotent.
+
+        `reason` is what the caller is told, if it did not ask for this itself.
+        """
+        if reason is not None and not self._task.done():
+            self._deliver(reason)
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
@@ -121,6 +125,8 @@ class Speaker:
     # ---- the loop
 
     def _queue(self, utterances: list[Utterance]) -> None:
+        if not utterances:
+            return
         now = time.monotonic()
         self._waiting.extend((utterance, now) for utterance in utterances)
         self._wake.set()
@@ -131,13 +137,17 @@ class Speaker:
                 self._wake.clear()
                 if not self._emit():
                     return
-                pause = await self._start_next()
+                pauses = [self._release(), await self._start_next()]
                 if self._ended and not self._waiting and not self._live:
                     break
+                pause = min((pause for pause in pauses if pause is not None), default=None)
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), pause)
             if self._failures and not self._position:
                 raise self._failures[0]
+            now_s = self._position / SAMPLE_RATE
+            for word in self._cutter.leftover:
+                self._deliver(Word(word.written, now_s, now_s, self.stats.utterances))
             self._deliver(TurnEnd("done", self.stats))
         except OrpheusError as error:
             self._on_error(error)
@@ -153,10 +163,28 @@ class Speaker:
             await asyncio.gather(*(synthesis.aclose() for synthesis in live))
             self._clock_busy(busy=False)
 
+    def _release(self) -> float | None:
+        """Speak sentences held back to be joined with the next one, if the listener would run dry for them.
+
+        Returns the seconds until that must be looked at again; None: not before there is news.
+        """
+        if self._ended or self._waiting or not self.stats.utterances:
+            return None
+        if not all(synthesis.generated for synthesis in self._live):
+            return None
+        if (spare := self._ahead() - MARGIN_S) > 0:
+            return spare
+        self._queue(self._cutter.release())
+        return None
+
+    def _ahead(self) -> float:
+        """Seconds of delivered audio that a listener who plays at once has not heard yet; negative when dry."""
+        return self._dry_at - time.monotonic() if self._dry_at is not None else 0.0
+
     async def _start_next(self) -> float | None:
         """Start the next utterance if it may run now; else seconds until it may (None: when woken)."""
         while self._waiting and len(self._live) < self._look_ahead:
-            ahead = self._dry_at - time.monotonic() if self._dry_at is not None else 0.0
+            ahead = self._ahead()
             if self._live and not self._live[-1].generated and ahead < MARGIN_S:
                 return None  # its own progress wakes us
             if self._unread >= UNREAD_S * SAMPLE_RATE:
@@ -209,7 +237,7 @@ class Speaker:
     def _emit_audio(self, head: Synthesis, samples: Samples) -> bool:
         now = time.monotonic()
         if self._timer is None:
-            self._timer = WordTimer(head.utterance.words)
+            self._timer = WordTimer(head.utterance.words, rate=self._rate)
         self._emit_words(self._timer.push(samples), head.index)
         if self.stats.ttfa_s is None and self._first_text_at is not None:
             self.stats.ttfa_s = now - self._first_text_at
@@ -224,9 +252,10 @@ class Speaker:
         return self._deliver(chunk)
 
     def _emit_words(self, words: Sequence[TimedWord], utterance: int) -> None:
-        start = self._utterance_start / SAMPLE_RATE
+        offset = self._utterance_start / SAMPLE_RATE
         for word in words:
-            self._deliver(Word(word.text, start + word.start_s, start + word.end_s, utterance))
+            start, end = offset + word.start_s, offset + word.end_s
+            self._deliver(Word(word.text, start, max(start, end), utterance, word.space_after))
 
     # ---- clocks
 

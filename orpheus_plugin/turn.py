@@ -102,12 +102,14 @@ class Word:
         text: the word as it was written, punctuation included, emotion tags left out.
         start_s, end_s: seconds from the turn's first sample, estimated; starts never go back.
         utterance: index of the utterance it belongs to.
+        space_after: whether a space follows it in the text (not in Chinese, nor inside a word that was cut in two).
     """
 
     text: str
     start_s: float
     end_s: float
     utterance: int
+    space_after: bool = True
 
 
 @dataclass(slots=True)
@@ -165,7 +167,7 @@ class TurnLink(Protocol):
     def send_end(self) -> None: ...
 
     def send_cancel(self) -> Future[None]:
-        """Drop everything of this turn; the future is done when the engine holds nothing of it."""
+        """Drop everything of this turn; the future is done when the engine has let go of it (a step in flight aside)."""
         ...
 
     def consumed(self, samples: int) -> None:
@@ -246,7 +248,7 @@ class Turn:
                 self._abandon()
 
     async def cancel(self) -> None:
-        """Stop speaking; returns when the engine holds nothing of this turn. Idempotent."""
+        """Stop speaking; returns when the engine has let go of this turn, but for a step in flight. Idempotent."""
         done = self._abandon()
         if done is not None:
             await asyncio.shield(asyncio.wrap_future(done))

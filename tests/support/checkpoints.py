@@ -221,7 +221,7 @@ def crafted_checkpoint(
             json.dumps({"temperature": 0.6, "top_p": 0.8, "repetition_penalty": 1.1}), "utf-8"
         )
 
-    return _kept(("crafted", stop, hidden, layers, text), make)
+    return kept(("crafted", stop, hidden, layers, text), make)
 
 
 def random_checkpoint(*, text: int = SMALL_TEXT, seed: int = 0, **shape: Any) -> Path:
@@ -232,10 +232,10 @@ def random_checkpoint(*, text: int = SMALL_TEXT, seed: int = 0, **shape: Any) ->
         config = llama_config(size, **shape) | {"torch_dtype": "float32"}
         save_checkpoint(folder, config, random_weights(config, seed=seed, scale=0.2))
 
-    return _kept(("random", text, seed, sorted(shape.items())), make)
+    return kept(("random", text, seed, sorted(shape.items())), make)
 
 
-def _kept(key: object, make: Callable[[Path], None]) -> Path:
+def kept(key: object, make: Callable[[Path], None]) -> Path:
     """The directory of that key, made if it is not there yet; safe with several processes at once."""
     digest = hashlib.sha256(repr((_VERSION, key)).encode()).hexdigest()[:16]
     shelf = Path(tempfile.gettempdir()) / f"orpheus-test-checkpoints-{os.getuid()}"

@@ -1,0 +1,46 @@
+"""Engines for the tests: a crafted Orpheus checkpoint with a random SNAC (any token engine, no sense in what it says),
+and the bundled voice, which really speaks."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from orpheus_plugin.engine import LocalEngine
+    from orpheus_plugin.models import ModelFiles
+
+
+@pytest.fixture(scope="session")
+def crafted_files() -> ModelFiles:
+    """Well-formed frames of random codes, ending by themselves after some 50 frames; voices tara and leo."""
+    import torch
+
+    from orpheus_plugin.models import ModelFiles, ModelSpec
+    from tests.support.checkpoints import SMALL_TEXT, crafted_checkpoint
+    from tests.support.codecs import random_codec
+
+    torch.set_num_threads(1)
+    spec = ModelSpec("crafted", voices=("tara", "leo"), tags=("laugh",), licence="none")
+    return ModelFiles(spec, crafted_checkpoint(text=SMALL_TEXT), random_codec())
+
+
+@pytest.fixture
+async def crafted_engine(crafted_files: ModelFiles) -> AsyncIterator[LocalEngine]:
+    """A running engine on `crafted_files`, small enough to start in a second."""
+    from orpheus_plugin.engine import EngineConfig, LocalEngine
+
+    engine = LocalEngine(EngineConfig(device="cpu", max_turns=8), files=crafted_files)
+    await engine.start()
+    try:
+        yield engine
+    finally:
+        await engine.aclose()
