@@ -84,7 +84,10 @@ def _run_ends(
         if "\n" in text[end:after]:
             return True
         return _full_stop_ends(text, match.start(), start, after, language, final)
-    return "\n" in text[end:after] or not following.islower()
+    if "\n" in text[end:after]:
+        return True
+    # "Wait... what", "I mean... I think": hesitation goes on
+    return not following.islower() and not (run[-1] in ".…" and following == "I")
 
 
 def _full_stop_ends(

@@ -213,7 +213,7 @@ def _unmarked(text: str) -> str:
 
 
 def _without_brackets(text: str, is_last: bool) -> str:
-    text = re.sub(r"^[(\[{<]+|[\[{]", "", text)
+    text = re.sub(r"^!?[(\[{<]+|[\[{]", "", text)
     if ")" in text and "(" not in text:
         text = re.sub(r"\)+$", "" if is_last else ",", text)
         text = re.sub(r"\)+(?=[.,!?;:])", "", text)

@@ -164,6 +164,8 @@ class _English:
         unit = _UNITS.get(core.lower())
         if unit and re.fullmatch(rf"[-+~]?(?:{_NUMBER})(?:\.\d+)?", before) and core != "IN":
             return unit[0 if before == "1" else 1]
+        if core.lower() in ("am", "pm") and before[-1:].isdecimal():
+            return " ".join(core.upper())
         symbol = _CURRENCY_CODES.get(core.lower())
         if symbol and core.isupper() and before[:1].isdecimal():
             return _CURRENCIES[symbol][1]
@@ -366,6 +368,8 @@ def _plain(core: str, before: str, after: str) -> str | None:
     if not match:
         return None
     sign, whole, fraction = match.groups()
+    if len(whole) == 3 and re.fullmatch(r"\d{3}-\d{4}", after):
+        return _digits(whole)  # area code
     long_code = len(whole) >= 7 and "," not in whole
     told = before.lower() in _DIGITS_BEFORE and len(whole) >= 3
     if (

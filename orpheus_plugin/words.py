@@ -8,10 +8,13 @@ which it is believed to start.
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,14 +22,26 @@ import numpy.typing as npt
 from orpheus_plugin.utterance import SpokenWord
 
 FRAME_S = 0.01
-_PAUSE_FRAMES = 12  # silence this long is a pause; closures inside words are shorter
-_SNAP_FRAMES = 25  # silence this long lies between words even where nothing is written
-_SNAP_S = 0.2
+_PAUSE_FRAMES = 10  # silence this long is a pause; closures inside words are shorter
+_SKIP_COST = (0.0, 1.2, 5.0)  # of a boundary without a pause: no mark, comma, full stop
+_IGNORED = (1.6, 8.0)  # cost of taking a pause for none, and more for each second over 0.1 s
+_BARE = (3.0, 20.0)  # the same for a pause between words without a mark
+_MARKED = (0.0, 0.4, 0.0)  # of a pause at a comma, at a full stop
+_TRUST_S = 2.5  # expected speech that the rate known beforehand is worth
+_RATE_OFF = 0.15  # how far a voice not heard yet is from the default rate, relatively
+_MEMORY = 4  # pauses looked back at
+_BEAM = 8
+_HURRY = 0.6  # words that were held back too long follow this fast
 _SOUND_S = 0.9  # a laugh or a sigh
 _RANGE_DB = 30.0  # what is this far below the loudest speech is silence
 _QUIET_DB = -60.0
 
 _VOWELS = re.compile(r"[aeiouyаеёиоуыэюя]+")
+_UNSTRESSED_LIST = (
+    "the a an of to in and is it i you he his her for that was on at with as or but be are my your their she they we by "
+    "from"
+)
+_UNSTRESSED = frozenset(_UNSTRESSED_LIST.split())
 _BIG_PAUSE = re.compile(r"[.!?…。！？｡؟।॥][\"'”’)\]]*$")
 _SMALL_PAUSE = re.compile(r"[,;:，；：、،؛][\"'”’)\]]*$")
 
@@ -47,17 +62,17 @@ class SpeakingRate:
     Share one among the timers of a voice; it makes the first words of the next utterance more exact.
     """
 
-    def __init__(self, factor: float = 1.0, *, trust_s: float = 4.0) -> None:
+    def __init__(self, factor: float = 1.0) -> None:
         self.factor = factor
-        self._trust_s = trust_s
+        self.heard_s = 0.0
 
     def learn(self, expected_s: float, real_s: float) -> None:
         """Take in an utterance whose speech was expected to last `expected_s` and lasted `real_s`."""
         if expected_s < 0.5 or not 0.4 < real_s / expected_s < 2.5:
             return
-        total = self._trust_s + expected_s
-        self.factor = (self.factor * self._trust_s + real_s) / total
-        self._trust_s = min(total, 30.0)
+        known = self.heard_s + _TRUST_S
+        self.factor = (self.factor * known + real_s) / (known + expected_s)
+        self.heard_s = min(self.heard_s + expected_s, 30.0)
 
 
 class WordTimer:
@@ -78,27 +93,22 @@ class WordTimer:
     ) -> None:
         self._words = list(words)
         self._rate = rate or SpeakingRate()
-        self._factor = self._rate.factor
         self._speech = _SpeechFrames(sample_rate)
         self._spoken = [index for index, word in enumerate(self._words) if word.spoken]
         self._lengths = [spoken_length(self._words[index]) for index in self._spoken]
-        self._pauses = [_pause_after(self._words[index].spoken) for index in self._spoken]
         self._onsets = [0.0]  # expected speech seconds before each spoken word, and before the end
         for index, length in zip(self._spoken, self._lengths, strict=True):
             self._onsets[-1] += _SOUND_S * self._words[index].sounds_before
             self._onsets.append(self._onsets[-1] + length)
+        pauses = [0, *(pause_after(self._words[index].spoken) for index in self._spoken)]
+        self._pauses = PauseMatcher(self._onsets, pauses, self._rate)
         self._next = 0  # next spoken word to start
         self._out = 0  # next word to report
         self._clock = 0.0  # seconds of speech so far, pauses left out
-        self._anchor = 0  # a spoken word whose start is known ...
-        self._anchor_clock = 0.0  # ... and the speech clock at that start
-        self._anchored = True
-        self._start_s = 0.0  # of the newest started word
+        self._last_clock = 0.0  # when the newest word started
         self._quiet = 0  # frames of silence up to now
-        self._expected_s = 0.0  # matched so far: expected and real speech seconds
-        self._real_s = 0.0
-        self._trust_s = 2.5
         self._frame = 0
+        self._start_s = 0.0  # of the newest started word
         self._speech_end_s = 0.0
 
     def push(self, samples: npt.NDArray[np.float32]) -> list[TimedWord]:
@@ -106,19 +116,23 @@ class WordTimer:
         out: list[TimedWord] = []
         for loud in self._speech.push(samples):
             self._frame += 1
-            now = self._frame * FRAME_S
             if loud:
-                if self._quiet < _PAUSE_FRAMES and self._speech_end_s:
+                now = self._frame * FRAME_S
+                if self._quiet >= _PAUSE_FRAMES:
+                    out += self._match_pause(again=True)
+                elif self._speech_end_s:
                     self._clock += self._quiet * FRAME_S
                 self._quiet = 0
                 self._clock += FRAME_S
                 self._speech_end_s = now
-                while self._next < len(self._spoken) and self._due():
-                    out += self._start(max(now - FRAME_S, self._start_s), final=False)
+                while self._next < len(self._spoken) and self._clock >= self._pauses.due(
+                    self._next
+                ):
+                    out += self._start(max(now - FRAME_S, self._start_s))
             else:
                 self._quiet += 1
-                if self._speech_end_s and self._quiet in (_PAUSE_FRAMES, _SNAP_FRAMES):
-                    out += self._match_pause(snap=self._quiet == _SNAP_FRAMES)
+                if self._speech_end_s and self._quiet == _PAUSE_FRAMES:
+                    out += self._match_pause(again=False)
         return out
 
     def finish(self) -> list[TimedWord]:
@@ -126,58 +140,30 @@ class WordTimer:
         end_s = self._speech_end_s or self._frame * FRAME_S
         out = self._spread(len(self._spoken), end_s, closing=True)
         out += self._report_until(len(self._words), max(end_s, self._start_s), 0.0)
-        if self._onsets and self._clock:
-            self._rate.learn(self._onsets[-1], self._clock)
+        self._rate.learn(self._onsets[-1], self._clock)
         return out
 
-    # ---- the clock ----------------------------------------------------------------------------------------------
+    def _due(self) -> float:
+        """What the speech clock shows when the next word starts; words held back do not come in a burst."""
+        due = self._pauses.due(self._next)
+        if not self._next or self._pauses.starts_at(self._next):
+            return due
+        after_last = self._lengths[self._next - 1] * self._pauses.factor * _HURRY
+        return max(due, self._last_clock + after_last)
 
-    def _expected_clock(self, spoken: int) -> float:
-        return self._anchor_clock + self._factor * (
-            self._onsets[spoken] - self._onsets[self._anchor]
-        )
-
-    def _due(self) -> bool:
-        """Whether the next word starts now. Behind punctuation a pause is waited for, within reason."""
-        expected = self._expected_clock(self._next)
-        if self._next != self._anchor and self._next:
-            pause = self._pauses[self._next - 1]
-            if pause:
-                span = expected - self._anchor_clock
-                expected += min(0.1 + 0.3 * span, 0.5) if pause == 2 else min(0.2 * span, 0.15)
-        return self._clock >= expected
-
-    def _match_pause(self, *, snap: bool) -> list[TimedWord]:
-        """A pause has begun: find the word before which it stands and set the clock by it."""
-        best, best_miss = 0, 1.0
-        for spoken in range(max(self._anchor + 1, self._next - 1), len(self._spoken)):
-            expected = self._expected_clock(spoken)
-            miss = abs(expected - self._clock)
-            span = expected - self._anchor_clock
-            pause = self._pauses[spoken - 1]
-            reach = 0.15 + 0.4 * span if pause == 2 else 0.1 + 0.25 * span if pause else _SNAP_S
-            if (pause or snap) and miss / reach < best_miss:
-                best, best_miss = spoken, miss / reach
-            if expected > self._clock + 3.0:
-                break
-        if not best:
+    def _match_pause(self, *, again: bool) -> list[TimedWord]:
+        """Set the clock by a pause that has begun or, `again`, has ended and is known whole."""
+        if not self._speech_end_s:
             return []
-        expected = self._onsets[best] - self._onsets[self._anchor]
-        if self._pauses[best - 1]:
-            self._expected_s += expected
-            self._real_s += self._clock - self._anchor_clock
-            self._factor = (self._rate.factor * self._trust_s + self._real_s) / (
-                self._trust_s + self._expected_s
-            )
-        out = self._spread(best, self._speech_end_s) if best > self._next else []
-        self._anchor, self._anchor_clock = best, self._clock
-        return out
+        anchor = self._pauses.pause(self._clock, self._quiet * FRAME_S, again=again)
+        return self._spread(anchor, self._speech_end_s)
 
     # ---- reporting ----------------------------------------------------------------------------------------------
 
-    def _start(self, start_s: float, *, final: bool) -> list[TimedWord]:
+    def _start(self, start_s: float) -> list[TimedWord]:
         self._start_s = start_s
-        length = self._lengths[self._next] * self._factor
+        self._last_clock = self._clock
+        length = self._lengths[self._next] * self._pauses.factor
         index = self._spoken[self._next]
         self._next += 1
         return self._report_until(index + 1, start_s, length)
@@ -196,6 +182,7 @@ class WordTimer:
             start_s = begin_s + (self._onsets[spoken] - self._onsets[base]) * scale
             self._start_s = max(self._start_s, start_s)
             self._next = spoken + 1
+            self._last_clock = self._clock
             length = max(0.0, min(self._lengths[spoken] * scale, end_s - self._start_s))
             if closing and spoken == until - 1:
                 length = max(0.0, end_s - self._start_s)
@@ -237,6 +224,117 @@ class _SpeechFrames:
         return out
 
 
+class _Anchor(NamedTuple):
+    """A guess: this spoken word started when the speech clock stood so."""
+
+    cost: float
+    word: int
+    clock: float
+    factor: float
+
+
+class PauseMatcher:
+    """Finds where in the text the pauses of the audio stand: the cheapest assignment of pauses to word boundaries.
+
+    A boundary without a mark seldom has a pause, a full stop seldom lacks one, and the speech between two pauses
+    takes about as long as the words between two boundaries are expected to.
+    """
+
+    def __init__(self, onsets: Sequence[float], pauses: Sequence[int], rate: SpeakingRate) -> None:
+        self._onsets = onsets
+        self._kinds = pauses  # before each spoken word: 2 full stop, 1 comma, 0 nothing
+        self._prior = rate.factor
+        self._trust_s = _TRUST_S + min(rate.heard_s, 8.0)
+        self._skipped = list(accumulate((_SKIP_COST[kind] for kind in pauses), initial=0.0))
+        self._layers: list[list[_Anchor]] = [[_Anchor(0.0, 0, 0.0, rate.factor)]]
+        self._ignored: list[float] = [0.0]  # cost of taking each pause for none
+        self._best = self._layers[0][0]
+
+    @property
+    def factor(self) -> float:
+        """Real seconds of speech for each expected second, as heard so far."""
+        return self._best.factor
+
+    def starts_at(self, word: int) -> bool:
+        """Whether the last pause stands directly before this word."""
+        return word == self._best.word
+
+    def due(self, word: int) -> float:
+        """What the speech clock shows when this word starts. Behind a mark a pause is waited for, within reason."""
+        best = self._best
+        span = best.factor * (self._onsets[word] - self._onsets[best.word])
+        if word == best.word:
+            return best.clock
+        kind = self._kinds[word]
+        wait = min(0.4 + 0.5 * span, 1.5) if kind == 2 else min(0.25 * span, 0.3) if kind else 0.0
+        return best.clock + span + wait
+
+    def pause(self, clock: float, length_s: float, *, again: bool) -> int:
+        """Take in a pause, or `again` the last one with its final length; returns the word that comes behind it.
+
+        If the pause is best taken for none, that is the word of the last pause that was one.
+        """
+        if again and len(self._layers) > 1:
+            self._layers.pop()
+            self._ignored.pop()
+        layer: dict[int, _Anchor] = {}
+        passed = 0.0
+        for earlier, ignored in zip(
+            reversed(self._layers[-_MEMORY:]), reversed(self._ignored[-_MEMORY:]), strict=True
+        ):
+            for anchor in earlier:
+                self._reach(anchor, passed, clock, length_s, layer)
+            passed += ignored
+        self._layers.append(sorted(layer.values())[:_BEAM])
+        self._ignored.append(_IGNORED[0] + min(_IGNORED[1] * max(0.0, length_s - 0.1), 10.0))
+        self._best = self._cheapest()
+        return self._best.word
+
+    def _reach(
+        self,
+        anchor: _Anchor,
+        passed: float,
+        clock: float,
+        length_s: float,
+        layer: dict[int, _Anchor],
+    ) -> None:
+        """Extend a guess by each word that may stand behind a pause at this clock."""
+        real = clock - anchor.clock
+        rate_off = _RATE_OFF * math.sqrt(_TRUST_S / (self._trust_s + self._onsets[anchor.word]))
+        for word in range(anchor.word + 1, len(self._onsets) - 1):
+            expected = anchor.factor * (self._onsets[word] - self._onsets[anchor.word])
+            deviation = math.hypot(0.05, 0.075 * math.sqrt(word - anchor.word), rate_off * expected)
+            off = (real - expected) / deviation
+            if off > 3.5:
+                continue
+            if off < -3.5:
+                break
+            kind = self._kinds[word]
+            cost = anchor.cost + passed + 0.5 * off * off + math.log(deviation / 0.05)
+            cost += self._skipped[word] - self._skipped[anchor.word + 1]
+            cost += (
+                2.0 + min(8.0 * max(0.0, length_s - 0.12), 5.0) if not kind else 0.3 * (2 - kind)
+            )
+            if word not in layer or cost < layer[word].cost:
+                factor = (self._prior * self._trust_s + clock) / (
+                    self._trust_s + self._onsets[word]
+                )
+                layer[word] = _Anchor(cost, word, clock, factor)
+
+    def _cheapest(self) -> _Anchor:
+        passed = 0.0
+        best = self._best
+        best_cost = math.inf
+        for layer, ignored in zip(
+            reversed(self._layers[-_MEMORY:]), reversed(self._ignored[-_MEMORY:]), strict=True
+        ):
+            for anchor in layer[:1]:
+                if anchor.cost + passed < best_cost:
+                    best, best_cost = anchor, anchor.cost + passed
+            passed += ignored
+        return best
+
+
 def spoken_length(word: SpokenWord) -> float:
     """Seconds a word is expected to take, pauses left out, at the default speaking rate."""
     return sum(_part_length(part) for part in word.spoken.split()) or 0.05
@@ -263,11 +361,16 @@ def _part_length(part: str) -> float:
         syllables = len(_VOWELS.findall(plain))
         if syllables > 1 and plain.endswith("e") and not plain.endswith(("le", "ee")):
             syllables -= 1
-        seconds += 0.02 + 0.11 * max(1, syllables) + 0.027 * len(latin)
+        if syllables > 1 and re.search(r"[^td]ed$", plain):
+            syllables -= 1
+        seconds += 0.06 + 0.07 * max(1, syllables) + 0.03 * len(latin)
+        if latin in _UNSTRESSED:
+            seconds -= 0.075
     return seconds
 
 
-def _pause_after(spoken: str) -> int:
+def pause_after(spoken: str) -> int:
+    """2 for the pause of a full stop, 1 for that of a comma, else 0."""
     if _BIG_PAUSE.search(spoken):
         return 2
     return 1 if _SMALL_PAUSE.search(spoken) else 0
