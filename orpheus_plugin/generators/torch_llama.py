@@ -171,13 +171,15 @@ class TorchLlama:
             while True:
                 await request.news.wait()
                 request.news.clear()
+                # More may come while the consumer holds a chunk: what it was told is what counts.
                 ids, request.arrived = request.arrived, []
-                if request.finish is not None or ids:
-                    yield TokenChunk(ids, request.finish)
-                if request.finish is not None:
+                finish, error = request.finish, request.error
+                if finish is not None or ids:
+                    yield TokenChunk(ids, finish)
+                if finish is not None:
                     return
-                if request.error is not None:
-                    raise request.error
+                if error is not None:
+                    raise error
         finally:
             del self._requests[request.request_id]
             if request.finish is None:

@@ -1,0 +1,296 @@
+"""What every token generator must do, whatever runs behind it.
+
+To put another one under test, append to GENERATORS: an async context manager that takes a model directory and its
+vocabulary and gives a started generator.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from orpheus_plugin.errors import EngineDied, InvalidOptions
+from orpheus_plugin.generators.base import Finish, Sampling, TokenChunk, TokenGenerator
+from orpheus_plugin.generators.torch_llama import TorchLlama
+from orpheus_plugin.vocabulary import Vocabulary
+from tests.support.checkpoints import crafted_checkpoint
+
+Make = Callable[[Path, Vocabulary], AbstractAsyncContextManager[TokenGenerator]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A generator under test.
+
+    Attributes:
+        make: starts it on a checkpoint.
+        sampling: the options of most tests; for engines whose sampler is slow on a CPU, cheaper ones.
+        seeded: whether equal seeds give equal ids for single requests.
+    """
+
+    make: Make
+    sampling: Sampling = Sampling(seed=1)  # noqa: RUF009 - frozen
+    seeded: bool = True
+
+
+@asynccontextmanager
+async def torch_llama(model_dir: Path, vocabulary: Vocabulary) -> AsyncIterator[TokenGenerator]:
+    generator = TorchLlama(model_dir, vocabulary, max_streams=8, threads=1)
+    await generator.start()
+    try:
+        yield generator
+    finally:
+        await generator.aclose()
+
+
+GENERATORS: list[Any] = [
+    pytest.param(Case(torch_llama), id="torch_llama"),
+]
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+WAIT = 60  # seconds; only a generator that hangs ever waits so long
+
+
+@pytest.fixture(scope="module", params=GENERATORS)
+def case(request: pytest.FixtureRequest) -> Case:
+    found: Case = request.param
+    return found
+
+
+@pytest.fixture(scope="module")
+def checkpoint() -> Path:
+    return crafted_checkpoint(stop=0.05)
+
+
+@pytest.fixture(scope="module")
+def vocabulary(checkpoint: Path) -> Vocabulary:
+    return Vocabulary.load(checkpoint)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def generator(
+    case: Case, checkpoint: Path, vocabulary: Vocabulary
+) -> AsyncIterator[TokenGenerator]:
+    async with case.make(checkpoint, vocabulary) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def prompt(vocabulary: Vocabulary) -> list[int]:
+    return vocabulary.prompt("tara", "Hello there.")
+
+
+async def collect(stream: AsyncIterator[TokenChunk]) -> tuple[list[int], Finish]:
+    """All ids of a request and how it ended, after checking the shape of its chunks."""
+    ids: list[int] = []
+    finish: Finish | None = None
+    async for chunk in stream:
+        assert finish is None, "a chunk after the last one"
+        assert len(chunk.ids) or chunk.finish, "an empty chunk that is not the last"
+        ids += chunk.ids
+        finish = chunk.finish
+    assert finish is not None
+    return ids, finish
+
+
+def assert_frames(vocabulary: Vocabulary, ids: list[int]) -> None:
+    """Ids of slots 0, 1, 2, ... 6, 0, ... and nothing else."""
+    slots = [place[0] if (place := vocabulary.slot_and_code(i)) else None for i in ids]
+    assert slots == [n % 7 for n in range(len(ids))]
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(WAIT):
+        while not holds():  # noqa: ASYNC110 - a generator has no event for it
+            await asyncio.sleep(0.005)
+
+
+async def test_it_is_a_token_generator(generator: TokenGenerator) -> None:
+    assert isinstance(generator, TokenGenerator)
+    assert generator.running == 0
+
+
+async def test_a_request_ends_by_itself_with_whole_frames_and_without_the_stop_id(
+    generator: TokenGenerator, case: Case, vocabulary: Vocabulary, prompt: list[int]
+) -> None:
+    ids, finish = await collect(
+        generator.generate(prompt, replace(case.sampling, max_tokens=1900), "whole")
+    )
+    assert finish == "stop"
+    assert len(ids) % 7 == 0
+    assert ids
+    assert_frames(vocabulary, ids)
+
+
+@pytest.mark.parametrize("limit", [1, 5, 14])
+async def test_max_tokens_is_exact_and_finishes_with_length(
+    generator: TokenGenerator, case: Case, vocabulary: Vocabulary, prompt: list[int], limit: int
+) -> None:
+    # At temperature 5 the crafted stop id is as unlikely as any other.
+    options = replace(case.sampling, max_tokens=limit, temperature=5.0)
+    ids, finish = await collect(generator.generate(prompt, options, f"limit{limit}"))
+    assert (len(ids), finish) == (limit, "length")
+
+
+async def test_equal_seeds_give_equal_ids_and_others_do_not(
+    generator: TokenGenerator, case: Case, prompt: list[int]
+) -> None:
+    if not case.seeded:
+        pytest.skip("this generator promises nothing for seeds")
+
+    async def run(seed: int, name: str) -> list[int]:
+        options = replace(case.sampling, seed=seed, max_tokens=21)
+        return (await collect(generator.generate(prompt, options, name)))[0]
+
+    first, again, other = [await run(seed, name) for seed, name in ((7, "a"), (7, "b"), (8, "c"))]
+    assert first == again
+    assert first != other
+
+
+async def test_temperature_zero_is_greedy(
+    generator: TokenGenerator, case: Case, prompt: list[int]
+) -> None:
+    options = replace(case.sampling, temperature=0.0, seed=None, max_tokens=14)
+    first = await collect(generator.generate(prompt, options, "greedy1"))
+    assert first == await collect(generator.generate(prompt, options, "greedy2"))
+
+
+async def test_thirty_two_requests_at_once_each_get_their_own_frames(
+    generator: TokenGenerator, case: Case, vocabulary: Vocabulary
+) -> None:
+    async def run(number: int) -> None:
+        await asyncio.sleep(number * 0.002)
+        text = vocabulary.prompt("tara", "Hello. " * (1 + number % 5))
+        options = replace(case.sampling, seed=None, max_tokens=35 + number)
+        ids, finish = await collect(generator.generate(text, options, f"many{number}"))
+        assert_frames(vocabulary, ids)
+        assert finish == ("length" if len(ids) == 35 + number else "stop")
+
+    async with asyncio.timeout(WAIT):
+        await asyncio.gather(*(run(number) for number in range(32)))
+    await until(lambda: generator.running == 0)
+
+
+async def test_ids_arrive_while_others_are_still_to_come(
+    generator: TokenGenerator, case: Case, prompt: list[int]
+) -> None:
+    stream = generator.generate(prompt, replace(case.sampling, max_tokens=700), "early")
+    first = await anext(stream)
+    assert len(first.ids) < 100
+    await collect(stream)
+
+
+async def test_a_consumer_that_comes_late_misses_nothing(
+    generator: TokenGenerator, case: Case, vocabulary: Vocabulary, prompt: list[int]
+) -> None:
+    options = replace(case.sampling, max_tokens=70)
+    stream = generator.generate(prompt, options, "late")
+    first = await anext(stream)
+    await until(lambda: generator.running == 0)
+    rest, finish = await collect(stream)
+    assert_frames(vocabulary, [*first.ids, *rest])
+    assert finish in ("length", "stop")
+
+
+async def test_closing_the_iterator_frees_the_place(
+    generator: TokenGenerator, case: Case, prompt: list[int]
+) -> None:
+    options = replace(case.sampling, max_tokens=1900, temperature=5.0)
+    stream = generator.generate(prompt, options, "closed")
+    await anext(stream)
+    assert generator.running == 1
+    await stream.aclose()  # type: ignore[attr-defined]
+    await until(lambda: generator.running == 0)
+    # Its name is free again at once.
+    assert await collect(generator.generate(prompt, replace(options, max_tokens=3), "closed"))
+
+
+async def test_cancelling_the_consumer_frees_the_place(
+    generator: TokenGenerator, case: Case, prompt: list[int]
+) -> None:
+    options = replace(case.sampling, max_tokens=1900, temperature=5.0)
+    tasks = [
+        asyncio.create_task(collect(generator.generate(prompt, options, f"cancelled{n}")))
+        for n in range(4)
+    ]
+    await until(lambda: generator.running == 4)
+    for task in tasks:
+        task.cancel()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert all(isinstance(result, asyncio.CancelledError) for result in results)
+    await until(lambda: generator.running == 0)
+
+
+async def test_an_iterator_that_is_never_started_holds_nothing(
+    generator: TokenGenerator, case: Case, prompt: list[int]
+) -> None:
+    stream = generator.generate(prompt, case.sampling, "unused")
+    await stream.aclose()  # type: ignore[attr-defined]
+    assert generator.running == 0
+    await collect(generator.generate(prompt, replace(case.sampling, max_tokens=2), "unused"))
+
+
+async def test_bad_requests_are_refused_and_others_go_on_unharmed(
+    generator: TokenGenerator, case: Case, vocabulary: Vocabulary, prompt: list[int]
+) -> None:
+    good = asyncio.create_task(
+        collect(generator.generate(prompt, replace(case.sampling, max_tokens=70), "good"))
+    )
+    await until(lambda: generator.running == 1 or good.done())
+    for number, (ids, options) in enumerate(
+        (
+            ([], case.sampling),
+            ([*prompt, -1], case.sampling),
+            ([*prompt, vocabulary.size], case.sampling),
+            (prompt * 400, case.sampling),
+            (prompt, replace(case.sampling, temperature=-1.0)),
+            (prompt, replace(case.sampling, temperature=float("nan"))),
+            (prompt, replace(case.sampling, top_p=0.0)),
+            (prompt, replace(case.sampling, top_p=1.5)),
+            (prompt, replace(case.sampling, repetition_penalty=0.0)),
+            (prompt, replace(case.sampling, max_tokens=0)),
+        )
+    ):
+        with pytest.raises(InvalidOptions):
+            await collect(generator.generate(ids, options, f"bad{number}"))
+    ids, _ = await good
+    assert_frames(vocabulary, ids)
+
+
+async def test_a_request_id_in_use_is_refused(
+    generator: TokenGenerator, case: Case, prompt: list[int]
+) -> None:
+    options = replace(case.sampling, max_tokens=1900, temperature=5.0)
+    stream = generator.generate(prompt, options, "twice")
+    await anext(stream)
+    with pytest.raises(InvalidOptions, match="twice"):
+        await collect(generator.generate(prompt, case.sampling, "twice"))
+    await stream.aclose()  # type: ignore[attr-defined]
+    await until(lambda: generator.running == 0)
+
+
+async def test_closing_the_generator_ends_what_runs_with_an_error(
+    case: Case, checkpoint: Path, vocabulary: Vocabulary, prompt: list[int]
+) -> None:
+    async with case.make(checkpoint, vocabulary) as generator:
+        options = replace(case.sampling, max_tokens=1900, temperature=5.0)
+        tasks = [
+            asyncio.create_task(collect(generator.generate(prompt, options, f"running{n}")))
+            for n in range(3)
+        ]
+        await until(lambda: generator.running == 3)
+        await generator.aclose()
+        await generator.aclose()
+        async with asyncio.timeout(WAIT):
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(result) for result in results] == [EngineDied] * 3
+        assert generator.running == 0
+        with pytest.raises(EngineDied):
+            await collect(generator.generate(prompt, case.sampling, "after"))
