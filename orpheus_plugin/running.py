@@ -1,0 +1,100 @@
+"""The speech servers of this user on this machine: each leaves a record in the cache directory while it runs.
+
+A record holds an address and, for a server that was started for its user, the key made for it; so the directory and
+the files are the user's alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class RunningServer:
+    """Where a server listens.
+
+    Attributes:
+        url: http://host:port or unix:///path.
+        model: the model as it was asked for.
+        device: the device as it was asked for.
+        pid: its process.
+        api_key: the key clients of this user send; None when it wants none or was given one by its operator.
+    """
+
+    url: str
+    model: str
+    device: str
+    pid: int
+    api_key: str | None = field(default=None, repr=False)
+
+
+def state_dir() -> Path:
+    """The package's directory in the platform's cache directory, made if missing, closed to other users."""
+    if override := os.environ.get("ORPHEUS_STATE_DIR"):
+        base = Path(override)
+    elif sys.platform == "win32":
+        base = (
+            Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData/Local") / "orpheus_plugin"
+        )
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library/Caches/orpheus_plugin"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "orpheus_plugin"
+    base.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with contextlib.suppress(OSError):
+        base.chmod(0o700)
+    return base
+
+
+def records() -> list[RunningServer]:
+    """Servers whose process still lives, the newest first. Whether they answer is for the caller to see."""
+    found: list[tuple[float, RunningServer]] = []
+    for path in state_dir().glob("server-*.json"):
+        try:
+            server = RunningServer(**json.loads(path.read_text("utf-8")))
+            if _alive(server.pid):
+                found.append((path.stat().st_mtime, server))
+            else:
+                path.unlink(missing_ok=True)
+        except (OSError, ValueError, TypeError):
+            continue
+    return [server for _, server in sorted(found, key=lambda item: item[0], reverse=True)]
+
+
+@contextlib.contextmanager
+def recorded(server: RunningServer) -> Iterator[None]:
+    """Leave the record for as long as the block runs. A disk that takes none costs only being found."""
+    path: Path | None = None
+    try:
+        path = state_dir() / f"server-{server.pid}.json"
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".record-")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(asdict(server), file)
+        Path(temporary).replace(path)
+    except OSError:
+        path = None
+    try:
+        yield
+    finally:
+        if path is not None:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+
+
+def _alive(pid: int) -> bool:
+    if sys.platform == "win32":
+        return True  # os.kill would end it; a record of a dead server is found out by asking it
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,56 @@
+"""`/healthz`: the process lives. `/readyz`: it takes turns. `/metrics`: Prometheus."""
+
+from __future__ import annotations
+
+import statistics
+
+from aiohttp import web
+
+from orpheus_plugin.server.service import SpeechService
+from orpheus_plugin.version import __version__
+
+PRODUCT = "orpheus_plugin"
+
+
+def add_routes(app: web.Application, service: SpeechService) -> None:
+    async def healthz(request: web.Request) -> web.Response:
+        return web.json_response(_state(service))
+
+    async def readyz(request: web.Request) -> web.Response:
+        state = _state(service)
+        return web.json_response(state, status=200 if state["ready"] else 503)
+
+    async def metrics(request: web.Request) -> web.Response:
+        body = service.metrics.render()
+        if body is None:
+            return web.Response(
+                status=501,
+                text='metrics need prometheus-client: pip install "orpheus_plugin[server]"\n',
+            )
+        return web.Response(
+            body=body, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+        )
+
+    app.router.add_get("/healthz", healthz)
+    app.router.add_get("/readyz", readyz)
+    app.router.add_get("/metrics", metrics)
+
+
+def _state(service: SpeechService) -> dict[str, object]:
+    health = service.engine.health()
+    ttfa = service.recent_ttfa
+    return {
+        "server": PRODUCT,
+        "version": __version__,
+        "ready": service.ready and health.ready and not service.draining.is_set(),
+        "draining": service.draining.is_set(),
+        "model": health.model,
+        "generator": health.generator,
+        "voices": list(service.engine.voices),
+        "active_turns": health.active_turns,
+        "max_turns": health.max_turns,
+        "connections": service.connections,
+        "ttfa_p50_s": statistics.median(ttfa) if ttfa else None,
+        "restarts": health.restarts,
+        "error": health.error,
+    }

@@ -1,0 +1,55 @@
+"""Errors as HTTP answers, in the shape OpenAI's clients expect; other clients read the status."""
+
+from __future__ import annotations
+
+import logging
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from orpheus_plugin.errors import OrpheusError
+
+logger = logging.getLogger(__name__)
+
+_STATUS = {
+    "invalid_options": 400,
+    "unknown_voice": 400,
+    "text_too_long": 400,
+    "bad_message": 400,
+    "unauthorized": 401,
+    "timed_out": 408,
+    "at_capacity": 429,
+    "engine_died": 503,
+    "connection_failed": 503,
+    "shutting_down": 503,
+}
+
+
+def error_response(error: OrpheusError) -> web.Response:
+    status = _STATUS.get(error.code, 500)
+    return web.json_response(
+        {
+            "error": {
+                "message": error.message,
+                "type": "invalid_request_error" if status < 429 else "server_error",
+                "code": error.code,
+                "param": None,
+            }
+        },
+        status=status,
+        headers={"Retry-After": "1"} if error.retryable else None,
+    )
+
+
+@web.middleware
+async def errors_as_responses(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Our errors get their status; anything else is logged here and told without its insides."""
+    try:
+        return await handler(request)
+    except OrpheusError as error:
+        return error_response(error)
+    except (web.HTTPException, ConnectionError):
+        raise
+    except Exception:
+        logger.exception("a request failed", extra={"path": request.path})
+        return error_response(OrpheusError("internal error; the server's log has it"))

@@ -1,0 +1,114 @@
+"""Who may speak with the server: key, origin, host, and where it may listen."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import ipaddress
+import logging
+from collections.abc import Collection
+from urllib.parse import urlsplit
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from orpheus_plugin.errors import InvalidOptions
+from orpheus_plugin.server.service import Limits
+
+logger = logging.getLogger(__name__)
+
+OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/api/build_info"})
+"""Answered without a key: they tell no secret and start no work."""
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def check_bind(host: str, *, api_key: str | None, insecure: bool) -> None:
+    """Raises InvalidOptions for an address that others reach while nothing asks them for a key."""
+    if not is_loopback(host) and not api_key and not insecure:
+        raise InvalidOptions(
+            f"listening on {host} lets others in: give --api-key (or ORPHEUS_API_KEY), or --insecure to serve"
+            " everyone who can reach it"
+        )
+
+
+def given_key(request: web.Request) -> str:
+    """The key a client sent, wherever its protocol puts it; "" if none."""
+    authorization = request.headers.get("Authorization", "")
+    scheme, _, credentials = authorization.partition(" ")
+    if credentials and scheme.lower() in ("bearer", "api-key"):
+        return credentials.strip()
+    return (
+        request.headers.get("kyutai-api-key")
+        or request.headers.get("x-api-key")
+        or request.query.get("auth_id", "")
+    )
+
+
+def guard(*, api_key: str | None, loopback_only: bool, origins: Collection[str] = ()) -> Middleware:
+    """A middleware that lets in whoever has the key; before any upgrade, and in the same time for every wrong key.
+
+    Browsers reach loopback too: a page of another origin is refused, and without a key so is a name that someone made
+    point to this machine (DNS rebinding).
+    """
+    expected = api_key.encode() if api_key else None
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if not _origin_allowed(request, origins):
+            return _no(403, "requests from other origins are not allowed")
+        if expected is None:
+            if loopback_only and not _host_is_loopback(request):
+                return _no(403, "this server answers to localhost only")
+        elif request.path not in OPEN_PATHS and not hmac.compare_digest(
+            given_key(request).encode("utf-8", "surrogateescape"), expected
+        ):
+            await asyncio.sleep(0.05)
+            return _no(401, "a valid API key is needed", **{"WWW-Authenticate": "Bearer"})
+        return await handler(request)
+
+    return check
+
+
+def _origin_allowed(request: web.Request, origins: Collection[str]) -> bool:
+    origin = request.headers.get("Origin")
+    if origin is None or origin in origins:
+        return True
+    try:
+        return urlsplit(origin).netloc == request.headers.get("Host")
+    except ValueError:
+        return False
+
+
+def _host_is_loopback(request: web.Request) -> bool:
+    if request.transport is not None and not isinstance(
+        request.transport.get_extra_info("peername"), tuple
+    ):
+        return True  # a Unix socket: the file system says who may connect
+    try:
+        name = urlsplit(f"//{request.headers.get('Host', '')}").hostname
+    except ValueError:
+        return False
+    return name is not None and is_loopback(name)
+
+
+def _no(status: int, message: str, **headers: str) -> web.Response:
+    body = {"error": {"message": message, "type": "invalid_request_error", "code": str(status)}}
+    return web.json_response(body, status=status, headers=headers)
+
+
+def speech_websocket(limits: Limits) -> web.WebSocketResponse:
+    """A websocket with the server's limits; uncompressed, so that no small message becomes a large one."""
+    return web.WebSocketResponse(
+        heartbeat=limits.heartbeat_s,
+        max_msg_size=limits.message_bytes + 1,
+        compress=False,
+        timeout=2.0,
+    )

@@ -1,0 +1,266 @@
+"""The one desk every protocol goes to: opens turns within the server's limits, counts them, ends those that hang."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from orpheus_plugin.engine import SpeechEngine
+from orpheus_plugin.errors import AtCapacity, EngineDied, OrpheusError
+from orpheus_plugin.server.metrics import Metrics
+from orpheus_plugin.turn import AudioChunk, SpeechOptions, Turn, TurnEnd, TurnEvent, TurnStats
+from orpheus_plugin.wire import MAX_MESSAGE_BYTES, ShuttingDown, TurnTimedOut
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What clients may cost.
+
+    Attributes:
+        connections: websockets and speech requests open at once.
+        turns_per_connection: turns one native connection may have open.
+        message_bytes: longest websocket message or request body.
+        turn_idle_s: a turn in which nothing moves for so long, text in or audio out, is ended.
+        turn_total_s: longest life of a turn.
+        connection_idle_s: a native connection without a turn for so long is closed.
+        heartbeat_s: websockets are pinged this often; without an answer in half of it they are closed.
+    """
+
+    connections: int = 512
+    turns_per_connection: int = 128
+    message_bytes: int = MAX_MESSAGE_BYTES
+    turn_idle_s: float = 120.0
+    turn_total_s: float = 1800.0
+    connection_idle_s: float = 3600.0
+    heartbeat_s: float = 10.0
+
+
+class SpeechService:
+    """The engine as the protocols see it.
+
+    Attributes:
+        ready: the engine is warm; before that every door answers 503.
+        draining: the server ends: running turns go on, new ones are refused.
+    """
+
+    def __init__(
+        self,
+        engine: SpeechEngine,
+        *,
+        limits: Limits | None = None,
+        metrics: Metrics | None = None,
+        max_text_chars: int,
+        log_text: bool = False,
+    ) -> None:
+        self.engine = engine
+        self.limits = limits or Limits()
+        self.metrics = metrics or Metrics()
+        self.max_text_chars = max_text_chars
+        self.ready = False
+        self.draining = asyncio.Event()
+        self.last_used = time.monotonic()
+        self.recent_ttfa: list[float] = []
+        self._log_text = log_text
+        self._turns: set[ServedTurn] = set()
+        self._connections = 0
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self.metrics.watch(self)
+
+    # ---- connections
+
+    @property
+    def connections(self) -> int:
+        return self._connections
+
+    @contextlib.contextmanager
+    def connection(self) -> Iterator[None]:
+        """Count a client in. Raises AtCapacity when there are too many, ShuttingDown, or EngineDied before readiness."""
+        if self.draining.is_set():
+            raise ShuttingDown("the server is shutting down")
+        if not self.ready:
+            raise EngineDied("the model is still being loaded; try again in a moment")
+        if self._connections >= self.limits.connections:
+            raise AtCapacity(f"all {self.limits.connections} connections of this server are in use")
+        self._connections += 1
+        try:
+            yield
+        finally:
+            self._connections -= 1
+            self.last_used = time.monotonic()
+
+    # ---- turns
+
+    def open(self, protocol: str, options: SpeechOptions) -> ServedTurn:
+        """A turn for one client; drive it inside `async with`. Raises what the engine raises, and ShuttingDown."""
+        try:
+            if self.draining.is_set():
+                raise ShuttingDown("the server is shutting down")
+            turn = self.engine.open_turn(options)
+        except OrpheusError as error:
+            self.metrics.refused(protocol, error.code)
+            raise
+        served = ServedTurn(self, turn, protocol)
+        self._turns.add(served)
+        self._empty.clear()
+        return served
+
+    def _closed(self, served: ServedTurn, outcome: str) -> None:
+        self._turns.discard(served)
+        if not self._turns:
+            self._empty.set()
+        self.last_used = time.monotonic()
+        if served.ttfa_s is not None:
+            self.recent_ttfa = [*self.recent_ttfa[-99:], served.ttfa_s]
+        self.metrics.finished(served.protocol, outcome, served.ttfa_s, served.stats)
+        logger.info(
+            "turn ended",
+            extra={
+                "turn": served.id,
+                "protocol": served.protocol,
+                "outcome": outcome,
+                "ttfa_s": served.ttfa_s,
+                "audio_s": served.stats.audio_s,
+                "chars": served.chars,
+                **({"text": served.text} if self._log_text else {}),
+            },
+        )
+
+    @property
+    def log_text(self) -> bool:
+        return self._log_text
+
+    @property
+    def active_turns(self) -> int:
+        return len(self._turns)
+
+    def turns_by_protocol(self) -> dict[str, int]:
+        counts: dict[str, int] = {}
+        for served in self._turns:
+            counts[served.protocol] = counts.get(served.protocol, 0) + 1
+        return counts
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Refuse new turns and wait for the running ones. False if some were still speaking at the end of it."""
+        self.draining.set()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._empty.wait()
+        except TimeoutError:
+            return False
+        return True
+
+
+class ServedTurn:
+    """A turn on the server. One task drives it inside `async with`: it reads the events and sends them on.
+
+    When nothing moves for too long the driving task is interrupted, wherever it waits, and `async with` raises
+    TurnTimedOut. Leaving it frees the engine.
+    """
+
+    def __init__(self, service: SpeechService, turn: Turn, protocol: str) -> None:
+        self.id = turn.id
+        self.protocol = protocol
+        self.stats = TurnStats()
+        self.ttfa_s: float | None = None
+        self.chars = 0
+        self._pieces: list[str] | None = [] if service.log_text else None
+        self._service = service
+        self._turn = turn
+        self._first_text_at: float | None = None
+        self._ends_at = asyncio.get_running_loop().time() + service.limits.turn_total_s
+        self._scope: asyncio.Timeout | None = None
+        self._outcome = "cancelled"
+        self._samples = 0
+
+    @property
+    def text(self) -> str:
+        return "".join(self._pieces or ())
+
+    # ---- in
+
+    def push_text(self, text: str) -> None:
+        self._turn.push_text(text)
+        if self._first_text_at is None and text:
+            self._first_text_at = time.monotonic()
+        self.chars += len(text)
+        if self._pieces is not None:
+            self._pieces.append(text)
+        self.touch()
+
+    def flush(self) -> None:
+        self._turn.flush()
+        self.touch()
+
+    def end(self) -> None:
+        self._turn.end()
+        self.touch()
+
+    def touch(self) -> None:
+        """Something moved: the idle time starts anew."""
+        if self._scope is not None and not self._scope.expired():
+            idle = asyncio.get_running_loop().time() + self._service.limits.turn_idle_s
+            self._scope.reschedule(min(idle, self._ends_at))
+
+    # ---- out
+
+    async def __aiter__(self) -> AsyncIterator[TurnEvent]:
+        async for event in self._turn:
+            self.touch()
+            if isinstance(event, AudioChunk):
+                self._note_audio(event)
+            elif isinstance(event, TurnEnd):
+                self.stats = event.stats
+                self._outcome = event.reason
+            yield event
+
+    def _note_audio(self, chunk: AudioChunk) -> None:
+        if self.ttfa_s is None and self._first_text_at is not None:
+            self.ttfa_s = time.monotonic() - self._first_text_at
+        self._samples += chunk.samples
+        self.stats.audio_s = self._samples / 24_000
+
+    # ---- life
+
+    async def __aenter__(self) -> Self:
+        self._scope = asyncio.timeout(self._service.limits.turn_idle_s)
+        await self._scope.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        assert self._scope is not None
+        try:
+            await self._scope.__aexit__(kind, error, trace)
+        except TimeoutError:
+            self._outcome = TurnTimedOut.code
+            limits = self._service.limits
+            raise TurnTimedOut(
+                f"nothing moved for {limits.turn_idle_s:g} s, or the turn lasted {limits.turn_total_s:g} s"
+            ) from None
+        finally:
+            if isinstance(error, OrpheusError):
+                self._outcome = error.code
+            await self.close()
+
+    async def close(self) -> None:
+        """Free the engine; for a turn that is never driven. Idempotent."""
+        service = self._service
+        if self not in service._turns:
+            return
+        try:
+            await self._turn.cancel()
+        finally:
+            service._closed(self, self._outcome)

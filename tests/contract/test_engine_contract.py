@@ -1,0 +1,239 @@
+"""What every SpeechEngine promises, wherever the model runs: one suite over LocalEngine and RemoteEngine."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Sequence
+
+import numpy as np
+import pytest
+
+from orpheus_plugin.client import RemoteEngine
+from orpheus_plugin.engine import EngineConfig, LocalEngine, SpeechEngine
+from orpheus_plugin.errors import AtCapacity, EngineDied, TextTooLong, TurnClosed, UnknownVoice
+from orpheus_plugin.models import ModelFiles
+from orpheus_plugin.turn import AudioChunk, SpeechOptions, Turn, TurnEnd, TurnEvent, Word
+from tests.support.servers import serving
+
+TEXT = "The quick brown fox jumps over the lazy dog. It does so every single day. Why is that?"
+MAX_TURNS = 4
+
+
+@pytest.fixture(params=["local", "remote"])
+async def engine(
+    request: pytest.FixtureRequest, crafted_files: ModelFiles
+) -> AsyncIterator[SpeechEngine]:
+    local = LocalEngine(EngineConfig(device="cpu", max_turns=MAX_TURNS), files=crafted_files)
+    if request.param == "local":
+        await local.start()
+        yield local
+        await local.aclose()
+        return
+    async with serving(local) as server:
+        remote = RemoteEngine(server.url)
+        await remote.start()
+        yield remote
+        await remote.aclose()
+
+
+async def read(turn: Turn) -> list[TurnEvent]:
+    async with asyncio.timeout(60):
+        return [event async for event in turn]
+
+
+async def speak(engine: SpeechEngine, text: str, **options: object) -> list[TurnEvent]:
+    async with engine.open_turn(SpeechOptions(**options)) as turn:  # type: ignore[arg-type]
+        turn.push_text(text)
+        turn.end()
+        return await read(turn)
+
+
+def pcm(events: Sequence[TurnEvent]) -> bytes:
+    return b"".join(event.pcm for event in events if isinstance(event, AudioChunk))
+
+
+async def settle(engine: SpeechEngine) -> None:
+    """Until nothing speaks; a remote engine hears of it within a second."""
+    async with asyncio.timeout(5):
+        while engine.health().active_turns:
+            await asyncio.sleep(0.02)
+
+
+async def test_events_come_in_order_and_end_once(engine: SpeechEngine) -> None:
+    events = await speak(engine, TEXT, seed=3)
+    *before, end = events
+    assert isinstance(end, TurnEnd)
+    assert end.reason == "done"
+    assert not any(isinstance(event, TurnEnd) for event in before)
+    position = 0
+    for event in before:
+        if isinstance(event, AudioChunk):
+            assert event.position == position
+            assert event.samples > 0
+            position += event.samples
+        else:
+            assert isinstance(event, Word)
+            assert event.start_s >= position / 24_000 - 1e-6
+    assert [event.text for event in before if isinstance(event, Word)] == TEXT.split()
+    assert end.stats.audio_s == pytest.approx(position / 24_000)
+    assert end.stats.tokens > 0
+    assert end.stats.ttfa_s is not None
+    assert end.stats.text_chars == len(TEXT)
+
+
+async def test_a_seed_repeats_its_audio(engine: SpeechEngine) -> None:
+    """Up to the last bit: how pieces fall into batches changes the order of additions."""
+    first, again = [
+        np.frombuffer(pcm(await speak(engine, "Hello there, my friend.", seed=11)), "<i2").astype(
+            int
+        )
+        for _ in range(2)
+    ]
+    assert len(first) == len(again) > 0
+    assert np.abs(first - again).max() <= 3
+
+
+async def test_turns_at_once_do_not_mix(engine: SpeechEngine) -> None:
+    texts = ["One two three four.", "Alpha beta gamma delta.", "Red green blue."]
+    alone = [pcm(await speak(engine, text, seed=n)) for n, text in enumerate(texts)]
+    together = await asyncio.gather(*(speak(engine, text, seed=n) for n, text in enumerate(texts)))
+    for text, events in zip(texts, together, strict=True):
+        assert [event.text for event in events if isinstance(event, Word)] == text.split()
+    assert [len(pcm(events)) for events in together] == [len(audio) for audio in alone]
+
+
+async def test_deltas_are_joined_as_they_come(engine: SpeechEngine) -> None:
+    async with engine.open_turn() as turn:
+        for at in range(0, len(TEXT), 3):
+            turn.push_text(TEXT[at : at + 3])
+            await asyncio.sleep(0)
+        turn.end()
+        words = [event.text for event in await read(turn) if isinstance(event, Word)]
+    assert words == TEXT.split()
+
+
+async def test_flush_speaks_what_is_there_and_the_turn_goes_on(engine: SpeechEngine) -> None:
+    async with engine.open_turn() as turn:
+        turn.push_text("Hi")
+        turn.flush()
+        events = turn.__aiter__()
+        async with asyncio.timeout(30):
+            while not isinstance(await anext(events), AudioChunk):
+                pass
+        turn.push_text(" there.")
+        turn.end()
+        words = []
+        async with asyncio.timeout(30):
+            async for event in events:
+                if isinstance(event, Word):
+                    words.append(event.text)
+        assert "there." in words
+
+
+async def test_no_text_is_a_turn_without_audio(engine: SpeechEngine) -> None:
+    for text in ("", "   "):
+        events = await speak(engine, text)
+        assert len(events) == 1
+        assert isinstance(events[0], TurnEnd)
+        assert events[0].reason == "done"
+
+
+async def test_cancel_ends_the_reading_and_frees_the_engine(engine: SpeechEngine) -> None:
+    turn = engine.open_turn()
+    turn.push_text(TEXT * 5)
+    reading = asyncio.create_task(read(turn))
+    await asyncio.sleep(0.3)
+    async with asyncio.timeout(5):
+        await turn.cancel()
+        events = await reading
+    assert isinstance(events[-1], TurnEnd)
+    assert events[-1].reason == "cancelled"
+    await turn.cancel()
+    await settle(engine)
+    with pytest.raises(TurnClosed):
+        turn.push_text("more")
+
+
+async def test_leaving_the_iterator_frees_the_engine(engine: SpeechEngine) -> None:
+    async with engine.open_turn() as turn:
+        turn.push_text(TEXT * 5)
+        turn.end()
+        async for event in turn:
+            if isinstance(event, AudioChunk):
+                break
+    await settle(engine)
+    assert (await speak(engine, "And on it goes."))[-1].reason == "done"  # type: ignore[union-attr]
+
+
+async def test_an_unknown_voice_is_refused_at_once_and_case_does_not_matter(
+    engine: SpeechEngine,
+) -> None:
+    assert engine.voices == ("tara", "leo")
+    assert engine.check_voice(None) == "tara"
+    assert engine.check_voice("LEO") == "leo"
+    for call in (engine.check_voice, lambda voice: engine.open_turn(SpeechOptions(voice=voice))):
+        with pytest.raises(UnknownVoice, match="tara, leo"):
+            call("nobody")
+
+
+async def test_too_much_text_is_refused_before_any_of_it_is_spoken(engine: SpeechEngine) -> None:
+    async with engine.open_turn() as turn:
+        with pytest.raises(TextTooLong):
+            turn.push_text("x" * 6_145)
+        turn.push_text("Short enough.")
+        turn.end()
+        assert (await read(turn))[-1].reason == "done"  # type: ignore[union-attr]
+
+
+async def test_one_turn_too_many_is_refused_and_the_others_speak_on(engine: SpeechEngine) -> None:
+    turns = [engine.open_turn() for _ in range(MAX_TURNS)]
+    with pytest.raises(AtCapacity):  # at opening here, at reading from a server
+        extra = engine.open_turn()
+        extra.push_text("No room.")
+        extra.end()
+        await read(extra)
+    for turn in turns:
+        turn.push_text("There is room.")
+        turn.end()
+    for events in await asyncio.gather(*(read(turn) for turn in turns)):
+        assert isinstance(events[-1], TurnEnd)
+    await settle(engine)
+    assert pcm(await speak(engine, "Room again."))
+
+
+async def test_any_event_loop_may_open_turns(engine: SpeechEngine) -> None:
+    sizes: list[int] = []
+
+    def elsewhere() -> None:
+        sizes.append(len(pcm(asyncio.run(speak(engine, "From another loop.")))))
+
+    threads = [threading.Thread(target=elsewhere) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    here = await speak(engine, "From this loop.")
+    for thread in threads:
+        await asyncio.to_thread(thread.join, 30)
+    assert pcm(here)
+    assert len(sizes) == 2
+    assert all(sizes)
+
+
+async def test_health_counts_turns(engine: SpeechEngine) -> None:
+    health = engine.health()
+    assert health.ready
+    assert health.model == "crafted"
+    assert (health.active_turns, health.max_turns) == (0, MAX_TURNS)
+    turn = engine.open_turn()
+    async with asyncio.timeout(3):
+        while engine.health().active_turns != 1:
+            await asyncio.sleep(0.02)
+    await turn.cancel()
+    await settle(engine)
+
+
+async def test_a_closed_engine_opens_no_turns(engine: SpeechEngine) -> None:
+    await engine.aclose()
+    await engine.aclose()
+    with pytest.raises(EngineDied):
+        engine.open_turn()

@@ -1,0 +1,295 @@
+"""RemoteEngine against servers that come, go and misbehave. What it shares with LocalEngine is in the contract suite."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import socket
+import subprocess
+import sys
+import threading
+import warnings
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+from aiohttp import web
+
+from orpheus_plugin import wire
+from orpheus_plugin.client import Address, RemoteEngine, websocket_url
+from orpheus_plugin.engine import SpeechEngine
+from orpheus_plugin.errors import ConnectionFailed, ModelNotFound, UnknownVoice
+from orpheus_plugin.turn import AudioChunk, SpeechOptions, Turn, TurnEnd, TurnEvent
+from tests.support.servers import RunningTestServer, serving
+
+TEXT = "The quick brown fox jumps over the lazy dog. And so on it goes."
+
+
+@pytest.fixture
+async def remote(server: RunningTestServer) -> AsyncIterator[RemoteEngine]:
+    engine = RemoteEngine(server.url)
+    await engine.start()
+    yield engine
+    await engine.aclose()
+
+
+async def read(turn: Turn, seconds: float = 20) -> list[TurnEvent]:
+    async with asyncio.timeout(seconds):
+        return [event async for event in turn]
+
+
+async def speak(engine: SpeechEngine, text: str = TEXT) -> list[TurnEvent]:
+    async with engine.open_turn() as turn:
+        turn.push_text(text)
+        turn.end()
+        return await read(turn)
+
+
+async def settle(condition: Callable[[], bool], seconds: float = 5) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+async def test_many_turns_use_one_connection(
+    server: RunningTestServer, remote: RemoteEngine
+) -> None:
+    await asyncio.gather(*(speak(remote, "Hello.") for _ in range(6)))
+    assert server.service.connections == 1
+
+
+async def test_a_turn_may_be_opened_before_the_first_connection(server: RunningTestServer) -> None:
+    engine = RemoteEngine(server.url)
+    try:
+        assert engine.voices == ()
+        assert engine.check_voice("anyone") == "anyone"
+        events = await speak(engine)
+        assert isinstance(events[-1], TurnEnd)
+        with pytest.raises(UnknownVoice):
+            engine.check_voice("anyone")
+    finally:
+        await engine.aclose()
+
+
+async def test_a_voice_the_server_lacks_is_told_by_the_turn(server: RunningTestServer) -> None:
+    engine = RemoteEngine(server.url)
+    try:
+        turn = engine.open_turn(SpeechOptions(voice="nobody"))
+        with pytest.raises(UnknownVoice, match="tara, leo"):
+            await read(turn)
+    finally:
+        await engine.aclose()
+
+
+async def test_start_says_why_there_is_no_connection() -> None:
+    engine = RemoteEngine(f"127.0.0.1:{free_port()}", connect_timeout_s=0.3)
+    try:
+        with pytest.raises(ConnectionFailed, match="cannot reach"):
+            await engine.start()
+        assert not engine.health().ready
+        assert "cannot reach" in (engine.health().error or "")
+        turn = engine.open_turn()
+        turn.push_text("Is anyone there?")
+        with pytest.raises(ConnectionFailed, match="cannot reach"):
+            await read(turn, 3)
+    finally:
+        await engine.aclose()
+
+
+async def test_a_wrong_key_is_told_at_once_and_not_tried_for_long(engine: SpeechEngine) -> None:
+    async with serving(engine, api_key="right") as server:
+        for key in (None, "wrong", "right\u00e9"):
+            wrong = RemoteEngine(server.url, api_key=key)
+            with pytest.raises(wire.Unauthorized):
+                await asyncio.wait_for(wrong.start(), 2)
+            await wrong.aclose()
+        right = RemoteEngine(server.url, api_key="right")
+        assert (await speak(right))[-1].reason == "done"  # type: ignore[union-attr]
+        await right.aclose()
+
+
+async def test_a_server_of_another_kind_is_told(engine: SpeechEngine) -> None:
+    app = web.Application()
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    host, port = runner.addresses[0][:2]
+    remote = RemoteEngine(f"http://{host}:{port}", connect_timeout_s=0.3)
+    with pytest.raises(ConnectionFailed, match="no Orpheus server"):
+        await remote.start()
+    await remote.aclose()
+    await runner.cleanup()
+
+
+async def test_a_broken_connection_fails_its_turns_and_the_next_turn_has_a_new_one(
+    server: RunningTestServer, remote: RemoteEngine
+) -> None:
+    turn = remote.open_turn()
+    turn.push_text(TEXT * 5)
+    events = turn.__aiter__()
+    while not isinstance(await anext(events), AudioChunk):
+        pass
+    connection = remote._connection
+    assert connection is not None
+    transport = connection._ws._response.connection.transport  # type: ignore[union-attr]
+    assert remote._loop is not None
+    remote._loop.call_soon_threadsafe(transport.abort)  # type: ignore[union-attr]
+    with pytest.raises(ConnectionFailed, match="lost"):
+        async with asyncio.timeout(5):
+            async for _ in events:
+                pass
+    await settle(lambda: not server.service.active_turns)
+    assert (await speak(remote))[-1].reason == "done"  # type: ignore[union-attr]
+
+
+async def test_a_turn_opened_while_the_server_restarts_is_spoken_when_it_is_back(
+    engine: SpeechEngine,
+) -> None:
+    port = free_port()
+    async with serving(engine, port=port):
+        remote = RemoteEngine(f"127.0.0.1:{port}")
+        await remote.start()
+    await settle(lambda: not remote.health().ready)
+    speaking = asyncio.create_task(speak(remote))
+    await asyncio.sleep(0.3)
+    assert not speaking.done()
+    async with serving(engine, port=port):
+        assert (await speaking)[-1].reason == "done"  # type: ignore[union-attr]
+        await remote.aclose()
+
+
+async def test_a_server_that_ends_lets_the_turn_end_and_the_next_goes_to_its_successor(
+    engine: SpeechEngine,
+) -> None:
+    port = free_port()
+    async with serving(engine, port=port) as old:
+        remote = RemoteEngine(f"127.0.0.1:{port}")
+        turn = remote.open_turn()
+        turn.push_text(TEXT * 4)
+        turn.end()
+        events = turn.__aiter__()
+        while not isinstance(await anext(events), AudioChunk):
+            pass
+        old.server.stop()
+        await settle(lambda: not remote.health().ready)
+        async with serving(engine, port=port):
+            next_turn = asyncio.create_task(speak(remote))
+            last = None
+            async with asyncio.timeout(20):
+                async for event in events:
+                    last = event
+            assert isinstance(last, TurnEnd)
+            assert last.reason == "done"
+            assert (await next_turn)[-1].reason == "done"  # type: ignore[union-attr]
+            await remote.aclose()
+
+
+async def test_closing_ends_what_is_being_read(
+    server: RunningTestServer, remote: RemoteEngine
+) -> None:
+    turn = remote.open_turn()
+    turn.push_text(TEXT * 5)
+    reading = asyncio.create_task(read(turn))
+    await asyncio.sleep(0.2)
+    await remote.aclose()
+    with pytest.raises(Exception, match="closed"):
+        await reading
+    await settle(lambda: not server.service.active_turns)
+    await turn.cancel()
+
+
+async def test_a_caller_whose_loop_ended_leaves_nothing_on_the_server(
+    server: RunningTestServer, remote: RemoteEngine
+) -> None:
+    def abandon() -> None:
+        async def begin() -> None:
+            turn = remote.open_turn()
+            turn.push_text(TEXT * 20)
+            await asyncio.sleep(0.2)
+
+        asyncio.run(begin())
+
+    thread = threading.Thread(target=abandon)
+    thread.start()
+    await asyncio.to_thread(thread.join)
+    await settle(lambda: not server.service.active_turns)
+
+
+async def test_where_the_server_is_may_be_asked_anew(engine: SpeechEngine) -> None:
+    asked = 0
+    url = f"http://127.0.0.1:{free_port()}"
+
+    async def locate() -> Address:
+        nonlocal asked
+        asked += 1
+        return Address(url)
+
+    remote = RemoteEngine(None, locate=locate)
+    starting = asyncio.create_task(remote.start())
+    await settle(lambda: asked > 1)
+    async with serving(engine) as server:
+        url = server.url
+        await starting
+        assert remote.health().ready
+        await remote.aclose()
+
+
+async def test_an_error_while_locating_is_the_error_of_start() -> None:
+    async def locate() -> Address:
+        raise ModelNotFound("no such model")
+
+    remote = RemoteEngine(None, locate=locate)
+    with pytest.raises(ModelNotFound):
+        await asyncio.wait_for(remote.start(), 2)
+    await remote.aclose()
+
+
+async def test_nothing_is_left_behind(server: RunningTestServer) -> None:
+    before = threading.active_count()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ResourceWarning)
+        for _ in range(3):
+            engine = RemoteEngine(server.url)
+            await speak(engine, "Hello.")
+            await engine.aclose()
+        gc.collect()
+    await settle(lambda: not server.service.connections)
+    assert threading.active_count() <= before + 1  # asyncio's own worker thread
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("localhost:8089", "ws://localhost:8089/v1/turns"),
+        ("http://10.0.0.1:8089/", "ws://10.0.0.1:8089/v1/turns"),
+        ("https://tts.example.org/orpheus", "wss://tts.example.org/orpheus/v1/turns"),
+        ("ws://[::1]:8089/v1/turns", "ws://[::1]:8089/v1/turns"),
+        ("unix:///run/orpheus.sock", "ws://localhost/v1/turns"),
+    ],
+)
+def test_addresses(given: str, expected: str) -> None:
+    url, connector = websocket_url(given)
+    assert url == expected
+    assert (connector is not None) == given.startswith("unix")
+
+
+@pytest.mark.parametrize("given", ["ftp://x", "http://", "http://h:port", "unix://", ""])
+def test_what_is_no_address_is_a_mistake_where_it_is_made(given: str) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        RemoteEngine(given)
+
+
+def test_importing_the_client_loads_no_model_code() -> None:
+    code = (
+        "import sys, orpheus_plugin.client as c; "
+        "print([m for m in ('torch', 'vllm', 'transformers', 'tokenizers', 'av', 'prometheus_client') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

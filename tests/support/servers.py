@@ -1,0 +1,80 @@
+"""A real server on a free loopback port, around an engine of the test's own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from orpheus_plugin.engine import EngineHealth, SpeechEngine
+from orpheus_plugin.server.app import Server, make_app
+from orpheus_plugin.server.service import Limits, SpeechService
+from orpheus_plugin.turn import MAX_TEXT_CHARS, SpeechOptions, Turn
+
+
+class KeptOpen:
+    """An engine that outlives whoever closes it."""
+
+    def __init__(self, engine: SpeechEngine) -> None:
+        self._engine = engine
+
+    async def aclose(self) -> None:
+        pass
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    if TYPE_CHECKING:
+
+        async def start(self) -> None: ...
+        def open_turn(self, options: SpeechOptions | None = None) -> Turn: ...
+        def check_voice(self, voice: str | None) -> str | None: ...
+        @property
+        def voices(self) -> tuple[str, ...]: ...
+        def health(self) -> EngineHealth: ...
+
+
+@dataclass
+class RunningTestServer:
+    url: str
+    service: SpeechService
+    server: Server
+    task: asyncio.Task[int]
+
+    @property
+    def ws_url(self) -> str:
+        return self.url.replace("http", "ws", 1)
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rsplit(":", 1)[1])
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    engine: SpeechEngine,
+    *,
+    limits: Limits | None = None,
+    api_key: str | None = None,
+    port: int = 0,
+    drain_s: float = 5.0,
+    **app_options: object,
+) -> AsyncIterator[RunningTestServer]:
+    """The engine behind all doors, until the block ends; the engine is closed with it, unless it is KeptOpen."""
+    service = SpeechService(engine, limits=limits, max_text_chars=MAX_TEXT_CHARS)
+    app = make_app(service, api_key=api_key, **app_options)  # type: ignore[arg-type]
+    server = Server(service, app, port=port, drain_s=drain_s)
+    task = asyncio.create_task(server.run())
+    try:
+        async with asyncio.timeout(60):
+            while not service.ready:
+                if task.done():
+                    await task
+                await asyncio.sleep(0.01)
+        yield RunningTestServer(server.url, service, server, task)
+    finally:
+        server.stop()
+        server.stop()
+        await asyncio.wait_for(asyncio.gather(task, return_exceptions=True), 20)
