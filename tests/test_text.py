@@ -285,7 +285,7 @@ def test_what_is_not_spoken_rides_along_in_the_transcript() -> None:
     assert cutter.flush() == []
     assert cutter.leftover == (SpokenWord("😀", ""),)
     assert [w.written for w in [*cutter.push("Hi"), *cutter.flush()][0].words] == ["😀", "Hi"]
-    assert cutter.leftover == ()
+    assert not cutter.leftover
 
 
 def test_half_characters_are_joined() -> None:
