@@ -93,6 +93,8 @@ class TorchLlama:
             self._device = torch.device(device)
         except RuntimeError as error:
             raise InvalidOptions(f"no device {device!r}") from error
+        if self._device.type == "cuda" and not torch.cuda.is_available():
+            raise InvalidOptions(f"device {device!r}: torch finds no CUDA GPU on this machine")
         on_cpu = self._device.type == "cpu"
         if isinstance(dtype, str):
             named = getattr(torch, dtype, None)
@@ -118,8 +120,7 @@ class TorchLlama:
     async def start(self) -> None:
         """Load the weights and draw one id, on another thread. May be called again after `aclose` or a death.
 
-        Raises ModelNotFound, BadCheckpoint (also for weights that give no finite numbers), or EngineDied (no memory, no
-        such device).
+        Raises ModelNotFound, BadCheckpoint (also for weights that give no finite numbers), or EngineDied (no memory).
         """
         if self._worker is not None:
             return
@@ -226,7 +227,7 @@ class TorchLlama:
                 model = Llama(shape, weights, streams=places, context=context, dtype=inner)
                 sampler = Sampler(self._max_streams, context, self._device)
                 self._warm_up(model, sampler)
-        except (RuntimeError, MemoryError) as error:  # out of memory, or no such device
+        except (RuntimeError, MemoryError) as error:  # out of memory, most likely
             what = str(error).strip().partition("\n")[0]
             raise EngineDied(
                 f"the model could not be loaded onto {self._device}: {what}"

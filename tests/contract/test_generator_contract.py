@@ -108,7 +108,7 @@ def assert_frames(vocabulary: Vocabulary, ids: list[int]) -> None:
 
 async def until(holds: Callable[[], bool]) -> None:
     async with asyncio.timeout(WAIT):
-        while not holds():  # noqa: ASYNC110 - a generator has no event for it
+        while not holds():
             await asyncio.sleep(0.005)
 
 
