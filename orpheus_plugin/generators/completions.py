@@ -85,6 +85,35 @@ class Server:
         return self.base.removesuffix("/v1") + "/health"
 
 
+@dataclass(eq=False, slots=True)
+class _Request:
+    """One generation: its task fills it, its iterator empties it."""
+
+    request_id: str
+    prompt: list[int]
+    sampling: Sampling
+    ids: list[int] = field(default_factory=list)  # arrived and not handed on
+    begun: bool = False
+    finish: Finish | None = None
+    error: OrpheusError | None = None
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def put(self, ids: list[int], finish: Finish | None) -> None:
+        self.begun = self.begun or bool(ids)
+        self.ids += ids
+        self.finish = finish
+        self.news.set()
+
+    def fail(self, error: OrpheusError | None) -> None:
+        if self.finish is None and self.error is None:
+            self.error = error
+            self.news.set()
+
+    @property
+    def over(self) -> bool:
+        return self.finish is not None or self.error is not None
+
+
 class CompletionsGenerator:
     """A TokenGenerator on one or several servers of the same model.
 
@@ -118,9 +147,8 @@ class CompletionsGenerator:
         self._decode = decode or cast("Decode | None", getattr(vocabulary, "decode", None))
         self._session: aiohttp.ClientSession | None = None
         self._looking: asyncio.Task[None] | None = None
-        self._requests: set[str] = set()
-        # aiohttp's session, when closed, leaves those waiting who read one of these.
-        self._responses: set[aiohttp.ClientResponse] = set()
+        self._requests: dict[str, _Request] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
         self._turn = itertools.count()
 
     # ---- life
@@ -162,14 +190,18 @@ class CompletionsGenerator:
         if looking is not None:
             looking.cancel()
             await asyncio.gather(looking, return_exceptions=True)
-        for response in list(self._responses):
-            response.close()
+        for request in self._requests.values():
+            request.fail(EngineDied("the connection to the token servers was closed"))
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         if session is not None:
             await session.close()
 
     @property
     def running(self) -> int:
-        return len(self._requests)
+        """Requests sent and, as far as was heard, not over."""
+        return sum(not request.over for request in self._requests.values())
 
     async def _meet(self, server: Server) -> None:
         """Ask a server for its models."""
@@ -223,40 +255,57 @@ class CompletionsGenerator:
         self._alive()
         prompt = checked_prompt(prompt_ids, self._vocabulary.size)
         check_sampling(sampling)
-        return self._stream(prompt, sampling, request_id)
+        return self._stream(_Request(request_id, prompt, sampling))
 
-    async def _stream(
-        self, prompt: list[int], sampling: Sampling, request_id: str
-    ) -> AsyncGenerator[TokenChunk, None]:
-        """The request on one server after the other, until one gives an id."""
-        if request_id in self._requests:
-            raise InvalidOptions(f"request {request_id!r} is already running")
-        self._requests.add(request_id)
+    async def _stream(self, request: _Request) -> AsyncGenerator[TokenChunk, None]:
+        """The request's ids. A task of its own reads them, so that a busy consumer does not hold up the server."""
+        if request.request_id in self._requests:
+            raise InvalidOptions(f"request {request.request_id!r} is already running")
+        self._requests[request.request_id] = request
+        task = asyncio.create_task(self._run(request), name=f"orpheus-{request.request_id}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
         try:
-            failure: OrpheusError | None = None
+            while True:
+                await request.news.wait()
+                request.news.clear()
+                ids, finish, error = request.ids, request.finish, request.error
+                request.ids = []  # more may come while the consumer has these
+                if ids or finish is not None:
+                    yield TokenChunk(ids, finish)
+                if finish is not None:
+                    return
+                if error is not None:
+                    raise error
+        finally:
+            del self._requests[request.request_id]
+            if request.finish is None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
+    async def _run(self, request: _Request) -> None:
+        """Bring the request to one server after the other, until one gives an id."""
+        failure: OrpheusError | None = None
+        try:
             for server in self._in_order():
-                chunks = self._on(server, prompt, sampling, request_id)
-                begun = False
+                server.running += 1
                 try:
-                    async with contextlib.aclosing(chunks):
-                        async for chunk in chunks:
-                            begun = True
-                            yield chunk
+                    await self._ask(server, request)
                     return
                 except (AtCapacity, ConnectionFailed) as error:
-                    if self._session is None:
-                        raise EngineDied(
-                            "the connection to the token servers was closed"
-                        ) from error
                     server.healthy = server.healthy and isinstance(error, AtCapacity)
-                    if begun:
-                        raise
-                    if failure is None or isinstance(error, AtCapacity):
+                    if failure is None or request.begun or isinstance(error, AtCapacity):
                         failure = error
-            assert failure is not None
-            raise failure
-        finally:
-            self._requests.discard(request_id)
+                    if request.begun:
+                        break
+                finally:
+                    server.running -= 1
+        except OrpheusError as error:
+            failure = error
+        except Exception as error:  # a bug of ours must not leave the consumer waiting
+            failure = GenerationFailed(f"internal error while reading tokens: {error!r}")
+            failure.__cause__ = error
+        request.fail(failure)
 
     def _in_order(self) -> list[Server]:
         """Healthy servers first, the least loaded of them first, equals in turn."""
@@ -264,30 +313,16 @@ class CompletionsGenerator:
         turned = self.servers[shift:] + self.servers[:shift]
         return sorted(turned, key=lambda server: (not server.healthy, server.running))
 
-    async def _on(
-        self, server: Server, prompt: list[int], sampling: Sampling, request_id: str
-    ) -> AsyncGenerator[TokenChunk, None]:
-        """The request on one server."""
-        server.running += 1
+    async def _ask(self, server: Server, request: _Request) -> None:
+        """The request on one server, to its end."""
         try:
             async with contextlib.AsyncExitStack() as stack:
-                response = await self._post(server, stack, prompt, sampling, request_id)
-                reading = self._read(server, response)
-                async with contextlib.aclosing(reading):
-                    async for chunk in reading:
-                        yield chunk
+                await self._read(server, await self._post(server, stack, request), request)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise ConnectionFailed(f"{server.base}: {_said(error)}") from error
-        finally:
-            server.running -= 1
 
     async def _post(
-        self,
-        server: Server,
-        stack: contextlib.AsyncExitStack,
-        prompt: list[int],
-        sampling: Sampling,
-        request_id: str,
+        self, server: Server, stack: contextlib.AsyncExitStack, request: _Request
     ) -> aiohttp.ClientResponse:
         """The answer to the request, of status 200, closed by `stack`."""
         as_text = self.options.prompt == "text" or (
@@ -296,11 +331,11 @@ class CompletionsGenerator:
         while True:
             response = await self._alive().post(
                 f"{server.base}/completions",
-                json=self._body(server, self._text(prompt) if as_text else prompt, sampling),
-                headers={"X-Request-Id": request_id},
+                json=self._body(server, request, as_text),
+                headers={"X-Request-Id": request.request_id},
             )
-            self._responses.add(response)
-            stack.callback(self._let_go, response)
+            # Unless it was read to its end, the connection goes with it: that aborts the request.
+            stack.callback(response.close)
             if response.status == 200:
                 if self.options.prompt == "auto":
                     server.takes_ids = not as_text
@@ -318,15 +353,11 @@ class CompletionsGenerator:
             logger.info("%s refuses a prompt of ids (%s), trying text", server.base, said)
             as_text = True
 
-    def _let_go(self, response: aiohttp.ClientResponse) -> None:
-        self._responses.discard(response)
-        response.close()  # unless it was read to its end, the connection goes with it: that aborts the request
-
-    def _body(self, server: Server, prompt: list[int] | str, sampling: Sampling) -> dict[str, Any]:
-        vocabulary = self._vocabulary
+    def _body(self, server: Server, request: _Request, as_text: bool) -> dict[str, Any]:
+        vocabulary, sampling = self._vocabulary, request.sampling
         body: dict[str, Any] = {
             "model": server.model or "orpheus",
-            "prompt": prompt,
+            "prompt": self._text(request.prompt) if as_text else request.prompt,
             "stream": True,
             "max_tokens": sampling.max_tokens,
             "temperature": sampling.temperature,
@@ -351,9 +382,9 @@ class CompletionsGenerator:
         return self._decode(prompt)
 
     async def _read(
-        self, server: Server, response: aiohttp.ClientResponse
-    ) -> AsyncGenerator[TokenChunk, None]:
-        """The ids of an answer, up to its end or the stop id."""
+        self, server: Server, response: aiohttp.ClientResponse, request: _Request
+    ) -> None:
+        """Hand on the ids of an answer, up to its end or the stop id."""
         stop = self._vocabulary.end_of_speech
         events = EventReader()
         text = TokenText(self._vocabulary.audio_base - 10)
@@ -369,7 +400,7 @@ class CompletionsGenerator:
                 ids += given if given is not None else text.push(choice.get("text") or "")
                 finish = choice.get("finish_reason") or finish
             if stop in ids:
-                yield TokenChunk(ids[: ids.index(stop)], "stop")
+                request.put(ids[: ids.index(stop)], "stop")
                 return
             if finish is not None:
                 if finish == "length" and text.lost and not text.found:
@@ -377,15 +408,13 @@ class CompletionsGenerator:
                         f"{server.base} sends text without <custom_token_N>, such as {text.lost!r}: it must either"
                         " support return_token_ids or show special tokens"
                     )
-                yield TokenChunk(ids, _finish(server, finish))
-                with contextlib.suppress(
-                    TimeoutError, aiohttp.ClientError
-                ):  # read to the end, the connection is then used again
+                request.put(ids, _finish(server, finish))
+                with contextlib.suppress(TimeoutError, aiohttp.ClientError):
                     async with asyncio.timeout(0.25):
-                        await response.read()
+                        await response.read()  # to the end, so that the connection is used again
                 return
             if ids:
-                yield TokenChunk(ids)
+                request.put(ids, None)
         raise ConnectionFailed(f"{server.base} broke off in the middle of an answer")
 
 

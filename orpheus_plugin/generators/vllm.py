@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.metadata
 import importlib.util
 import json
 import logging
@@ -30,16 +29,14 @@ from orpheus_plugin.errors import (
     InvalidOptions,
     ModelNotFound,
 )
+from orpheus_plugin.generators import vllm_head
 from orpheus_plugin.generators.base import Finish, Sampling, TokenChunk
 from orpheus_plugin.generators.checks import check_sampling, checked_prompt
-from orpheus_plugin.vocabulary import CODES, SLOTS, Vocabulary
+from orpheus_plugin.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 
 TESTED_VLLM = "0.32"
-HEAD_ARCHITECTURE = "OrpheusForCausalLM"
-HEAD_PLUGIN = "orpheus_head"
-"""Name of the entry point in group `vllm.general_plugins` that runs `register_head` in each of vLLM's processes."""
 
 _ENVIRONMENT = {
     # Forking a process that has threads, an event loop and perhaps CUDA breaks in ways that show much later.
@@ -161,12 +158,19 @@ class VllmGenerator:
 
     @property
     def running(self) -> int:
-        """Requests handed to vLLM and not over."""
-        return len(self._requests)
+        """Requests handed to vLLM and not over, running or waiting for a place."""
+        return 0 if self._engine is None else int(self._engine.get_num_unfinished_requests())
+
+    @property
+    def engine(self) -> Any:
+        """vLLM's AsyncLLM, for what this class does not offer; None while stopped."""
+        return self._engine
 
     def _build(self) -> Any:
         """The engine, on a worker thread."""
-        config = _read_config(self._model_dir)
+        config = _read_config(
+            self._model_dir, self.options.engine_args.get("load_format") != "dummy"
+        )
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         try:
@@ -212,14 +216,8 @@ class VllmGenerator:
         if not eager:
             args["cudagraph_capture_sizes"] = graph_sizes(options.max_streams)
         if options.restricted_head and config.get("architectures") == ["LlamaForCausalLM"]:
-            if _head_installed():
-                args["hf_overrides"] = {
-                    "architectures": [HEAD_ARCHITECTURE],
-                    "orpheus_head_rows": [
-                        min(self._vocabulary.end_of_speech, self._vocabulary.audio_base),
-                        self._vocabulary.audio_base + SLOTS * CODES,
-                    ],
-                }
+            if vllm_head.installed():
+                args["hf_overrides"] = vllm_head.overrides(self._vocabulary)
             else:
                 logger.warning(
                     "The restricted head needs this package installed with its entry points; the whole head is in use"
@@ -323,27 +321,10 @@ class VllmGenerator:
             raise InvalidOptions(f"sampling options: {error}") from error
 
 
-def register_head() -> None:
-    """Make the restricted head known to vLLM; an entry point runs it in each of vLLM's processes. Imports no model."""
-    from vllm import ModelRegistry
-
-    if HEAD_ARCHITECTURE not in ModelRegistry.get_supported_archs():
-        ModelRegistry.register_model(
-            HEAD_ARCHITECTURE, f"orpheus_plugin.generators.vllm_head:{HEAD_ARCHITECTURE}"
-        )
-
-
 def graph_sizes(max_streams: int) -> list[int]:
     """Batch sizes worth a CUDA graph: every batch runs in the next larger one. Each costs start time and memory."""
     sizes = [1, 2, 4, *range(8, 65, 8), *range(80, max_streams + 1, 16)]
     return [size for size in sizes if size < max_streams] + [max_streams]
-
-
-def _head_installed() -> bool:
-    allowed = os.environ.get("VLLM_PLUGINS")
-    if allowed is not None and HEAD_PLUGIN not in allowed.split(","):
-        return False
-    return HEAD_PLUGIN in importlib.metadata.entry_points(group="vllm.general_plugins").names
 
 
 def _finish(reason: str | None) -> Finish:
@@ -370,7 +351,7 @@ def _coarsen(engine: Any, request_id: str, interval: int) -> None:
         logger.debug("vLLM's stream interval cannot be changed within a request", exc_info=True)
 
 
-def _read_config(model_dir: Path) -> dict[str, Any]:
+def _read_config(model_dir: Path, weights_needed: bool) -> dict[str, Any]:
     if not model_dir.is_dir():
         raise ModelNotFound(f"{model_dir} is not a directory")
     path = model_dir / "config.json"
@@ -381,7 +362,7 @@ def _read_config(model_dir: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or not config.get("architectures"):
         raise BadCheckpoint(f"{path}: names no architecture")
     weights = sorted(model_dir.glob("*.safetensors"))
-    if not weights:
+    if weights_needed and not weights:
         raise BadCheckpoint(f"{model_dir}: no *.safetensors")
     for file in weights:
         _check_complete(file)
@@ -457,4 +438,4 @@ def _discard(building: asyncio.Future[Any]) -> None:
     asyncio.get_running_loop().run_in_executor(None, _shut_down, building.result())
 
 
-__all__ = ["VllmGenerator", "VllmOptions", "graph_sizes", "register_head"]
+__all__ = ["VllmGenerator", "VllmOptions", "graph_sizes"]

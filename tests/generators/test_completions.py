@@ -322,6 +322,18 @@ async def test_text_without_tokens_is_explained() -> None:
             await collect(made)
 
 
+async def test_a_busy_consumer_misses_nothing() -> None:
+    async with generator(FakeServer(plain)) as made:
+        got: list[int] = []
+        finishes = []
+        async for chunk in made.generate([1], Sampling(), "r"):
+            got += chunk.ids
+            finishes.append(chunk.finish)
+            await asyncio.sleep(0.05)
+    assert got == IDS
+    assert finishes[-1] == "stop"
+
+
 async def test_length() -> None:
     async def script(server: FakeServer, body: dict[str, Any]) -> AsyncIterator[str | bytes]:
         yield event(IDS)
