@@ -23,7 +23,8 @@ _STRAIGHT = str.maketrans(
         "−": "-",
     }
 )
-_CODE_FENCE = re.compile(r"```|~~~")
+_CODE_FENCE = re.compile(r"```")
+_TILDE_FENCE = re.compile(r"~~~\w*")
 _RULE = re.compile(r"[-=*_|:~#+>•·▪]+")
 _LINE_MARK = re.compile(r"(?:[-+*•·▪>#|]+)")
 _EMOTICON = re.compile(r"[:;=8][-'o^]?[()\[\]DPpOo|\\*]+|<+/?3+|[xX]D+|\^_*\^|[oO]_[oO]|-_+-")
@@ -32,7 +33,8 @@ _LINK_TAIL = re.compile(r"\]\([^()\s]*\)?")
 _FOOTNOTE = re.compile(r"\[\^?\d{1,3}\]")
 _URL = re.compile(r"(?:https?://|ftp://|www\.)[^\s<>\"]+", re.IGNORECASE)
 _BARE_DOMAIN = re.compile(
-    r"\b(?:[a-z0-9][a-z0-9-]*\.)+(?:com|org|net|io|ai|dev|app|co|edu|gov|info|me|tv|uk|de|fr|es|it|eu|us|ca|in|cn|jp|kr)"
+    r"\b(?:[a-z0-9][a-z0-9-]*\.)+(?:com|org|net|io|ai|dev|app|co|edu|gov|info|me|tv|uk|de|fr|es|it|eu|us|ca|in|cn|jp|kr|"
+    r"txt|md|py|js|ts|json|csv|pdf|html|yaml|zip|png|jpg)"
     r"(?:/[^\s<>\"]*)?(?![\w@.-]*\w)",
     re.IGNORECASE,
 )
@@ -58,7 +60,8 @@ _SYMBOLS = {
     "en": {
         "&": "and", "@": "at", "+": "plus", "=": "equals", "<": "less than", ">": "greater than",
         "≤": "at most", "≥": "at least", "≈": "about", "≠": "is not equal to", "±": "plus or minus",
-        "×": "times", "÷": "divided by", "→": "to", "->": "to", "=>": "to", "√": "square root of",
+        "×": "times", "÷": "divided by", "→": "to", "->": "to", "=>": "to", "<=": "at most", ">=": "at least", "&&": "and", "==": "equals", "!=": "is not",
+        "√": "square root of",
         "∞": "infinity", "π": "pi", "§": "section", "²": "squared", "³": "cubed", "%": "percent",
     },
     "de": {"&": "und", "@": "ät", "+": "plus", "=": "gleich", "%": "Prozent", "×": "mal"},
@@ -117,7 +120,7 @@ class Reader:
 
     def _clean(self, written: str, line_start: bool) -> str:
         text = written
-        if len(_CODE_FENCE.findall(text)) % 2:
+        if len(_CODE_FENCE.findall(text)) % 2 or (line_start and _TILDE_FENCE.fullmatch(text)):
             self._in_code = not self._in_code
             return ""
         if self._in_code:
@@ -204,11 +207,12 @@ def _unmarked(text: str) -> str:
     text = re.sub(r"^([\"'(]*)_+|_+([\"').,!?;:]*)$", r"\1\2", text).replace("_", " ")
     text = re.sub(r"(?<=\d)[–—](?=\d)", "-", text)
     text = re.sub(r"—+|(?<=\w)--+(?=\w)|(?<=\w)\|(?=\w)", ", ", text).replace("–", "-")
-    text = re.sub(r"(?<=[^\W\d])/(?=[^\W\d]{3})", " ", text)
+    text = re.sub(r"(?<=[^\W\d]{2})/(?=[^\W\d]{2})", " ", text)
     text = re.sub(r"^[-+]+(?=[^\W\d])", "", text)
     text = re.sub(r"#(?=[^\W\d])", " ", text).replace("|", " ")
     text = re.sub(r"([!?])\1+", r"\1", text)
     text = re.sub(r"\.{4,}", "...", text)
+    text = re.sub(r"(?<=\w)[:;]-?[)(DP]$|~+(?!\d)", "", text)
     return text.strip()
 
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orpheus_plugin.spelling import number_words, spell
+from orpheus_plugin.numerals import number_words
+from orpheus_plugin.spelling import spell
 
 
 def say(text: str, language: str = "en") -> str:
@@ -78,6 +79,21 @@ def say(text: str, language: str = "en") -> str:
         ("e.g. this, etc.", "for example this, et cetera."),
         ("cats vs. dogs", "cats versus dogs"),
         ("I am fine.", "I am fine."),
+        ("9:00-17:00", "nine o'clock to seventeen hundred"),
+        ("open 9am-5pm", "open nine A M to five P M"),
+        ("a 10-year-old", "a ten year old"),
+        ("1980s-style", "nineteen eighties style"),
+        ("in the 80s for 30s", "in the eighties for thirty seconds"),
+        ("5G and 4K", "five G and four K"),
+        ("5'10", "five foot ten"),
+        ("6ft 2in", "six feet two inches"),
+        ("1 1/2 cups", "one and a half cups"),
+        ("50/50", "fifty fifty"),
+        ("1000000", "one million"),
+        ("5M users", "five million users"),
+        ("the U.K. is", "the U K is"),
+        ("at 5 p.m. Then", "at five P M. Then"),
+        ("Nice (50%)", "Nice (fifty percent)"),
     ],
 )
 def test_english(text: str, spoken: str) -> None:
