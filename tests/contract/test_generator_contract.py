@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,12 @@ import pytest_asyncio
 
 from orpheus_plugin.errors import EngineDied, InvalidOptions
 from orpheus_plugin.generators.base import Finish, Sampling, TokenChunk, TokenGenerator
+from orpheus_plugin.generators.completions import CompletionsGenerator
 from orpheus_plugin.generators.torch_llama import TorchLlama
+from orpheus_plugin.generators.vllm import VllmGenerator, VllmOptions
 from orpheus_plugin.vocabulary import Vocabulary
 from tests.support.checkpoints import crafted_checkpoint
+from tests.support.token_servers import openai_server, vllm_server
 
 Make = Callable[[Path, Vocabulary], AbstractAsyncContextManager[TokenGenerator]]
 
@@ -50,8 +54,66 @@ async def torch_llama(model_dir: Path, vocabulary: Vocabulary) -> AsyncIterator[
         await generator.aclose()
 
 
+@asynccontextmanager
+async def completions(model_dir: Path, vocabulary: Vocabulary) -> AsyncIterator[TokenGenerator]:
+    async with (
+        torch_llama(model_dir, vocabulary) as behind,
+        openai_server(behind, vocabulary.end_of_speech) as url,
+        on_server(url, vocabulary) as generator,
+    ):
+        yield generator
+
+
+@asynccontextmanager
+async def vllm(model_dir: Path, vocabulary: Vocabulary) -> AsyncIterator[TokenGenerator]:
+    if model_dir in _running:  # two vLLM at once would be slow, and gigabytes
+        yield _running[model_dir]
+        return
+    options = VllmOptions(max_streams=32, max_model_len=2048, kv_cache_bytes=256 << 20)
+    generator = _running[model_dir] = VllmGenerator(model_dir, vocabulary, options)
+    await generator.start()
+    try:
+        yield generator
+    finally:
+        del _running[model_dir]
+        await generator.aclose()
+
+
+@asynccontextmanager
+async def completions_vllm(
+    model_dir: Path, vocabulary: Vocabulary
+) -> AsyncIterator[TokenGenerator]:
+    async with AsyncExitStack() as stack:
+        if model_dir not in _urls:
+            _urls[model_dir] = await stack.enter_async_context(vllm_server(model_dir))
+            stack.callback(_urls.pop, model_dir)
+        yield await stack.enter_async_context(on_server(_urls[model_dir], vocabulary))
+
+
+@asynccontextmanager
+async def on_server(url: str, vocabulary: Vocabulary) -> AsyncIterator[TokenGenerator]:
+    generator = CompletionsGenerator([url], vocabulary)
+    await generator.start()
+    try:
+        yield generator
+    finally:
+        await generator.aclose()
+
+
+_running: dict[Path, VllmGenerator] = {}
+_urls: dict[Path, str] = {}
+
+# vLLM's CPU sampler sorts the whole vocabulary for top_p: 12 ms an id.
+QUICK = Sampling(seed=1, top_p=1.0, repetition_penalty=1.0)
+NEEDS_VLLM = [
+    pytest.mark.vllm,
+    pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed"),
+]
 GENERATORS: list[Any] = [
     pytest.param(Case(torch_llama), id="torch_llama"),
+    pytest.param(Case(completions), id="completions"),
+    pytest.param(Case(vllm, QUICK), id="vllm", marks=NEEDS_VLLM),
+    pytest.param(Case(completions_vllm, QUICK), id="completions_vllm", marks=NEEDS_VLLM),
 ]
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

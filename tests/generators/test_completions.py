@@ -185,7 +185,7 @@ async def collect(
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(3):
-        while not condition():  # noqa: ASYNC110 - what is waited for is on the server's side
+        while not condition():
             await asyncio.sleep(0.005)
 
 

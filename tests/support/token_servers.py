@@ -1,0 +1,104 @@
+"""Token servers for the tests: a small OpenAI-style one around any TokenGenerator, and the real one of vLLM."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from orpheus_plugin.errors import InvalidOptions
+from orpheus_plugin.generators.base import Sampling, TokenGenerator
+
+_VLLM_START_S = 240
+
+
+@asynccontextmanager
+async def openai_server(generator: TokenGenerator, stop_id: int) -> AsyncIterator[str]:
+    """The url of a `/v1/completions` that answers as vLLM does (`return_token_ids`), from `generator`."""
+
+    async def models(request: web.Request) -> web.Response:
+        return web.json_response({"data": [{"id": "orpheus"}]})
+
+    async def completions(request: web.Request) -> web.StreamResponse:
+        body: dict[str, Any] = await request.json()
+        sampling = Sampling(
+            temperature=body["temperature"],
+            top_p=body["top_p"],
+            repetition_penalty=body["repetition_penalty"],
+            max_tokens=body["max_tokens"],
+            seed=body.get("seed"),
+        )
+        try:
+            stream = generator.generate(
+                body["prompt"], sampling, f"served-{request.headers['X-Request-Id']}"
+            )
+        except InvalidOptions as error:
+            return web.json_response({"error": {"message": str(error)}}, status=400)
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        async with aclosing(stream) as chunks:  # type: ignore[type-var]  # generators have aclose
+            async for chunk in chunks:
+                ids = [*chunk.ids, stop_id] if chunk.finish == "stop" else list(chunk.ids)
+                choice = {"text": "", "token_ids": ids, "finish_reason": chunk.finish}
+                await response.write(f"data: {json.dumps({'choices': [choice]})}\n\n".encode())
+        await response.write(b"data: [DONE]\n\n")
+        return response
+
+    app = web.Application()
+    app.router.add_get("/v1/models", models)
+    app.router.add_post("/v1/completions", completions)
+    async with TestServer(app) as server:
+        yield str(server.make_url("/"))
+
+
+@asynccontextmanager
+async def vllm_server(model_dir: Path, *arguments: str) -> AsyncIterator[str]:
+    """The url of a real vLLM server process on this machine's CPU, ready to answer."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with tempfile.TemporaryFile() as log:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "vllm.entrypoints.openai.api_server",
+            "--model", str(model_dir), "--served-model-name", "orpheus",
+            "--host", "127.0.0.1", "--port", str(port),
+            "--max-model-len", "2048", "--max-num-seqs", "32", "--enforce-eager",
+            "--kv-cache-memory-bytes", str(256 << 20), "--generation-config", "vllm",
+            *arguments,
+            env=os.environ | {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1"},
+            stdout=log, stderr=log,
+            start_new_session=True,
+        )  # fmt: skip
+        url = f"http://127.0.0.1:{port}"
+        try:
+            async with asyncio.timeout(_VLLM_START_S), aiohttp.ClientSession() as session:
+                while not await _answers(session, f"{url}/health"):
+                    if process.returncode is not None:
+                        log.seek(0)
+                        raise RuntimeError(f"vLLM did not start:\n{log.read()[-4000:].decode()}")
+                    await asyncio.sleep(0.5)
+            yield url
+        finally:
+            if process.returncode is None:
+                os.killpg(process.pid, signal.SIGKILL)  # its engine processes with it
+                await process.wait()
+
+
+async def _answers(session: aiohttp.ClientSession, url: str) -> bool:
+    try:
+        async with session.get(url) as response:
+            return response.status == 200
+    except aiohttp.ClientError:
+        return False
