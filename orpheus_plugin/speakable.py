@@ -69,6 +69,14 @@ _SYMBOLS = {
     "es": {"&": "y", "@": "arroba", "+": "más", "=": "igual a", "%": "por ciento", "×": "por"},
     "it": {"&": "e", "@": "chiocciola", "+": "più", "=": "uguale a", "%": "per cento", "×": "per"},
 }  # fmt: skip
+_LONE_CURRENCIES = {
+    "en": {"€": "euros", "$": "dollars", "£": "pounds", "₹": "rupees", "¥": "yen"},
+    "de": {"€": "Euro", "$": "Dollar", "£": "Pfund"},
+    "fr": {"€": "euros", "$": "dollars", "£": "livres"},
+    "es": {"€": "euros", "$": "dólares", "£": "libras"},
+    "it": {"€": "euro", "$": "dollari", "£": "sterline"},
+    "ko": {"₩": "원", "$": "달러", "€": "유로"},
+}
 _NO_SYMBOLS: dict[str, str] = {}
 
 
@@ -92,6 +100,7 @@ class Reader:
         self._language = language.split("-")[0].lower()
         self._spell_numbers = spell_numbers
         self._symbols = _SYMBOLS.get(self._language, _NO_SYMBOLS)
+        self._lone = self._symbols | _LONE_CURRENCIES.get(self._language, _NO_SYMBOLS)
         self._in_code = False
 
     def read(self, tokens: Sequence[Token]) -> list[str]:
@@ -137,8 +146,9 @@ class Reader:
         text = self._say_addresses(text)
         text = text.replace("`", "")
         text = "".join(_plain(text)).translate(_STRAIGHT)
-        if text in self._symbols:
-            return self._symbols[text]
+        bare = text.rstrip(",.;:!?")
+        if bare in self._lone:
+            return self._lone[bare] + text[len(bare) :]
         if _RULE.fullmatch(text) or text in ("–", "—"):
             return ":" if text == ":" else "," if text in ("-", "--", "–", "—", "|") else ""
         return _unmarked(text)

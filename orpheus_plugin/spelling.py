@@ -41,6 +41,8 @@ _OTHER = re.compile(r"([$€£₩])?(\d{1,3}(?:[.\u202f\u00a0]\d{3})+|\d+)(?:[,.
 def _spell_other(word: str, language: str) -> str:
     if not any(c.isdecimal() for c in word) or language not in _POINT:
         return word
+    if language == "de" and re.fullmatch(r"\d{1,2}\.", word):
+        return word  # an ordinal, whose ending hangs on its sentence
 
     def say(match: re.Match[str]) -> str:
         front, whole, fraction, behind = match.groups()

@@ -104,6 +104,7 @@ def test_english(text: str, spoken: str) -> None:
     ("language", "text", "spoken"),
     [
         ("de", "25 Prozent", "fünfundzwanzig Prozent"),
+        ("de", "am 3. März", "am 3. März"),
         ("de", "3,5 kosten 10€", "drei Komma fünf kosten zehn Euro"),
         ("fr", "25%", "vingt-cinq pour cent"),
         ("es", "2.000 casas", "dos mil casas"),

@@ -252,6 +252,8 @@ def test_html_and_angle_brackets() -> None:
         ("so (they say) it is", "so, they say, it is"),
         ("a well-known fact", "a well-known fact"),
         ("क्‍ष", "क्‍ष"),
+        ("about 5 €, no", "about five euros, no"),
+        ("look at main.py", "look at main dot py"),
     ],
 )  # fmt: skip
 def test_cleaning(text: str, spoken: str) -> None:
