@@ -206,7 +206,7 @@ def _doctor(args: argparse.Namespace) -> int:
 def _serve(args: argparse.Namespace) -> int:
     from orpheus_plugin.server.app import serve
 
-    return serve(args, engine_config(args))
+    return serve(args)
 
 
 if __name__ == "__main__":

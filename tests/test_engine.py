@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import subprocess
 import sys
@@ -77,7 +78,7 @@ async def test_a_turn_is_gapless_audio_with_every_word_before_its_sound(
             assert event.start_s >= position / 24_000 - 0.02
     words = [event for event in events if isinstance(event, Word)]
     assert [word.text for word in words] == TEXT.split()
-    assert all(a.start_s <= b.start_s for a, b in zip(words, words[1:], strict=False))
+    assert all(a.start_s <= b.start_s for a, b in itertools.pairwise(words))
     assert words[-1].end_s <= position / 24_000 + 1e-6
     stats = events[-1].stats
     assert stats.audio_s == pytest.approx(position / 24_000)

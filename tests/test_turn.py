@@ -88,7 +88,7 @@ async def test_an_error_is_raised_after_what_came_before_it() -> None:
     seen = []
     with pytest.raises(EngineDied, match="gone"):
         async for event in turn:
-            seen.append(event)  # noqa: PERF401 - the point is what was seen before the raise
+            seen.append(event)
     assert len(seen) == 1
 
 
