@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from orpheus_plugin import models
 from orpheus_plugin.errors import AtCapacity, EngineDied, InvalidOptions, OrpheusError
@@ -26,6 +26,10 @@ from orpheus_plugin.synthesis import Stages
 from orpheus_plugin.text import TextOptions
 from orpheus_plugin.turn import MAX_TEXT_CHARS, SpeechOptions, Turn, TurnEnd, TurnEvent, TurnStats
 from orpheus_plugin.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from orpheus_plugin.generators.completions import CompletionsOptions
+    from orpheus_plugin.generators.vllm import VllmOptions
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +51,7 @@ class EngineConfig:
             given, else the torch engine.
         urls: OpenAI-style servers for the completions generator.
         api_key: their key.
+        generator_options: a VllmOptions or CompletionsOptions, for the generator of that kind; None is its defaults.
         max_turns: turns that may speak at once; None is a figure for the device.
         look_ahead: utterances of one turn generated at once.
         ahead_s: seconds generation may be ahead of a listener who plays at once; None is no limit.
@@ -60,6 +65,7 @@ class EngineConfig:
     generator: GeneratorName = "auto"
     urls: tuple[str, ...] = ()
     api_key: str | None = field(default=None, repr=False)
+    generator_options: VllmOptions | CompletionsOptions | None = None
     max_turns: int | None = None
     look_ahead: int = 2
     ahead_s: float | None = 20.0
@@ -451,18 +457,27 @@ def build_generator(
             name = "completions"
         else:
             name = "vllm" if device.startswith("cuda") and vllm_installed() else "torch"
+    options = config.generator_options
     if name == "completions":
-        from orpheus_plugin.generators.completions import CompletionsGenerator
+        from orpheus_plugin.generators.completions import CompletionsGenerator, CompletionsOptions
 
         if not config.urls:
             raise InvalidOptions(
                 "the completions generator needs urls=(...) of OpenAI-style servers"
             )
-        return CompletionsGenerator(config.urls, vocabulary, api_key=config.api_key)
+        if options is not None and not isinstance(options, CompletionsOptions):
+            raise InvalidOptions("generator_options must be CompletionsOptions for this generator")
+        return CompletionsGenerator(
+            config.urls, vocabulary, api_key=config.api_key, options=options
+        )
     if name == "vllm":
-        from orpheus_plugin.generators.vllm import VllmGenerator
+        from orpheus_plugin.generators.vllm import VllmGenerator, VllmOptions
 
-        return VllmGenerator(files.lm, vocabulary, max_streams=streams)
+        if options is not None and not isinstance(options, VllmOptions):
+            raise InvalidOptions("generator_options must be VllmOptions for this generator")
+        return VllmGenerator(files.lm, vocabulary, options, max_streams=streams)
+    if options is not None:
+        raise InvalidOptions("the torch generator takes no generator_options")
     from orpheus_plugin.generators.torch_llama import TorchLlama
 
     return TorchLlama(
