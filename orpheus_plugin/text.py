@@ -78,9 +78,7 @@ class UtteranceCutter:
         self._lines: list[int] = []  # line ends in raw that end a sentence
         self._half = ""  # first half of a surrogate pair
         self._count = 0  # utterances handed out
-        self._carried: list[
-            SpokenWord
-        ] = []  # nothing to speak in them; ride with the next utterance
+        self._carried: list[SpokenWord] = []  # unspoken; they ride with the next utterance
 
     def push(self, delta: str) -> list[Utterance]:
         """Add the next piece of text, split anywhere, and return what can be spoken now."""
@@ -116,6 +114,7 @@ class UtteranceCutter:
     # ---- where to cut -------------------------------------------------------------------------------------------
 
     def _cut(self, *, final: bool) -> list[Utterance]:
+        """Hand out what is certain. Every decision but an early first cut hangs on the text alone, not on its split."""
         options = self._options
         out: list[Utterance] = []
         while True:
