@@ -1,0 +1,280 @@
+"""A voice agent that speaks with Orpheus, in your browser or headless.
+
+    python agent_examples/bot.py                               then open http://localhost:7860
+    python agent_examples/bot.py --say "Hello." --out hello.wav
+
+With an NVIDIA GPU it speaks with Orpheus 3B, without one with the small bundled voice. Talk to it (speech is understood
+where faster-whisper is installed) or type to it; interrupt it whenever you like.
+
+What answers: any OpenAI-compatible server, chosen by OPENAI_API_KEY, OPENAI_BASE_URL and OPENAI_MODEL, such as Ollama with
+OPENAI_BASE_URL=http://localhost:11434/v1 OPENAI_MODEL=llama3.2. With neither key nor address, a small built-in responder.
+
+    pip install "orpheus_plugin[local,pipecat,examples]"
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import datetime
+import importlib.util
+import os
+import random
+import re
+import sys
+from pathlib import Path
+
+from loguru import logger
+from pipecat.audio.vad.silero import SileroVADAnalyzer
+from pipecat.frames.frames import (
+    EndFrame,
+    Frame,
+    LLMContextFrame,
+    LLMFullResponseEndFrame,
+    LLMFullResponseStartFrame,
+    LLMTextFrame,
+    TTSSpeakFrame,
+)
+from pipecat.pipeline.pipeline import Pipeline
+from pipecat.pipeline.worker import PipelineParams, PipelineWorker
+from pipecat.processors.aggregators.llm_context import LLMContext
+from pipecat.processors.aggregators.llm_response_universal import (
+    LLMContextAggregatorPair,
+    LLMUserAggregatorParams,
+)
+from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
+from pipecat.runner.types import RunnerArguments
+from pipecat.runner.utils import create_transport
+from pipecat.services.llm_service import LLMService
+from pipecat.services.openai.llm import OpenAILLMService
+from pipecat.services.settings import LLMSettings
+from pipecat.services.stt_service import STTService
+from pipecat.transports.base_transport import BaseTransport, TransportParams
+from pipecat.transports.websocket.fastapi import FastAPIWebsocketParams
+from pipecat.workers.runner import WorkerRunner
+
+from orpheus_plugin.errors import OrpheusError
+from orpheus_plugin.pipecat import OrpheusTTS
+from orpheus_plugin.pipecat.offline_page import serve_offline
+from orpheus_plugin.pipecat.wav import WavTransport
+
+GREETING = (
+    "Hello! It is good to hear from you. Ask me anything, and interrupt me whenever you like."
+)
+INSTRUCTION = (
+    "You are a friendly voice agent. Your replies are spoken aloud: use one to three short sentences, no lists, no"
+    " markdown, no emoji. Where it fits you may use one of <laugh>, <chuckle>, <sigh>, which are spoken as sounds."
+)
+
+transport_params = {
+    "webrtc": lambda: TransportParams(audio_in_enabled=True, audio_out_enabled=True),
+    "websocket": lambda: FastAPIWebsocketParams(audio_in_enabled=True, audio_out_enabled=True),
+    "eval": lambda: FastAPIWebsocketParams(audio_in_enabled=True, audio_out_enabled=True),
+    "twilio": lambda: FastAPIWebsocketParams(audio_in_enabled=True, audio_out_enabled=True),
+}
+
+
+async def run_bot(
+    transport: BaseTransport, args: argparse.Namespace, runner_args: RunnerArguments
+) -> None:
+    """One conversation over a transport. With `args.say` only that is said."""
+    listens = args.say is None
+    stt = await make_stt() if listens else None
+    tts = OrpheusTTS(
+        model=args.model,
+        device=args.device,
+        url=args.url,
+        settings=OrpheusTTS.Settings(voice=args.voice),
+    )
+    context = LLMContext()
+    user, assistant = LLMContextAggregatorPair(
+        context,
+        user_params=LLMUserAggregatorParams(vad_analyzer=SileroVADAnalyzer() if stt else None),
+    )
+    steps: list[FrameProcessor | None] = [
+        transport.input(), stt, user, make_llm(), tts, transport.output(), assistant,
+    ]  # fmt: skip
+    worker = PipelineWorker(
+        Pipeline([step for step in steps if step is not None]),
+        params=PipelineParams(enable_metrics=True, enable_usage_metrics=True),
+        idle_timeout_secs=runner_args.pipeline_idle_timeout_secs,
+    )
+
+    @transport.event_handler("on_client_connected")
+    async def greet(transport: BaseTransport, client: object) -> None:
+        if args.say is None:
+            await worker.queue_frame(TTSSpeakFrame(GREETING))
+        else:
+            await worker.queue_frames([TTSSpeakFrame(args.say), EndFrame()])
+
+    @transport.event_handler("on_client_disconnected")
+    async def leave(transport: BaseTransport, client: object) -> None:
+        await worker.cancel()
+
+    runner = WorkerRunner(handle_sigint=runner_args.handle_sigint)
+    await runner.add_workers(worker)
+    await runner.run()
+
+
+async def bot(runner_args: RunnerArguments) -> None:
+    """Called by Pipecat's runner for each caller."""
+    args = runner_args.cli_args or options().parse_args([])
+    await run_bot(await create_transport(runner_args, transport_params), args, runner_args)
+
+
+def make_llm() -> FrameProcessor:
+    if not (os.environ.get("OPENAI_API_KEY") or os.environ.get("OPENAI_BASE_URL")):
+        return Responder()
+    return OpenAILLMService(
+        api_key=os.environ.get("OPENAI_API_KEY") or "none",
+        base_url=os.environ.get("OPENAI_BASE_URL") or None,
+        settings=OpenAILLMService.Settings(
+            model=os.environ.get("OPENAI_MODEL") or "gpt-4.1-mini", system_instruction=INSTRUCTION
+        ),
+    )
+
+
+async def make_stt() -> STTService | None:
+    """A local Whisper if there is one: WHISPER_MODEL, a name or a directory, by default a small English one."""
+    if importlib.util.find_spec("faster_whisper") is None:
+        logger.info("No speech input: pip install faster-whisper. Typed text works.")
+        return None
+    from pipecat.services.whisper.stt import WhisperSTTService
+
+    model = os.environ.get("WHISPER_MODEL") or "tiny.en"
+    try:
+        # Loading takes a moment: not on the loop that other callers' audio runs on.
+        return await asyncio.to_thread(
+            WhisperSTTService,
+            device=os.environ.get("WHISPER_DEVICE") or "auto",
+            settings=WhisperSTTService.Settings(model=model),
+        )
+    except Exception as error:
+        logger.warning(
+            f"No speech input: Whisper {model} cannot be loaded ({error}). Typed text works."
+        )
+        return None
+
+
+class Responder(LLMService):
+    """Keeps a conversation going with a few rules, where no language model is configured."""
+
+    def __init__(self) -> None:
+        nothing = dict.fromkeys(
+            (
+                "model", "system_instruction", "temperature", "max_tokens", "top_p", "top_k", "frequency_penalty",
+                "presence_penalty", "seed", "filter_incomplete_user_turns", "user_turn_completion_config",
+                "use_provider_thinking_default",
+            )
+        )  # fmt: skip
+        super().__init__(settings=LLMSettings(**nothing))  # type: ignore[arg-type]
+
+    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+        await super().process_frame(frame, direction)
+        if not isinstance(frame, LLMContextFrame):
+            await self.push_frame(frame, direction)
+            return
+        said = [
+            m
+            for m in frame.context.get_messages()
+            if isinstance(m, dict) and m.get("role") == "user"
+        ]
+        await self.push_frame(LLMFullResponseStartFrame())
+        for word in answer(str(said[-1].get("content", "")) if said else "").split():
+            await self.push_frame(LLMTextFrame(f"{word} "))
+        await self.push_frame(LLMFullResponseEndFrame())
+
+
+def answer(said: str) -> str:
+    """What the built-in responder says to this."""
+    text = said.lower()
+    if match := re.search(r"(\d+)\s*(plus|\+|minus|-|times|\*|x)\s*(\d+)", text):
+        left, right = int(match[1]), int(match[3])
+        sign = match[2]
+        result = (
+            left + right
+            if sign in ("plus", "+")
+            else left - right
+            if sign in ("minus", "-")
+            else left * right
+        )
+        return f"That makes {result}. Do you have another one for me?"
+    if match := re.search(r"count to (\d+)", text):
+        return ", ".join(str(n) for n in range(1, min(int(match[1]), 100) + 1)) + "."
+    if match := re.search(r"(?:say|repeat)(?: after me)?:? (.+)", said, re.IGNORECASE):
+        return match[1]
+    now = datetime.datetime.now()
+    for words, reply in (
+        (("time",), f"It is {now:%H:%M} on my clock."),
+        (("what day", "date"), f"Today is {now:%A}, {now:%B} {now.day}."),
+        (("joke",), "Why did the model cross the road? It had seen it in the training data. <laugh> I am sorry."),
+        (("story", "long"), STORY),
+        (("who are you", "your name"), "I am a small voice agent, and the voice you hear is made on your own machine."),
+        (("how are you",), "I am well, thank you. How are you today?"),
+        (("thank",), "You are very welcome. Is there anything else?"),
+        (("stop", "quiet", "shut up"), "All right."),
+        (("bye", "see you"), "Good bye. It was nice to talk with you."),
+        (("help", "what can you"), "I can tell you the time, add numbers, count, tell a story, or say after you what you like."),
+        (("hello", "hi ", "hey", "good morning"), "Hello there. What would you like to talk about?"),
+    ):  # fmt: skip
+        if any(word in f"{text} " for word in words):
+            return reply
+    heard = said.strip().rstrip(".!?") or "nothing"
+    more = random.choice(
+        ("Tell me more about it.", "What makes you say so?", "And how do you feel about that?")
+    )
+    return f"You said: {heard}. {more}"
+
+
+STORY = (
+    "Once there was a lighthouse at the end of a long road. Every evening a keeper climbed its stairs to light the lamp."
+    " One night the wind was so strong that no ship could find the harbour. The keeper rang a bell until the morning."
+    " When the sun came up, seven ships lay safely in the bay, and their crews sang all the way to the town."
+)
+
+
+def options() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="A voice agent that speaks with Orpheus. Without options: http://localhost:7860",
+        add_help=False,
+    )
+    parser.add_argument("--say", metavar="TEXT", help="say this into --out and exit; no page")
+    parser.add_argument("--out", metavar="FILE.wav", default="bot.wav", type=Path)
+    parser.add_argument("--voice", help="a voice of the model; by default its first")
+    parser.add_argument("--model", help="orpheus-3b, mini, a hub repository or a directory")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--url", help="speak through a server started with: orpheus-tts serve")
+    return parser
+
+
+async def say(args: argparse.Namespace) -> None:
+    await OrpheusTTS.warm(model=args.model, device=args.device, url=args.url)
+    await run_bot(WavTransport(args.out), args, RunnerArguments())
+
+
+def main() -> int:
+    args, _ = options().parse_known_args()
+    try:
+        if args.say is not None:
+            logger.remove()
+            logger.add(sys.stderr, level="WARNING")
+            args = argparse.ArgumentParser(parents=[options()]).parse_args()
+            asyncio.run(say(args))
+            print(f"wrote {args.out}")
+            return 0
+        if not {"-h", "--help"} & set(sys.argv):
+            # Before the first caller: loading must not hold up a call.
+            asyncio.run(OrpheusTTS.warm(model=args.model, device=args.device, url=args.url))
+    except OrpheusError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    from pipecat.runner.run import app
+    from pipecat.runner.run import main as serve
+
+    serve_offline(app)  # the page needs the internet otherwise
+    serve(argparse.ArgumentParser(parents=[options()]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

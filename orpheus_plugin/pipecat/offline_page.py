@@ -1,0 +1,127 @@
+"""Lets Pipecat's bundled web page work without the internet.
+
+The page leaves microphones to a script that it loads from c.daily.co when one presses Connect; without the internet that
+fails, and so does the call. `serve_offline` answers for the one asset that does so: with the internet it hands out the
+original, without it a stand-in that asks the browser for the microphone.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from loguru import logger
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI, Request
+    from starlette.responses import Response
+
+ELSEWHERE = "https://c.daily.co"
+
+_EXPORT = re.compile(r"export\s*\{\s*[\w$]+ as (\w+)\s*\};?\s*$")
+
+_MODULE = """\
+import {%(name)s as Original} from "./%(asset)s?original";
+
+class LocalDevices {
+  static instance = null;
+  static getCallInstance() { return this.instance; }
+  static createCallObject() { return this.instance = new LocalDevices(); }
+
+  handlers = {};
+  track = null;
+
+  on(event, handler) { (this.handlers[event] ??= []).push(handler); return this; }
+  emit(event, data) { for (const handler of this.handlers[event] ?? []) handler(data); }
+  me() { return {user_id: "local", user_name: "You", local: true, tracks: {audio: {persistentTrack: this.track ?? undefined}}}; }
+
+  async open(deviceId) {
+    try {
+      const processing = {echoCancellation: true, noiseSuppression: true, autoGainControl: true};
+      const stream = await navigator.mediaDevices.getUserMedia({audio: deviceId ? {...processing, deviceId} : processing});
+      this.track?.stop();
+      this.track = stream.getAudioTracks()[0];
+      this.emit("track-started", {participant: this.me(), track: this.track});
+    } catch (error) {
+      const missing = error.name === "NotFoundError";
+      this.emit("camera-error", {error: {type: missing ? "not-found" : "permissions", msg: String(error),
+        blockedMedia: ["audio"], missingMedia: ["audio"], blockedBy: "user"}});
+    }
+  }
+  async startCamera({startAudioOff} = {}) {
+    if (!startAudioOff && !this.track) await this.open();
+    return this.selected();
+  }
+  async selected() {
+    const id = this.track?.getSettings().deviceId;
+    const {devices} = await this.enumerateDevices();
+    return {camera: {}, mic: devices.find((d) => d.kind === "audioinput" && d.deviceId === id) ?? {},
+      speaker: devices.find((d) => d.kind === "audiooutput") ?? {}};
+  }
+  async enumerateDevices() { return {devices: await navigator.mediaDevices?.enumerateDevices() ?? []}; }
+  async setInputDevicesAsync({audioDeviceId}) { if (audioDeviceId) await this.open(audioDeviceId); return this.selected(); }
+  async setOutputDeviceAsync({outputDeviceId}) { return {speaker: {deviceId: outputDeviceId}}; }
+  async setLocalAudio(on) {
+    if (on && !this.track) return this.open();
+    if (!this.track) return;
+    this.track.enabled = on;
+    this.emit(on ? "track-started" : "track-stopped", {participant: this.me(), track: this.track});
+  }
+  participants() { return {local: this.me()}; }
+  localAudio() { return Boolean(this.track?.enabled); }
+  localVideo() { return false; }
+  localScreenAudio() { return false; }
+  localScreenVideo() { return false; }
+  setLocalVideo() {}
+  startScreenShare() {}
+  stopScreenShare() {}
+  isLocalAudioLevelObserverRunning() { return true; }
+  async startLocalAudioLevelObserver() {}
+  async leave() { this.track?.stop(); this.track = null; }
+}
+
+const online = await fetch("%(elsewhere)s", {mode: "no-cors", cache: "no-store", signal: AbortSignal.timeout(2000)})
+  .then(() => true, () => false);
+if (!online) console.info("No way to %(elsewhere)s: the browser's own devices are used.");
+export const %(name)s = online ? Original : LocalDevices;
+"""
+
+
+def serve_offline(app: FastAPI) -> bool:
+    """Call before Pipecat's runner configures its app. False if this version of the page is not as expected."""
+    from starlette.responses import FileResponse, PlainTextResponse
+
+    asset = _find_asset()
+    if asset is None:
+        logger.debug("Pipecat's page is not of a known version; it is served as it is")
+        return False
+    path, name = asset
+    module = _MODULE % {"name": name, "asset": path.name, "elsewhere": ELSEWHERE}
+
+    async def answer(request: Request) -> Response:
+        if "original" in request.query_params:
+            return FileResponse(path, media_type="text/javascript")
+        return PlainTextResponse(module, media_type="text/javascript")
+
+    app.add_route(f"/client/assets/{path.name}", answer, methods=["GET"])
+    return True
+
+
+def _find_asset() -> tuple[Path, str] | None:
+    """The asset that goes elsewhere, and the name of its only export."""
+    try:
+        import pipecat_ai_prebuilt
+    except ImportError:
+        return None
+    folder = Path(next(iter(pipecat_ai_prebuilt.__path__))) / "client" / "dist" / "assets"
+    found = [
+        (path, text)
+        for path in folder.glob("daily-esm*.js")
+        if ELSEWHERE in (text := path.read_text("utf-8"))
+    ]
+    if len(found) != 1:
+        return None
+    path, text = found[0]
+    export = _EXPORT.search(text)
+    return (path, export[1]) if export else None

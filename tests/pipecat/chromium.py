@@ -1,0 +1,202 @@
+"""Headless Chromium over its DevTools protocol: opens Pipecat's page, talks to the bot, records what is heard in the page."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import itertools
+import json
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import numpy as np
+import numpy.typing as npt
+
+RECORD_RATE = 48_000
+
+RECORDER = (
+    """
+(() => {
+  const worklet = `registerProcessor('tap', class extends AudioWorkletProcessor {
+    process(inputs) {
+      const data = inputs[0][0];
+      this.port.postMessage(data ? data.slice() : new Float32Array(128));
+      return true;
+    }
+  })`;
+  const heard = window.__heard = {blocks: [], began: null, sent: {}};
+  const record = async (stream) => {
+    if (heard.began !== null || !stream.getAudioTracks().length) return;
+    heard.began = 0;
+    const context = new AudioContext({sampleRate: %d, latencyHint: 'interactive'});
+    await context.resume();
+    await context.audioWorklet.addModule(URL.createObjectURL(new Blob([worklet], {type: 'text/javascript'})));
+    const tap = new AudioWorkletNode(context, 'tap', {numberOfOutputs: 1});
+    tap.port.onmessage = (event) => {
+      if (!heard.began) heard.began = performance.now() - 128 / 48;
+      heard.blocks.push(event.data);
+    };
+    context.createMediaStreamSource(stream).connect(tap);
+    tap.connect(context.destination);
+  };
+  const Real = window.RTCPeerConnection;
+  window.RTCPeerConnection = class extends Real {
+    constructor(...args) {
+      super(...args);
+      window.__peer = this;
+      this.addEventListener('track', (event) => {
+        if (event.track.kind === 'audio') record(event.streams[0] || new MediaStream([event.track]));
+      });
+    }
+  };
+  const send = RTCDataChannel.prototype.send;
+  RTCDataChannel.prototype.send = function (data) {
+    if (typeof data === 'string') for (const kind of ['send-text', 'client-ready'])
+      if (data.includes('"' + kind + '"')) heard.sent[kind] = performance.now();
+    return send.call(this, data);
+  };
+})();
+"""
+    % RECORD_RATE
+)  # noqa: UP031 - braces are JavaScript's
+
+TAKE = """
+(() => {
+  const size = window.__heard.blocks.reduce((n, b) => n + b.length, 0);
+  const all = new Int16Array(size);
+  let at = 0;
+  for (const block of window.__heard.blocks)
+    for (const x of block) all[at++] = Math.max(-32768, Math.min(32767, Math.round(x * 32767)));
+  let text = '';
+  const bytes = new Uint8Array(all.buffer);
+  for (let i = 0; i < bytes.length; i += 32768) text += String.fromCharCode(...bytes.subarray(i, i + 32768));
+  return btoa(text);
+})()
+"""
+
+
+def find_chromium() -> str | None:
+    names = ("chromium", "chromium-browser", "google-chrome")
+    return next((path for name in names if (path := shutil.which(name))), None)
+
+
+class Page:
+    """One page, driven over the DevTools websocket."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        self._socket = socket
+        self._ids = itertools.count(1)
+        self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._reader = asyncio.create_task(self._read())
+        self.console: list[str] = []
+
+    async def _read(self) -> None:
+        async for message in self._socket:
+            data = json.loads(message.data)
+            if waiting := self._answers.pop(data.get("id"), None):
+                waiting.set_result(data)
+            elif data.get("method") == "Runtime.consoleAPICalled":
+                args = data["params"]["args"]
+                self.console.append(" ".join(str(a.get("value", "")) for a in args)[:300])
+
+    async def call(self, method: str, **params: Any) -> dict[str, Any]:
+        number = next(self._ids)
+        waiting = self._answers[number] = asyncio.get_running_loop().create_future()
+        await self._socket.send_json({"id": number, "method": method, "params": params})
+        answer = await asyncio.wait_for(waiting, 30)
+        if "error" in answer:
+            raise RuntimeError(f"{method}: {answer['error']}")
+        return dict(answer["result"])
+
+    async def run(self, script: str) -> Any:
+        """The value of a JavaScript expression."""
+        answer = await self.call(
+            "Runtime.evaluate",
+            expression=script,
+            returnByValue=True,
+            awaitPromise=True,
+            userGesture=True,
+        )
+        if "exceptionDetails" in answer:
+            raise RuntimeError(f"{script[:80]}: {answer['exceptionDetails']}")
+        return answer["result"].get("value")
+
+    async def until(self, script: str, timeout_s: float = 20) -> Any:
+        """The value of an expression, once it is true."""
+        async with asyncio.timeout(timeout_s):
+            while not (value := await self.run(script)):
+                await asyncio.sleep(0.05)
+            return value
+
+    async def type(self, text: str) -> None:
+        await self.call("Input.insertText", text=text)
+
+    async def press_enter(self) -> None:
+        for kind in ("keyDown", "keyUp"):
+            await self.call(
+                "Input.dispatchKeyEvent",
+                type=kind,
+                key="Enter",
+                code="Enter",
+                windowsVirtualKeyCode=13,
+                text="\r" if kind == "keyDown" else "",
+            )
+
+    async def heard(self) -> npt.NDArray[np.int16]:
+        """All audio received so far."""
+        return np.frombuffer(base64.b64decode(await self.run(TAKE)), "<i2")
+
+
+@contextlib.asynccontextmanager
+async def browse(url: str) -> AsyncIterator[Page]:
+    """A page at `url` whose incoming audio is recorded. Its microphone is Chromium's fake one, and muted by the caller."""
+    chromium = find_chromium()
+    assert chromium is not None
+    profile = tempfile.mkdtemp(prefix="orpheus-chromium-")
+    process = await asyncio.create_subprocess_exec(
+        chromium,
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--disable-features=WebRtcHideLocalIpsWithMdns",
+        "--use-fake-ui-for-media-stream",
+        "--use-fake-device-for-media-stream",
+        "--autoplay-policy=no-user-gesture-required",
+        "--no-first-run",
+        "--remote-debugging-port=0",
+        f"--user-data-dir={profile}",
+        "about:blank",
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        port_file = Path(profile) / "DevToolsActivePort"
+        async with asyncio.timeout(30):
+            while not port_file.exists() or not port_file.read_text():
+                await asyncio.sleep(0.1)
+        port = port_file.read_text().splitlines()[0]
+        async with aiohttp.ClientSession() as session:
+            async with session.get(f"http://127.0.0.1:{port}/json/list") as answer:
+                target = next(t for t in await answer.json() if t["type"] == "page")
+            async with session.ws_connect(target["webSocketDebuggerUrl"], max_msg_size=0) as socket:
+                page = Page(socket)
+                await page.call("Page.enable")
+                await page.call("Runtime.enable")
+                await page.call("Page.addScriptToEvaluateOnNewDocument", source=RECORDER)
+                await page.call("Page.navigate", url=url)
+                yield page
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(process.wait(), 10)
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+        shutil.rmtree(profile, ignore_errors=True)
