@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import BadCheckpoint, ModelNotFound
-from .layers import Block, Head, Stem
+from .layers import Block, Head, Product, Stem
 
 CODEBOOK_SIZE = 4096
 SAMPLE_RATE = 24_000
@@ -125,6 +125,12 @@ class SnacDecoder(nn.Module):
             self.delay = self.delay * stage.stride + stage.delays[-1]
         self.requires_grad_(False)
         self.eval()
+
+    def prepare(self) -> None:
+        """Pack the weights for the processor they are on; see `Product`. Costs as much memory again as they take."""
+        for module in self.modules():
+            if isinstance(module, Product):
+                module.prepare()
 
     @property
     def device(self) -> torch.device:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -33,6 +34,15 @@ def _prepend(tails: Tails, index: int, rows: Tensor) -> Tensor:
     return joined
 
 
+def _sin_(x: Tensor) -> Tensor:
+    """In-place sine. On a CPU NumPy's float32 sine is 2.3 times as fast as torch's and as exact (1 ulp)."""
+    if x.device.type == "cpu" and x.dtype == torch.float32:
+        values = x.numpy()
+        np.sin(values, out=values)
+        return x
+    return x.sin_()
+
+
 class Snake(nn.Module):
     """x + sin(alpha * x)^2 / alpha, per channel."""
 
@@ -46,27 +56,60 @@ class Snake(nn.Module):
         self.register_buffer("scale", (alpha + 1e-9).reciprocal())
 
     def step(self, x: Tensor) -> Tensor:
-        wave = x * self.alpha
-        wave.sin_()
+        wave = _sin_(x * self.alpha)
         wave.mul_(wave)
         return torch.addcmul(x, wave, self.scale, out=wave)
 
 
-class Pointwise(nn.Module):
-    """Convolution of kernel 1: one matrix product."""
+class Product(nn.Module):
+    """x @ weight + bias (+ other) over the last dimension: where nearly all the arithmetic is.
+
+    On a CPU `prepare` packs the weight for oneDNN once. Against plain `addmm` that is 4 times as fast for the 4 rows of
+    one stream's frame in the first block, where MKL copies 17 MB of weights on every call, and 5 to 30 % elsewhere.
+    """
 
     weight: Tensor
-    bias: Tensor
+    bias: Tensor | None
 
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
-        self.register_buffer("weight", weight[..., 0].t().contiguous())  # [in, out]
+        self.register_buffer("weight", weight.contiguous())  # [in, out]
         self.register_buffer("bias", bias)
+        self._packed: Tensor | None = None
 
-    def step(self, x: Tensor) -> Tensor:
-        rows, batch, channels = x.shape
-        flat = torch.addmm(self.bias, x.reshape(-1, channels), self.weight)
-        return flat.view(rows, batch, -1)
+    def prepare(self) -> None:
+        """Pack for the current weights, where this build of torch can; call again after moving or changing them."""
+        self._packed = None
+        if self.weight.device.type != "cpu" or self.weight.dtype != torch.float32:
+            return
+        try:
+            packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.t().contiguous(), 4)
+            probe = torch.zeros(2, self.weight.shape[0])
+            other = probe.new_zeros(2, self.weight.shape[1])
+            torch.ops.mkldnn._linear_pointwise.binary(probe, other, packed, self.bias, "add")
+        except (AttributeError, RuntimeError):  # no oneDNN in this build or on this processor
+            return
+        self._packed = packed
+
+    def step(self, x: Tensor, other: Tensor | None = None) -> Tensor:
+        """x [..., in], other [..., out] -> [..., out]."""
+        if self._packed is not None:
+            # Overloads by name: finding them from the arguments takes longer than the product.
+            op, packed = torch.ops.mkldnn._linear_pointwise, self._packed
+            y: Tensor
+            if other is None:
+                y = op.default(x, packed, self.bias, "none", [], "")
+            else:
+                y = op.binary(x, other, packed, self.bias, "add")
+            return y
+        flat = x.reshape(-1, x.shape[-1])
+        if other is None:
+            out = torch.mm(flat, self.weight)
+        else:
+            out = torch.addmm(other.reshape(flat.shape[0], -1), flat, self.weight)
+        if self.bias is not None:
+            out += self.bias
+        return out.view(*x.shape[:-1], -1)
 
 
 class Depthwise(nn.Module):
@@ -101,20 +144,16 @@ class ResidualUnit(nn.Module):
         self.snake_in = Snake(weights["block.0.alpha"])
         self.depthwise = Depthwise(weights["block.1.weight"], weights["block.1.bias"], dilation)
         self.snake_mid = Snake(weights["block.2.alpha"])
-        self.pointwise = Pointwise(weights["block.3.weight"], weights["block.3.bias"])
+        self.pointwise = Product(weights["block.3.weight"][..., 0].t(), weights["block.3.bias"])
         self.delay = 3 * dilation
-        channels = self.pointwise.bias.shape[0]
+        channels = self.depthwise.bias.shape[0]
         self.tail_shapes = [(self.delay, channels), (2 * self.delay, channels)]
 
     def step(self, x: Tensor, tails: Tails, first: int) -> Tensor:
         """`tails[first]` holds late inputs for the sum, `tails[first + 1]` the convolution's history."""
-        rows, _, channels = x.shape
-        late = _prepend(tails, first, x)[:rows]
+        late = _prepend(tails, first, x)[: x.shape[0]]
         y = self.depthwise.step(_prepend(tails, first + 1, self.snake_in.step(x)))
-        y = self.snake_mid.step(y)
-        # Safe in place: `late` is this call's own copy and the tail kept above lies behind it.
-        late.view(-1, channels).addmm_(y.view(-1, channels), self.pointwise.weight)
-        return late.add_(self.pointwise.bias)
+        return self.pointwise.step(self.snake_mid.step(y), late)
 
 
 class Upsample(nn.Module):
@@ -123,30 +162,23 @@ class Upsample(nn.Module):
     Late by s / 2 output rows (the original's padding).
     """
 
-    current: Tensor
-    previous: Tensor
-    bias: Tensor
-
     def __init__(self, weight: Tensor, bias: Tensor, stride: int) -> None:
         super().__init__()
         taps = weight.permute(0, 2, 1)  # [in, 2s, out]
-        self.register_buffer("current", taps[:, :stride].flatten(1).contiguous())
-        self.register_buffer("previous", taps[:, stride:].flatten(1).contiguous())
-        self.register_buffer("bias", bias)
+        self.current = Product(taps[:, :stride].flatten(1), bias.repeat(stride))
+        self.previous = Product(taps[:, stride:].flatten(1), None)
         self.stride = stride
+        self.channels = bias.shape[0]
         self.delay = stride // 2
         self.tail_shapes = [(1, weight.shape[0])]
 
     def step(self, x: Tensor, tails: Tails, first: int) -> Tensor:
-        rows, batch, channels = x.shape
+        rows, batch, _ = x.shape
         joined = _prepend(tails, first, x)
-        flat = torch.mm(joined[1:].reshape(-1, channels), self.current)
-        flat.addmm_(joined[:rows].reshape(-1, channels), self.previous)
-        if batch == 1:
-            return flat.view(rows * self.stride, 1, -1).add_(self.bias)
-        out = x.new_empty(rows, self.stride, batch, self.bias.shape[0])
-        torch.add(flat.view(rows, batch, self.stride, -1).transpose(1, 2), self.bias, out=out)
-        return out.view(rows * self.stride, batch, -1)
+        y = self.previous.step(joined[:rows], self.current.step(joined[1:]))
+        # [rows, batch, s, out]: the s rows that belong in one place in time still lie behind each other per stream.
+        y = y.view(rows, batch, self.stride, self.channels).transpose(1, 2)
+        return y.reshape(rows * self.stride, batch, self.channels)
 
 
 class Stem(nn.Module):
@@ -157,8 +189,8 @@ class Stem(nn.Module):
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
         super().__init__()
         self.depthwise = Depthwise(weights["0.weight"], weights["0.bias"], 1)
-        self.pointwise = Pointwise(weights["1.weight"], weights["1.bias"])
-        self.channels = self.pointwise.bias.shape[0]
+        self.pointwise = Product(weights["1.weight"][..., 0].t(), weights["1.bias"])
+        self.channels = weights["1.bias"].shape[0]
         self.tail_shapes = [(KERNEL - 1, self.depthwise.bias.shape[0])]
         self.delays = [KERNEL // 2]
 
@@ -177,16 +209,14 @@ class Block(nn.Module):
             after each residual unit; at each of these points `step` takes a mask.
     """
 
-    noise_weight: Tensor | None
-
     def __init__(self, weights: Mapping[str, Tensor], stride: int, *, noise: bool) -> None:
         super().__init__()
         self.snake = Snake(weights["block.0.alpha"])
         self.upsample = Upsample(weights["block.1.weight"], weights["block.1.bias"], stride)
-        mixing = weights["block.2.linear.weight"][..., 0].t().contiguous() if noise else None
-        self.register_buffer("noise_weight", mixing)
+        mixing = weights["block.2.linear.weight"][..., 0].t() if noise else None
+        self.noise = None if mixing is None else Product(mixing, None)
         self.stride = stride
-        self.channels = self.upsample.bias.shape[0]
+        self.channels = self.upsample.channels
         self.tail_shapes = list(self.upsample.tail_shapes)
         self.delays = [self.upsample.delay]
         self.units = nn.ModuleList()
@@ -206,9 +236,8 @@ class Block(nn.Module):
         masks: 1.0 / 0.0 per output row, [n * stride, batch, 1], one per entry of `delays`. noise: the same shape.
         """
         x = self.upsample.step(self.snake.step(x), tails, 0)
-        if noise is not None and self.noise_weight is not None:
-            mixed = torch.mm(x.view(-1, self.channels), self.noise_weight)
-            x.addcmul_(mixed.view_as(x), noise)
+        if noise is not None and self.noise is not None:
+            x.addcmul_(self.noise.step(x), noise)
         if masks is not None:
             x.mul_(masks[0])
         for number, unit in enumerate(self.units):
@@ -224,13 +253,12 @@ class Head(nn.Module):
 
     stride = 1
     channels = 1
-    weight: Tensor
     bias: Tensor
 
     def __init__(self, alpha: Tensor, weight: Tensor, bias: Tensor) -> None:
         super().__init__()
         self.snake = Snake(alpha)
-        self.register_buffer("weight", weight[0].contiguous())  # [in, 7]
+        self.taps = Product(weight[0], None)  # [in, 7]
         self.register_buffer("bias", bias)
         self.tail_shapes = [(KERNEL - 1, weight.shape[1])]
         self.delays = [KERNEL // 2]
@@ -238,10 +266,10 @@ class Head(nn.Module):
     def step(
         self, x: Tensor, tails: Tails, masks: list[Tensor] | None, noise: Tensor | None
     ) -> Tensor:
-        rows, batch, channels = x.shape
+        rows = x.shape[0]
         joined = _prepend(tails, 0, self.snake.step(x))
         # All seven taps of every row in one product; then each output sums a diagonal of it.
-        taps = torch.mm(joined.view(-1, channels), self.weight).view(-1, batch, KERNEL)
+        taps = self.taps.step(joined)
         out = taps[:rows, :, 0] + self.bias
         for tap in range(1, KERNEL):
             out += taps[tap : tap + rows, :, tap]

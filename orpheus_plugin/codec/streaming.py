@@ -27,8 +27,10 @@ from .noise import normal, stream_keys
 FAR = 1 << 40
 """End of a stream whose end is not known yet, in latents."""
 
-_TILE = 1 << 16
-"""Values of one activation a CPU works on at a time, so that a layer's passes over it stay in the L2 cache."""
+_TILE = 1 << 18
+"""Values of one activation a CPU works on at a time, so that the passes over it stay in the L2 cache.
+
+Measured: with 1 << 16 a step of 16 lanes takes a fifth longer (more calls), without a limit a quarter (memory)."""
 
 
 @dataclass(slots=True)
@@ -85,6 +87,7 @@ class StreamingDecoder:
     """
 
     def __init__(self, decoder: SnacDecoder, *, slots: int = 32) -> None:
+        decoder.prepare()
         self.decoder = decoder
         self.slots = slots
         self.delay = decoder.delay
@@ -285,7 +288,7 @@ class StreamingDecoder:
         if x.device.type != "cpu" or not isinstance(stage, Block):
             return [(0, x)]
         # A block with large weights wants enough rows per pass to be worth reading them.
-        values = max(_TILE, stage.upsample.current.numel() // 8)
+        values = max(_TILE, stage.upsample.current.weight.numel() // 8)
         rows = max(1, values // (x.shape[1] * stage.channels * stage.stride))
         return [(start, x[start : start + rows]) for start in range(0, x.shape[0], rows)]
 

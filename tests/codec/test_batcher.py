@@ -115,7 +115,7 @@ async def test_bad_latents_are_refused_and_the_stream_lives_on(batcher, bad):
     latents = random_latents(2)
     stream = batcher.open_stream(noise=False)
     stream.push(latents[:3])
-    with pytest.raises(ValueError, match="latents|code"):
+    with pytest.raises(ValueError, match=r"latents|code"):
         stream.push(bad)
     stream.push(latents[3:])
     stream.finish()

@@ -95,9 +95,9 @@ def test_streams_joining_and_leaving_at_random_are_each_exact(slots):
             codes[row, : len(part)] = part
         for index, piece in zip(chosen, streaming.step(lanes, codes), strict=True):
             got[index].append(piece)
-            if running[index].position >= running[index].end + streaming.flush_latents:
-                free.append(running.pop(index).slot)
-            elif rng.random() < 0.02:  # hangs up in the middle
+            over = running[index].position >= running[index].end + streaming.flush_latents
+            hangs_up = rng.random() < 0.02
+            if over or hangs_up:
                 free.append(running.pop(index).slot)
     for index, pieces in got.items():
         samples = np.concatenate(pieces)

@@ -1,0 +1,64 @@
+"""On a GPU: captured graphs give what the one-shot decode gives, spare lanes and all."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+import pytest
+import torch
+
+from orpheus_plugin.codec import CodecBatcher
+from orpheus_plugin.codec.streaming import StreamingDecoder
+
+from .conftest import SMALL, make_decoder, random_latents, reference_decode
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
+]
+
+
+def test_captured_graphs_are_exact_for_lanes_joining_and_leaving(small_reference):
+    streaming = StreamingDecoder(make_decoder(small_reference, SMALL).cuda(), slots=8)
+    streaming.warm_up([(size, n) for size in (1, 2, 4, 8) for n in (1, 2, 4, 8)])
+    jobs = [random_latents(frames, frames) for frames in range(1, 9)]
+    lanes, got = {}, {i: [] for i in range(8)}
+    for index, latents in enumerate(jobs):
+        lanes[index] = streaming.lane(index, noise=False)
+        lanes[index].end = len(latents)
+    for turn in range(200):
+        alive = [i for i in lanes if lanes[i].position < lanes[i].end + streaming.flush_latents]
+        if not alive:
+            break
+        chosen = alive[turn % 2 :: 2] or alive
+        n = (1, 2, 4, 8, 3)[turn % 5]
+        codes = np.zeros((len(chosen), n, 3), np.int64)
+        for row, i in enumerate(chosen):
+            part = jobs[i][lanes[i].position : lanes[i].position + n]
+            codes[row, : len(part)] = part
+        for i, piece in zip(chosen, streaming.step([lanes[i] for i in chosen], codes), strict=True):
+            got[i].append(piece)
+    for i, latents in enumerate(jobs):
+        wanted = reference_decode(small_reference, latents)
+        np.testing.assert_allclose(np.concatenate(got[i]), wanted, rtol=0, atol=1e-4)
+
+
+async def test_the_batcher_serves_from_a_gpu(small_reference):
+    batcher = CodecBatcher(make_decoder(small_reference, SMALL).cuda(), slots=8)
+    batcher.start()
+
+    async def speak(latents):
+        stream = batcher.open_stream(noise=False)
+        for row in latents:
+            stream.push(row[None])
+            await asyncio.sleep(0)
+        stream.finish()
+        return np.concatenate([piece async for piece in stream])
+
+    jobs = [random_latents(frames, frames) for frames in range(1, 9)]
+    for latents, got in zip(jobs, await asyncio.gather(*map(speak, jobs)), strict=True):
+        np.testing.assert_allclose(
+            got, reference_decode(small_reference, latents), rtol=0, atol=1e-4
+        )
+    batcher.close()
