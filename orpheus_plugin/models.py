@@ -1,30 +1,41 @@
 """Which Orpheus models there are, and where their files lie.
 
-Facts (voices, tags, repositories, licences): canopylabs' model cards and README; the multilingual table of
-canopylabs.ai/releases/orpheus_can_speak_any_language. Nothing here loads torch, and only `download` uses the network.
+Nothing here loads torch, and only `download` uses the network.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from orpheus_plugin.errors import BadCheckpoint, InvalidOptions, ModelNotFound, UnknownVoice
+from orpheus_plugin.catalogue import ALIASES, CATALOGUE, SNAC_24KHZ, ModelSpec
+from orpheus_plugin.errors import BadCheckpoint, ModelNotFound, UnknownVoice
 from orpheus_plugin.generators.base import Sampling
+from orpheus_plugin.hub import (
+    Snapshot,
+    cached,
+    fetch_first,
+    hub_snapshot,
+    looks_like_repo,
+    progress_bars,
+)
+
+__all__ = [
+    "SNAC_24KHZ",
+    "ModelFiles",
+    "ModelSpec",
+    "check_voice",
+    "choose",
+    "download",
+    "known_models",
+    "locate",
+]
 
 logger = logging.getLogger(__name__)
 
-SNAC_24KHZ = "hubertsiuzdak/snac_24khz"
-
-_LLAMA_LICENCE = (
-    "Llama 3 Community License for the weights, say their authors (the model cards say Apache-2.0); "
-    "SNAC codec: MIT"
-)
 _MINI_DIR = Path(__file__).parent / "mini"
 _LM_FILES = (
     "config.json",
@@ -38,33 +49,6 @@ _CODEC_FILES = ("config.json", "pytorch_model.bin", "model.safetensors")
 
 
 @dataclass(frozen=True)
-class ModelSpec:
-    """What a model can do and where it comes from.
-
-    Attributes:
-        name: what users type.
-        repo_ids: hub repositories that hold it, the official one first. Empty for local and bundled models.
-        voices: the first is the default; empty when unknown, then any voice is accepted.
-        languages: ISO 639-1 codes.
-        tags: emotion tags the model was trained on, without their angle brackets.
-        licence: of the weights, in words.
-        sampling: the defaults of this model.
-        codec_repo: hub repository of its SNAC codec, used where the model does not bring its own.
-        spell_numbers: whether numbers must be written out in words before the model sees them.
-    """
-
-    name: str
-    repo_ids: tuple[str, ...] = ()
-    voices: tuple[str, ...] = ()
-    languages: tuple[str, ...] = ("en",)
-    tags: tuple[str, ...] = ()
-    licence: str = "unknown: ask whoever made the model"
-    sampling: Sampling = Sampling()  # noqa: RUF009 - frozen
-    codec_repo: str = SNAC_24KHZ
-    spell_numbers: bool = False
-
-
-@dataclass(frozen=True)
 class ModelFiles:
     """A model on this machine: its language model's directory and its codec's."""
 
@@ -73,94 +57,9 @@ class ModelFiles:
     codec: Path
 
 
-Snapshot = Callable[..., str]
-"""`huggingface_hub.snapshot_download`, or a stand-in with its keywords repo_id, revision, allow_patterns."""
-
-
-def _language(code: str, repo: str, voices: str, tags: str, *mirrors: str) -> tuple[str, ModelSpec]:
-    name = f"orpheus-3b-{code}"
-    return name, ModelSpec(
-        name=name,
-        repo_ids=(repo, *mirrors),
-        voices=tuple(voices.split()),
-        languages=(code,),
-        tags=tuple(t.replace("_", " ") for t in tags.split()),
-        licence=_LLAMA_LICENCE,
-    )
-
-
-_RESEARCH = "canopylabs/3b-{}-ft-research_release"
-_CATALOGUE: dict[str, ModelSpec] = {
-    "orpheus-3b": ModelSpec(
-        name="orpheus-3b",
-        repo_ids=(
-            "canopylabs/orpheus-3b-0.1-ft",
-            "unsloth/orpheus-3b-0.1-ft",
-            "baseten/orpheus-3b-0.1-ft",
-        ),
-        voices=("tara", "leah", "jess", "leo", "dan", "mia", "zac", "zoe"),
-        tags=("laugh", "chuckle", "sigh", "cough", "sniffle", "groan", "yawn", "gasp"),
-        licence=_LLAMA_LICENCE,
-    ),
-    **dict(
-        (
-            _language(
-                "fr",
-                _RESEARCH.format("fr"),
-                "pierre amelie marie",
-                "chuckle cough gasp groan laugh sigh sniffle whimper yawn",
-            ),
-            _language(
-                "de",
-                _RESEARCH.format("de"),
-                "jana thomas max",
-                "chuckle cough gasp groan laugh sigh sniffle yawn",
-            ),
-            _language(
-                "ko",
-                _RESEARCH.format("ko"),
-                "유나 준서",
-                "한숨 헐 헛기침 훌쩍 하품 낄낄 신음 작은_웃음 기침 으르렁",
-            ),
-            _language("hi", _RESEARCH.format("hi"), "ऋतिका", ""),
-            _language(
-                "zh",
-                _RESEARCH.format("zh"),
-                "长乐 白芷",
-                "嬉笑 轻笑 呻吟 大笑 咳嗽 抽鼻子 咳",
-            ),
-            _language(
-                "es",
-                _RESEARCH.format("es_it"),
-                "javi sergio maria",
-                "groan chuckle gasp resoplido laugh yawn cough",
-            ),
-            _language(
-                "it",
-                _RESEARCH.format("es_it"),
-                "pietro giulia carlo",
-                "sigh laugh cough sniffle groan yawn gemito gasp",
-            ),
-        )
-    ),
-}
-_ALIASES = {
-    "english": "orpheus-3b",
-    "orpheus-3b-en": "orpheus-3b",
-    "french": "orpheus-3b-fr",
-    "german": "orpheus-3b-de",
-    "korean": "orpheus-3b-ko",
-    "hindi": "orpheus-3b-hi",
-    "mandarin": "orpheus-3b-zh",
-    "chinese": "orpheus-3b-zh",
-    "spanish": "orpheus-3b-es",
-    "italian": "orpheus-3b-it",
-}
-
-
 def known_models() -> dict[str, ModelSpec]:
     """Every model that has a name here, by name. `mini` is among them when this installation carries its files."""
-    models = dict(_CATALOGUE)
+    models = dict(CATALOGUE)
     if _lacks_lm(_MINI_DIR) is None:
         models["mini"] = _described_by_files(ModelSpec(name="mini"), _MINI_DIR)
     return models
@@ -239,7 +138,7 @@ def locate(
                 raise BadCheckpoint(f"{folder} is no Orpheus model: {missing}")
             spec = _described_by_files(ModelSpec(name=folder.resolve().name), folder)
             return ModelFiles(spec, folder, _find_codec(spec, folder, codec, text, cache_dir))
-        if not _looks_like_repo(text):
+        if not looks_like_repo(text):
             if text == "mini":
                 raise ModelNotFound("this installation does not carry the bundled model 'mini'")
             raise ModelNotFound(
@@ -247,7 +146,7 @@ def locate(
             )
         spec = ModelSpec(name=text, repo_ids=(text,))
     for repo in spec.repo_ids:
-        snapshot = _cached(repo, revision, cache_dir)
+        snapshot = cached(repo, revision, cache_dir)
         if snapshot is not None and _lacks_lm(snapshot) is None:
             if _unknown(spec):
                 spec = _described_by_files(spec, snapshot)
@@ -282,26 +181,24 @@ def download(
     """
     spec = _spec_of(name)
     if spec is None:
-        if not _looks_like_repo(name):
+        if not looks_like_repo(name):
             raise ModelNotFound(
                 f"no model {name!r} to download: use owner/name or one of {', '.join(known_models())}"
             )
         spec = ModelSpec(name=name, repo_ids=(name,))
     if not spec.repo_ids:
         return locate(name, cache_dir=cache_dir)
-    fetch = snapshot if snapshot is not None else _hub_snapshot()
+    fetch = snapshot if snapshot is not None else hub_snapshot()
     logger.info("Licence of %s: %s", spec.name, spec.licence)
-    with _progress_bars(progress):
-        lm = _fetch_first(
-            fetch, spec.name, spec.repo_ids, _LM_FILES, revision, cache_dir, _lacks_lm
-        )
+    with progress_bars(progress):
+        lm = fetch_first(fetch, spec.name, spec.repo_ids, _LM_FILES, revision, cache_dir, _lacks_lm)
         if _unknown(spec):
             spec = _described_by_files(spec, lm)
         own = lm / "snac"
         codec = (
             own
             if _lacks_codec(own) is None
-            else _fetch_first(
+            else fetch_first(
                 fetch, "its codec", (spec.codec_repo,), _CODEC_FILES, None, cache_dir, _lacks_codec
             )
         )
@@ -311,7 +208,7 @@ def download(
 def _spec_of(name: str) -> ModelSpec | None:
     """The spec of a known name, an alias or a known repository."""
     models = known_models()
-    name_there = _ALIASES.get(name.lower(), name)
+    name_there = ALIASES.get(name.lower(), name)
     if name_there in models:
         return models[name_there]
     holders = [spec for spec in models.values() if name in spec.repo_ids]
@@ -346,13 +243,18 @@ def _described_by_files(spec: ModelSpec, folder: Path) -> ModelSpec:
             if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
                 raise BadCheckpoint(f"{folder / 'config.json'}: orpheus.{key} is no list of names")
             said[key] = tuple(value)
-    for key, kind in (("licence", str), ("codec_repo", str), ("spell_numbers", bool)):
+    for key, attribute, kind in (
+        ("licence", "licence", str),
+        ("codec_repo", "codec_repo", str),
+        ("spell_numbers", "spell_numbers", bool),
+        ("max_text_chars", "max_utterance_chars", int),
+    ):
         if key in block:
-            if not isinstance(block[key], kind):
+            if type(block[key]) is not kind:
                 raise BadCheckpoint(
                     f"{folder / 'config.json'}: orpheus.{key} is no {kind.__name__}"
                 )
-            said[key] = block[key]
+            said[attribute] = block[key]
     return replace(spec, sampling=_sampling_of(folder, spec.sampling), **said)
 
 
@@ -436,117 +338,10 @@ def _find_codec(
         return folder
     if _lacks_codec(lm / "snac") is None:
         return lm / "snac"
-    cached = _cached(spec.codec_repo, None, cache_dir)
-    if cached is not None and _lacks_codec(cached) is None:
-        return cached
+    shared = cached(spec.codec_repo, None, cache_dir)
+    if shared is not None and _lacks_codec(shared) is None:
+        return shared
     name = asked_for if spec.repo_ids else "orpheus-3b"
     raise ModelNotFound(
         f"the SNAC codec {spec.codec_repo} is not on this machine; run: orpheus-tts download {name}"
     )
-
-
-def _looks_like_repo(text: str) -> bool:
-    owner, slash, name = text.partition("/")
-    return bool(slash and owner and name) and not any(
-        (part.startswith((".", "~")) or "/" in part or "\\" in part) for part in (owner, name)
-    )
-
-
-def _cached(repo: str, revision: str | None, cache_dir: str | Path | None) -> Path | None:
-    """The snapshot directory of a repository in the hub cache, however complete."""
-    try:
-        from huggingface_hub import try_to_load_from_cache
-    except ImportError:
-        return None
-    try:
-        found = try_to_load_from_cache(repo, "config.json", cache_dir=cache_dir, revision=revision)
-    except ValueError as error:  # not a legal repository name
-        raise InvalidOptions(str(error)) from error
-    return Path(found).parent if isinstance(found, str) else None
-
-
-def _hub_snapshot() -> Snapshot:
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError as error:
-        raise ModelNotFound(
-            "downloading needs huggingface_hub; run: pip install 'orpheus_plugin[local]'"
-        ) from error
-    return snapshot_download
-
-
-def _fetch_first(
-    fetch: Snapshot,
-    what: str,
-    repos: tuple[str, ...],
-    patterns: tuple[str, ...],
-    revision: str | None,
-    cache_dir: str | Path | None,
-    lacks: Callable[[Path], str | None],
-) -> Path:
-    """The first repository that gives all files, or ModelNotFound with each one's refusal."""
-    refusals: list[str] = []
-    gated = False
-    for place, repo in enumerate(repos):
-        try:
-            folder = Path(
-                fetch(
-                    repo_id=repo,
-                    revision=revision if place == 0 else None,
-                    allow_patterns=list(patterns),
-                    cache_dir=cache_dir,
-                )
-            )
-        except Exception as error:
-            # The hub's client raises its own errors, its HTTP library's and the system's.
-            status = getattr(getattr(error, "response", None), "status_code", None)
-            gated = gated or status in (401, 403)
-            refusals.append(f"{repo}: {_in_one_line(error, status)}")
-            logger.info("Not from %s", refusals[-1])
-            continue
-        missing = lacks(folder)
-        if missing is None:
-            return folder
-        refusals.append(f"{repo}: incomplete, {missing}")
-    advice = (
-        f"; to use the official one, accept its licence at https://huggingface.co/{repos[0]} and run: hf auth login"
-        if gated
-        else ""
-    )
-    raise ModelNotFound(f"could not download {what} ({'; '.join(refusals)}){advice}")
-
-
-def _in_one_line(error: Exception, status: int | None) -> str:
-    if status in (401, 403):
-        return f"access refused ({status})"
-    if status == 404:
-        return "no such repository or revision (404)"
-    if status is not None:
-        return f"the hub answered {status}"
-    if isinstance(error, OSError) and error.errno is not None and error.strerror:
-        return error.strerror  # such as: No space left on device
-    text = " ".join(str(error).split()) or type(error).__name__
-    return f"no connection to the hub, or it is unusable: {text[:160]}"
-
-
-@contextlib.contextmanager
-def _progress_bars(shown: bool) -> Iterator[None]:
-    if shown:
-        yield
-        return
-    try:
-        from huggingface_hub.utils.tqdm import (
-            are_progress_bars_disabled,
-            disable_progress_bars,
-            enable_progress_bars,
-        )
-    except ImportError:
-        yield
-        return
-    before = are_progress_bars_disabled()
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        if not before:
-            enable_progress_bars()

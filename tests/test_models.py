@@ -199,6 +199,7 @@ def test_a_directory_describes_itself(tmp_path: Path, cache: Path) -> None:
         "tags": ["sigh"],
         "licence": "MIT",
         "spell_numbers": True,
+        "max_text_chars": 150,
     }
     folder = fill_lm(tmp_path / "mine", {"orpheus": block})
     (folder / "generation_config.json").write_text(
@@ -213,7 +214,7 @@ def test_a_directory_describes_itself(tmp_path: Path, cache: Path) -> None:
         ("nl",),
         ("sigh",),
     )
-    assert (spec.licence, spec.spell_numbers) == ("MIT", True)
+    assert (spec.licence, spec.spell_numbers, spec.max_utterance_chars) == ("MIT", True, 150)
     assert (spec.sampling.temperature, spec.sampling.top_p) == (0.4, 0.9)
     assert spec.sampling.repetition_penalty == 1.1
 

@@ -117,6 +117,12 @@ class TorchLlama:
         """Requests that hold one of the `max_streams` places now."""
         return self._worker.holding if self._worker is not None else 0
 
+    @property
+    def dtype(self) -> str:
+        """Of the weights, "" before `start`."""
+        weights = self._worker.model.weights.head if self._worker is not None else None
+        return str(weights.dtype).removeprefix("torch.") if weights is not None else ""
+
     async def start(self) -> None:
         """Load the weights and draw one id, on another thread. May be called again after `aclose` or a death.
 

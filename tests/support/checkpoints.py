@@ -49,7 +49,7 @@ def write_tokenizer(folder: Path, text: int = FULL_TEXT) -> int:
         "trim_offsets": True,
         "use_regex": True,
     }
-    tokenizer = {
+    tokenizer: dict[str, Any] = {
         "version": "1.0",
         "truncation": None,
         "padding": None,
@@ -93,6 +93,7 @@ def llama_config(
     heads: int = 2,
     kv_heads: int = 1,
     head_dim: int = 32,
+    inner: int | None = None,
     tied: bool = False,
     rope_scaling: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -102,7 +103,7 @@ def llama_config(
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         "hidden_size": hidden,
-        "intermediate_size": 2 * hidden,
+        "intermediate_size": inner or 2 * hidden,
         "num_hidden_layers": layers,
         "num_attention_heads": heads,
         "num_key_value_heads": kv_heads,
@@ -198,22 +199,26 @@ def save_checkpoint(folder: Path, config: dict[str, Any], weights: dict[str, tor
 
 
 def crafted_checkpoint(
-    *, stop: float = 0.02, hidden: int = 64, layers: int = 2, text: int = FULL_TEXT
+    *,
+    stop: float = 0.02,
+    hidden: int = 64,
+    layers: int = 2,
+    text: int = FULL_TEXT,
+    **shape: int,
 ) -> Path:
     """A checkpoint that emits well-formed frames and ends each utterance by itself.
 
     Args:
         stop: chance of the end after each frame, at temperature 0.6; 0 never ends, 1 ends after the first frame.
-        hidden: width; heads of 32, half as many key-value heads.
-        text: size of the text vocabulary; SMALL_TEXT makes a checkpoint of 2M parameters instead of 20M.
+        hidden: width; by default with heads of 32 and half as many key-value heads.
+        text: size of the text vocabulary; SMALL_TEXT makes a checkpoint of 4M parameters instead of 20M.
+        shape: heads, kv_heads, head_dim and inner as in `llama_config`.
     """
 
     def make(folder: Path) -> None:
         size = write_tokenizer(folder, text)
-        heads = hidden // 32
-        config = llama_config(
-            size, hidden=hidden, layers=layers, heads=heads, kv_heads=max(1, heads // 2)
-        )
+        heads: dict[str, Any] = {"heads": hidden // 32, "kv_heads": max(1, hidden // 64)} | shape
+        config = llama_config(size, hidden=hidden, layers=layers, **heads)
         weights = random_weights(config, scale=0.02)
         _craft(weights, config, min(stop, 0.999999))
         save_checkpoint(folder, config, weights)
@@ -221,7 +226,7 @@ def crafted_checkpoint(
             json.dumps({"temperature": 0.6, "top_p": 0.8, "repetition_penalty": 1.1}), "utf-8"
         )
 
-    return kept(("crafted", stop, hidden, layers, text), make)
+    return kept(("crafted", stop, hidden, layers, text, sorted(shape.items())), make)
 
 
 def random_checkpoint(*, text: int = SMALL_TEXT, seed: int = 0, **shape: Any) -> Path:
