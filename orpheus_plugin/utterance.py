@@ -37,7 +37,19 @@ class Utterance:
 
 def utterances(items: list[SpokenWord | str], limit: int) -> list[Utterance]:
     """Utterances of at most `limit` characters out of words and, as plain strings, emotion tags in brackets."""
-    return [_utterance(part) for part in _divide(items, limit)]
+    parts: list[list[SpokenWord | str]] = []
+    mute: list[SpokenWord | str] = []
+    for part in _divide(items, limit):
+        if any(isinstance(item, str) or any(c.isalnum() for c in item.spoken) for item in part):
+            parts.append([*mute, *part])
+            mute = []
+            continue
+        silent = [replace(item, spoken="") for item in part if isinstance(item, SpokenWord)]
+        if parts:
+            parts[-1] += silent
+        else:
+            mute += silent
+    return [_utterance(part) for part in parts]
 
 
 def _utterance(items: Sequence[SpokenWord | str]) -> Utterance:
@@ -70,10 +82,7 @@ def _divide(items: list[SpokenWord | str], limit: int) -> list[list[SpokenWord |
         count = _best_split(rest, count)
         parts.append(rest[:count])
         rest = rest[count:]
-    if any(isinstance(item, str) or item.spoken for item in rest) or not parts:
-        return [*parts, rest]
-    parts[-1] += rest
-    return parts
+    return [*parts, rest]
 
 
 def _best_split(items: list[SpokenWord | str], count: int) -> int:

@@ -163,6 +163,12 @@ def test_a_huge_word_is_cut_hard_and_still_adds_up() -> None:
     assert got[-1].words[-1].space_after
 
 
+def test_a_mark_left_alone_by_a_hard_cut_is_no_utterance() -> None:
+    got = stream("a" * 560 + ".")
+    assert [len(u.text) for u in got] == [280, 280]
+    assert written(got) == "a" * 560 + "."
+
+
 def test_numbers_written_out_count_towards_the_limit() -> None:
     got = stream("Codes: " + "777777 " * 30, options=TextOptions(max_chars=100, join_chars=60))
     assert all(len(u.text) <= 100 for u in got)
@@ -204,8 +210,9 @@ def test_forms_of_a_tag(form: str) -> None:
 
 
 def test_tags_the_model_lacks_are_left_out_with_one_warning(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("orpheus_plugin.tags._warned", set())
     with caplog.at_level(logging.WARNING):
         assert said("Oh <hiccup> well <hiccup> yes") == "Oh well yes"
         assert said("Oh <hiccup> well") == "Oh well"
