@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
@@ -247,7 +247,12 @@ class LocalEngine:
             return True
 
         speaker = self._speaker(
-            "warm-up", SpeechOptions(seed=0), running, discard, on_error=lambda error: None
+            "warm-up",
+            self.check_voice(None),
+            SpeechOptions(seed=0),
+            running,
+            discard,
+            on_error=lambda error: None,
         )
         speaker.push_text("Hello there.")
         speaker.end()
@@ -291,12 +296,14 @@ class LocalEngine:
         turn_id = uuid.uuid4().hex[:12]
         link = _LocalLink(loop)
         turn = Turn(turn_id, link, max_chars=self.config.max_text_chars)
-        loop.call_soon_threadsafe(self._open, turn, link, replace(options, voice=voice))
+        loop.call_soon_threadsafe(self._open, turn, link, voice, options)
         return turn
 
-    def _open(self, turn: Turn, link: _LocalLink, options: SpeechOptions) -> None:
+    def _open(
+        self, turn: Turn, link: _LocalLink, voice: str | None, options: SpeechOptions
+    ) -> None:
         speaker = self._speaker(
-            turn.id, options, self._await_stages, turn.deliver, on_error=self._note_error
+            turn.id, voice, options, self._await_stages, turn.deliver, on_error=self._note_error
         )
         self._speakers[turn.id] = speaker
         link.attach(speaker, self._loop_task(self._retire(speaker), f"orpheus-retire-{turn.id}"))
@@ -304,6 +311,7 @@ class LocalEngine:
     def _speaker(
         self,
         turn_id: str,
+        voice: str | None,
         options: SpeechOptions,
         stages: Callable[[], Awaitable[Stages]],
         deliver: Callable[[TurnEvent | OrpheusError], bool],
@@ -314,7 +322,7 @@ class LocalEngine:
         return Speaker(
             turn_id,
             stages=stages,
-            voice=self.check_voice(options.voice),
+            voice=voice,
             options=options,
             text_options=TextOptions(
                 tags=frozenset(spec.tags),

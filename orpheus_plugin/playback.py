@@ -22,9 +22,10 @@ class WavFile:
 
     def __init__(self, path: Path) -> None:
         try:
-            self._file = wave.open(str(path), "wb")  # noqa: SIM115 - closed by close()
+            self._raw = path.open("wb")
         except OSError as error:
             raise InvalidOptions(f"cannot write {path}: {error.strerror or error}") from error
+        self._file = wave.open(self._raw, "wb")  # noqa: SIM115 - closed by close()
         self._file.setnchannels(1)
         self._file.setsampwidth(2)
         self._file.setframerate(SAMPLE_RATE)
@@ -34,6 +35,7 @@ class WavFile:
 
     def close(self) -> None:
         self._file.close()
+        self._raw.close()
 
 
 class SoundCard:

@@ -1,0 +1,134 @@
+"""`orpheus-tts` as a person uses it: files that play, one-line errors, exit codes."""
+
+from __future__ import annotations
+
+import io
+import wave
+from pathlib import Path
+
+import pytest
+
+from orpheus_plugin.cli import main
+from orpheus_plugin.models import ModelFiles
+from orpheus_plugin.version import __version__
+
+
+@pytest.fixture
+def model(crafted_files: ModelFiles) -> list[str]:
+    return [
+        "--model",
+        str(crafted_files.lm),
+        "--codec",
+        str(crafted_files.codec),
+        "--device",
+        "cpu",
+    ]
+
+
+def test_say_writes_a_wav_file_and_reports(
+    model: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "hello.wav"
+    assert main(["say", "Hello there, my friend.", "-o", str(out), "--seed", "1", *model]) == 0
+    with wave.open(str(out)) as file:
+        assert (file.getframerate(), file.getnchannels(), file.getsampwidth()) == (24_000, 1, 2)
+        seconds = file.getnframes() / 24_000
+    assert seconds > 0.05
+    report = capsys.readouterr().err
+    assert f"{seconds:.1f} s of speech" in report
+    assert "first sound after" in report
+    assert "x real time" in report
+
+
+def test_say_reads_standard_input_and_prints_words(
+    model: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("Hello there.\nHow are you?\n"))
+    out = tmp_path / "two.wav"
+    assert main(["say", "-", "--words", "-o", str(out), *model]) == 0
+    lines = capsys.readouterr().out.split("\n")
+    assert [line.split()[-1] for line in lines if line] == ["Hello", "there.", "How", "are", "you?"]
+
+
+def test_text_with_nothing_to_speak_is_said_to_be_so(
+    model: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["say", "😀", "-o", str(tmp_path / "none.wav"), *model]) == 0
+    assert "nothing to speak" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["say", "x" * 6145], 1, "6144 characters"),
+        (["say", "Hi.", "--temperature", "-3"], 2, "temperature"),
+        (["say", "Hi.", "--device", "quantum"], 2, "device"),
+    ],
+)
+def test_bad_input_is_one_line_and_no_traceback(
+    model: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    code: int,
+    message: str,
+) -> None:
+    options = [*model[:-2], *([] if "--device" in arguments else model[-2:])]
+    assert main([*arguments, "-o", str(tmp_path / "out.wav"), *options]) == code
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.strip().splitlines()) == 1
+    assert error.startswith("orpheus-tts: ")
+
+
+def test_an_unknown_model_names_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["say", "Hi.", "-o", "/dev/null", "--model", "nosuchmodel"]) == 1
+    assert "orpheus-3b" in capsys.readouterr().err
+
+
+def test_a_model_that_is_not_here_names_the_command_to_run(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    assert main(["say", "Hi.", "-o", "/dev/null", "--model", "orpheus-3b-fr"]) == 1
+    assert "orpheus-tts download orpheus-3b-fr" in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_written_is_said_before_the_model_is_loaded(
+    model: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["say", "Hi.", "-o", "/nosuchdir/out.wav", *model]) == 2
+    assert "/nosuchdir/out.wav" in capsys.readouterr().err
+
+
+def test_voices_lists_models_with_licences(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["voices"]) == 0
+    listing = capsys.readouterr().out
+    for name in ("orpheus-3b ", "tara", "licence", "<laugh>", "orpheus-3b-de"):
+        assert name in listing
+
+
+def test_doctor_speaks_a_sentence(model: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", *model]) == 0
+    report = capsys.readouterr().out
+    assert "speaks" in report
+    assert "GPU" in report
+    assert "torch on the" in report
+
+
+def test_doctor_fails_where_nothing_can_speak(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["doctor", "--model", str(tmp_path)]) == 1
+    assert "FAILED" in capsys.readouterr().out
+
+
+def test_version_and_no_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    assert __version__ in capsys.readouterr().out
+    assert main([]) == 2
