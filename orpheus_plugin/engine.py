@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 from orpheus_plugin import models
 from orpheus_plugin.errors import AtCapacity, EngineDied, InvalidOptions, OrpheusError
 from orpheus_plugin.generators.base import TokenGenerator
-from orpheus_plugin.models import ModelFiles
+from orpheus_plugin.models import ModelFiles, ModelSpec
 from orpheus_plugin.speaker import Speaker
 from orpheus_plugin.synthesis import Stages
 from orpheus_plugin.text import TextOptions
@@ -324,11 +324,7 @@ class LocalEngine:
             stages=stages,
             voice=voice,
             options=options,
-            text_options=TextOptions(
-                tags=frozenset(spec.tags),
-                spell_numbers=spec.spell_numbers,
-                language=spec.languages[0] if spec.languages else "en",
-            ),
+            text_options=_text_options(spec),
             deliver=deliver,
             look_ahead=self.config.look_ahead,
             ahead_s=self.config.ahead_s,
@@ -494,6 +490,19 @@ def build_generator(
         max_streams=streams,
         device=device,
         threads=1 if device == "cpu" else None,
+    )
+
+
+def _text_options(spec: ModelSpec) -> TextOptions:
+    """How text is cut for a model: in its language, with its tags, no longer than it speaks well."""
+    defaults = TextOptions()
+    longest = min(defaults.max_chars, spec.max_utterance_chars or defaults.max_chars)
+    return TextOptions(
+        tags=frozenset(spec.tags),
+        spell_numbers=spec.spell_numbers,
+        language=spec.languages[0] if spec.languages else "en",
+        max_chars=longest,
+        join_chars=min(defaults.join_chars, longest),
     )
 
 
