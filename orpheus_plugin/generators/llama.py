@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -41,10 +44,8 @@ class Llama:
         self.context = context
         self.device = weights.embedding.device
         self.dtype = dtype
-        self.cache = torch.zeros(
-            (shape.layers, 2, streams, shape.kv_heads, context, shape.head_dim),
-            device=self.device,
-            dtype=self.dtype,
+        self.cache = _lazy_zeros(
+            (shape.layers, 2, streams, shape.kv_heads, context, shape.head_dim), self.device, dtype
         )
         angles = torch.outer(torch.arange(context, dtype=torch.float64), rotary_frequencies(shape))
         self._turns = torch.polar(torch.ones_like(angles), angles).to(
@@ -149,6 +150,16 @@ class Llama:
             gate, up = _product(normed, layer.gate_up).chunk(2, -1)
             x = _add_product(x, F.silu(gate) * up, layer.down)
         return x
+
+
+def _lazy_zeros(sizes: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Zeros that, on a CPU, take memory only where they are written to (torch.zeros writes all of them)."""
+    if device.type != "cpu":
+        return torch.zeros(sizes, device=device, dtype=dtype)
+    size = math.prod(sizes) * dtype.itemsize
+    raw = torch.from_numpy(np.zeros(size + 64, np.uint8))
+    start = -raw.data_ptr() % 64  # a cache line
+    return raw[start : start + size].view(dtype).view(sizes)
 
 
 def _product(x: Tensor, matrix: Tensor) -> Tensor:

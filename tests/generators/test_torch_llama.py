@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
 import shutil
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -168,7 +170,7 @@ async def test_at_most_max_streams_run_and_the_rest_wait_their_turn() -> None:
         seen = 0
         while not all(job.done() for job in jobs):
             seen = max(seen, generator.running)
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)
         assert seen <= 3
         assert [len(job.result()[0]) for job in jobs] == [140] * 10
 
@@ -378,3 +380,55 @@ async def test_shards_and_pickled_weights_say_the_same_as_one_file(tmp_path: Pat
             prompt = Vocabulary.load(tmp_path / kind).prompt("tara", "Hello.")
             outputs.append((await run(generator, prompt, GREEDY, "x"))[0])
     assert outputs[0] == outputs[1] == outputs[2]
+
+
+async def test_two_hundred_requests_cancelled_at_random_moments_leave_nothing() -> None:
+    path = crafted_checkpoint(text=SMALL_TEXT)
+    vocabulary = Vocabulary.load(path)
+    chance = random.Random(9)
+    async with started(path, max_streams=6, prefill_chunk=8) as generator:
+        threads = threading.active_count()
+
+        async def one(number: int) -> None:
+            prompt = vocabulary.prompt("tara", "word " * chance.randint(1, 40))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(chance.random() * 0.1):
+                    await run(generator, prompt, Sampling(), f"{number}")
+
+        for batch in range(10):
+            await asyncio.gather(*(one(20 * batch + number) for number in range(20)))
+        await until(lambda: generator.running == 0)
+        assert not generator._requests
+        assert threading.active_count() == threads
+        worker = generator._worker
+        assert worker is not None
+        assert not worker._waiting
+        prompt = vocabulary.prompt("tara", "Hello.")
+        assert (await run(generator, prompt, Sampling(max_tokens=7), "after"))[1] == "length"
+    assert not any(thread.name == "orpheus-torch" for thread in threading.enumerate())
+
+
+def resident_bytes(address: int) -> int:
+    """What of the mapping at that address is in memory."""
+    inside = False
+    for line in Path("/proc/self/smaps").read_text("utf-8").splitlines():
+        head, _, rest = line.partition(" ")
+        if "-" in head and ":" not in head:
+            first, last = (int(edge, 16) for edge in head.split("-"))
+            inside = first <= address < last
+        elif inside and head == "Rss:":
+            return int(rest.split()[0]) * 1024
+    raise AssertionError("no such mapping")
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="reads Linux' map of memory")
+async def test_memory_of_the_cache_is_taken_as_positions_are_used() -> None:
+    path = crafted_checkpoint(text=SMALL_TEXT, stop=0.0)
+    async with started(path, max_streams=64, max_context=8000) as generator:
+        worker = generator._worker
+        assert worker is not None
+        cache = worker.model.cache
+        assert cache.numel() * cache.element_size() > 200e6
+        prompt = Vocabulary.load(path).prompt("tara", "Hello.")
+        await run(generator, prompt, Sampling(max_tokens=70), "some")
+        assert resident_bytes(cache.data_ptr()) < 100e6
