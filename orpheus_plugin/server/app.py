@@ -17,10 +17,11 @@ from aiohttp import web
 from orpheus_plugin.engine import EngineConfig, LocalEngine, SpeechEngine
 from orpheus_plugin.errors import InvalidOptions, OrpheusError
 from orpheus_plugin.running import RunningServer, recorded
-from orpheus_plugin.server import health, logs, native
+from orpheus_plugin.server import baseten, health, logs, native, openai_speech, unmute
 from orpheus_plugin.server.replies import errors_as_responses
 from orpheus_plugin.server.security import check_bind, guard, is_loopback
 from orpheus_plugin.server.service import Limits, SpeechService
+from orpheus_plugin.server.voicemap import VoiceMap
 from orpheus_plugin.turn import MAX_TEXT_CHARS
 
 logger = logging.getLogger(__name__)
@@ -37,8 +38,10 @@ def make_app(
     api_key: str | None = None,
     loopback_only: bool = True,
     origins: Collection[str] = (),
+    voices: VoiceMap | None = None,
 ) -> web.Application:
     """All doors over one service."""
+    voices = voices or VoiceMap.load()
     app = web.Application(
         middlewares=[
             guard(api_key=api_key, loopback_only=loopback_only, origins=origins),
@@ -48,6 +51,8 @@ def make_app(
     )
     for add_routes in (health.add_routes, native.add_routes):
         add_routes(app, service)
+    for protocol in (unmute, openai_speech, baseten):
+        protocol.add_routes(app, service, voices)
     return app
 
 
@@ -222,6 +227,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="default: %(default)s",
     )
+    parser.add_argument(
+        "--voice-map",
+        type=Path,
+        metavar="FILE.json",
+        help="which voice speaks for unmute's and OpenAI's names (default: a built-in table)",
+    )
     life = parser.add_argument_group("life and log")
     life.add_argument(
         "--idle-exit", type=float, metavar="S", help="end when nobody was connected for so long"
@@ -273,6 +284,7 @@ async def _serve(args: argparse.Namespace, engine: SpeechEngine, api_key: str | 
         api_key=api_key,
         loopback_only=args.uds is not None or is_loopback(args.host),
         origins=args.allow_origin,
+        voices=VoiceMap.load(args.voice_map),
     )
 
     def record(url: str) -> contextlib.AbstractContextManager[None]:

@@ -39,17 +39,23 @@ def check_bind(host: str, *, api_key: str | None, insecure: bool) -> None:
         )
 
 
-def given_key(request: web.Request) -> str:
-    """The key a client sent, wherever its protocol puts it; "" if none."""
-    authorization = request.headers.get("Authorization", "")
-    scheme, _, credentials = authorization.partition(" ")
-    if credentials and scheme.lower() in ("bearer", "api-key"):
-        return credentials.strip()
-    return (
-        request.headers.get("kyutai-api-key")
-        or request.headers.get("x-api-key")
-        or request.query.get("auth_id", "")
-    )
+def given_keys(request: web.Request) -> list[str]:
+    """The keys a client sent, wherever its protocol puts them."""
+    scheme, _, credentials = request.headers.get("Authorization", "").partition(" ")
+    keys = [
+        credentials.strip() if scheme.lower() in ("bearer", "api-key") else "",
+        request.headers.get("kyutai-api-key", ""),
+        request.headers.get("x-api-key", ""),
+        request.query.get("auth_id", ""),
+    ]
+    return [key for key in keys if key]
+
+
+def _matches(given: list[str], expected: bytes) -> bool:
+    found = False
+    for key in given:
+        found |= hmac.compare_digest(key.encode("utf-8", "surrogateescape"), expected)
+    return found
 
 
 def guard(*, api_key: str | None, loopback_only: bool, origins: Collection[str] = ()) -> Middleware:
@@ -67,9 +73,7 @@ def guard(*, api_key: str | None, loopback_only: bool, origins: Collection[str] 
         if expected is None:
             if loopback_only and not _host_is_loopback(request):
                 return _no(403, "this server answers to localhost only")
-        elif request.path not in OPEN_PATHS and not hmac.compare_digest(
-            given_key(request).encode("utf-8", "surrogateescape"), expected
-        ):
+        elif request.path not in OPEN_PATHS and not _matches(given_keys(request), expected):
             await asyncio.sleep(0.05)
             return _no(401, "a valid API key is needed", **{"WWW-Authenticate": "Bearer"})
         return await handler(request)

@@ -1,0 +1,194 @@
+"""24 kHz s16le into the formats of `/v1/audio/speech`, as it comes. FFmpeg's encoders, through PyAV.
+
+They cost milliseconds a piece, so callers run them off the event loop.
+"""
+
+from __future__ import annotations
+
+import itertools
+import struct
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from orpheus_plugin.errors import InvalidOptions
+from orpheus_plugin.turn import SAMPLE_RATE
+
+CONTENT_TYPES = {
+    "mp3": "audio/mpeg",
+    "opus": "audio/ogg",
+    "aac": "audio/aac",
+    "flac": "audio/flac",
+    "wav": "audio/wav",
+    "pcm": "audio/pcm",
+}
+
+
+class Encoder(Protocol):
+    """One stream. Joined, what it returns is the whole file."""
+
+    def push(self, pcm: bytes) -> bytes: ...
+    def finish(self) -> bytes: ...
+
+
+def make_encoder(name: str) -> Encoder:
+    """Raises InvalidOptions for a format that is unknown, or whose library is missing."""
+    if name == "pcm":
+        return _Plain(b"")
+    if name == "wav":
+        return _Plain(_wav_header())
+    if name not in _RECIPES:
+        raise InvalidOptions(
+            f"response_format must be one of {', '.join(CONTENT_TYPES)}, not {name!r}"
+        )
+    return _AvEncoder(_RECIPES[name])
+
+
+def _wav_header() -> bytes:
+    """Of a stream whose length nobody knows yet, as ffmpeg and OpenAI write it."""
+    unknown, width = 0xFFFFFFFF, 2
+    return (
+        struct.pack("<4sI4s", b"RIFF", unknown, b"WAVE")
+        + struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, SAMPLE_RATE, SAMPLE_RATE * width, width, 16)
+        + struct.pack("<4sI", b"data", unknown)
+    )
+
+
+class _Plain:
+    def __init__(self, header: bytes) -> None:
+        self._header = header
+
+    def push(self, pcm: bytes) -> bytes:
+        header, self._header = self._header, b""
+        return header + pcm
+
+    def finish(self) -> bytes:
+        return self.push(b"")
+
+
+@dataclass(frozen=True, slots=True)
+class _Recipe:
+    container: str
+    codec: str
+    bit_rate: int | None
+    options: dict[str, str]
+
+
+_RECIPES = {
+    # Nothing may be written that wants going back to the start of the file, and nothing may wait for a full buffer.
+    "mp3": _Recipe("mp3", "libmp3lame", 64_000, {"write_xing": "0", "id3v2_version": "0"}),
+    "opus": _Recipe("ogg", "libopus", 48_000, {"page_duration": "100000"}),
+    "aac": _Recipe("adts", "aac", 64_000, {}),
+    "flac": _Recipe("flac", "flac", None, {}),
+}
+
+
+class _Sink:
+    """A file that can only be written on."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+
+    def write(self, data: bytes) -> int:
+        self._data += data
+        return len(data)
+
+    def take(self) -> bytes:
+        data = bytes(self._data)
+        self._data.clear()
+        return data
+
+
+class _AvEncoder:
+    def __init__(self, recipe: _Recipe) -> None:
+        av = _import_av(f"{recipe.container} audio")
+        self._av = av
+        self._sink = _Sink()
+        self._container: Any = av.open(
+            self._sink,
+            "w",
+            format=recipe.container,
+            options={**recipe.options, "flush_packets": "1"},
+            buffer_size=4_096,
+        )
+        self._stream: Any = self._container.add_stream(recipe.codec, rate=SAMPLE_RATE)
+        self._stream.layout = "mono"
+        if recipe.bit_rate is not None:
+            self._stream.bit_rate = recipe.bit_rate
+        self._resampler: Any = av.AudioResampler(
+            format=self._stream.codec_context.format, layout="mono", rate=SAMPLE_RATE
+        )
+        self._samples = 0
+
+    def push(self, pcm: bytes) -> bytes:
+        if pcm:
+            for frame in self._resampler.resample(_frame(self._av, pcm, self._samples)):
+                self._container.mux(self._stream.encode(frame))
+            self._samples += len(pcm) // 2
+        return self._sink.take()
+
+    def finish(self) -> bytes:
+        self._container.mux(self._stream.encode(None))
+        self._container.close()
+        return self._sink.take()
+
+
+class Tempo:
+    """Speech faster or slower at the same pitch: FFmpeg's `atempo`."""
+
+    def __init__(self, speed: float) -> None:
+        av = _import_av(f"speed {speed:g}")
+        self._av = av
+        self._graph: Any = av.filter.Graph()
+        source = self._graph.add_abuffer(
+            format="s16", sample_rate=SAMPLE_RATE, layout="mono", time_base="1/24000"
+        )
+        # One atempo goes down to a half only.
+        steps = [max(speed, 0.5)] + ([speed / 0.5] if speed < 0.5 else [])
+        chain = [source, *(self._graph.add("atempo", f"{step:.6f}") for step in steps)]
+        chain += [
+            self._graph.add("aformat", "sample_fmts=s16:channel_layouts=mono"),
+            self._graph.add("abuffersink"),
+        ]
+        for left, right in itertools.pairwise(chain):
+            left.link_to(right)
+        self._graph.configure()
+        self._samples = 0
+
+    def push(self, pcm: bytes) -> bytes:
+        self._graph.push(_frame(self._av, pcm, self._samples))
+        self._samples += len(pcm) // 2
+        return self._pull()
+
+    def finish(self) -> bytes:
+        self._graph.push(None)
+        return self._pull()
+
+    def _pull(self) -> bytes:
+        pieces: list[bytes] = []
+        while True:
+            try:
+                frame = self._graph.pull()
+            except (BlockingIOError, EOFError):
+                return b"".join(pieces)
+            pieces.append(frame.to_ndarray().astype("<i2").tobytes())
+
+
+def _frame(av: Any, pcm: bytes, position: int) -> Any:
+    samples = np.frombuffer(pcm, "<i2").astype(np.int16, copy=False)
+    frame = av.AudioFrame.from_ndarray(samples[np.newaxis, :], format="s16", layout="mono")
+    frame.sample_rate = SAMPLE_RATE
+    frame.pts = position
+    return frame
+
+
+def _import_av(what: str) -> Any:
+    try:
+        import av
+        import av.filter
+    except ImportError:
+        raise InvalidOptions(
+            f'{what} needs av: pip install "orpheus_plugin[server]"; pcm and wav do not'
+        ) from None
+    return av

@@ -1,0 +1,176 @@
+"""Baseten's Orpheus protocol: its own clients send words, LiveKit's plugin an LLM's deltas; both are understood."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import aiohttp
+import pytest
+
+from orpheus_plugin.engine import SpeechEngine
+from orpheus_plugin.server.baseten import Joiner
+from tests.support.servers import RunningTestServer, serving
+
+TEXT = "The quick brown fox jumps over the lazy dog. And so on it goes."
+FIRST_WORDS = "The first sentence is whole. And the second"
+
+
+@asynccontextmanager
+async def connected(
+    server: RunningTestServer, **options: object
+) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.ws_connect(f"{server.ws_url}/v1/websocket") as ws,
+    ):
+        await ws.send_json({"voice": "tara", "max_tokens": 2000, "buffer_size": 10, **options})
+        yield ws
+
+
+async def test_words_in_audio_out_then_the_end(server: RunningTestServer) -> None:
+    async with connected(server) as ws:
+        for word in TEXT.split():
+            await ws.send_str(word)
+        await ws.send_str("__END__")
+        audio = b"".join([message.data async for message in ws])
+        assert ws.close_code == 1000
+    assert len(audio) > 24_000
+    assert len(audio) % 2 == 0
+
+
+async def test_audio_flows_while_text_is_still_coming(server: RunningTestServer) -> None:
+    async with connected(server) as ws:
+        for word in FIRST_WORDS.split():
+            await ws.send_str(word)
+        assert (await ws.receive(timeout=20)).type is aiohttp.WSMsgType.BINARY
+        await ws.send_str("__END__")
+        async for _ in ws:
+            pass
+        assert ws.close_code == 1000
+
+
+async def test_leaving_stops_the_speech(server: RunningTestServer) -> None:
+    async with connected(server) as ws:
+        await ws.send_str(TEXT * 10)
+        await ws.receive(timeout=20)
+    async with asyncio.timeout(2):
+        while server.service.active_turns:
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    "options", [{"voice": "nobody"}, {"voice": 3}, {"temperature": "hot"}, {"top_p": 9}]
+)
+async def test_wrong_options_end_the_connection_with_a_reason(
+    server: RunningTestServer, options: dict[str, object]
+) -> None:
+    async with connected(server, **options) as ws:
+        closing = await ws.receive(timeout=5)
+        assert closing.type is aiohttp.WSMsgType.CLOSE
+        assert ws.close_code == 1008
+        assert closing.extra
+
+
+@pytest.mark.parametrize("first", ["not json", "[1]", "[" * 5_000])
+async def test_a_first_message_that_is_no_object_is_refused(
+    server: RunningTestServer, first: str
+) -> None:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.ws_connect(f"{server.ws_url}/v1/websocket") as ws,
+    ):
+        await ws.send_str(first)
+        await ws.receive(timeout=5)
+        assert ws.close_code == 1008
+
+
+async def test_capacity_is_told_by_the_close_code(server: RunningTestServer) -> None:
+    turns = [server.service.engine.open_turn() for _ in range(8)]
+    async with connected(server) as ws:
+        await ws.receive(timeout=5)
+        assert ws.close_code == 1013  # try again later
+    for turn in turns:
+        await turn.cancel()
+
+
+async def test_a_post_is_answered_with_the_audio(engine: SpeechEngine) -> None:
+    async with (
+        serving(engine, api_key="secret") as server,
+        aiohttp.ClientSession(headers={"Authorization": "Api-Key secret"}) as session,
+    ):
+        body = {"prompt": "Hello there.", "voice": "leo", "temperature": 0.6, "language": "en"}
+        async with session.post(f"{server.url}/production/predict", json=body) as response:
+            assert response.status == 200
+            assert len(await response.read()) > 4_096
+        for wrong in (
+            {"prompt": " "},
+            {"prompt": 3},
+            {"prompt": "x" * 6_145},
+            {**body, "voice": "x"},
+        ):
+            async with session.post(f"{server.url}/predict", json=wrong) as response:
+                assert response.status == 400
+
+
+@pytest.mark.parametrize(
+    ("pieces", "text"),
+    [
+        (["The", "quick", "brown", "fox", "jumps."], "The quick brown fox jumps."),
+        (["Hel", "lo", " wor", "ld", "!", " Fine", "."], "Hello world! Fine."),
+        (["Hello ", "world ", "again."], "Hello world again."),
+        (["Hello there.", "How are you?"], "Hello there. How are you?"),
+        (["Yes", "."], "Yes."),
+        (["Yes"], "Yes"),
+        (["", "Yes"], "Yes"),
+        ([], ""),
+    ],
+)
+def test_pieces_are_put_together_as_their_sender_meant(pieces: list[str], text: str) -> None:
+    joiner = Joiner()
+    assert "".join([*(joiner.push(piece) for piece in pieces), joiner.finish()]) == text
+
+
+async def test_livekits_published_plugin_speaks_through_us(server: RunningTestServer) -> None:
+    """In an environment of its own where one is given: it need not be installed next to this package."""
+    python = os.environ.get("BASETEN_PLUGIN_PYTHON", sys.executable)
+    found = await asyncio.to_thread(
+        subprocess.run, [python, "-c", "import livekit.plugins.baseten"], capture_output=True
+    )
+    if found.returncode:
+        pytest.skip(
+            "livekit-plugins-baseten is not installed; name its Python in BASETEN_PLUGIN_PYTHON"
+        )
+    code = textwrap.dedent(
+        f"""
+        import asyncio, aiohttp
+        from livekit.plugins import baseten
+
+        async def main():
+            async with aiohttp.ClientSession() as session:
+                async def seconds(endpoint, streamed):
+                    tts = baseten.TTS(api_key="any", model_endpoint=endpoint, http_session=session)
+                    if not streamed:
+                        return (await tts.synthesize("Hello there.").collect()).duration
+                    async with tts.stream() as stream:
+                        for delta in ["Hel", "lo", " there", ".", " How", " are", " you", "?"]:
+                            stream.push_text(delta)
+                        stream.end_input()
+                        return sum([audio.frame.duration async for audio in stream])
+                print(await seconds("{server.ws_url}/v1/websocket", True))
+                print(await seconds("{server.url}/predict", False))
+
+        asyncio.run(main())
+        """
+    )
+    done = await asyncio.to_thread(
+        subprocess.run, [python, "-c", code], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert all(float(line) > 0.2 for line in done.stdout.split())
+    assert len(done.stdout.split()) == 2
