@@ -11,11 +11,11 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 from orpheus_plugin import models
 from orpheus_plugin.errors import AtCapacity, EngineDied, InvalidOptions, OrpheusError
@@ -26,6 +26,7 @@ from orpheus_plugin.synthesis import Stages
 from orpheus_plugin.text import TextOptions
 from orpheus_plugin.turn import MAX_TEXT_CHARS, SpeechOptions, Turn, TurnEnd, TurnEvent, TurnStats
 from orpheus_plugin.vocabulary import Vocabulary
+from orpheus_plugin.words import SpeakingRate
 
 if TYPE_CHECKING:
     from orpheus_plugin.generators.completions import CompletionsOptions
@@ -151,6 +152,7 @@ class LocalEngine:
         self._restarts = 0
         self._failure: OrpheusError | None = None
         self._speakers: dict[str, Speaker] = {}
+        self._rates: dict[str, SpeakingRate] = {}  # by voice: its turns teach each other
         self._active = 0
         self._max_turns = self.config.max_turns or 0
 
@@ -252,7 +254,7 @@ class LocalEngine:
             SpeechOptions(seed=0),
             running,
             discard,
-            on_error=lambda error: None,
+            on_end=lambda error: None,
         )
         speaker.push_text("Hello there.")
         speaker.end()
@@ -302,11 +304,18 @@ class LocalEngine:
     def _open(
         self, turn: Turn, link: _LocalLink, voice: str | None, options: SpeechOptions
     ) -> None:
+        def retire(error: OrpheusError | None) -> None:
+            self._speakers.pop(turn.id, None)
+            with self._lock:
+                self._active -= 1
+            if error is not None:
+                self._note_error(error)
+
         speaker = self._speaker(
-            turn.id, voice, options, self._await_stages, turn.deliver, on_error=self._note_error
+            turn.id, voice, options, self._await_stages, turn.deliver, on_end=retire
         )
         self._speakers[turn.id] = speaker
-        link.attach(speaker, self._loop_task(self._retire(speaker), f"orpheus-retire-{turn.id}"))
+        link.attach(speaker)
 
     def _speaker(
         self,
@@ -316,7 +325,7 @@ class LocalEngine:
         stages: Callable[[], Awaitable[Stages]],
         deliver: Callable[[TurnEvent | OrpheusError], bool],
         *,
-        on_error: Callable[[OrpheusError], None],
+        on_end: Callable[[OrpheusError | None], None],
     ) -> Speaker:
         spec = self._files.spec
         return Speaker(
@@ -328,17 +337,9 @@ class LocalEngine:
             deliver=deliver,
             look_ahead=self.config.look_ahead,
             ahead_s=self.config.ahead_s,
-            on_error=on_error,
+            on_end=on_end,
+            rate=self._rates.setdefault(voice or "", SpeakingRate()),
         )
-
-    async def _retire(self, speaker: Speaker) -> None:
-        await speaker.wait()
-        self._speakers.pop(speaker.id, None)
-        with self._lock:
-            self._active -= 1
-
-    def _loop_task(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
-        return asyncio.get_running_loop().create_task(work, name=name)
 
     # ---- staying alive
 
@@ -404,10 +405,9 @@ class _LocalLink:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._speaker: Speaker | None = None
-        self._retired: asyncio.Task[None] | None = None
 
-    def attach(self, speaker: Speaker, retired: asyncio.Task[None]) -> None:
-        self._speaker, self._retired = speaker, retired
+    def attach(self, speaker: Speaker) -> None:
+        self._speaker = speaker
 
     def send_text(self, text: str) -> None:
         self._post(lambda speaker: speaker.push_text(text))
@@ -432,8 +432,6 @@ class _LocalLink:
     async def _cancel(self) -> None:
         if self._speaker is not None:
             await self._speaker.aclose()
-        if self._retired is not None:
-            await self._retired
 
     def _post(self, command: Callable[[Speaker], None]) -> None:
         def run() -> None:

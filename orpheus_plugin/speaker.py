@@ -45,7 +45,9 @@ class Speaker:
         deliver: hands an event to the caller; False when the caller is gone.
         look_ahead: utterances of this turn that may be generated at once.
         ahead_s: how far generation may be ahead of a listener who plays at once; None is no limit.
-        on_error: told of the error that ended the turn, so that the engine can restart what died.
+        rate: how fast the voice speaks, as far as known; its turns learn it together.
+        on_end: called once when nothing of the turn is left in the engine, before the caller hears of the end; with
+            the error that ended it, if one did.
     """
 
     def __init__(
@@ -59,7 +61,8 @@ class Speaker:
         deliver: Callable[[TurnEvent | OrpheusError], bool],
         look_ahead: int,
         ahead_s: float | None,
-        on_error: Callable[[OrpheusError], None],
+        on_end: Callable[[OrpheusError | None], None],
+        rate: SpeakingRate,
     ) -> None:
         self.id = turn_id
         self.stats = TurnStats()
@@ -70,11 +73,12 @@ class Speaker:
         self._deliver = deliver
         self._look_ahead = look_ahead
         self._ahead_s = ahead_s
-        self._on_error = on_error
+        self._on_end = on_end
+        self._final: TurnEnd | OrpheusError | None = None
         self._waiting: deque[tuple[Utterance, float]] = deque()
         self._live: deque[Synthesis] = deque()
         self._timer: WordTimer | None = None
-        self._rate = SpeakingRate()
+        self._rate = rate
         self._utterance_start = 0
         self._position = 0
         self._unread = 0
@@ -85,6 +89,7 @@ class Speaker:
         self._ended = False
         self._wake = asyncio.Event()
         self._task = asyncio.create_task(self._run(), name=f"orpheus-turn-{turn_id}")
+        self._task.add_done_callback(self._retire)
 
     # ---- commands
 
@@ -113,8 +118,8 @@ class Speaker:
 
         `reason` is what the caller is told, if it did not ask for this itself.
         """
-        if reason is not None and not self._task.done():
-            self._deliver(reason)
+        if not self._task.done():
+            self._final = reason
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
@@ -148,20 +153,24 @@ class Speaker:
             now_s = self._position / SAMPLE_RATE
             for word in self._cutter.leftover:
                 self._deliver(Word(word.written, now_s, now_s, self.stats.utterances))
-            self._deliver(TurnEnd("done", self.stats))
+            self._final = TurnEnd("done", self.stats)
         except OrpheusError as error:
-            self._on_error(error)
-            self._deliver(error)
+            self._final = error
         except Exception as error:
             logger.exception("turn %s failed", self.id)
-            failure = OrpheusError(f"internal error: {error!r}")
-            failure.__cause__ = error
-            self._deliver(failure)
+            self._final = OrpheusError(f"internal error: {error!r}")
+            self._final.__cause__ = error
         finally:
             live = list(self._live)
             self._live.clear()
             await asyncio.gather(*(synthesis.aclose() for synthesis in live))
             self._clock_busy(busy=False)
+
+    def _retire(self, task: asyncio.Task[None]) -> None:
+        final = self._final
+        self._on_end(final if isinstance(final, OrpheusError) else None)
+        if final is not None:
+            self._deliver(final)
 
     def _release(self) -> float | None:
         """Speak sentences held back to be joined with the next one, if the listener would run dry for them.
