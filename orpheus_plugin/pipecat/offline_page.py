@@ -8,6 +8,7 @@ original, without it a stand-in that asks the browser for the microphone.
 from __future__ import annotations
 
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -110,11 +111,10 @@ def serve_offline(app: FastAPI) -> bool:
 
 def _find_asset() -> tuple[Path, str] | None:
     """The asset that goes elsewhere, and the name of its only export."""
-    try:
-        import pipecat_ai_prebuilt
-    except ImportError:
+    package = find_spec("pipecat_ai_prebuilt")
+    if package is None or not package.submodule_search_locations:
         return None
-    folder = Path(next(iter(pipecat_ai_prebuilt.__path__))) / "client" / "dist" / "assets"
+    folder = Path(package.submodule_search_locations[0]) / "client" / "dist" / "assets"
     found = [
         (path, text)
         for path in folder.glob("daily-esm*.js")

@@ -19,8 +19,7 @@ import numpy.typing as npt
 
 RECORD_RATE = 48_000
 
-RECORDER = (
-    """
+RECORDER = """
 (() => {
   const worklet = `registerProcessor('tap', class extends AudioWorkletProcessor {
     process(inputs) {
@@ -33,7 +32,7 @@ RECORDER = (
   const record = async (stream) => {
     if (heard.began !== null || !stream.getAudioTracks().length) return;
     heard.began = 0;
-    const context = new AudioContext({sampleRate: %d, latencyHint: 'interactive'});
+    const context = new AudioContext({sampleRate: RATE, latencyHint: 'interactive'});
     await context.resume();
     await context.audioWorklet.addModule(URL.createObjectURL(new Blob([worklet], {type: 'text/javascript'})));
     const tap = new AudioWorkletNode(context, 'tap', {numberOfOutputs: 1});
@@ -61,9 +60,7 @@ RECORDER = (
     return send.call(this, data);
   };
 })();
-"""
-    % RECORD_RATE
-)  # noqa: UP031 - braces are JavaScript's
+""".replace("RATE", str(RECORD_RATE))
 
 TAKE = """
 (() => {

@@ -134,7 +134,7 @@ async def test_a_pipeline_torn_down_without_a_word_frees_the_engine() -> None:
     await runner.add_workers(worker)
     running = asyncio.create_task(runner.run())
     await worker.queue_frames(reply(THREE))
-    while not engine.live:  # noqa: ASYNC110 - a test's engine needs no event for this
+    while not engine.live:
         await asyncio.sleep(0.01)
     await worker.cancel()
     await running
