@@ -210,6 +210,7 @@ class RemoteEngine:
 
     def _keep_connected(self) -> None:
         if self._keeper is None:
+            self._error = None
             self._keeper = asyncio.get_running_loop().create_task(
                 self._keep(), name="orpheus-client-connection"
             )
@@ -221,6 +222,9 @@ class RemoteEngine:
                 connection = await self._connect()
             except OrpheusError as error:
                 self._refused(error)
+                if not error.retryable:
+                    self._keeper = None  # whoever asks next tries anew
+                    return
                 await asyncio.sleep(pause * random.uniform(0.7, 1.3))
                 pause = min(2 * pause, 5.0)
                 continue

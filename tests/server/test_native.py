@@ -300,7 +300,7 @@ async def test_a_turn_in_which_nothing_moves_is_ended(engine: SpeechEngine) -> N
         assert (error["id"], error["code"]) == ("a", "timed_out")
         await settle(lambda: not server.service.active_turns)
         # One that is not read is as still as one that is not fed.
-        await client.send(*turn("b", TEXT, window_s=0.5))
+        await client.send(*turn("b", TEXT * 3, window_s=0.5))
         assert (await client.until("error"))[-1]["code"] == "timed_out"
 
 

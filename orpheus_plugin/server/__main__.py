@@ -1,0 +1,10 @@
+"""`python -m orpheus_plugin.server ...` is `orpheus-tts serve ...`, wherever the command itself is not on the path."""
+
+from __future__ import annotations
+
+import sys
+
+from orpheus_plugin.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["serve", *sys.argv[1:]]))

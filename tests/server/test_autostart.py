@@ -1,0 +1,158 @@
+"""The machine's server: started once however many ask, found again, gone when unused."""
+# ruff: noqa: ASYNC220, ASYNC240 - a test may wait for a file or a process
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from aiohttp import web
+
+from orpheus_plugin.autostart import ServerNotStarted, Wanted, connect, find_or_start
+from orpheus_plugin.running import RunningServer, recorded, records, state_dir
+from orpheus_plugin.turn import TurnEnd
+
+if TYPE_CHECKING:
+    from orpheus_plugin.models import ModelFiles
+
+pytestmark = pytest.mark.skipif(
+    sys.platform == "win32", reason="looks at processes as POSIX has them"
+)
+
+ASK = """
+import asyncio, json, sys
+from orpheus_plugin.autostart import Wanted, find_or_start
+address = asyncio.run(find_or_start(Wanted(**json.loads(sys.argv[1]))))
+print(json.dumps([address.url, address.api_key]))
+"""
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A state directory of the test's own; servers left in it are ended."""
+    monkeypatch.setenv("ORPHEUS_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.delenv("ORPHEUS_URL", raising=False)
+    monkeypatch.delenv("ORPHEUS_API_KEY", raising=False)
+    yield tmp_path / "state"
+    for server in records():
+        if server.pid != os.getpid():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(server.pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def wanted(crafted_files: ModelFiles) -> Wanted:
+    return Wanted(
+        model=str(crafted_files.lm),
+        device="cpu",
+        idle_exit_s=1.0,
+        start_timeout_s=90,
+        arguments=("--codec", str(crafted_files.codec), "--max-turns", "2"),
+    )
+
+
+async def test_who_starts_at_once_gets_one_server_which_ends_when_unused(
+    wanted: Wanted, state: Path
+) -> None:
+    asked = json.dumps(
+        {**{name: getattr(wanted, name) for name in Wanted.__slots__}, "idle_exit_s": 4}
+    )
+    racing = [
+        subprocess.Popen([sys.executable, "-c", ASK, asked], stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    answers = {(await asyncio.to_thread(process.communicate))[0] for process in racing}
+    assert len(answers) == 1
+    url, key = json.loads(answers.pop())
+    (server,) = records()
+    assert (server.url, server.api_key) == (url, key)
+    assert key
+    for path in state.glob("server-*.json"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(state.stat().st_mode) == 0o700
+    command = Path(f"/proc/{server.pid}/cmdline")
+    if command.exists():
+        assert key.encode() not in command.read_bytes(), "others see the command line"
+
+    # A new process' agent speaks through it, and while it is connected the server stays.
+    engine = connect(wanted=Wanted(**json.loads(asked)))
+    await engine.start()
+    async with engine.open_turn() as turn:
+        turn.push_text("Hello there.")
+        turn.end()
+        events = [event async for event in turn]
+    assert isinstance(events[-1], TurnEnd)
+    await engine.aclose()
+    deadline = time.monotonic() + 15
+    while records() and time.monotonic() < deadline:
+        await asyncio.sleep(0.2)
+    assert records() == []
+    assert "nobody was connected" in next(state.glob("server-*.log")).read_text()
+
+
+async def test_a_model_that_is_not_there_is_told_with_its_reason() -> None:
+    with pytest.raises(ServerNotStarted, match="no-such-model"):
+        await find_or_start(Wanted(model="/no-such-model", device="cpu", start_timeout_s=60))
+
+
+async def test_what_no_longer_answers_or_is_something_else_is_passed_over(
+    wanted: Wanted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Wanted] = []
+
+    def refuse(asked: Wanted) -> tuple[subprocess.Popen[bytes], Path]:
+        started.append(asked)
+        raise ServerNotStarted("not in this test")
+
+    monkeypatch.setattr("orpheus_plugin.autostart._spawn", refuse)
+
+    async def hello(request: web.Request) -> web.Response:
+        return web.json_response({"server": "something else", "ready": True})
+
+    app = web.Application()
+    app.router.add_get("/healthz", hello)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    port = runner.addresses[0][1]
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    with (
+        recorded(RunningServer("http://127.0.0.1:1", wanted.model, "cpu", os.getpid())),
+        recorded(RunningServer(f"http://127.0.0.1:{port}", wanted.model, "cpu", os.getppid())),
+        recorded(RunningServer("http://127.0.0.1:2", wanted.model, "cpu", gone.pid)),
+    ):
+        (state_dir() / "server-x.json").write_text("{")
+        assert {server.pid for server in records()} == {os.getpid(), os.getppid()}
+        with pytest.raises(ServerNotStarted, match="not in this test"):
+            await find_or_start(wanted)
+    assert started == [wanted]
+    await runner.cleanup()
+
+
+def test_a_server_of_another_model_will_not_do() -> None:
+    server = RunningServer("http://127.0.0.1:1", "mini", "cpu", 1)
+    assert Wanted().accepts(server)
+    assert Wanted(model="mini").accepts(server)
+    assert not Wanted(model="canopylabs/orpheus-3b-0.1-ft").accepts(server)
+    assert not Wanted(device="cuda").accepts(server)
+
+
+async def test_the_url_of_the_environment_is_taken_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORPHEUS_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("ORPHEUS_API_KEY", "k")
+    address = await connect()._locate()
+    assert (address.url, address.api_key) == ("http://127.0.0.1:9", "k")
+    address = await connect("http://127.0.0.1:10", api_key="other")._locate()
+    assert (address.url, address.api_key) == ("http://127.0.0.1:10", "other")
