@@ -1,0 +1,298 @@
+"""VllmGenerator beyond the contract: vLLM's real engine on the CPU, and everything that can go wrong around it."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from importlib.util import find_spec
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+import pytest_asyncio
+
+from orpheus_plugin.errors import (
+    BadCheckpoint,
+    EngineDied,
+    InvalidOptions,
+    ModelNotFound,
+    OrpheusError,
+)
+from orpheus_plugin.generators import vllm_head
+from orpheus_plugin.generators.base import Sampling
+from orpheus_plugin.generators.vllm import VllmGenerator, VllmOptions, graph_sizes
+from orpheus_plugin.vocabulary import Vocabulary
+from tests.support.checkpoints import SMALL_TEXT, crafted_checkpoint
+
+needs_vllm = [
+    pytest.mark.vllm,
+    pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed"),
+]
+STREAMS = 4
+OPTIONS = VllmOptions(max_streams=STREAMS, max_model_len=2048, kv_cache_bytes=256 << 20)
+QUICK = Sampling(top_p=1.0, repetition_penalty=1.0, max_tokens=1900)
+
+
+# ---- what needs no engine
+
+
+def test_graph_sizes_end_with_the_largest_batch() -> None:
+    assert graph_sizes(1) == [1]
+    assert graph_sizes(6) == [1, 2, 4, 6]
+    assert graph_sizes(64) == [1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64]
+    assert graph_sizes(100)[-3:] == [80, 96, 100]
+
+
+@pytest.mark.parametrize(
+    "name", ["max_streams", "max_model_len", "kv_cache_bytes", "stream_interval"]
+)
+def test_options_are_checked(name: str) -> None:
+    with pytest.raises(InvalidOptions, match=name):
+        VllmOptions(**{name: 0})  # type: ignore[arg-type]
+    with pytest.raises(InvalidOptions, match="max_streams"):
+        VllmGenerator("somewhere", Vocabulary(*range(10)), max_streams=0)
+
+
+def test_the_head_covers_control_and_audio_ids() -> None:
+    checkpoint = crafted_checkpoint(text=SMALL_TEXT)
+    vocabulary = Vocabulary.load(checkpoint)
+    first, end = vllm_head.overrides(vocabulary)[vllm_head.ROWS_KEY]
+    assert first <= vocabulary.end_of_speech < end
+    assert first <= vocabulary.audio_base
+    assert end == vocabulary.audio_id(6, 4095) + 1
+
+
+@pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed")
+async def test_without_vllm_it_says_so() -> None:
+    with pytest.raises(InvalidOptions, match=r"pip install 'orpheus_plugin\[vllm\]'"):
+        await VllmGenerator("somewhere", Vocabulary(*range(10))).start()
+
+
+# ---- on the engine
+
+
+@pytest.fixture(scope="class")
+def vocabulary() -> Vocabulary:
+    return Vocabulary.load(crafted_checkpoint(stop=0.0))
+
+
+@pytest_asyncio.fixture(scope="class", loop_scope="class")
+async def generator(vocabulary: Vocabulary) -> AsyncIterator[VllmGenerator]:
+    generator = VllmGenerator(crafted_checkpoint(stop=0.0), vocabulary, OPTIONS)
+    await generator.start()
+    yield generator
+    await generator.aclose()
+
+
+@pytest.fixture
+def prompt(vocabulary: Vocabulary) -> list[int]:
+    return vocabulary.prompt("tara", "Hello there.")
+
+
+class TestEngine:
+    """One engine for all, on a checkpoint that never stops."""
+
+    pytestmark: ClassVar = [*needs_vllm, pytest.mark.asyncio(loop_scope="class")]
+
+    async def test_production_sampling(
+        self, generator: VllmGenerator, vocabulary: Vocabulary, prompt: list[int]
+    ) -> None:
+        ids = [
+            i async for chunk in generator.generate(prompt, Sampling(max_tokens=70), "production")
+            for i in chunk.ids
+        ]  # fmt: skip
+        places = [vocabulary.slot_and_code(i) for i in ids]
+        assert [place[0] for place in places if place] == [n % 7 for n in range(70)]
+
+    async def test_ids_come_one_by_one_and_later_in_frames(
+        self, generator: VllmGenerator, prompt: list[int]
+    ) -> None:
+        options = Sampling(top_p=1.0, repetition_penalty=1.0, max_tokens=280)
+        sizes = [len(chunk.ids) async for chunk in generator.generate(prompt, options, "interval")]
+        assert sum(sizes) == 280
+        # A late consumer gets several at once, so that these are bounds.
+        assert sizes[0] < 28
+        assert len(sizes) <= 28 + (280 - 28) // 7 + 1
+        late = sizes[len(sizes) // 2 : -1]
+        assert min(late) >= 7
+
+    async def test_the_restricted_head_is_on_and_gives_nothing_else(
+        self, generator: VllmGenerator, vocabulary: Vocabulary, prompt: list[int]
+    ) -> None:
+        if not vllm_head.installed():
+            pytest.skip("the package is not installed with its entry points")
+        config = generator.engine.vllm_config.model_config
+        assert config.architectures == [vllm_head.ARCHITECTURE]
+        # With its audio ids held down this checkpoint would nearly always draw one of the 128,000 text ids.
+        from vllm import SamplingParams
+
+        wild = SamplingParams(temperature=2.0, max_tokens=50, ignore_eos=True, detokenize=False)
+        wild.logit_bias = dict.fromkeys(range(vocabulary.audio_base, vocabulary.size), -100.0)
+        first, end = config.hf_config.orpheus_head_rows
+        async for output in generator.engine.generate(
+            {"type": "token", "prompt_token_ids": prompt}, wild, "wild"
+        ):
+            ids = list(output.outputs[0].token_ids)
+        assert len(ids) == 50
+        assert all(first // 64 * 64 <= i < -(-end // 64) * 64 for i in ids)
+
+    async def test_leaving_frees_the_engine_at_once(
+        self, generator: VllmGenerator, prompt: list[int]
+    ) -> None:
+        for number in range(20):
+            async with aclosing(generator.generate(prompt, QUICK, f"left{number}")) as chunks:
+                await anext(chunks)
+                assert generator.running == 1
+            # vLLM's engine process reads its messages in order and clears the cache only if no request holds any of it.
+            assert await generator.engine.reset_prefix_cache()
+            assert generator.running == 0
+
+    async def test_urgent_requests_go_before_others_that_wait(
+        self, generator: VllmGenerator, prompt: list[int]
+    ) -> None:
+        order: list[str] = []
+
+        async def run(name: str, priority: int, ids: int) -> None:
+            options = Sampling(top_p=1.0, repetition_penalty=1.0, max_tokens=ids)
+            async for _ in generator.generate(prompt, options, name, priority=priority):
+                if name not in order:
+                    order.append(name)
+
+        async with asyncio.TaskGroup() as group:
+            for number in range(STREAMS):
+                group.create_task(run(f"holder{number}", 0, 210))
+            while len(order) < STREAMS:
+                await asyncio.sleep(0.005)
+            group.create_task(run("ahead", 1, 7))
+            await asyncio.sleep(0.02)
+            group.create_task(run("urgent", 0, 7))
+        assert order[STREAMS:] == ["urgent", "ahead"]
+
+    async def test_another_dtype_of_ids_is_welcome(
+        self, generator: VllmGenerator, prompt: list[int]
+    ) -> None:
+        import numpy as np
+
+        options = Sampling(max_tokens=1)
+        async for chunk in generator.generate(np.array(prompt), options, "numpy"):  # type: ignore[arg-type]
+            assert len(chunk.ids) == 1
+
+    async def test_starting_twice_is_starting_once(self, generator: VllmGenerator) -> None:
+        engine = generator.engine
+        await generator.start()
+        assert generator.engine is engine
+
+    async def test_z_death_and_return(self, generator: VllmGenerator, prompt: list[int]) -> None:
+        async def run(number: int) -> float:
+            try:
+                async for _ in generator.generate(prompt, QUICK, f"doomed{number}"):
+                    pass
+            except EngineDied:
+                return time.monotonic()
+            raise AssertionError("it ended well")
+
+        tasks = [asyncio.create_task(run(number)) for number in range(STREAMS)]
+        while generator.running < STREAMS:
+            await asyncio.sleep(0.005)
+        (core,) = (p for p in multiprocessing.active_children() if p.name.startswith("EngineCore"))
+        assert core.pid is not None
+        killed = time.monotonic()
+        os.kill(core.pid, signal.SIGKILL)
+        ended = await asyncio.gather(*tasks)
+        assert max(ended) - killed < 1.0
+        with pytest.raises(EngineDied):
+            await run_one(generator, prompt)
+        await generator.aclose()
+        assert generator.running == 0
+        await generator.start()
+        assert len(await run_one(generator, prompt)) == 14
+
+
+async def run_one(generator: VllmGenerator, prompt: list[int]) -> list[int]:
+    options = Sampling(top_p=1.0, repetition_penalty=1.0, max_tokens=14)
+    return [i async for chunk in generator.generate(prompt, options, "one") for i in chunk.ids]
+
+
+# ---- starts that fail
+
+
+def _start_in_vain(model_dir: Path, **options: object) -> OrpheusError:
+    vocabulary = Vocabulary.load(crafted_checkpoint(text=SMALL_TEXT))
+    generator = VllmGenerator(model_dir, vocabulary, VllmOptions(**options))  # type: ignore[arg-type]
+    with pytest.raises(OrpheusError) as caught:
+        asyncio.run(generator.start())
+    return caught.value
+
+
+class TestFailedStarts:
+    pytestmark = needs_vllm
+
+    def test_no_directory(self, tmp_path: Path) -> None:
+        assert isinstance(_start_in_vain(tmp_path / "none"), ModelNotFound)
+
+    def test_no_model_in_it(self, tmp_path: Path) -> None:
+        assert isinstance(_start_in_vain(tmp_path), BadCheckpoint)
+
+    @pytest.mark.parametrize("config", ["", "{nonsense", "[]", "{}"])
+    def test_a_broken_config(self, tmp_path: Path, config: str) -> None:
+        (tmp_path / "config.json").write_text(config)
+        assert isinstance(_start_in_vain(tmp_path), BadCheckpoint)
+
+    @pytest.mark.parametrize("kept", [0, 7, 200, -1])
+    def test_weights_cut_off(self, tmp_path: Path, kept: int) -> None:
+        whole = crafted_checkpoint(text=SMALL_TEXT)
+        (tmp_path / "config.json").write_bytes((whole / "config.json").read_bytes())
+        weights = (whole / "model.safetensors").read_bytes()
+        (tmp_path / "model.safetensors").write_bytes(weights[:kept])
+        assert isinstance(_start_in_vain(tmp_path), BadCheckpoint)
+
+    def test_options_that_vllm_refuses(self) -> None:
+        error = _start_in_vain(crafted_checkpoint(text=SMALL_TEXT), max_model_len=100_000)
+        assert isinstance(error, InvalidOptions)
+        assert "100000" in str(error)
+
+    def test_a_daemonic_process(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_start_and_tell, args=(theirs,), daemon=True)
+        process.start()
+        assert ours.poll(60)
+        assert "daemon" in ours.recv()
+        process.join()
+
+    def test_a_script_without_its_guard(self, tmp_path: Path) -> None:
+        script = tmp_path / "bot.py"
+        script.write_text(
+            textwrap.dedent(f"""
+                import asyncio
+                from orpheus_plugin.generators.vllm import VllmGenerator, VllmOptions
+                from orpheus_plugin.vocabulary import Vocabulary
+                folder = {str(crafted_checkpoint(text=SMALL_TEXT))!r}
+                options = VllmOptions(max_model_len=256, kv_cache_bytes=64 << 20)
+                asyncio.run(VllmGenerator(folder, Vocabulary.load(folder), options).start())
+            """)
+        )
+        ended = subprocess.run(
+            [sys.executable, str(script)],
+            capture_output=True, text=True, timeout=120, check=False,
+            env=os.environ | {"PYTHONPATH": os.getcwd()},
+        )  # fmt: skip
+        assert ended.returncode != 0
+        assert "EngineDied: vLLM did not start" in ended.stderr
+        assert f'{script} starts it without: if __name__ == "__main__":' in ended.stderr
+
+
+def _start_and_tell(pipe: object) -> None:
+    generator = VllmGenerator("somewhere", Vocabulary(*range(10)))
+    try:
+        asyncio.run(generator.start())
+    except InvalidOptions as error:
+        pipe.send(str(error))  # type: ignore[attr-defined]
