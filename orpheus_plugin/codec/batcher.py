@@ -74,7 +74,8 @@ class CodecBatcher:
             return
         sizes = [1, 2, 4, 8, 16, 32] if self._fixed else [1]
         sizes = sorted({min(size, self._max_lanes) for size in sizes})
-        self._streaming.warm_up([(size, n) for n in self._chunks for size in sizes])
+        chunks = (*self._chunks, self._streaming.flush_latents)  # the last is a guess or the tail
+        self._streaming.warm_up([(size, n) for n in chunks for size in sizes])
         self._thread = threading.Thread(target=self._work, name="orpheus-codec", daemon=True)
         self._thread.start()
 
@@ -149,8 +150,10 @@ class CodecBatcher:
         flush = self._streaming.flush_latents
         pending = stream._pending(flush)
         left = stream._deadline - now
+        if stream._wants_guess(left):
+            return flush, True
         if pending <= 0:
-            return (flush, True) if stream._wants_guess(left) else None
+            return None
         largest = self._chunks[-1] if left > COMFORTABLE else FRAME_LATENTS
         if stream._finished and pending <= largest:
             # All the rest at once. Fixed shapes: rows behind the flush cost less than another step.

@@ -20,6 +20,14 @@ Samples = NDArray[np.float32]
 FADE_SAMPLES = 240
 """10 ms at 24 kHz: long against a pitch period's discontinuity, short against the 85 ms of a frame."""
 
+HOLD_BACK_SAMPLES = 960
+"""40 ms behind which a guess is not played: the newest samples are the ones it gets most wrong.
+
+Measured in the middle of speech of the bundled voice's codec: guessed samples are 4 to 9 dB below the signal in error
+within 480 samples of the newest known code, 7 dB up to 960, 11 dB up to 1440, 19 dB up to 2048, 28 dB up to 3072 and
+41 dB beyond. Holding the newest latent does better than repeating a frame or ending the stream there.
+"""
+
 FIRST_GUESS_LATENTS = 4
 """Guess once a whole frame is there: 7 tokens."""
 
@@ -58,10 +66,11 @@ class Joiner:
     def add_guess(self, guess: Samples, latents: int, most: int) -> Samples:
         """Take guessed samples that follow the exact ones, at least up to sample `512 * latents`, the last one known.
 
-        Returns at most `most` samples from `sent` on, but not the last FADE_SAMPLES: the next piece is faded into them.
+        Returns at most `most` samples from `sent` on, up to HOLD_BACK_SAMPLES before the end; the next piece is faded
+        into the FADE_SAMPLES behind them.
         """
-        known = min(latents * LATENT_SAMPLES, self.sent + most + FADE_SAMPLES)
-        guess = guess[self.sent - self.exact : known - self.exact]
+        end = min(latents * LATENT_SAMPLES - HOLD_BACK_SAMPLES, self.sent + most)
+        guess = guess[self.sent - self.exact : end + FADE_SAMPLES - self.exact]
         if len(guess) <= FADE_SAMPLES:
             return guess[:0]
         out = self._hand_out(guess[:-FADE_SAMPLES])

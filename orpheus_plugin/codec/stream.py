@@ -176,7 +176,7 @@ class CodecStream:
         return (
             self._joiner is not None
             and not self._finished
-            and self._have - self._guessed_at >= FIRST_GUESS_LATENTS
+            and self.lane.position - self._guessed_at >= FIRST_GUESS_LATENTS
             and left < GUESS_BELOW
         )
 

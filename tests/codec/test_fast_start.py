@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orpheus_plugin.codec import CodecBatcher
-from orpheus_plugin.codec.fast_start import FADE_SAMPLES, Joiner
+from orpheus_plugin.codec.fast_start import FADE_SAMPLES, HOLD_BACK_SAMPLES, Joiner
 
 from .conftest import SMALL, make_decoder, make_reference, random_latents, reference_decode
 
@@ -67,7 +67,7 @@ async def test_first_audio_comes_after_one_frame(batcher):
         await asyncio.wait_for(anext(stream), 0.05)
     stream.push(latents[3:4])
     first = await asyncio.wait_for(anext(stream), 5)
-    assert len(first) == 2048 - FADE_SAMPLES
+    assert len(first) == 2048 - HOLD_BACK_SAMPLES
     stream.close()
     assert batcher.active == 0
 

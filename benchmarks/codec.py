@@ -1,0 +1,151 @@
+"""What a frame of audio (85.3 ms) costs to decode: ``python benchmarks/codec.py`` (or ``--lanes 1,16 --rounds 3``).
+
+One thread, the full-size SNAC decoder (19.8M parameters, random weights, noise on), so many streams in one batch:
+
+* a  peers    the `snac` package as other Orpheus servers run it: the last 28 tokens (4 frames) decoded anew for each frame;
+* b  ours     the exact streaming step, 4 latents a stream; also with 1 latent a step (first audio) and 16 (offline);
+* c  one-shot the `snac` package on whole utterances at once: the least work there is, all of it at the end;
+* d  one-shot of the same kind with our own layers: how much of c - b is layout and packing, and what streaming costs.
+
+Figures are milliseconds of CPU time per frame and stream: on an idle machine that is wall time, and on a shared one it is what
+other processes change least. a to d take turns within a round; the median over the rounds counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import torch
+from snac import SNAC
+
+ROOT = Path(__file__).resolve().parents[1]
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+from benchmarks.report import save  # noqa: E402
+from orpheus_plugin.codec.decoder import SnacConfig, SnacDecoder, fold_weights  # noqa: E402
+from orpheus_plugin.codec.streaming import StreamingDecoder  # noqa: E402
+
+FULL_SIZE: dict[str, Any] = {
+    "sampling_rate": 24000,
+    "encoder_dim": 48,
+    "encoder_rates": [2, 4, 8, 8],
+    "decoder_dim": 1024,
+    "decoder_rates": [8, 8, 4, 2],
+    "attn_window_size": None,
+    "codebook_size": 4096,
+    "codebook_dim": 8,
+    "vq_strides": [4, 2, 1],
+    "noise": True,
+    "depthwise": True,
+}
+WINDOW_FRAMES = 4
+STEPS = {"b_ours": 4, "b_one_latent": 1, "b_offline": 16}
+
+
+def contenders(
+    snac: SNAC, streaming: StreamingDecoder, lanes: int, frames: int
+) -> dict[str, tuple[Callable[[], object], float]]:
+    """By name: what to run, and how many frames a stream that makes."""
+    rng = np.random.default_rng(0)
+
+    def codes(count: int) -> list[torch.Tensor]:
+        return [torch.from_numpy(rng.integers(0, 4096, (lanes, count * k))) for k in (1, 2, 4)]
+
+    window, utterance = codes(WINDOW_FRAMES), codes(frames)
+    running = [streaming.lane(slot, seed=slot) for slot in range(lanes)]
+    for lane in running:
+        lane.position = 1000  # somewhere in an utterance
+
+    def peers() -> object:
+        # What they keep of it: the second of the four frames.
+        return snac.decode(window)[:, :, 2048:4096].numpy()
+
+    runs: dict[str, tuple[Callable[[], object], float]] = {"a_peers": (peers, 1.0)}
+    for name, n in STEPS.items():
+        step_codes = rng.integers(0, 4096, (lanes, n, 3))
+        runs[name] = partial(streaming.step, running, step_codes), n / 4
+    runs["c_one_shot"] = (lambda: snac.decode(utterance).numpy()), float(frames)
+    whole = rng.integers(0, 4096, (lanes, 4 * frames, 3))
+    runs["d_one_shot_ours"] = (lambda: streaming.step(running, whole)), float(frames)
+    return runs
+
+
+def measure(lanes: int, rounds: int, frames: int) -> dict[str, float]:
+    torch.manual_seed(0)
+    snac = SNAC(**FULL_SIZE).eval()
+    config = SnacConfig.from_dict(FULL_SIZE)
+    decoder = SnacDecoder(config, fold_weights(config, snac.state_dict()))
+    runs = contenders(snac, StreamingDecoder(decoder, slots=lanes), lanes, frames)
+    taken: dict[str, list[float]] = {name: [] for name in runs}
+    with torch.inference_mode():
+        for turn in range(rounds + 1):  # the first one warms up
+            for name, (run, made) in runs.items():
+                repeats = max(1, round(4 / lanes / made))
+                start = time.process_time()
+                for _ in range(repeats):
+                    run()
+                if turn:
+                    spent = time.process_time() - start
+                    taken[name].append(spent * 1000 / repeats / made / lanes)
+    return {name: statistics.median(values) for name, values in taken.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--lanes", default="1,4,16,32", help="streams in a batch")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--frames", type=int, default=24, help="length of the one-shot utterance")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = []
+    heads = (
+        "streams",
+        "a peers",
+        "b ours",
+        "1 latent",
+        "16 lat.",
+        "c 1-shot",
+        "d ours",
+        "a/b",
+        "b/c",
+        "b/d",
+    )
+    print("milliseconds of CPU per frame and stream\n" + "".join(f"{head:>10}" for head in heads))
+    for lanes in (int(part) for part in options.lanes.split(",")):
+        figures = measure(lanes, options.rounds, options.frames if lanes < 16 else 12)
+        ours = figures["b_ours"]
+        ratios = {
+            "a_over_b": figures["a_peers"] / ours,
+            "b_over_c": ours / figures["c_one_shot"],
+            "b_over_d": ours / figures["d_one_shot_ours"],
+        }
+        rows.append({"streams": lanes} | figures | ratios)
+        print(
+            f"{lanes:>10}"
+            + "".join(f"{value:>10.2f}" for value in (*figures.values(), *ratios.values())),
+            flush=True,
+        )
+    save(
+        "codec",
+        {
+            "unit": "ms of CPU time per 85.3 ms frame and stream, one thread",
+            "wanted": {"a_over_b": "4 at 1 stream, 5 at 16", "b_over_c": "at most 1.15 at 16"},
+            "rows": rows,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
