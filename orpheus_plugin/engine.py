@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 from orpheus_plugin import models
+from orpheus_plugin.admission import TICK_S, Admission, Deliver, Progress, probe
 from orpheus_plugin.errors import AtCapacity, EngineDied, InvalidOptions, OrpheusError
 from orpheus_plugin.generators.base import TokenGenerator
 from orpheus_plugin.models import ModelFiles, ModelSpec
@@ -54,6 +55,7 @@ class EngineConfig:
         api_key: their key.
         generator_options: a VllmOptions or CompletionsOptions, for the generator of that kind; None is its defaults.
         max_turns: turns that may speak at once; None is a figure for the device.
+        measure: find out at warm-up, and while running, how many turns (up to that) stay in real time, and take no more.
         look_ahead: utterances of one turn generated at once.
         ahead_s: seconds generation may be ahead of a listener who plays at once; None is no limit.
         max_text_chars: characters of text a turn takes.
@@ -68,6 +70,7 @@ class EngineConfig:
     api_key: str | None = field(default=None, repr=False)
     generator_options: VllmOptions | CompletionsOptions | None = None
     max_turns: int | None = None
+    measure: bool = False
     look_ahead: int = 2
     ahead_s: float | None = 20.0
     max_text_chars: int = MAX_TEXT_CHARS
@@ -154,7 +157,8 @@ class LocalEngine:
         self._speakers: dict[str, Speaker] = {}
         self._rates: dict[str, SpeakingRate] = {}  # by voice: its turns teach each other
         self._active = 0
-        self._max_turns = self.config.max_turns or 0
+        self._admission = Admission(self.config.max_turns or 0)
+        self._watching: asyncio.Task[None] | None = None
 
     # ---- life
 
@@ -202,7 +206,7 @@ class LocalEngine:
             time.monotonic() - began,
             self._files.spec.name,
             type(self._stages.generator).__name__,
-            self._max_turns,
+            self._admission.limit,
         )
 
     async def _load(self) -> Stages:
@@ -222,8 +226,10 @@ class LocalEngine:
 
         files, config = self._files, self.config
         device = pick_device(config.device)
-        self._max_turns = config.max_turns or (64 if device.startswith("cuda") else 8)
-        streams = self._max_turns * config.look_ahead
+        max_turns = config.max_turns or (64 if device.startswith("cuda") else 8)
+        if self._admission.ceiling != max_turns:
+            self._admission = Admission(max_turns)
+        streams = max_turns * config.look_ahead
         vocabulary = Vocabulary.load(files.lm)
         if self._make_generator is not None:
             generator = self._make_generator(files, vocabulary)
@@ -261,8 +267,35 @@ class LocalEngine:
         await speaker.wait()
         if failures and isinstance(failures[0], EngineDied):
             raise failures[0]
+        if self.config.measure:
+            await self._measure(running)
+
+    async def _measure(self, stages: Callable[[], Awaitable[Stages]]) -> None:
+        """See how fast one turn is, and as many as there is room for; then keep looking."""
+
+        def speak(turn_id: str, deliver: Deliver) -> Speaker:
+            voice, options = self.check_voice(None), SpeechOptions()
+            return self._speaker(
+                turn_id, voice, options, stages, deliver, on_end=lambda error: None
+            )
+
+        for turns in sorted({1, self._admission.ceiling}):
+            speed = await probe(turns, speak)
+            if speed is not None:
+                self._admission.learn(turns, speed)
+        self._watching = asyncio.get_running_loop().create_task(self._watch())
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            speakers = self._speakers.values()
+            self._admission.look(
+                [Progress(s.id, s.stats.audio_s, s.ahead_s, s.generating) for s in speakers]
+            )
 
     async def _stop(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
         if self._restarting is not None:
             self._restarting.cancel()
             await asyncio.gather(self._restarting, return_exceptions=True)
@@ -289,9 +322,9 @@ class LocalEngine:
         if self._failure is not None:
             raise EngineDied(f"the engine failed and could not be restarted: {self._failure}")
         with self._lock:
-            if self._active >= self._max_turns:
+            if self._active >= self._admission.limit:
                 raise AtCapacity(
-                    f"all {self._max_turns} turns of this engine are speaking; try again, use another server,"
+                    f"all {self._admission.limit} turns of this engine are speaking; try again, use another server,"
                     " or raise max_turns if the machine is fast enough"
                 )
             self._active += 1
@@ -393,7 +426,7 @@ class LocalEngine:
             model=self._files.spec.name,
             generator=type(stages.generator).__name__ if stages is not None else "none",
             active_turns=self._active,
-            max_turns=self._max_turns,
+            max_turns=self._admission.limit,
             restarts=self._restarts,
             error=str(self._failure) if self._failure is not None else None,
         )

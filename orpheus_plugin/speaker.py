@@ -127,6 +127,18 @@ class Speaker:
         """Until the turn is over, however it ends."""
         await asyncio.wait({self._task})
 
+    # ---- how it goes
+
+    @property
+    def generating(self) -> bool:
+        """Whether an utterance of it is in the engine."""
+        return bool(self._live)
+
+    @property
+    def ahead_s(self) -> float:
+        """Seconds of delivered audio that a listener who plays at once has not heard yet; negative when dry."""
+        return self._dry_at - time.monotonic() if self._dry_at is not None else 0.0
+
     # ---- the loop
 
     def _queue(self, utterances: list[Utterance]) -> None:
@@ -181,19 +193,15 @@ class Speaker:
             return None
         if not all(synthesis.generated for synthesis in self._live):
             return None
-        if (spare := self._ahead() - MARGIN_S) > 0:
+        if (spare := self.ahead_s - MARGIN_S) > 0:
             return spare
         self._queue(self._cutter.release())
         return None
 
-    def _ahead(self) -> float:
-        """Seconds of delivered audio that a listener who plays at once has not heard yet; negative when dry."""
-        return self._dry_at - time.monotonic() if self._dry_at is not None else 0.0
-
     async def _start_next(self) -> float | None:
         """Start the next utterance if it may run now; else seconds until it may (None: when woken)."""
         while self._waiting and len(self._live) < self._look_ahead:
-            ahead = self._ahead()
+            ahead = self.ahead_s
             if self._live and not self._live[-1].generated and ahead < MARGIN_S:
                 return None  # its own progress wakes us
             if self._unread >= UNREAD_S * SAMPLE_RATE:

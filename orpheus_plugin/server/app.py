@@ -263,6 +263,7 @@ def serve(args: argparse.Namespace) -> int:
             generator=args.generator,
             urls=tuple(args.token_server),
             max_turns=args.max_turns,
+            measure=args.max_turns is None,
             max_text_chars=args.max_text,
         )
     )

@@ -1,0 +1,170 @@
+"""How many turns may speak at once without anyone running dry: measured when the engine warms up, corrected while it runs.
+
+The engine's speed is what counts: seconds of audio it makes per second, all turns together, at a number of turns. It is
+known at the numbers that were seen; between them it is taken to be a straight line, beyond them flat, so that what is not
+known is never promised.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from orpheus_plugin.errors import OrpheusError
+from orpheus_plugin.turn import SAMPLE_RATE, AudioChunk, TurnEvent
+
+logger = logging.getLogger(__name__)
+
+SPARE = 1.2
+"""Every turn must have this many times real time."""
+
+TICK_S = 0.5
+"""How often the running turns are looked at."""
+
+TIGHT_S = 0.15
+"""A listener with less audio than this before him, later than a second into the turn, is about to hear a gap."""
+
+RECOVER_S = 2.0
+"""After such a moment one more turn is taken for every so many seconds without another."""
+
+PROBE_S = 2.0
+"""How long a number of turns is measured at warm-up."""
+
+PROBE_TEXT = (
+    "This is how long it takes to speak a few sentences on this machine. Nobody will ever hear them, and that is fine."
+    " They only have to be long enough, so that nobody is finished before the clock is."
+    " Then we know how many people may be spoken to at the same time, without a gap for any of them."
+)
+
+_WEIGHT = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One turn as it is looked at: seconds of audio so far, seconds not yet heard, whether it is being generated."""
+
+    turn_id: str
+    audio_s: float
+    ahead_s: float
+    generating: bool
+
+
+class Admission:
+    """The number of turns that are taken. Not thread-safe but for reading `limit`.
+
+    Args:
+        ceiling: what the engine has room for; also the limit while nothing is known.
+    """
+
+    def __init__(self, ceiling: int) -> None:
+        self.ceiling = ceiling
+        self._limit = ceiling
+        self._speed: dict[int, float] = {}
+        self._brake = math.inf
+        self._last_tight = 0.0
+        self._seen: dict[str, Progress] = {}
+        self._seen_at = 0.0
+
+    @property
+    def limit(self) -> int:
+        return self._limit
+
+    def learn(self, turns: int, speed: float) -> None:
+        """`turns` at once came to `speed` seconds of audio per second, all together."""
+        known = self._speed.get(turns)
+        speed = speed if known is None else known + _WEIGHT * (speed - known)
+        self._speed[turns] = speed
+        # More at once are never slower altogether. What says so is of another hour of this machine.
+        for other, then in self._speed.items():
+            self._speed[other] = max(then, speed) if other > turns else min(then, speed)
+        self._settle()
+
+    def speed(self, turns: int) -> float:
+        """Expected seconds of audio per second with this many turns; infinite while nothing is known."""
+        if not self._speed:
+            return math.inf
+        points = [(0, 0.0), *sorted(self._speed.items())]
+        for (below, low), (above, high) in itertools.pairwise(points):
+            if turns <= above:
+                return low + (high - low) * (turns - below) / (above - below)
+        return points[-1][1]
+
+    def look(self, turns: Sequence[Progress], *, now: float | None = None) -> None:
+        """Compare with the last look: learn the speed, and hold back where a listener is about to run dry."""
+        now = time.monotonic() if now is None else now
+        passed = now - self._seen_at
+        before = self._seen
+        self._seen = {turn.turn_id: turn for turn in turns if turn.generating}
+        self._seen_at = now
+        # Those that were generated all the while tell the speed; a turn that began or ended in between does not.
+        steady = [
+            turn.audio_s - before[turn.turn_id].audio_s
+            for turn in self._seen.values()
+            if turn.turn_id in before
+        ]
+        if steady and 0 < passed < 4 * TICK_S and len(self._seen) == len(before):
+            self.learn(len(before), sum(steady) / len(steady) * len(before) / passed)
+        if any(turn.audio_s > 1.0 and turn.ahead_s < TIGHT_S for turn in self._seen.values()):
+            self._last_tight = now
+            self._brake = max(1, len(turns) - 1)
+        elif self._brake < self.ceiling and now - self._last_tight >= RECOVER_S:
+            self._last_tight = now
+            self._brake += 1
+        self._settle()
+
+    def _settle(self) -> None:
+        enough = itertools.takewhile(
+            lambda turns: self.speed(turns) >= SPARE * turns, range(1, self.ceiling + 1)
+        )
+        limit = int(min(max(enough, default=1), self._brake))
+        if limit != self._limit:
+            logger.info("%d turns at once (%d before)", limit, self._limit)
+            self._limit = limit
+
+
+class Probed(Protocol):
+    """A turn as `probe` drives it: the engine's Speaker."""
+
+    def push_text(self, text: str) -> None: ...
+    def end(self) -> None: ...
+    async def wait(self) -> None: ...
+    async def aclose(self) -> None: ...
+
+
+Deliver = Callable[[TurnEvent | OrpheusError], bool]
+
+
+async def probe(turns: int, speak: Callable[[str, Deliver], Probed]) -> float | None:
+    """Seconds of audio per second with this many turns at once; None if too little came to tell."""
+    arrived: list[tuple[float, int]] = []
+
+    def count(event: TurnEvent | OrpheusError) -> bool:
+        if isinstance(event, AudioChunk):
+            arrived.append((time.monotonic(), event.samples))
+        return True
+
+    speakers = [speak(f"probe-{turns}-{number}", count) for number in range(turns)]
+    try:
+        for speaker in speakers:
+            speaker.push_text(PROBE_TEXT)
+            speaker.end()
+        waiting = [asyncio.create_task(speaker.wait()) for speaker in speakers]
+        # As soon as one is finished they are no longer so many.
+        await asyncio.wait(waiting, timeout=PROBE_S, return_when=asyncio.FIRST_COMPLETED)
+        for task in waiting:
+            task.cancel()
+    finally:
+        await asyncio.gather(*(speaker.aclose() for speaker in speakers))
+    if len(arrived) < 4 * turns:
+        return None
+    # Reading the prompts, and the first small pieces, are not yet the steady state.
+    began = arrived[len(arrived) // 4][0]
+    passed = arrived[-1][0] - began
+    samples = sum(size for when, size in arrived if when > began)
+    return samples / SAMPLE_RATE / passed if passed > 0.05 else None

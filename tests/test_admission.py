@@ -1,0 +1,121 @@
+"""Admission's arithmetic: what is known, what is concluded from it, and what a tight moment changes."""
+
+from __future__ import annotations
+
+import pytest
+
+from orpheus_plugin.admission import RECOVER_S, TICK_S, Admission, Progress, probe
+from orpheus_plugin.engine import EngineConfig, LocalEngine
+from orpheus_plugin.models import ModelFiles
+
+
+class Machine:
+    """Turns that are generated at a speed, looked at as the engine does."""
+
+    def __init__(self, admission: Admission) -> None:
+        self.admission = admission
+        self.now = 100.0
+        self.audio = 0.0
+
+    def run(self, turns: int, speed: float, seconds: float, ahead_s: float = 5.0) -> None:
+        for _ in range(round(seconds / TICK_S)):
+            self.now += TICK_S
+            self.audio += speed / turns * TICK_S
+            self.admission.look(
+                [Progress(str(n), self.audio, ahead_s, True) for n in range(turns)], now=self.now
+            )
+
+
+def test_while_nothing_is_known_there_is_room_for_all() -> None:
+    assert Admission(8).limit == 8
+
+
+def test_one_fast_turn_does_not_promise_that_many_are_faster_together() -> None:
+    admission = Admission(64)
+    admission.learn(1, 2.5)
+    assert admission.limit == 2
+
+
+def test_between_what_is_known_the_line_is_straight() -> None:
+    admission = Admission(16)
+    admission.learn(1, 4.0)
+    admission.learn(16, 8.0)
+    assert admission.speed(1) == 4.0
+    assert admission.speed(8) == pytest.approx(4 + 4 * 7 / 15)
+    assert admission.limit == 4
+
+
+def test_a_machine_too_slow_for_one_still_takes_one() -> None:
+    admission = Admission(8)
+    admission.learn(1, 0.4)
+    admission.learn(8, 0.5)
+    assert admission.limit == 1
+
+
+def test_running_faster_than_measured_makes_room() -> None:
+    admission = Admission(16)
+    admission.learn(1, 1.3)
+    machine = Machine(admission)
+    machine.run(1, 6.0, 20)
+    assert admission.limit >= 4
+
+
+def test_running_slower_than_measured_takes_room_away() -> None:
+    admission = Admission(16)
+    admission.learn(1, 6.0)
+    admission.learn(16, 32.0)
+    assert admission.limit == 16
+    Machine(admission).run(8, 8.0, 20)
+    assert admission.limit == 6
+
+
+def test_a_busy_hour_is_forgotten_when_fewer_turns_are_fast_again() -> None:
+    admission = Admission(16)
+    admission.learn(1, 8.0)
+    machine = Machine(admission)
+    machine.run(4, 2.0, 20)
+    assert admission.limit <= 2
+    machine.run(1, 8.0, 20)
+    assert admission.limit >= 5
+
+
+def test_a_tight_moment_holds_back_and_is_got_over_step_by_step() -> None:
+    admission = Admission(8)
+    machine = Machine(admission)
+    machine.run(6, 12.0, 5)
+    assert admission.limit == 8
+    machine.run(6, 12.0, TICK_S, ahead_s=0.05)
+    assert admission.limit == 5
+    machine.run(5, 12.0, RECOVER_S + TICK_S)
+    assert admission.limit == 6
+    machine.run(5, 12.0, 4 * RECOVER_S)
+    assert admission.limit == 8
+
+
+def test_the_first_second_of_a_turn_is_always_tight_and_tells_nothing() -> None:
+    admission = Admission(8)
+    admission.look([Progress("a", 0.3, 0.01, True)], now=1.0)
+    assert admission.limit == 8
+
+
+async def test_an_engine_that_measures_takes_what_it_can_and_no_more(
+    crafted_files: ModelFiles,
+) -> None:
+    engine = LocalEngine(EngineConfig(device="cpu", max_turns=4, measure=True), files=crafted_files)
+    await engine.start()
+    try:
+        assert 1 <= engine.health().max_turns <= 4
+        assert set(engine._admission._speed) <= {1, 4}
+        assert engine.health().active_turns == 0
+    finally:
+        await engine.aclose()
+
+
+async def test_a_probe_that_says_nothing_tells_nothing() -> None:
+    class Silent:
+        def push_text(self, text: str) -> None: ...
+        def end(self) -> None: ...
+        async def wait(self) -> None: ...
+        async def aclose(self) -> None: ...
+
+    assert await probe(3, lambda turn_id, deliver: Silent()) is None
