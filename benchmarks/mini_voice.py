@@ -1,0 +1,200 @@
+"""How well the bundled voice speaks: ``python benchmarks/mini_voice.py`` (or ``--sentences 20``).
+
+Each held-out sentence is spoken by the files in ``orpheus_plugin/mini`` alone (transformers' Llama,
+plain sampling over the whole vocabulary, no mask; snac's decoder) and heard by Whisper tiny.en.
+Printed: word error rate beside the teacher's own, the share of utterances that stop by themselves,
+tokens out of their slot's order, duration against the teacher's, and the speed of both models on
+one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+from training.judge import Listener, errors  # noqa: E402
+
+MODEL = ROOT / "orpheus_plugin" / "mini"
+HELD_OUT = Path(__file__).with_name("mini_held_out.json")
+ROWS, SLOTS, FRAME = 4096, 7, 2048
+
+
+@dataclass
+class Spoken:
+    """One sentence as the voice spoke it."""
+
+    kind: str
+    text: str
+    heard: str
+    wrong: int
+    words: int
+    stopped: bool
+    tokens: int
+    disorder: int
+    seconds: float
+    teacher_seconds: float
+    lm_seconds: float
+    codec_seconds: float
+
+
+class Voice:
+    """The exported files, run by the reference implementations on one thread."""
+
+    def __init__(self, folder: Path = MODEL) -> None:
+        from safetensors.torch import load_file
+        from snac import SNAC
+        from tokenizers import Tokenizer
+        from transformers import LlamaForCausalLM
+
+        torch.set_num_threads(1)
+        self.lm: Any = LlamaForCausalLM.from_pretrained(str(folder), dtype=torch.float32).eval()
+        self.codec: Any = SNAC(**json.loads((folder / "snac" / "config.json").read_text()))
+        self.codec.load_state_dict(load_file(folder / "snac" / "model.safetensors"))
+        self.codec.eval()
+        self.tokens: Any = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self.voice = json.loads((folder / "config.json").read_text())["orpheus"]["voices"][0]
+        self.defaults = json.loads((folder / "generation_config.json").read_text())
+        self.stop = int(self.tokens.token_to_id("<custom_token_2>"))
+        self.audio = int(self.tokens.token_to_id("<custom_token_10>"))
+
+    def prompt(self, text: str) -> list[int]:
+        """Orpheus' prompt."""
+        one = self.tokens.token_to_id
+        around = [one(f"<custom_token_{n}>") for n in (3, 4, 5, 1)]
+        inner = self.tokens.encode(f"{self.voice}: {text}").ids
+        return [around[0], *inner, one("<|eot_id|>"), *around[1:]]
+
+    @torch.no_grad()
+    def generate(self, text: str, seed: int = 0) -> tuple[list[int], bool]:
+        """Sampled ids (the stop id left out), and whether the stop id came by itself."""
+        rng = torch.Generator().manual_seed(seed)
+        ids = torch.tensor([self.prompt(text)])
+        cache, out = None, list[int]()
+        limit = SLOTS * (20 + 3 * len(text))
+        while len(out) < limit:
+            result = self.lm(ids, past_key_values=cache, use_cache=True)
+            cache = result.past_key_values
+            p = torch.softmax(result.logits[0, -1] / self.defaults["temperature"], -1)
+            p, order = p.sort(descending=True)
+            kept = p * (p.cumsum(0) - p < self.defaults["top_p"])
+            picked = int(order[torch.multinomial(kept, 1, generator=rng)])
+            if picked == self.stop:
+                return out, True
+            out.append(picked)
+            ids = torch.tensor([[picked]])
+        return out, False
+
+    @torch.no_grad()
+    def decode(self, ids: list[int]) -> tuple[npt.NDArray[np.float32], int]:
+        """Sound of whole frames, and the number of ids out of their slot's order."""
+        slots = (np.array(ids, np.int64) - self.audio) // ROWS
+        disorder = int((slots != np.arange(len(ids)) % SLOTS).sum())
+        frames = np.array(ids[: len(ids) // SLOTS * SLOTS], np.int64).reshape(-1, SLOTS)
+        codes = torch.from_numpy((frames - self.audio) % ROWS)[None]
+        if not codes.numel():
+            return np.zeros(0, np.float32), disorder
+        levels = [codes[:, :, s].flatten(1) for s in ([0], [1, 4], [2, 3, 5, 6])]
+        torch.manual_seed(0)
+        sound: npt.NDArray[np.float32] = self.codec.decode(levels)[0, 0].numpy()
+        return sound, disorder
+
+
+def held_out(count: int) -> list[dict[str, Any]]:
+    """The first ``count`` held-out sentences; kinds come evenly mixed."""
+    sentences: list[dict[str, Any]] = json.loads(HELD_OUT.read_text())["sentences"]
+    return sentences[:count]
+
+
+def measure(count: int, sounds: Path | None = None, show: bool = False) -> list[Spoken]:
+    """Speak and hear ``count`` held-out sentences."""
+    voice, listener, found = Voice(), Listener(), []
+    for i, line in enumerate(held_out(count)):
+        begun = time.perf_counter()
+        ids, stopped = voice.generate(line["text"], seed=i)
+        middle = time.perf_counter()
+        sound, disorder = voice.decode(ids)
+        end = time.perf_counter()
+        heard = listener(sound)
+        wrong, words = errors(line["text"], heard)
+        found.append(
+            Spoken(
+                line["kind"],
+                line["text"],
+                heard,
+                wrong,
+                words,
+                stopped,
+                len(ids),
+                disorder,
+                len(sound) / 24000,
+                line["teacher_seconds"],
+                middle - begun,
+                end - middle,
+            )
+        )
+        if show:
+            print(f"{wrong}/{words} {line['text']} | {heard}", flush=True)
+        if sounds:
+            from scipy.io import wavfile
+
+            sounds.mkdir(parents=True, exist_ok=True)
+            pcm = (np.clip(sound, -1, 1) * 32767).astype(np.int16)
+            wavfile.write(sounds / f"{i:03d}.wav", 24000, pcm)
+    return found
+
+
+def summary(found: list[Spoken]) -> dict[str, float]:
+    """The figures."""
+    teacher = json.loads(HELD_OUT.read_text())["sentences"][: len(found)]
+    ratio = [s.seconds / s.teacher_seconds for s in found]
+    seconds = sum(s.seconds for s in found)
+    figures = {
+        "sentences": float(len(found)),
+        "words": float(sum(s.words for s in found)),
+        "wer": sum(s.wrong for s in found) / sum(s.words for s in found),
+        "teacher_wer": sum(t["teacher_wrong"] for t in teacher) / sum(t["words"] for t in teacher),
+        "stopped": sum(s.stopped for s in found) / len(found),
+        "out_of_order": sum(s.disorder for s in found) / max(1, sum(s.tokens for s in found)),
+        "duration_mean": float(np.mean(ratio)),
+        "duration_longest": float(max(ratio)),
+        "lm_x_real_time": seconds / sum(s.lm_seconds for s in found),
+        "codec_x_real_time": seconds / sum(s.codec_seconds for s in found),
+    }
+    for kind in sorted({s.kind for s in found}):
+        of = [s for s in found if s.kind == kind]
+        figures[f"wer {kind}"] = sum(s.wrong for s in of) / sum(s.words for s in of)
+    return figures
+
+
+def main() -> None:
+    """Parse the arguments, measure, print a table, write JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sentences", type=int, default=200)
+    parser.add_argument("--sounds", type=Path, help="also write WAV files here")
+    parser.add_argument("--json", type=Path, help="write figures and sentences here")
+    args = parser.parse_args()
+    found = measure(args.sentences, args.sounds, show=True)
+    figures = summary(found)
+    for name, value in figures.items():
+        print(f"{name:20s} {value:10.3f}")
+    if args.json:
+        args.json.write_text(
+            json.dumps({"figures": figures, "sentences": [asdict(s) for s in found]}, indent=1)
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""``python -m training STEP``: one command for each step of the recipe."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+
+def main() -> None:
+    """Parse the step and run it."""
+    parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
+    parser.add_argument(
+        "--work",
+        type=Path,
+        default=Path(os.environ.get("VOICE_WORK", "build/voice")),
+        help="folder of intermediate files (or VOICE_WORK)",
+    )
+    steps = parser.add_subparsers(dest="step", required=True)
+    text = steps.add_parser("text", help="collect sentences; split the held-out set off")
+    text.add_argument("--seed", type=int, default=0)
+    speech = steps.add_parser("speech", help="have the teacher read them")
+    speech.add_argument("--part", type=int, default=0)
+    speech.add_argument("--parts", type=int, default=1)
+    lm = steps.add_parser("lm", help="train the language model (resumes from its checkpoint)")
+    lm.add_argument("--minutes", type=float, default=95)
+    codec = steps.add_parser("codec", help="train the codec's decoder (resumes likewise)")
+    codec.add_argument("--minutes", type=float, default=95)
+    held = steps.add_parser("held-out", help="the benchmark's sentences, read by the teacher")
+    held.add_argument("--to", type=Path, default=Path("benchmarks/mini_held_out.json"))
+    out = steps.add_parser("export", help="write the voice's folder")
+    out.add_argument("--to", type=Path, default=Path("orpheus_plugin/mini"))
+    test = steps.add_parser("evaluate", help="word error rate of the checkpoints")
+    test.add_argument("--what", choices=("teacher", "codec", "lm"), default="lm")
+    test.add_argument("--sentences", type=int, default=24)
+    test.add_argument("--temperature", type=float, default=0.6)
+    test.add_argument("--top-p", type=float, default=0.8)
+    test.add_argument("--sounds", type=Path)
+    args = parser.parse_args()
+    if args.step == "text":
+        from training.text import build
+
+        build(args.work, args.seed)
+    elif args.step == "speech":
+        from training.speech import generate
+
+        generate(args.work, args.part, args.parts)
+    elif args.step == "codec":
+        from training.codec import train as train_codec
+
+        train_codec(args.work, args.minutes)
+    elif args.step == "lm":
+        from training.lm_train import train
+
+        train(args.work, args.minutes)
+    elif args.step == "held-out":
+        from training.evaluate import write_held_out
+
+        write_held_out(args.work, args.to)
+    elif args.step == "export":
+        from training.export import export
+
+        export(args.work, args.to)
+    elif args.step == "evaluate":
+        from training.evaluate import evaluate
+
+        evaluate(args.work, args.sentences, args.what, args.temperature, args.top_p, args.sounds)
+
+
+if __name__ == "__main__":
+    main()
