@@ -1,25 +1,30 @@
-"""What Orpheus can do on a GPU, on paper: `python -m benchmarks.roofline`. NOTHING HERE WAS MEASURED.
+"""What Orpheus can do on a GPU, on paper: `python benchmarks/roofline.py`. NOTHING HERE WAS MEASURED.
 
 A decoding step reads every weight once and every stream's attention cache, and multiplies each weight with each stream.
 The step takes whichever of the two takes longer, at the shares of the data sheet's figures that are given as --bandwidth-share
 and --compute-share (assumptions). Launch gaps, the sampler, the engine's own work and the codec are left out, so that
 real figures are lower, most of all where a step is short (large GPUs, few streams).
 
-    python -m benchmarks.roofline                              the GPUs below
-    python -m benchmarks.roofline --gpu mine:1000:200:400:24   name : GB/s : bf16 TFLOPS : fp8 TFLOPS : GB of memory
-    python -m benchmarks.roofline --config DIR/config.json     another model
+    python benchmarks/roofline.py                              the GPUs below
+    python benchmarks/roofline.py --gpu mine:1000:200:400:24   name : GB/s : bf16 TFLOPS : fp8 TFLOPS : GB of memory
+    python benchmarks/roofline.py --config DIR/config.json     another model
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import save
-from benchmarks.shapes import AUDIO_ROWS, ORPHEUS_3B
+ROOT = Path(__file__).resolve().parents[1]
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+from benchmarks.report import save  # noqa: E402
+from benchmarks.shapes import AUDIO_ROWS, ORPHEUS_3B  # noqa: E402
 
 IDS_PER_SECOND = 7 * 24_000 / 2048
 """Ids of a second of speech: 82.03."""
@@ -135,7 +140,7 @@ def main() -> None:
         args.bandwidth_share, args.compute_share, args.context, args.prompt, args.reserve
     )
     config = json.loads(args.config.read_text()) if args.config else ORPHEUS_3B
-    gpus = GPUS
+    gpus: tuple[Gpu, ...] = GPUS
     if args.gpu:
         name, *figures = args.gpu.split(":")
         gpus = (Gpu(name, *map(float, figures)),)

@@ -59,7 +59,7 @@ class CompletionsOptions:
     connect_timeout_s: float = 5.0
     silence_timeout_s: float = 30.0
     health_interval_s: float = 5.0
-    extra_body: Mapping[str, Any] = field(default_factory=dict)
+    extra_body: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(slots=True)

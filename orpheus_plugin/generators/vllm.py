@@ -83,7 +83,7 @@ class VllmOptions:
     eager: bool | None = None
     fine_tokens: int = 28
     stream_interval: int = 7
-    engine_args: Mapping[str, Any] = field(default_factory=dict)
+    engine_args: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         for name in ("max_streams", "max_model_len", "kv_cache_bytes", "stream_interval"):

@@ -1,0 +1,141 @@
+"""How many listeners one machine serves, and how soon they hear something: `python benchmarks/capacity.py`.
+
+N turns begin together on one LocalEngine. Each listener plays from the first sample on. For each N: milliseconds to the first
+samples, the share of listeners who ever ran dry and for how long, and seconds of speech made a second. The largest N at which
+at most one listener in twenty ran dry is the capacity.
+
+    python benchmarks/capacity.py --model DIR --codec DIR     a model; by default what the engine chooses by itself
+    python benchmarks/capacity.py --crafted-3b                weights made up, about the size of Orpheus 3B: needs a GPU
+
+On a GPU it never ran.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import statistics
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+from benchmarks.report import save  # noqa: E402
+from orpheus_plugin.engine import EngineConfig, LocalEngine  # noqa: E402
+from orpheus_plugin.turn import AudioChunk, SpeechOptions  # noqa: E402
+
+TEXT = "Your order is on its way, and it should be with you by tomorrow evening. Is there anything else?"
+
+
+@dataclass(frozen=True)
+class Listener:
+    """What one listener lived through, in seconds."""
+
+    first: float
+    dry: float
+    spoken: float
+
+
+async def listen(engine: LocalEngine) -> Listener:
+    began = time.perf_counter()
+    first = played_until = dry = spoken = 0.0
+    async with engine.open_turn(SpeechOptions()) as turn:
+        turn.push_text(TEXT)
+        turn.end()
+        async for event in turn:
+            if not isinstance(event, AudioChunk):
+                continue
+            now = time.perf_counter()
+            length = event.samples / 24_000
+            if not spoken:
+                first = now - began
+            elif now > played_until:
+                dry += now - played_until
+            played_until = max(now, played_until if spoken else now) + length
+            spoken += length
+    return Listener(first, dry, spoken)
+
+
+async def together(engine: LocalEngine, streams: int) -> dict[str, Any]:
+    began = time.perf_counter()
+    listeners = await asyncio.gather(*(listen(engine) for _ in range(streams)))
+    wall = time.perf_counter() - began
+    first = sorted(1e3 * listener.first for listener in listeners)
+    dry = [listener.dry for listener in listeners]
+    return {
+        "first_ms_p50": statistics.median(first),
+        "first_ms_p95": first[min(streams - 1, int(0.95 * streams))],
+        "ran_dry": sum(d > 0.005 for d in dry) / streams,
+        "dry_ms_max": 1e3 * max(dry),
+        "speech_s_per_s": sum(listener.spoken for listener in listeners) / wall,
+    }
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--model", default="auto")
+    parser.add_argument("--codec", type=Path)
+    parser.add_argument("--crafted-3b", action="store_true")
+    parser.add_argument("--generator", default="auto", choices=["auto", "torch", "vllm"])
+    parser.add_argument("--streams", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64])
+    parser.add_argument("--fast-start", action="store_true")
+    parser.add_argument("--out", default="capacity")
+    args = parser.parse_args()
+    model, codec = args.model, args.codec
+    if args.crafted_3b:
+        from tests.support.checkpoints import crafted_checkpoint
+        from tests.support.codecs import FULL_SIZE, random_codec
+
+        model = str(crafted_checkpoint(hidden=3072, layers=28))
+        codec = codec or random_codec(FULL_SIZE)
+    engine = LocalEngine(
+        EngineConfig(
+            model=model,
+            codec=codec,
+            generator=args.generator,
+            max_turns=max(args.streams),
+            measure=False,
+            fast_start=args.fast_start,
+        )
+    )
+    began = time.perf_counter()
+    await engine.start()
+    figures: dict[str, Any] = {
+        "model": model,
+        "engine": engine.health().generator,
+        "fast_start": args.fast_start,
+        "start_s": time.perf_counter() - began,
+        "streams": {},
+    }
+    print("| listeners | first sound p50, p95 ms | ran dry | longest, ms | s of speech a second |")
+    print("|---|---|---|---|---|")
+    capacity = 0
+    try:
+        await together(engine, min(args.streams))
+        for streams in args.streams:
+            row = figures["streams"][streams] = await together(engine, streams)
+            print(
+                f"| {streams} | {row['first_ms_p50']:.0f}, {row['first_ms_p95']:.0f}"
+                f" | {row['ran_dry']:.0%} | {row['dry_ms_max']:.0f} | {row['speech_s_per_s']:.1f} |",
+                flush=True,
+            )
+            if row["ran_dry"] <= 0.05:
+                capacity = streams
+            elif row["ran_dry"] > 0.5:
+                break
+    finally:
+        await engine.aclose()
+    figures["capacity"] = capacity
+    print(f"capacity: {capacity} of the numbers tried")
+    save(args.out, figures)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,198 @@
+"""What VllmGenerator costs over vLLM itself, and how fast a request is gone: `python benchmarks/vllm_engine.py`.
+
+* ids/s of N requests at once through vLLM's AsyncLLM alone and through VllmGenerator, in turns on one engine, and the
+  processor time this process spends on an id;
+* the time from leaving a request to vLLM's engine process holding nothing of any request, over 100 requests.
+
+On a machine without a GPU it runs the crafted test checkpoint with a cheap sampler (temperature only), which makes
+vLLM's step short and so any cost around it large.
+
+    python benchmarks/vllm_engine.py                      the crafted checkpoint
+    python benchmarks/vllm_engine.py --model DIR          a model directory
+    python benchmarks/vllm_engine.py --random-3b          the shape of Orpheus 3B with random weights (needs a GPU)
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import statistics
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+from benchmarks.report import save  # noqa: E402
+from benchmarks.vllm_models import Choice, add_model_arguments, options_for  # noqa: E402
+from orpheus_plugin.generators.base import Sampling  # noqa: E402
+from orpheus_plugin.generators.vllm import VllmGenerator  # noqa: E402
+
+
+def quantile(values: list[float], q: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(q * len(ordered)))]
+
+
+class Bench:
+    def __init__(self, generator: VllmGenerator, choice: Choice, sampling: Sampling) -> None:
+        self.generator = generator
+        self.prompt = choice.vocabulary.prompt("tara", "It is a fine day for a walk by the sea.")
+        self.sampling = sampling
+        self.stop = choice.vocabulary.end_of_speech
+        self.number = 0
+
+    def name(self) -> str:
+        self.number += 1
+        return f"bench-{self.number}"
+
+    async def raw(self, interval: int) -> int:
+        """Ids of one request to AsyncLLM, used as its documentation shows."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        params = SamplingParams(
+            temperature=self.sampling.temperature,
+            top_p=self.sampling.top_p,
+            repetition_penalty=self.sampling.repetition_penalty,
+            max_tokens=self.sampling.max_tokens,
+            stop_token_ids=[self.stop],
+            ignore_eos=True,
+            detokenize=False,
+            output_kind=RequestOutputKind.DELTA,
+            stream_interval=interval,
+        )
+        count = 0
+        async for output in self.generator.engine.generate(
+            {"type": "token", "prompt_token_ids": self.prompt}, params, self.name()
+        ):
+            count += len(output.outputs[0].token_ids)
+        return count
+
+    async def ours(self) -> int:
+        count = 0
+        async for chunk in self.generator.generate(self.prompt, self.sampling, self.name()):
+            count += len(chunk.ids)
+        return count
+
+    async def speed(self, run: Callable[[], Awaitable[int]], streams: int) -> tuple[float, float]:
+        """(ids/s of all streams, microseconds of this process's processor time an id)."""
+        began, spent = time.perf_counter(), time.process_time()
+        ids = sum(await asyncio.gather(*(run() for _ in range(streams))))
+        return ids / (time.perf_counter() - began), 1e6 * (time.process_time() - spent) / ids
+
+    async def compare(self, streams: int, rounds: int) -> dict[str, Any]:
+        runs = {"raw": lambda: self.raw(1), "raw_by_7": lambda: self.raw(7), "ours": self.ours}
+        found: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
+        for number in range(rounds + 1):
+            for name, run in runs.items():
+                result = await self.speed(run, streams)
+                if number:  # the first round warms up
+                    found[name].append(result)
+        summary: dict[str, Any] = {
+            name: {
+                "ids_per_s": statistics.median(speed for speed, _ in results),
+                "cpu_us_per_id": statistics.median(cost for _, cost in results),
+            }
+            for name, results in found.items()
+        }
+        # Rounds are neighbours in time: their ratios hardly see what else the machine does.
+        summary["ours_to_raw"] = statistics.median(
+            ours / raw for (ours, _), (raw, _) in zip(found["ours"], found["raw"], strict=True)
+        )
+        return summary
+
+    async def cancels(self, times: int, others: int) -> dict[str, float]:
+        """Milliseconds from leaving `1 + others` requests to an engine that holds nothing."""
+        taken = []
+        for _ in range(times):
+            streams = [
+                self.generator.generate(self.prompt, self.sampling, self.name())
+                for _ in range(1 + others)
+            ]
+            await asyncio.gather(*(anext(stream) for stream in streams))
+            began = time.perf_counter()
+            await asyncio.gather(*(stream.aclose() for stream in streams))
+            # True only when no request holds any of the cache, told by the engine process itself.
+            while not await self.generator.engine.reset_prefix_cache():
+                pass
+            taken.append(1e3 * (time.perf_counter() - began))
+        return {
+            "p50_ms": quantile(taken, 0.5),
+            "p99_ms": quantile(taken, 0.99),
+            "max_ms": max(taken),
+        }
+
+
+async def first_id_ms(bench: Bench, times: int = 30) -> dict[str, float]:
+    taken = []
+    for _ in range(times):
+        began = time.perf_counter()
+        async with aclosing(
+            bench.generator.generate(bench.prompt, bench.sampling, bench.name())
+        ) as chunks:
+            await anext(chunks)
+            taken.append(1e3 * (time.perf_counter() - began))
+    return {"p50_ms": quantile(taken, 0.5), "p95_ms": quantile(taken, 0.95)}
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    add_model_arguments(parser)
+    parser.add_argument("--streams", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--ids", type=int, default=280, help="ids of a request")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--cancels", type=int, default=100)
+    args = parser.parse_args()
+    choice = Choice.of(args)
+    sampling = (
+        Sampling(max_tokens=args.ids)
+        if choice.gpu
+        else Sampling(top_p=1.0, repetition_penalty=1.0, max_tokens=args.ids)
+    )
+    generator = VllmGenerator(
+        choice.directory,
+        choice.vocabulary,
+        options_for(choice, max(args.streams), quantization=args.quantization),
+    )
+    began = time.perf_counter()
+    await generator.start()
+    figures: dict[str, Any] = {
+        "model": choice.name,
+        "sampling": str(sampling),
+        "start_s": time.perf_counter() - began,
+        "speed": {},
+    }
+    bench = Bench(generator, choice, sampling)
+    print(
+        "| streams | AsyncLLM ids/s | by 7 | VllmGenerator | ratio | CPU us an id: alone, by 7, ours |"
+    )
+    print("|---|---|---|---|---|---|")
+    for streams in args.streams:
+        row = await bench.compare(streams, args.rounds)
+        figures["speed"][streams] = row
+        raw, by_7, ours = row["raw"], row["raw_by_7"], row["ours"]
+        print(
+            f"| {streams} | {raw['ids_per_s']:.0f} | {by_7['ids_per_s']:.0f} | {ours['ids_per_s']:.0f}"
+            f" | {row['ours_to_raw']:.3f} | {raw['cpu_us_per_id']:.0f}, {by_7['cpu_us_per_id']:.0f},"
+            f" {ours['cpu_us_per_id']:.0f} |",
+            flush=True,
+        )
+    figures["first_id"] = await first_id_ms(bench)
+    figures["cancel_alone"] = await bench.cancels(args.cancels, 0)
+    figures["cancel_of_8"] = await bench.cancels(args.cancels, 7)
+    for name in ("first_id", "cancel_alone", "cancel_of_8"):
+        print(name, {key: round(value, 2) for key, value in figures[name].items()})
+    await generator.aclose()
+    save(args.out or f"vllm_engine{'_gpu' if choice.gpu else ''}", figures)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,146 @@
+"""What the restricted head gains in vLLM: `python benchmarks/vllm_head.py`.
+
+ids/s with vLLM's own head and with the restricted one, for 1, 8 and 32 streams, with Orpheus' sampling (temperature 0.6,
+top_p 0.8, repetition penalty 1.1) and with top_k 50. One engine after the other. Beside the wall clock, the processor time
+that vLLM's worker took for an id, which hardly depends on what else a CPU machine does (on a GPU it means nothing).
+
+    python benchmarks/vllm_head.py [--model DIR | --random-3b] [--quantization fp8]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+from benchmarks.report import save  # noqa: E402
+from benchmarks.vllm_models import Choice, add_model_arguments, options_for  # noqa: E402
+from orpheus_plugin.generators.vllm import VllmGenerator  # noqa: E402
+
+SAMPLERS: dict[str, dict[str, Any]] = {
+    "production": {"temperature": 0.6, "top_p": 0.8, "repetition_penalty": 1.1},
+    "top_k": {"temperature": 0.6, "top_k": 50},
+}
+
+
+def children_s() -> float:
+    """Processor seconds of all processes below this one (Linux)."""
+    ticks = os.sysconf("SC_CLK_TCK")
+    below, total = {os.getpid()}, 0.0
+    rows = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text("utf-8").rsplit(")", 1)[1].split()
+        except OSError:
+            continue  # it ended just now
+        rows.append((int(stat.parent.name), int(fields[1]), int(fields[11]) + int(fields[12])))
+    for _ in range(4):  # children, grandchildren, ...
+        below |= {pid for pid, parent, _ in rows if parent in below}
+    total = sum(spent for pid, _, spent in rows if pid in below and pid != os.getpid())
+    return total / ticks
+
+
+async def measure(
+    generator: VllmGenerator, choice: Choice, sampler: dict[str, Any], streams: int, ids: int
+) -> dict[str, float]:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    params = SamplingParams(
+        **sampler,
+        max_tokens=ids,
+        ignore_eos=True,
+        detokenize=False,
+        output_kind=RequestOutputKind.DELTA,
+        stream_interval=7,
+    )
+    prompt = choice.vocabulary.prompt("tara", "It is a fine day for a walk by the sea.")
+
+    async def one(name: str) -> None:
+        async for _ in generator.engine.generate(
+            {"type": "token", "prompt_token_ids": prompt}, params, name
+        ):
+            pass
+
+    began, spent = time.perf_counter(), children_s()
+    await asyncio.gather(*(one(f"{time.monotonic_ns()}-{n}") for n in range(streams)))
+    count = streams * ids
+    return {
+        "ids_per_s": count / (time.perf_counter() - began),
+        "engine_cpu_ms_per_id": 1e3 * (children_s() - spent) / count,
+    }
+
+
+async def run(
+    choice: Choice, restricted: bool, args: argparse.Namespace
+) -> dict[str, dict[int, dict[str, float]]]:
+    options = options_for(
+        choice, max(args.streams), restricted_head=restricted, quantization=args.quantization
+    )
+    generator = VllmGenerator(choice.directory, choice.vocabulary, options)
+    await generator.start()
+    try:
+        found: dict[str, dict[int, dict[str, float]]] = {}
+        for name, sampler in SAMPLERS.items():
+            found[name] = {}
+            for streams in args.streams:
+                ids = max(7, args.ids // streams)
+                await measure(generator, choice, sampler, streams, min(ids, 7))
+                results = [
+                    await measure(generator, choice, sampler, streams, ids)
+                    for _ in range(args.rounds)
+                ]
+                found[name][streams] = {
+                    "ids_per_s": max(result["ids_per_s"] for result in results),
+                    "engine_cpu_ms_per_id": min(
+                        result["engine_cpu_ms_per_id"] for result in results
+                    ),
+                }
+        return found
+    finally:
+        await generator.aclose()
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    add_model_arguments(parser)
+    parser.add_argument("--streams", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--ids", type=int, default=280, help="ids a round, of all streams")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", choices=["whole", "restricted"], help="one of the two heads")
+    args = parser.parse_args()
+    choice = Choice.of(args)
+    heads = [args.only] if args.only else ["whole", "restricted"]
+    found = {head: await run(choice, head == "restricted", args) for head in heads}
+    columns = " | ".join(f"{head}: ids/s, CPU ms an id" for head in heads)
+    print(f"| sampler | streams | {columns} | gain |")
+    print("|---" * (3 + len(heads)) + "|")
+    for name in SAMPLERS:
+        for streams in args.streams:
+            row = [found[head][name][streams] for head in heads]
+            cells = [f"{r['ids_per_s']:.0f}, {r['engine_cpu_ms_per_id']:.2f}" for r in row]
+            gain = row[-1]["ids_per_s"] / row[0]["ids_per_s"]
+            cpu_gain = row[0]["engine_cpu_ms_per_id"] / max(1e-9, row[-1]["engine_cpu_ms_per_id"])
+            print(f"| {name} | {streams} | {' | '.join(cells)} | {gain:.2f}, {cpu_gain:.2f} |")
+    save(
+        args.out or f"vllm_head{'_gpu' if choice.gpu else ''}",
+        {
+            "model": choice.name,
+            "quantization": args.quantization,
+            "heads": found,
+        },
+    )
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

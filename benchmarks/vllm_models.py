@@ -1,0 +1,68 @@
+"""The models that the vLLM benchmarks run on: a given directory, the crafted test checkpoint, or random 3B weights."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.shapes import ORPHEUS_3B
+from orpheus_plugin.generators.vllm import VllmOptions
+from orpheus_plugin.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A model to measure on. `dummy`: vLLM makes up its weights."""
+
+    name: str
+    directory: Path
+    vocabulary: Vocabulary
+    gpu: bool
+    dummy: bool = False
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> Choice:
+        """From the arguments of `add_model_arguments`."""
+        for name, value in (("OMP_NUM_THREADS", "1"), ("HF_HUB_OFFLINE", "1")):
+            os.environ.setdefault(name, value)
+        import torch
+
+        from tests.support.checkpoints import crafted_checkpoint, write_tokenizer
+
+        gpu = torch.cuda.is_available()
+        if args.model is not None:
+            return cls(args.model.name, args.model, Vocabulary.load(args.model), gpu)
+        if args.random_3b:
+            directory = Path(tempfile.gettempdir()) / f"orpheus-random-3b-{os.getuid()}"
+            if not (directory / "config.json").is_file():
+                write_tokenizer(directory)
+                (directory / "config.json").write_text(json.dumps(ORPHEUS_3B), "utf-8")
+            return cls("random weights, 3B", directory, Vocabulary.load(directory), gpu, True)
+        directory = crafted_checkpoint(stop=0.0)
+        return cls("crafted, hidden 64", directory, Vocabulary.load(directory), gpu)
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", type=Path, help="directory of a model")
+    parser.add_argument("--random-3b", action="store_true", help="Orpheus 3B's shape, no weights")
+    parser.add_argument("--quantization", help="such as fp8 (needs a GPU)")
+    parser.add_argument("--out", help="name of the file of results")
+
+
+def options_for(
+    choice: Choice, streams: int, *, restricted_head: bool = True, quantization: str | None = None
+) -> VllmOptions:
+    extra: dict[str, Any] = {"load_format": "dummy"} if choice.dummy else {}
+    return VllmOptions(
+        max_streams=streams,
+        max_model_len=2048,
+        kv_cache_bytes=(4 << 30) if choice.gpu or choice.dummy else (256 << 20),
+        restricted_head=restricted_head,
+        quantization=quantization,
+        engine_args=extra,
+    )
