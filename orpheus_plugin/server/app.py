@@ -17,7 +17,7 @@ from aiohttp import web
 from orpheus_plugin.engine import EngineConfig, LocalEngine, SpeechEngine
 from orpheus_plugin.errors import InvalidOptions, OrpheusError
 from orpheus_plugin.running import RunningServer, recorded
-from orpheus_plugin.server import baseten, health, logs, native, openai_speech, unmute
+from orpheus_plugin.server import baseten, health, logs, native, openai_speech, status, unmute
 from orpheus_plugin.server.replies import errors_as_responses
 from orpheus_plugin.server.security import check_bind, guard, is_loopback
 from orpheus_plugin.server.service import Limits, SpeechService
@@ -49,8 +49,9 @@ def make_app(
         ],
         client_max_size=service.limits.message_bytes,
     )
-    for add_routes in (health.add_routes, native.add_routes):
-        add_routes(app, service)
+    status.add_routes(app)
+    health.add_routes(app, service, key_needed=api_key is not None)
+    native.add_routes(app, service)
     for protocol in (unmute, openai_speech, baseten):
         protocol.add_routes(app, service, voices)
     return app

@@ -12,9 +12,9 @@ from orpheus_plugin.version import __version__
 PRODUCT = "orpheus_plugin"
 
 
-def add_routes(app: web.Application, service: SpeechService) -> None:
+def add_routes(app: web.Application, service: SpeechService, *, key_needed: bool) -> None:
     async def healthz(request: web.Request) -> web.Response:
-        return web.json_response(_state(service))
+        return web.json_response({**_state(service), "key_needed": key_needed})
 
     async def readyz(request: web.Request) -> web.Response:
         state = _state(service)

@@ -17,7 +17,9 @@ from orpheus_plugin.server.service import Limits
 
 logger = logging.getLogger(__name__)
 
-OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/api/build_info"})
+OPEN_PATHS = frozenset(
+    {"/", "/page.css", "/page.js", "/healthz", "/readyz", "/api/build_info", "/favicon.ico"}
+)
 """Answered without a key: they tell no secret and start no work."""
 
 

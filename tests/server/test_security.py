@@ -1,0 +1,171 @@
+"""Who is let in: keys, origins, host names, addresses to listen on, and how much a client may send."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import aiohttp
+import pytest
+
+from orpheus_plugin import wire
+from orpheus_plugin.engine import SpeechEngine
+from orpheus_plugin.errors import InvalidOptions
+from orpheus_plugin.server.logs import LineFormatter
+from orpheus_plugin.server.security import check_bind, is_loopback
+from orpheus_plugin.server.service import Limits
+from tests.support.servers import RunningTestServer, serving
+
+DOORS = [
+    ("GET", wire.PATH),
+    ("GET", "/api/tts_streaming"),
+    ("GET", "/v1/websocket"),
+    ("POST", "/v1/audio/speech"),
+    ("POST", "/predict"),
+    ("GET", "/v1/models"),
+    ("GET", "/v1/audio/voices"),
+    ("GET", "/metrics"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), DOORS)
+async def test_every_door_wants_the_key(engine: SpeechEngine, method: str, path: str) -> None:
+    async with serving(engine, api_key="secret") as server, aiohttp.ClientSession() as session:
+        for headers in (
+            {},
+            {"Authorization": "Bearer wrong"},
+            {"Authorization": "secret"},
+            {"kyutai-api-key": "public_token"},
+            {"x-api-key": ""},
+        ):
+            async with session.request(method, server.url + path, headers=headers) as response:
+                assert response.status == 401
+        for headers in (
+            {"Authorization": "Bearer secret"},
+            {"Authorization": "Api-Key secret"},
+            {"kyutai-api-key": "secret"},
+            {"x-api-key": "secret"},
+        ):
+            async with session.request(method, server.url + path, headers=headers) as response:
+                assert response.status != 401
+
+
+async def test_health_and_the_page_need_none(engine: SpeechEngine) -> None:
+    async with serving(engine, api_key="secret") as server, aiohttp.ClientSession() as session:
+        for path in ("/", "/healthz", "/readyz", "/api/build_info"):
+            async with session.get(server.url + path) as response:
+                assert response.status == 200
+
+
+@pytest.mark.parametrize(
+    "origin", ["https://evil.example", "null", "http://[::1", "http://127.0.0.1:1"]
+)
+async def test_pages_of_other_origins_are_kept_out(server: RunningTestServer, origin: str) -> None:
+    async with aiohttp.ClientSession(headers={"Origin": origin}) as session:
+        for method, path in DOORS:
+            async with session.request(method, server.url + path) as response:
+                assert response.status == 403
+
+
+async def test_the_servers_own_page_and_named_origins_are_let_in(engine: SpeechEngine) -> None:
+    async with (
+        serving(engine, origins=["https://friend.example"]) as server,
+        aiohttp.ClientSession() as session,
+    ):
+        for origin in (server.url, "https://friend.example"):
+            async with session.get(
+                f"{server.url}/v1/models", headers={"Origin": origin}
+            ) as response:
+                assert response.status == 200
+
+
+async def test_a_name_made_to_point_here_is_kept_out(server: RunningTestServer) -> None:
+    async with aiohttp.ClientSession() as session:
+        for host, status in (
+            ("evil.example", 403),
+            (f"evil.example:{server.port}", 403),
+            ("localhost", 200),
+            (f"127.0.0.1:{server.port}", 200),
+            ("[::1]:80", 200),
+        ):
+            async with session.get(f"{server.url}/v1/models", headers={"Host": host}) as response:
+                assert response.status == status
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.4", "example.org", ""])
+def test_listening_to_others_without_a_key_must_be_said_aloud(host: str) -> None:
+    with pytest.raises(InvalidOptions, match="--api-key"):
+        check_bind(host, api_key=None, insecure=False)
+    check_bind(host, api_key="k", insecure=False)
+    check_bind(host, api_key=None, insecure=True)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost", "[::1]"])
+def test_loopback_needs_no_key(host: str) -> None:
+    assert is_loopback(host)
+    check_bind(host, api_key=None, insecure=False)
+
+
+async def test_more_connections_than_allowed_are_refused(engine: SpeechEngine) -> None:
+    async with (
+        serving(engine, limits=Limits(connections=2)) as server,
+        aiohttp.ClientSession() as session,
+        session.ws_connect(server.ws_url + wire.PATH),
+        session.ws_connect(server.ws_url + wire.PATH),
+    ):
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refusal:
+            await session.ws_connect(server.ws_url + wire.PATH)
+        assert refusal.value.status == 429
+        async with session.get(f"{server.url}/healthz") as response:
+            assert (await response.json())["connections"] == 2
+
+
+async def test_more_turns_than_a_connection_may_have_are_refused(engine: SpeechEngine) -> None:
+    async with (
+        serving(engine, limits=Limits(turns_per_connection=1)) as server,
+        aiohttp.ClientSession() as session,
+        session.ws_connect(server.ws_url + wire.PATH) as ws,
+    ):
+        for turn_id in "ab":
+            await ws.send_bytes(wire.pack({"type": "open", "id": turn_id}))
+        codes: set[tuple[str, str | None]] = set()
+        async with asyncio.timeout(5):
+            while len(codes) < 2:
+                message = wire.unpack((await ws.receive()).data)
+                if message["type"] in ("opened", "error"):
+                    codes.add((message["id"], message.get("code")))
+        assert codes == {("a", None), ("b", "at_capacity")}
+
+
+def test_no_input_breaks_a_log_line() -> None:
+    record = logging.LogRecord(
+        "x", logging.INFO, "f", 1, "said %s", ("a\nINFO forged \x1b[31m\u2028",), None
+    )
+    record.path = "/x\n\r\x00\u0085"
+    line = LineFormatter().format(record)
+    assert len(line.splitlines()) == 1
+    assert "\x1b" not in line
+
+
+async def test_metrics_tell_what_happened(server: RunningTestServer) -> None:
+    pytest.importorskip("prometheus_client")
+    async with aiohttp.ClientSession() as session:
+        body = {"input": "Hello there.", "response_format": "pcm"}
+        async with session.post(f"{server.url}/v1/audio/speech", json=body) as response:
+            await response.read()
+        async with session.post(
+            f"{server.url}/v1/audio/speech", json={**body, "voice": "x"}
+        ) as response:
+            assert response.status == 400
+        async with session.get(f"{server.url}/metrics") as response:
+            text = await response.text()
+    for line in (
+        'orpheus_turns_total{outcome="done",protocol="openai"} 1.0',
+        'orpheus_ttfa_seconds_count{protocol="openai"} 1.0',
+        "orpheus_ready 1.0",
+        "orpheus_capacity 8.0",
+        "orpheus_engine_restarts_total 0.0",
+    ):
+        assert line in text.splitlines(), line
+    for name in ("underruns", "tokens", "audio_seconds", "retries", "refused", "connections"):
+        assert f"orpheus_{name}" in text
