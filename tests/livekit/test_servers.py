@@ -1,0 +1,255 @@
+"""OrpheusTTS against a real server over a real socket, and against servers that misbehave."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from livekit.agents import (
+    APIConnectionError,
+    APIConnectOptions,
+    APIStatusError,
+    APITimeoutError,
+)
+
+from orpheus_plugin.engine import EngineConfig, LocalEngine
+from orpheus_plugin.errors import UnknownVoice
+from orpheus_plugin.livekit import OrpheusTTS, load_fnc
+from orpheus_plugin.livekit import load as load_module
+from orpheus_plugin.models import ModelFiles
+from tests.livekit.fakes import Events, on_stage, pcm, read, words
+from tests.support.servers import RunningTestServer, serving
+
+TEXT = "The quick brown fox jumps over the lazy dog."
+ONCE = APIConnectOptions(max_retry=0, retry_interval=0.0, timeout=5.0)
+
+
+@pytest.fixture
+async def server(crafted_files: ModelFiles) -> AsyncIterator[RunningTestServer]:
+    async with serving(
+        LocalEngine(EngineConfig(device="cpu", max_turns=3), files=crafted_files)
+    ) as server:
+        yield server
+
+
+class Proxy:
+    """A door before a server that can stop letting anything through."""
+
+    def __init__(self, port: int) -> None:
+        self.blocked = False
+        self._target = port
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Proxy:
+        self._door = await asyncio.start_server(self._let_in, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self._door.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._door.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def break_connections(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+
+    async def _let_in(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        there, back = await asyncio.open_connection("127.0.0.1", self._target)
+        try:
+            await asyncio.gather(self._pump(reader, back), self._pump(there, writer))
+        finally:
+            self._tasks.discard(task)
+            writer.close()
+            back.close()
+
+    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        while data := await source.read(65536):
+            while self.blocked:
+                await asyncio.sleep(0.02)
+            sink.write(data)
+        sink.close()
+
+
+async def idle(server: RunningTestServer) -> None:
+    async with asyncio.timeout(2):
+        while server.service.engine.health().active_turns:
+            await asyncio.sleep(0.005)
+
+
+async def test_a_server_is_spoken_through_over_one_connection(server: RunningTestServer) -> None:
+    async with OrpheusTTS(url=server.url) as speech, OrpheusTTS(url=server.url) as other:
+        await speech.connect()
+        assert speech.voices == ("tara", "leo")
+        assert speech.model == "crafted"
+        events = Events(speech)
+        one, two = await asyncio.gather(read(speech.synthesize(TEXT)), read(other.synthesize(TEXT)))
+        assert "".join(words(one)).strip() == "".join(words(two)).strip() == TEXT
+        assert pcm(one)
+        assert pcm(two)
+        assert events.metrics[0].connection_reused
+        assert events.metrics[0].output_tokens > 0
+        assert server.service.connections == 1
+
+
+async def test_the_environment_names_the_server_and_its_key(
+    crafted_files: ModelFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = LocalEngine(EngineConfig(device="cpu", max_turns=3), files=crafted_files)
+    async with serving(engine, api_key="open sesame") as server:
+        monkeypatch.setenv("ORPHEUS_URL", server.url)
+        monkeypatch.setenv("ORPHEUS_API_KEY", "open sesame")
+        async with OrpheusTTS() as speech:
+            assert pcm(await read(speech.synthesize(TEXT, conn_options=ONCE)))
+        async with OrpheusTTS(api_key="wrong") as speech:
+            with pytest.raises(APIStatusError) as caught:
+                await read(speech.synthesize(TEXT, conn_options=ONCE))
+            assert caught.value.status_code == 401
+            assert not caught.value.retryable
+
+
+async def test_a_wrong_voice_shows_when_connecting_and_in_no_turn_otherwise(
+    server: RunningTestServer,
+) -> None:
+    async with OrpheusTTS(url=server.url, voice="nobody") as speech:
+        with pytest.raises(UnknownVoice):
+            await speech.connect()
+        with pytest.raises(APIStatusError) as caught:
+            await read(speech.synthesize(TEXT))
+        assert caught.value.status_code == 400
+        with pytest.raises(UnknownVoice):
+            speech.update_options(voice="noone")
+        speech.update_options(voice="LEO")
+        assert pcm(await read(speech.synthesize(TEXT)))
+
+
+async def test_a_full_server_refuses_and_is_tried_again(server: RunningTestServer) -> None:
+    async with OrpheusTTS(url=server.url) as speech:
+        await speech.connect()
+        waiting = [speech.stream() for _ in range(3)]
+        for stream in waiting:
+            stream.push_text("And")
+        async with asyncio.timeout(5):
+            while server.service.engine.health().active_turns < 3:
+                await asyncio.sleep(0.01)
+        with pytest.raises(APIStatusError) as caught:
+            await read(speech.synthesize(TEXT, conn_options=ONCE))
+        assert caught.value.status_code == 429
+        patient = asyncio.create_task(read(speech.synthesize(TEXT)))
+        await asyncio.sleep(0.05)
+        for stream in waiting:
+            await stream.aclose()
+        assert pcm(await patient)
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+async def test_a_server_that_swallows_everything_times_out_as_often_as_was_asked(
+    server: RunningTestServer, streamed: bool
+) -> None:
+    """As LiveKit's own test: once within the time, then four errors for three retries, and no metrics."""
+    async with Proxy(server.port) as proxy, OrpheusTTS(url=proxy.url) as speech:
+        proxy.blocked = True
+        events = Events(speech)
+
+        async def attempt(**options: Any) -> float:
+            began = time.perf_counter()
+            with pytest.raises(APITimeoutError):
+                if streamed:
+                    stream = speech.stream(conn_options=APIConnectOptions(**options))
+                    stream.push_text(TEXT)
+                    stream.end_input()
+                    await read(stream)
+                else:
+                    await read(speech.synthesize(TEXT, conn_options=APIConnectOptions(**options)))
+            return time.perf_counter() - began
+
+        assert 0.9 <= await attempt(max_retry=0, timeout=1.0) <= 2.0
+        events.errors.clear()
+        assert 1.0 <= await attempt(max_retry=3, timeout=0.5, retry_interval=0.0) <= 3.0
+        assert [error.recoverable for error in events.errors] == [True, True, True, False]
+        assert events.metrics == []
+        proxy.blocked = False
+        assert pcm(await read(speech.synthesize(TEXT, conn_options=ONCE)))
+
+
+async def test_nobody_at_the_address_is_a_connection_error() -> None:
+    async with OrpheusTTS(url="http://127.0.0.1:9") as speech:
+        speech.prewarm()
+        with pytest.raises(APIConnectionError):
+            await read(speech.synthesize(TEXT, conn_options=ONCE))
+
+
+async def test_a_broken_connection_costs_one_turn_and_is_made_anew(
+    server: RunningTestServer,
+) -> None:
+    async with Proxy(server.port) as proxy, OrpheusTTS(url=proxy.url) as speech:
+        stream = speech.stream()
+        stream.push_text(TEXT)
+        stream.end_input()
+        await anext(stream)
+        proxy.break_connections()
+        with pytest.raises(APIConnectionError):
+            async for _ in stream:
+                pass
+        await stream.aclose()
+        await idle(server)
+        assert pcm(await read(speech.synthesize(TEXT, conn_options=ONCE)))
+
+
+async def test_an_interruption_frees_the_server(server: RunningTestServer) -> None:
+    async with OrpheusTTS(url=server.url) as speech, on_stage(speech) as stage:
+        for _ in range(3):
+            handle = stage.session.say(" ".join([TEXT] * 20))
+            stage.audio.first_at = None
+            await stage.speaking()
+            await stage.session.interrupt()
+            await idle(server)
+            await handle
+
+
+# ---- load
+
+
+class QuarterBusy:
+    """A processor."""
+
+    def cpu_percent(self, interval: float) -> float:
+        return 0.25
+
+
+async def test_the_load_is_what_the_server_says_of_its_turns(
+    server: RunningTestServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker: Any = object()
+    monkeypatch.setattr(load_module, "get_cpu_monitor", QuarterBusy)
+    monkeypatch.setattr(load_module, "SAMPLES", 1)
+    load = load_fnc(server.url)
+    assert await asyncio.to_thread(load, worker) == 0.25
+    async with OrpheusTTS(url=server.url) as speech:
+        streams = [speech.stream() for _ in range(2)]
+        for stream in streams:
+            stream.push_text("And")
+        async with asyncio.timeout(5):
+            while server.service.engine.health().active_turns < 2:
+                await asyncio.sleep(0.01)
+        assert await asyncio.to_thread(load, worker) == pytest.approx(2 / 3)
+        for stream in streams:
+            await stream.aclose()
+
+
+async def test_a_named_server_that_does_not_answer_counts_as_full(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    worker: Any = object()
+    monkeypatch.setattr(load_module, "get_cpu_monitor", QuarterBusy)
+    monkeypatch.delenv("ORPHEUS_URL", raising=False)
+    monkeypatch.setenv("ORPHEUS_STATE_DIR", str(tmp_path))
+    assert await asyncio.to_thread(load_fnc("http://127.0.0.1:9"), worker) == 1.0
+    assert await asyncio.to_thread(load_fnc(), worker) == 0.25
