@@ -223,7 +223,7 @@ def answer(said: str) -> str:
         (("who are you", "your name"), "I am a small voice agent, and the voice you hear is made on your own machine."),
         (("how are you",), "I am well, thank you. How are you today?"),
         (("thank",), "You are very welcome. Is there anything else?"),
-        (("stop", "quiet", "shut up"), "All right."),
+        (("stop", "quiet", "shut up"), ""),
         (("bye", "see you"), "Good bye. It was nice to talk with you."),
         (("help", "what can you"), "I can tell you the time, add numbers, count, tell a story, or say after you what you like."),
         (("hello", "hi ", "hey", "good morning"), "Hello there. What would you like to talk about?"),

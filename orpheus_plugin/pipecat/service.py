@@ -58,6 +58,9 @@ from orpheus_plugin.turn import SAMPLE_RATE, AudioChunk, SpeechOptions, Turn, Tu
 READY_TIMEOUT_S = 18.0
 """How long a pipeline waits for the engine. Pipecat abandons a pipeline that is not set up after 20 s."""
 
+RETRY_S = 1.0
+"""Between attempts to reach a server that was away when the pipeline started."""
+
 STALL_TIMEOUT_S = 30.0
 """A reply that neither gets audio nor ends for this long is given up. Pipecat's 3 s would cut a busy engine's off."""
 
@@ -206,16 +209,26 @@ class OrpheusTTS(TTSService):
                 f"the speech engine was not ready after {READY_TIMEOUT_S:.0f} s and is still loading; call"
                 " `await OrpheusTTS.warm()` once before the first pipeline is started"
             ) from None
+        except OrpheusError as error:
+            if error.retryable:
+                self._in_background(self._become_usable())
+            raise
         await self._know_the_engine()
 
     async def _become_usable(self) -> None:
-        try:
-            await self._engine.start()
-            await self._know_the_engine()
-        except OrpheusError as error:
-            await self.push_error(f"the speech engine did not start: {error}", exception=error)
-        else:
-            await self.set_usable(True)
+        """The pipeline runs without a voice; give it one as soon as the engine is there."""
+        while True:
+            try:
+                await self._engine.start()
+                await self._know_the_engine()
+            except OrpheusError as error:
+                if error.retryable:
+                    await asyncio.sleep(RETRY_S)
+                    continue
+                await self.push_error(f"the speech engine did not start: {error}", exception=error)
+            else:
+                await self.set_usable(True)
+            return
 
     async def _know_the_engine(self) -> None:
         """A server's model and voices are known once it has been reached."""

@@ -1,7 +1,9 @@
-"""A Pipecat transport for what has no listener: it writes what the bot says into a WAV file. For tests and headless use."""
+"""A Pipecat transport without a listener: it writes what the bot says into a WAV file. For headless use and tests."""
 
 from __future__ import annotations
 
+import asyncio
+import time
 import wave
 from pathlib import Path
 
@@ -12,18 +14,21 @@ from pipecat.transports.base_transport import BaseTransport, TransportParams
 
 
 class WavTransport(BaseTransport):
-    """Writes the bot's speech to a file as fast as it comes; nobody speaks to the bot.
+    """Writes the bot's speech to a file; nobody speaks to the bot.
 
     Events: `on_client_connected(transport, client)` once the pipeline has started, so that a bot written for callers
     runs unchanged; `client` is the path.
 
     Args:
         path: the file, mono s16le at the pipeline's output rate.
+        realtime: take audio at the speed it plays, as a listener does; else as fast as it comes. An interruption then
+            drops what has not played, so that the file holds what a listener would have heard.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, realtime: bool = False) -> None:
         super().__init__()
         self.path = Path(path)
+        self.realtime = realtime
         self._input_end = _NoInput()
         self._output_end = _WavOutput(self)
         self._register_event_handler("on_client_connected")
@@ -50,6 +55,7 @@ class _WavOutput(BaseOutputTransport):
         super().__init__(TransportParams(audio_out_enabled=True, audio_out_end_silence_secs=0))
         self._wav_transport = transport
         self._file: wave.Wave_write | None = None
+        self._played_until = 0.0
 
     async def start(self, frame: StartFrame) -> None:
         await super().start(frame)
@@ -64,6 +70,10 @@ class _WavOutput(BaseOutputTransport):
         if self._file is None:
             return False
         self._file.writeframes(frame.audio)
+        if self._wav_transport.realtime:
+            now = time.monotonic()
+            self._played_until = max(self._played_until, now) + frame.num_frames / frame.sample_rate
+            await asyncio.sleep(self._played_until - now)
         return True
 
     async def cleanup(self) -> None:

@@ -28,7 +28,7 @@ RECORDER = """
       return true;
     }
   })`;
-  const heard = window.__heard = {blocks: [], began: null, sent: {}};
+  const heard = window.__heard = {blocks: [], marks: [], began: null, sent: {}};
   const record = async (stream) => {
     if (heard.began !== null || !stream.getAudioTracks().length) return;
     heard.began = 0;
@@ -38,6 +38,7 @@ RECORDER = """
     const tap = new AudioWorkletNode(context, 'tap', {numberOfOutputs: 1});
     tap.port.onmessage = (event) => {
       if (!heard.began) heard.began = performance.now() - 128 / 48;
+      if (heard.blocks.length % 64 === 0) heard.marks.push([heard.blocks.length * 128, performance.now()]);
       heard.blocks.push(event.data);
     };
     context.createMediaStreamSource(stream).connect(tap);
@@ -64,10 +65,10 @@ RECORDER = """
 
 TAKE = """
 (() => {
-  const size = window.__heard.blocks.reduce((n, b) => n + b.length, 0);
-  const all = new Int16Array(size);
+  const blocks = window.__heard.blocks.slice(FIRST);
+  const all = new Int16Array(blocks.reduce((n, b) => n + b.length, 0));
   let at = 0;
-  for (const block of window.__heard.blocks)
+  for (const block of blocks)
     for (const x of block) all[at++] = Math.max(-32768, Math.min(32767, Math.round(x * 32767)));
   let text = '';
   const bytes = new Uint8Array(all.buffer);
@@ -144,9 +145,18 @@ class Page:
                 text="\r" if kind == "keyDown" else "",
             )
 
-    async def heard(self) -> npt.NDArray[np.int16]:
-        """All audio received so far."""
-        return np.frombuffer(base64.b64decode(await self.run(TAKE)), "<i2")
+    async def heard(self, since: int = 0) -> npt.NDArray[np.int16]:
+        """The audio received so far, but for the first `since` samples (rounded down to 128)."""
+        taken = await self.run(TAKE.replace("FIRST", str(since // 128)))
+        return np.frombuffer(base64.b64decode(taken), "<i2")
+
+    async def heard_at(self, sample: int) -> float:
+        """When a sample of `heard()` was received, in seconds of time.time()."""
+        mark, at = await self.run(
+            f"(() => {{ const m = window.__heard.marks.findLast(([n]) => n <= {sample});"
+            " return [m[0], performance.timeOrigin + m[1]]; })()"
+        )
+        return float(at) / 1000 + (sample - mark) / RECORD_RATE
 
 
 @contextlib.asynccontextmanager

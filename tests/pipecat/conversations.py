@@ -31,13 +31,19 @@ def reply(text: str) -> list[Frame]:
 
 
 async def run(
-    tts: OrpheusTTS, frames: Sequence[Frame], *, out_rate: int = 24_000, end: bool = True
+    tts: OrpheusTTS,
+    frames: Sequence[Frame],
+    *,
+    out_rate: int = 24_000,
+    end: bool = True,
+    start_timeout: float = 5.0,
 ) -> tuple[list[Frame], list[ErrorFrame]]:
     """What came out below, and the errors that came out above."""
     down, up = await run_test(
         tts,
         frames_to_send=frames,
         send_end_frame=end,
+        start_timeout=start_timeout,
         pipeline_params=PipelineParams(
             audio_out_sample_rate=out_rate, enable_metrics=True, enable_usage_metrics=True
         ),

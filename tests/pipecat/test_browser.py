@@ -1,0 +1,112 @@
+"""The example agent in a real browser: Chromium opens Pipecat's page, connects, types, and records what it receives."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.pipecat.chromium import RECORD_RATE, Page, browse, find_chromium
+from tests.pipecat.hearing import empty_frames, last_audible_s, understood
+
+BOT = Path(__file__).parents[2] / "agent_examples" / "bot.py"
+GREETING = (
+    "Hello! It is good to hear from you. Ask me anything, and interrupt me whenever you like."
+)
+
+pytestmark = pytest.mark.skipif(find_chromium() is None, reason="Chromium is not installed")
+
+
+@contextlib.asynccontextmanager
+async def running_bot(log: Path) -> AsyncIterator[str]:
+    """The bot as a user starts it, on a free port. Yields the page's address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("OPENAI_", "ORPHEUS_"))}
+    with log.open("wb") as out:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, str(BOT), "--port", str(port),
+            stdout=out, stderr=out, env={**environment, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+    url = f"http://localhost:{port}/"
+    try:
+        await asyncio.wait_for(answers(url, process), 60)
+        yield url
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        try:
+            await asyncio.wait_for(process.wait(), 10)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+
+async def answers(url: str, process: asyncio.subprocess.Process) -> None:
+    async with aiohttp.ClientSession() as session:
+        while process.returncode is None:
+            with contextlib.suppress(aiohttp.ClientError):
+                async with session.get(url) as answer:
+                    if answer.status == 200:
+                        return
+            await asyncio.sleep(0.2)
+    raise RuntimeError(f"the bot ended with {process.returncode}")
+
+
+async def connect(page: Page) -> None:
+    button = "[...document.querySelectorAll('button')].find(b => b.innerText.trim() === 'Connect')"
+    await page.until(f"Boolean({button})")
+    await page.until(f"({button})?.click() ?? document.body.innerText.includes('Disconnect')")
+    await page.until("window.__heard.began")
+
+
+async def say(page: Page, text: str) -> None:
+    """Type into the page's message field and send."""
+    field = "document.querySelector('input[aria-label=Message],textarea[aria-label=Message]')"
+    await page.until(f"{field} && !{field}.disabled")
+    await page.run(f"{field}.focus()")
+    await page.type(text)
+    await page.press_enter()
+
+
+async def silence(page: Page, for_s: float, timeout_s: float) -> None:
+    """Until nothing has been audible for a while, after something was."""
+    async with asyncio.timeout(timeout_s):
+        while True:
+            heard = await page.heard()
+            last = last_audible_s(heard, RECORD_RATE)
+            if last and len(heard) / RECORD_RATE - last > for_s:
+                return
+            await asyncio.sleep(0.3)
+
+
+async def test_the_page_is_greeted_and_an_interruption_silences_the_agent(tmp_path: Path) -> None:
+    async with running_bot(tmp_path / "bot.log") as url, browse(url) as page:
+        await connect(page)
+        await silence(page, 1.5, 60)
+        greeting = await page.heard()
+
+        await say(page, "Tell me a long story.")
+        await page.until("document.body.innerText.includes('lighthouse')")
+        before = len(await page.heard())
+        async with asyncio.timeout(30):
+            while last_audible_s((await page.heard())[before:], RECORD_RATE) < 1.5:
+                await asyncio.sleep(0.1)
+        await say(page, "Stop.")
+        await asyncio.sleep(2.5)
+        heard = await page.heard()
+        sent_s = await page.run("(window.__heard.sent['send-text'] - window.__heard.began) / 1000")
+
+    assert understood(GREETING, greeting, RECORD_RATE) >= 0.6
+    assert empty_frames(greeting, RECORD_RATE) == 0
+    after = heard[int(sent_s * RECORD_RATE) :]
+    assert len(after) > 2 * RECORD_RATE
+    assert last_audible_s(after, RECORD_RATE) < 0.3

@@ -1,0 +1,113 @@
+"""The agent's memory: the language model's context holds what the listener heard, not what was planned."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import wave
+from pathlib import Path
+
+import pytest
+from pipecat.frames.frames import Frame, InterruptionFrame, TTSSpeakFrame
+from pipecat.pipeline.pipeline import Pipeline
+from pipecat.pipeline.worker import PipelineWorker
+from pipecat.processors.aggregators.llm_context import LLMContext
+from pipecat.processors.aggregators.llm_response_universal import LLMContextAggregatorPair
+from pipecat.workers.runner import WorkerRunner
+
+from orpheus_plugin.engine import SpeechEngine
+from orpheus_plugin.pipecat import OrpheusTTS
+from orpheus_plugin.pipecat.wav import WavTransport
+from tests.pipecat.conversations import reply
+from tests.pipecat.tones import WORD_S, ToneEngine
+
+LONG = (
+    "Once there was a lighthouse at the end of a long road. Every evening a keeper climbed its stairs."
+    " One night the wind was so strong that no ship could find the harbour."
+)
+
+
+async def converse(engine: SpeechEngine, path: Path, *steps: list[Frame] | float) -> list[str]:
+    """Frames and waits, before a listener who hears in real time. Returns what the agent remembers having said."""
+    transport = WavTransport(path, realtime=True)
+    context = LLMContext()
+    user, assistant = LLMContextAggregatorPair(context)
+    tts = OrpheusTTS(engine=engine)
+    steps_of_pipeline = [transport.input(), user, tts, transport.output(), assistant]
+    worker = PipelineWorker(Pipeline(steps_of_pipeline), cancel_on_idle_timeout=False)
+    ready = asyncio.Event()
+
+    @worker.event_handler("on_pipeline_started")
+    async def started(*_: object) -> None:
+        ready.set()
+
+    runner = WorkerRunner(handle_sigint=False)
+    await runner.add_workers(worker)
+    running = asyncio.create_task(runner.run())
+    await ready.wait()
+    for step in steps:
+        if isinstance(step, float):
+            await asyncio.sleep(step)
+        else:
+            await worker.queue_frames(step)
+    await asyncio.sleep(0.1)
+    await worker.stop_when_done()
+    await running
+    return [
+        str(message["content"])
+        for message in context.get_messages()
+        if isinstance(message, dict) and message["role"] == "assistant"
+    ]
+
+
+def begun(path: Path) -> int:
+    """How many words the listener heard at least the beginning of."""
+    with wave.open(str(path)) as file:
+        return math.ceil(file.getnframes() / file.getframerate() / WORD_S - 1e-6)
+
+
+@pytest.mark.parametrize("after_s", [0.6, 1.3, 2.4])
+async def test_after_an_interruption_it_holds_the_words_that_were_heard(
+    after_s: float, tmp_path: Path
+) -> None:
+    path = tmp_path / "heard.wav"
+    engine = ToneEngine(speed=20)  # all of it is generated long before it is heard
+    [said] = await converse(engine, path, reply(LONG), after_s, [InterruptionFrame()])
+    words = said.split()
+    assert words == LONG.split()[: len(words)]
+    assert len(words) == pytest.approx(begun(path), abs=1)
+
+
+async def test_it_holds_the_words_heard_of_a_reply_that_came_behind_a_greeting(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "heard.wav"
+    greeting = "Good evening to you."
+    [first, second] = await converse(
+        ToneEngine(speed=20),
+        path,
+        [TTSSpeakFrame(greeting), *reply(LONG)],
+        2.3,
+        [InterruptionFrame()],
+    )
+    assert first == greeting
+    heard = begun(path) - len(greeting.split())
+    assert len(second.split()) == pytest.approx(heard, abs=1)
+
+
+async def test_it_holds_the_words_heard_after_a_pause_in_the_reply(tmp_path: Path) -> None:
+    """The language model stopped to think; its first sentence had long been over."""
+    path = tmp_path / "heard.wav"
+    frames = reply(LONG)
+    split = 1 + LONG.split().index("Every") + 1
+    [said] = await converse(
+        ToneEngine(speed=20), path, frames[:split], 4.5, frames[split:], 0.8, [InterruptionFrame()]
+    )
+    assert len(said.split()) == pytest.approx(begun(path), abs=1)
+
+
+async def test_a_reply_that_was_not_interrupted_is_remembered_whole(tmp_path: Path) -> None:
+    [said] = await converse(
+        ToneEngine(speed=20), tmp_path / "heard.wav", reply("Hello there. I am fine.")
+    )
+    assert said == "Hello there. I am fine."
