@@ -106,7 +106,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--lanes", default="1,4,16,32", help="streams in a batch")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--frames", type=int, default=24, help="length of the one-shot utterance")
+    parser.add_argument(
+        "--frames", type=int, default=24, help="of the one-shot utterance; fewer in large batches"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
@@ -124,7 +126,7 @@ def main() -> None:
     )
     print("milliseconds of CPU per frame and stream\n" + "".join(f"{head:>10}" for head in heads))
     for lanes in (int(part) for part in options.lanes.split(",")):
-        figures = measure(lanes, options.rounds, options.frames if lanes < 16 else 12)
+        figures = measure(lanes, options.rounds, min(options.frames, max(1, 192 // lanes)))
         ours = figures["b_ours"]
         ratios = {
             "a_over_b": figures["a_peers"] / ours,

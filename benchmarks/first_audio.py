@@ -1,12 +1,13 @@
 """How soon a listener hears something, exact and with the fast start: ``python benchmarks/first_audio.py``.
 
-Utterances arrive in real time at so many tokens a second, all at once in one CodecBatcher. Per token rate and way of starting,
-medians over the utterances:
+Simulated, so that the load of the machine does not matter: tokens come at so many a second, and each step of the codec takes
+the CPU time it took (one stream, one thread). Per token rate and way of starting, medians over the utterances:
 
 * tokens and milliseconds from the first token to the first samples;
 * milliseconds until the listener, who plays from the first samples on, hears something louder than -45 dBFS;
 * milliseconds of silence because the next samples came too late (playing never pauses otherwise);
-* for the fast start: how many milliseconds were guessed, and how far below the signal their error is (dB).
+* for the fast start: milliseconds until all is exact, how far below the signal the error is until there (dB), and CPU
+  against the exact start.
 
 By default the utterances are spoken by the bundled voice. ``--codec DIR --latents FILE.npz`` takes another codec and arrays
 int [n, 3]. With neither, the full-size decoder with random weights gives the times, and no error worth reading.
@@ -23,6 +24,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -63,57 +65,78 @@ class Heard:
     first_ms: float
     audible_ms: float
     dry_ms: float
-    guessed_ms: float
-    error_db: float
+    exact_after_ms: float
+    error_db: float | None
+    cpu_per_second: float
+
+
+class Simulation:
+    """A clock that only moves when told, and by the CPU time of the codec's work."""
+
+    def __init__(self, decoder: SnacDecoder) -> None:
+        self.now = 0.0
+        self.batcher = CodecBatcher(decoder, slots=1, clock=lambda: self.now)
+
+    async def work(self) -> None:
+        begin = time.thread_time()
+        self.batcher.run_ready()
+        self.now += time.thread_time() - begin
+        for _ in range(4):  # the listening task takes what came
+            await asyncio.sleep(0)
 
 
 async def listen(
-    batcher: CodecBatcher,
+    simulation: Simulation,
     latents: Latents,
     wanted: npt.NDArray[np.float32],
     rate: float,
     fast: bool,
 ) -> Heard:
-    stream = batcher.open_stream(seed=1, fast_start=fast)
-    begin = time.monotonic()
-    pushed = 0
+    begin = simulation.now
+    stream = simulation.batcher.open_stream(seed=1, fast_start=fast)
+    got: list[tuple[int, float, npt.NDArray[np.float32]]] = []  # tokens so far, seconds, samples
+    tokens = 0
 
-    async def speak() -> None:
-        nonlocal pushed
-        for number, row in enumerate(latents):
-            tokens = 7 * (number // 4) + TOKENS_OF_LATENT[number % 4]
-            await asyncio.sleep(max(0.0, begin + (tokens - 1) / rate - time.monotonic()))
-            stream.push(row[None])
-            pushed = tokens
-        stream.finish()
+    async def follow() -> None:
+        async for piece in stream:
+            got.append((tokens, simulation.now - begin, piece))
 
-    speaking = asyncio.create_task(speak())
-    pieces: list[npt.NDArray[np.float32]] = []
-    tokens, first, dry, runs_dry = 0, 0.0, 0.0, 0.0
-    starts: list[float] = []  # when the first sample of each piece is heard
-    async for piece in stream:
-        now = time.monotonic() - begin
-        if not pieces:
-            tokens, first, runs_dry = pushed, now, now
+    following = asyncio.create_task(follow())
+    cpu = time.thread_time()
+    for number, row in enumerate(latents):
+        tokens = 7 * (number // 4) + TOKENS_OF_LATENT[number % 4]
+        simulation.now = max(simulation.now, begin + (tokens - 1) / rate)
+        stream.push(row[None])
+        await simulation.work()
+    stream.finish()
+    await simulation.work()
+    await following
+    cpu = time.thread_time() - cpu
+    samples = np.concatenate([piece for *_, piece in got])
+    loud = int(np.argmax(np.abs(samples) > AUDIBLE))
+    first = runs_dry = got[0][1]
+    dry, offset, audible = 0.0, 0, first
+    for _, now, piece in got:
         dry += max(0.0, now - runs_dry)
         runs_dry = max(runs_dry, now)
-        starts.append(runs_dry)
-        runs_dry += len(piece) / SAMPLE_RATE
-        pieces.append(piece)
-    await speaking
-    got = np.concatenate(pieces)
-    loud = int(np.argmax(np.abs(got) > AUDIBLE))
-    offset, audible = 0, first
-    for start, piece in zip(starts, pieces, strict=True):
-        if loud < offset + len(piece):
-            audible = start + (loud - offset) / SAMPLE_RATE
-            break
+        if offset <= loud < offset + len(piece):
+            audible = runs_dry + (loud - offset) / SAMPLE_RATE
         offset += len(piece)
-    wrong = np.abs(got - wanted) > 1e-4
+        runs_dry += len(piece) / SAMPLE_RATE
+    wrong = np.abs(samples - wanted) > 1e-4
     until = len(wrong) - int(np.argmax(wrong[::-1])) if wrong.any() else 0
-    error = float(np.mean((got - wanted)[:until] ** 2)) if until else 0.0
-    below = 10 * np.log10(float(np.mean(wanted**2)) / error) if error else float("inf")
-    return Heard(tokens, first * 1e3, audible * 1e3, dry * 1e3, until * 1e3 / SAMPLE_RATE, below)
+    error = float(np.mean((samples - wanted)[:until] ** 2)) if until else 0.0
+    below = 10 * np.log10(float(np.mean(wanted**2)) / error) if error else None
+    length = len(samples) / SAMPLE_RATE
+    return Heard(
+        got[0][0],
+        first * 1e3,
+        audible * 1e3,
+        dry * 1e3,
+        until * 1e3 / SAMPLE_RATE,
+        below,
+        cpu / length,
+    )
 
 
 async def mini_latents() -> list[Latents]:
@@ -170,7 +193,7 @@ async def main() -> None:
     else:
         name, (decoder, said) = "random weights, full size", random_codec()
     wanted = [StreamingDecoder(decoder, slots=1).decode(latents, seed=1) for latents in said]
-    rows = []
+    rows: list[dict[str, Any]] = []
     heads = (
         "tokens/s",
         "start",
@@ -178,38 +201,31 @@ async def main() -> None:
         "first ms",
         "audible ms",
         "dry ms",
-        "guessed ms",
+        "exact after",
         "error dB",
+        "CPU s/s",
     )
     print(f"codec: {name}; {len(said)} utterances\n" + "".join(f"{head:>12}" for head in heads))
     for rate in (float(part) for part in options.rates.split(",")):
         for fast in (False, True):
-            batcher = CodecBatcher(decoder, slots=max(1, options.at_once))
-            batcher.start()
-            heard: list[Heard] = []
-            for at in range(0, len(said), options.at_once):
-                group = slice(at, at + options.at_once)
-                heard += await asyncio.gather(
-                    *(
-                        listen(batcher, latents, whole, rate, fast)
-                        for latents, whole in zip(said[group], wanted[group], strict=True)
-                    )
-                )
-            batcher.close()
-            row = {
-                key: statistics.median(asdict(one)[key] for one in heard)
-                for key in asdict(heard[0])
-            }
-            start = "fast" if fast else "exact"
-            rows.append({"tokens_per_second": rate, "start": start} | row)
+            simulation = Simulation(decoder)
+            await listen(simulation, said[0], wanted[0], rate, fast)  # warms up
+            heard = [
+                asdict(await listen(simulation, latents, whole, rate, fast))
+                for latents, whole in zip(said, wanted, strict=True)
+            ]
+            row = {key: median([one[key] for one in heard]) for key in heard[0]}
+            rows.append({"tokens_per_second": rate, "start": "fast" if fast else "exact", **row})
+            shown = ["-" if value is None else f"{value:.2f}" for value in row.values()]
             print(
-                f"{rate:>12.0f}{start:>12}" + "".join(f"{value:>12.1f}" for value in row.values()),
-                flush=True,
+                f"{rate:>12.0f}{rows[-1]['start']:>12}" + "".join(f"{cell:>12}" for cell in shown)
             )
-    save(
-        "first_audio",
-        {"codec": name, "utterances": len(said), "at_once": options.at_once, "rows": rows},
-    )
+    save("first_audio", {"codec": name, "utterances": len(said), "rows": rows})
+
+
+def median(values: list[float | None]) -> float | None:
+    numbers = [value for value in values if value is not None]
+    return statistics.median(numbers) if numbers else None
 
 
 if __name__ == "__main__":

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import AtCapacity, EngineDied
 from .decoder import SnacDecoder
-from .stream import CodecStream, Samples
+from .stream import CodecStream
 from .streaming import StreamingDecoder
 
 __all__ = ["CodecBatcher", "CodecStream"]
@@ -41,13 +43,22 @@ class CodecBatcher:
         decoder: its device and dtype are used.
         slots: streams open at the same time; each holds 466 KiB (full size, float32).
         max_lanes: streams in one step.
+        clock: seconds; what the streams' deadlines are compared with.
     """
 
-    def __init__(self, decoder: SnacDecoder, *, slots: int = 32, max_lanes: int = 32) -> None:
+    def __init__(
+        self,
+        decoder: SnacDecoder,
+        *,
+        slots: int = 32,
+        max_lanes: int = 32,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         if slots < 1 or max_lanes < 1:
             raise ValueError("slots and max_lanes must be at least 1")
         self._streaming = StreamingDecoder(decoder, slots=slots)
         self._max_lanes = min(max_lanes, slots)
+        self._clock = clock
         self._changed = threading.Condition()
         self._free = list(range(slots - 1, -1, -1))
         self._streams: dict[int, CodecStream] = {}
@@ -135,15 +146,32 @@ class CodecBatcher:
                         self._changed.wait()
                     if self._stop or picked is None:
                         return
-                    (n, guess), batch = picked
-                    codes = np.stack([stream._next_codes(n, hold=guess) for stream in batch])
-                pieces = self._streaming.step([s.lane for s in batch], codes, commit=not guess)
-                self._hand_over(batch, pieces, guess)
-                # A stream nobody else holds must not live on while the thread sleeps.
-                del picked, batch
+                self._advance(*picked)
+                del picked  # a stream nobody else holds must not live on while the thread sleeps
         except BaseException as error:
             logger.exception("the codec thread died")
             self._end(EngineDied(f"the codec thread died: {error!r}"))
+
+    def run_ready(self) -> None:
+        """Without a thread: do on this one all the work there is. For simulations and tests, instead of `start`."""
+        while True:
+            with self._changed:
+                picked = self._pick()
+            if picked is None:
+                return
+            self._advance(*picked)
+
+    def _advance(self, batch: list[CodecStream], codes: NDArray[np.int64], guess: bool) -> None:
+        pieces = self._streaming.step([s.lane for s in batch], codes, commit=not guess)
+        with self._changed:
+            for stream, piece in zip(batch, pieces, strict=True):
+                if stream._closed:
+                    continue
+                stream._deliver(piece, guess=guess)
+                if stream._done:
+                    self._release(stream)
+                if len(piece) or stream._done:
+                    stream._wake()
 
     def _size(self, stream: CodecStream, now: float) -> tuple[int, bool] | None:
         """Latents this stream should step now and whether as a guess; None: it waits for more."""
@@ -162,9 +190,9 @@ class CodecBatcher:
             return None
         return max(c for c in self._chunks if c <= min(pending, largest)), False
 
-    def _pick(self) -> tuple[tuple[int, bool], list[CodecStream]] | None:
-        """The next step: its size and kind, and the streams in it. Under the lock."""
-        now = time.monotonic()
+    def _pick(self) -> tuple[list[CodecStream], NDArray[np.int64], bool] | None:
+        """The next step: its streams, their codes [streams, n, 3], whether it is a guess. Under the lock."""
+        now = self._clock()
         ready = []
         for stream in self._streams.values():
             size = self._size(stream, now)
@@ -173,17 +201,7 @@ class CodecBatcher:
         if not ready:
             return None
         ready.sort(key=lambda entry: entry[:2])
-        size = ready[0][2]
-        lanes = min(self._max_lanes, max(1, self._max_latents // size[0]))
-        return size, [stream for *_, own, stream in ready if own == size][:lanes]
-
-    def _hand_over(self, batch: list[CodecStream], pieces: list[Samples], guess: bool) -> None:
-        with self._changed:
-            for stream, piece in zip(batch, pieces, strict=True):
-                if stream._closed:
-                    continue
-                stream._deliver(piece, guess=guess)
-                if stream._done:
-                    self._release(stream)
-                if len(piece) or stream._done:
-                    stream._wake()
+        n, guess = size = ready[0][2]
+        lanes = min(self._max_lanes, max(1, self._max_latents // n))
+        batch = [stream for *_, own, stream in ready if own == size][:lanes]
+        return batch, np.stack([stream._next_codes(n, hold=guess) for stream in batch]), guess

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import AsyncIterator
 from threading import Condition
@@ -181,7 +180,7 @@ class CodecStream:
         )
 
     def _deliver(self, piece: Samples, *, guess: bool) -> None:
-        now = time.monotonic()
+        now = self._owner._clock()
         if self._joiner is not None and guess:
             self._guessed_at = self.lane.position
             lacking = GUESS_UP_TO - max(0.0, self._deadline - now)
