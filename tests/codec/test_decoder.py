@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from snac import SNAC
 
+import orpheus_plugin
 from orpheus_plugin.codec import load_decoder
 from orpheus_plugin.codec.streaming import StreamingDecoder
 from orpheus_plugin.errors import BadCheckpoint, ModelNotFound
 
 from .conftest import SMALL, random_latents, reference_decode
+
+BUNDLED = Path(orpheus_plugin.__file__).parent / "mini" / "snac"
 
 
 def write_snapshot(path, state, config=None, name="pytorch_model.bin"):
@@ -147,3 +152,16 @@ def test_missing_wrong_and_non_finite_tensors_are_named(tmp_path, small_referenc
         assert name in caught.value.message
     with pytest.raises(BadCheckpoint, match="dictionary"):
         load_decoder(write_snapshot(tmp_path, [torch.zeros(1)]))
+
+
+@pytest.mark.skipif(
+    not (BUNDLED / "config.json").is_file(), reason="the bundled voice is not there"
+)
+def test_the_bundled_voices_codec_streams_exactly():
+    config = json.loads((BUNDLED / "config.json").read_text())
+    reference = SNAC(**config).eval()
+    reference.load_state_dict(load_file(BUNDLED / "model.safetensors"))
+    latents = random_latents(4)
+    streaming = StreamingDecoder(load_decoder(BUNDLED), slots=1)
+    got = streaming.decode(latents, noise=False, chunk=3)
+    np.testing.assert_allclose(got, reference_decode(reference, latents), rtol=0, atol=1e-5)
