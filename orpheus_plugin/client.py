@@ -226,7 +226,7 @@ class RemoteEngine:
                     self._keeper = None  # whoever asks next tries anew
                     return
                 await asyncio.sleep(pause * random.uniform(0.7, 1.3))
-                pause = min(2 * pause, 5.0)
+                pause = min(2 * pause, 2.0)
                 continue
             pause = 0.1
             self._adopt(connection)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
 
 from orpheus_plugin.engine import EngineConfig, LocalEngine, SpeechEngine
 from orpheus_plugin.errors import InvalidOptions, OrpheusError
@@ -27,6 +28,9 @@ from orpheus_plugin.turn import MAX_TEXT_CHARS
 logger = logging.getLogger(__name__)
 
 DEFAULT_PORT = 8089
+
+HEADERS_S = 20.0
+"""A connection must have come to a request by then, or to its next one."""
 
 
 # ---- the application
@@ -100,7 +104,11 @@ class Server:
 
     async def run(self) -> int:
         runner = web.AppRunner(
-            self._app, access_log=None, handler_cancellation=True, shutdown_timeout=2.0
+            self._app,
+            access_log=None,
+            handler_cancellation=True,
+            shutdown_timeout=2.0,
+            keepalive_timeout=HEADERS_S,
         )
         await runner.setup()
         site = self._site(runner)
@@ -120,7 +128,11 @@ class Server:
         service = self._service
         loading = asyncio.create_task(service.engine.start())
         stopping = asyncio.create_task(self._stop.wait())
-        helpers = [asyncio.create_task(self._end_when_idle()), stopping]
+        helpers = [
+            asyncio.create_task(self._end_when_idle()),
+            asyncio.create_task(_drop_the_silent(runner)),
+            stopping,
+        ]
         code = 0
         try:
             await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -172,6 +184,22 @@ class Server:
                 logger.info("nobody was connected for %.0f s", idle)
                 self.stop()
                 return
+
+
+async def _drop_the_silent(runner: web.AppRunner) -> None:
+    """Close connections that have not come to a request: aiohttp waits for its head forever."""
+    assert runner.server is not None
+    since: dict[RequestHandler, float] = {}
+    while True:
+        await asyncio.sleep(HEADERS_S / 4)
+        now = time.monotonic()
+        silent = [
+            handler for handler in runner.server.connections if handler._current_request is None
+        ]
+        since = {handler: since.get(handler, now) for handler in silent}
+        for handler, seen in since.items():
+            if now - seen >= HEADERS_S and handler.transport is not None:
+                handler.transport.abort()
 
 
 # ---- the command

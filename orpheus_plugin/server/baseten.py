@@ -7,7 +7,6 @@ original we read on while speaking, and a client that leaves stops the speech. P
 from __future__ import annotations
 
 import contextlib
-import json
 import string
 from typing import Any
 
@@ -15,6 +14,7 @@ from aiohttp import WSMsgType, web
 
 from orpheus_plugin.errors import InvalidOptions, OrpheusError
 from orpheus_plugin.server.duplex import drive
+from orpheus_plugin.server.replies import json_body, json_object
 from orpheus_plugin.server.security import speech_websocket
 from orpheus_plugin.server.service import ServedTurn, SpeechService
 from orpheus_plugin.server.voicemap import VoiceMap
@@ -58,7 +58,7 @@ def add_routes(app: web.Application, service: SpeechService, voices: VoiceMap) -
             if first.type is WSMsgType.BINARY:
                 raise BadMessage("the first message is a JSON object with the options")
             return
-        turn = service.open("baseten", _options(service, voices, _json(first.data)))
+        turn = service.open("baseten", _options(service, voices, json_object(first.data)))
         try:
             await drive(_read(ws, turn), _send(ws, turn))
         finally:
@@ -66,7 +66,7 @@ def add_routes(app: web.Application, service: SpeechService, voices: VoiceMap) -
 
     async def predict(request: web.Request) -> web.StreamResponse:
         with service.connection():
-            body = _json(await request.text())
+            body = await json_body(request)
             prompt = body.get("prompt")
             if not isinstance(prompt, str) or not prompt.strip():
                 raise BadMessage('"prompt" must be a text')
@@ -150,16 +150,6 @@ class Joiner:
             text += f" {piece}" if bare else piece
             self._begun = True
         return text
-
-
-def _json(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        raise BadMessage("not a JSON object") from None
-    if not isinstance(value, dict):
-        raise BadMessage("not a JSON object")
-    return value
 
 
 def _options(service: SpeechService, voices: VoiceMap, body: dict[str, Any]) -> SpeechOptions:

@@ -13,17 +13,16 @@ from aiohttp import web
 
 from orpheus_plugin.errors import InvalidOptions, OrpheusError
 from orpheus_plugin.server.encoders import CONTENT_TYPES, Encoder, Tempo, make_encoder
-from orpheus_plugin.server.replies import error_response
+from orpheus_plugin.server.replies import error_response, json_body
 from orpheus_plugin.server.service import ServedTurn, SpeechService
 from orpheus_plugin.server.voicemap import VoiceMap
 from orpheus_plugin.turn import AudioChunk, SpeechOptions
-from orpheus_plugin.wire import BadMessage
 
 
 def add_routes(app: web.Application, service: SpeechService, voices: VoiceMap) -> None:
     async def speech(request: web.Request) -> web.StreamResponse:
         with service.connection():
-            asked = _Asked.read(await _body(request), service, voices)
+            asked = _Asked.read(await json_body(request), service, voices)
             encoder = make_encoder(asked.format)
             tempo = Tempo(asked.speed) if asked.speed != 1 else None
             turn = service.open("openai", asked.options)
@@ -46,16 +45,6 @@ def add_routes(app: web.Application, service: SpeechService, voices: VoiceMap) -
     app.router.add_post("/v1/audio/speech", speech)
     app.router.add_get("/v1/models", models)
     app.router.add_get("/v1/audio/voices", list_voices)
-
-
-async def _body(request: web.Request) -> dict[str, Any]:
-    try:
-        value = json.loads(await request.text())
-    except (ValueError, RecursionError, LookupError):
-        raise BadMessage("the body must be a JSON object") from None
-    if not isinstance(value, dict):
-        raise BadMessage("the body must be a JSON object")
-    return value
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import logging
+from typing import Any
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from orpheus_plugin.errors import OrpheusError
+from orpheus_plugin.wire import BadMessage, TurnTimedOut
 
 logger = logging.getLogger(__name__)
+
+BODY_S = 10.0
+"""A request's body must have come by then."""
 
 _STATUS = {
     "invalid_options": 400,
@@ -39,6 +46,29 @@ def error_response(error: OrpheusError) -> web.Response:
         status=status,
         headers={"Retry-After": "1"} if error.retryable else None,
     )
+
+
+async def json_body(request: web.Request) -> dict[str, Any]:
+    """The body as an object. Raises BadMessage, or TurnTimedOut where it does not come."""
+    try:
+        async with asyncio.timeout(BODY_S):
+            text = await request.text()
+    except TimeoutError:
+        raise TurnTimedOut(f"the request's body did not come within {BODY_S:g} s") from None
+    except (ValueError, LookupError):
+        raise BadMessage("the body is not text") from None
+    return json_object(text)
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """Raises BadMessage for anything else."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        raise BadMessage("not a JSON object") from None
+    if not isinstance(value, dict):
+        raise BadMessage("not a JSON object")
+    return value
 
 
 @web.middleware

@@ -1,0 +1,77 @@
+"""A server of its own for the benchmarks: started, asked how it does, ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+READY_S = 600.0
+
+
+@dataclass
+class ServerProcess:
+    """A running `orpheus-tts serve`."""
+
+    url: str
+    process: subprocess.Popen[str]
+    log: Path
+    lines: list[str] = field(default_factory=list)
+
+    @property
+    def rss_mb(self) -> float:
+        status = Path(f"/proc/{self.process.pid}/status").read_text("utf-8")
+        kilobytes = next(line for line in status.splitlines() if line.startswith("VmRSS"))
+        return int(kilobytes.split()[1]) / 1024
+
+    @property
+    def open_files(self) -> int:
+        return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
+
+    @property
+    def threads(self) -> int:
+        return len(list(Path(f"/proc/{self.process.pid}/task").iterdir()))
+
+
+@contextlib.contextmanager
+def server_process(*arguments: str) -> Iterator[ServerProcess]:
+    """`orpheus-tts serve ARGUMENTS` on a free port, ready to speak."""
+    with tempfile.TemporaryDirectory(prefix="orpheus-bench-") as folder:
+        log = Path(folder) / "server.log"
+        process = subprocess.Popen(
+            [sys.executable, "-m", "orpheus_plugin.server", "--port", "0", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=log.open("w"),
+            text=True,
+            env={**os.environ, "ORPHEUS_STATE_DIR": folder, "ORPHEUS_API_KEY": ""},
+        )
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            if "listening on" not in line:
+                raise SystemExit(f"the server did not start:\n{log.read_text('utf-8')}")
+            server = ServerProcess(line.split()[-1], process, log)
+            threading.Thread(target=process.stdout.read, daemon=True).start()
+            deadline = time.monotonic() + READY_S
+            while " ready " not in log.read_text("utf-8"):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise SystemExit(f"the server is not ready:\n{log.read_text('utf-8')}")
+                time.sleep(0.1)
+            yield server
+        finally:
+            process.terminate()
+            try:
+                process.wait(40)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+__all__ = ["ServerProcess", "server_process"]

@@ -1,0 +1,163 @@
+"""Wrong input in quantity, and clients and engines that die; the full-size runs are benchmarks/server_faults.py."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import random
+import threading
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+
+import aiohttp
+import pytest
+
+from benchmarks.server_faults import fuzz_once
+from orpheus_plugin import wire
+from orpheus_plugin.client import RemoteEngine
+from orpheus_plugin.engine import EngineConfig, LocalEngine
+from orpheus_plugin.errors import EngineDied
+from orpheus_plugin.generators.base import Sampling, TokenChunk
+from orpheus_plugin.generators.torch_llama import TorchLlama
+from orpheus_plugin.models import ModelFiles
+from orpheus_plugin.turn import AudioChunk, TurnEnd
+from orpheus_plugin.vocabulary import Vocabulary
+from tests.support.servers import RunningTestServer, serving
+
+
+async def speak(engine: RemoteEngine, text: str = "Hello there.") -> int:
+    async with asyncio.timeout(30), engine.open_turn() as turn:
+        turn.push_text(text)
+        turn.end()
+        samples = 0
+        async for event in turn:
+            if isinstance(event, AudioChunk):
+                samples += event.samples
+        return samples
+
+
+async def settle(server: RunningTestServer, seconds: float = 5) -> None:
+    async with asyncio.timeout(seconds):
+        while server.service.active_turns or server.service.connections:
+            await asyncio.sleep(0.01)
+
+
+async def test_wrong_messages_in_quantity_leave_nothing_and_the_next_turn_is_spoken(
+    server: RunningTestServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    chance = random.Random(3)
+    async with aiohttp.ClientSession() as session:
+        outcomes = Counter(
+            [await fuzz_once(session, server.ws_url, chance, number) for number in range(300)]
+        )
+    assert outcomes["closed 1008"] > 50
+    await settle(server)
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+    engine = RemoteEngine(server.url)
+    assert await speak(engine)
+    await engine.aclose()
+
+
+async def test_many_turns_leave_no_task_and_no_connection(server: RunningTestServer) -> None:
+    engine = RemoteEngine(server.url)
+    await speak(engine)
+    tasks, threads = len(asyncio.all_tasks()), threading.active_count()
+    for _ in range(40):
+        async with engine.open_turn() as turn:
+            turn.push_text("Hi.")
+            turn.end()
+            async for event in turn:
+                if isinstance(event, AudioChunk):
+                    break
+    await asyncio.sleep(0.1)
+    gc.collect()
+    assert len(asyncio.all_tasks()) <= tasks
+    assert threading.active_count() <= threads
+    assert server.service.connections == 1
+    await engine.aclose()
+    await settle(server)
+
+
+class Mortal(TorchLlama):
+    """Dies once, in the middle of a request, when told to."""
+
+    doomed = False
+
+    async def generate(  # type: ignore[override]
+        self, prompt_ids: Sequence[int], sampling: Sampling, request_id: str
+    ) -> AsyncIterator[TokenChunk]:
+        sent = 0
+        async with contextlib.aclosing(
+            super().generate(prompt_ids, sampling, request_id)  # type: ignore[type-var]
+        ) as chunks:
+            async for chunk in chunks:
+                if Mortal.doomed and sent > 14:
+                    Mortal.doomed = False
+                    raise EngineDied("killed by the test")
+                sent += len(chunk.ids)
+                yield chunk
+
+
+async def test_an_engine_that_dies_fails_its_turn_comes_back_and_is_counted(
+    crafted_files: ModelFiles,
+) -> None:
+    def make(files: ModelFiles, vocabulary: Vocabulary) -> TorchLlama:
+        return Mortal(files.lm, vocabulary, max_streams=8, device="cpu", threads=1)
+
+    local = LocalEngine(
+        EngineConfig(device="cpu", max_turns=4), files=crafted_files, generator=make
+    )
+    async with serving(local) as server:
+        engine = RemoteEngine(server.url)
+        await engine.start()
+        Mortal.doomed = True
+        with pytest.raises(EngineDied, match="killed by the test"):
+            await speak(engine, "The quick brown fox jumps over the lazy dog, and so on it goes.")
+        # At once: it waits for the engine to be back instead of failing.
+        assert await speak(engine)
+        async with asyncio.timeout(5):
+            while engine.health().restarts != 1:
+                await asyncio.sleep(0.05)
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(f"{server.url}/readyz") as response,
+        ):
+            assert response.status == 200
+        await engine.aclose()
+
+
+async def test_clients_cut_off_in_mid_turn_do_not_disturb_one_another(
+    server: RunningTestServer,
+) -> None:
+    listener = RemoteEngine(server.url)
+    async with aiohttp.ClientSession() as session, listener.open_turn() as turn:
+        turn.push_text("The quick brown fox jumps over the lazy dog. " * 6)
+        turn.end()
+        hearing = asyncio.create_task(_collect(turn.__aiter__()))
+        for _ in range(20):
+            ws = await session.ws_connect(server.ws_url + wire.PATH)
+            for message in (
+                {"type": "open", "id": "a"},
+                {"type": "text", "id": "a", "text": "Hi. " * 50},
+            ):
+                await ws.send_bytes(wire.pack(message))
+            while wire.unpack((await ws.receive(timeout=20)).data)["type"] != "opened":
+                pass
+            assert ws._response.connection is not None
+            ws._response.connection.transport.abort()  # type: ignore[union-attr]
+        assert (await hearing).reason == "done"
+    await listener.aclose()
+    await settle(server)
+
+
+async def _collect(events: AsyncIterator[object]) -> TurnEnd:
+    position = 0
+    async with asyncio.timeout(60):
+        async for event in events:
+            if isinstance(event, AudioChunk):
+                assert event.position == position
+                position += event.samples
+            elif isinstance(event, TurnEnd):
+                return event
+    raise AssertionError("no end")

@@ -1,0 +1,148 @@
+"""`orpheus-tts serve` as a process: it starts, is killed, ends in order, and survives a full disk."""
+# ruff: noqa: ASYNC220, ASYNC240 - a test may wait for a process
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import aiohttp
+import pytest
+
+from orpheus_plugin.client import RemoteEngine
+from orpheus_plugin.errors import ConnectionFailed
+from orpheus_plugin.turn import AudioChunk, TurnEnd
+
+if TYPE_CHECKING:
+    from orpheus_plugin.models import ModelFiles
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals as POSIX has them")
+SERVE = [sys.executable, "-m", "orpheus_plugin.server", "--device", "cpu"]
+
+
+@contextlib.asynccontextmanager
+async def served(
+    files: ModelFiles, tmp_path: Path, *arguments: str
+) -> AsyncIterator[tuple[subprocess.Popen[str], RemoteEngine]]:
+    """A ready server and a client of it."""
+    process = subprocess.Popen(
+        [
+            *(*SERVE, "--model", str(files.lm), "--codec", str(files.codec)),
+            *("--max-turns", "4", "--port", "0", *arguments),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=(tmp_path / "stderr").open("w"),
+        text=True,
+        env={**os.environ, "ORPHEUS_STATE_DIR": str(tmp_path)},
+    )
+    assert process.stdout is not None
+    engine: RemoteEngine | None = None
+    try:
+        line = await asyncio.to_thread(process.stdout.readline)
+        assert "listening on" in line, (tmp_path / "stderr").read_text()
+        engine = RemoteEngine(line.split()[-1], connect_timeout_s=90)
+        await engine.start()
+        yield process, engine
+    finally:
+        if engine is not None:
+            await engine.aclose()
+        process.kill()
+        process.wait()
+
+
+async def speak(engine: RemoteEngine, text: str) -> float:
+    async with engine.open_turn() as turn:
+        turn.push_text(text)
+        turn.end()
+        samples = 0
+        async for event in turn:
+            if isinstance(event, AudioChunk):
+                samples += event.samples
+            elif isinstance(event, TurnEnd):
+                assert event.reason == "done"
+        return samples / 24_000
+
+
+async def test_asked_to_end_it_lets_everyone_finish_and_exits_clean(
+    crafted_files: ModelFiles, tmp_path: Path
+) -> None:
+    async with served(crafted_files, tmp_path) as (process, engine):
+        assert engine.health().ready
+        text = "This sentence is spoken to its very end. And so is the one that comes after it."
+        speaking = [asyncio.create_task(speak(engine, text)) for _ in range(3)]
+        async with asyncio.timeout(30):
+            while engine.health().active_turns < 3:
+                await asyncio.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        for seconds in await asyncio.wait_for(asyncio.gather(*speaking), 60):
+            assert seconds > 0.1
+        assert await asyncio.to_thread(process.wait, 20) == 0
+        assert not list(tmp_path.glob("server-*.json"))
+        errors = (tmp_path / "stderr").read_text()
+        assert "Traceback" not in errors
+        assert "Unclosed" not in errors
+        assert text[:10] not in errors, "what is said is not logged unless asked for"
+
+
+async def test_killed_it_fails_its_turns_at_once(crafted_files: ModelFiles, tmp_path: Path) -> None:
+    async with served(crafted_files, tmp_path) as (process, engine):
+        turn = engine.open_turn()
+        turn.push_text("A very long sentence that nobody will ever hear the end of. " * 5)
+        with pytest.raises(ConnectionFailed):
+            async with asyncio.timeout(30):
+                async for event in turn:
+                    if isinstance(event, AudioChunk):
+                        process.kill()
+
+
+async def test_a_full_disk_costs_the_log_and_nothing_else(
+    crafted_files: ModelFiles, tmp_path: Path
+) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    socket = tmp_path / "o.sock"
+    arguments = ("--log-file", "/dev/full", "--log-level", "debug", "--uds", str(socket))
+    async with served(crafted_files, tmp_path, *arguments) as (process, engine):
+        assert socket.stat().st_mode & 0o777 == 0o600
+        assert await speak(engine, "Hello there.") > 0.1
+        async with (
+            aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(socket))) as session,
+            session.get("http://localhost/readyz") as response,
+        ):
+            assert response.status == 200
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(process.wait, 20) == 0
+        assert "Traceback" not in (tmp_path / "stderr").read_text()
+    assert not socket.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--host", "0.0.0.0"], "--insecure"),
+        (["--voice-map", "/nowhere.json"], "/nowhere.json"),
+        (["--port", "1", "--host", "127.0.0.1"], "cannot listen"),
+    ],
+)
+def test_what_cannot_be_served_is_one_line(
+    arguments: list[str], reason: str, tmp_path: Path
+) -> None:
+    if "1" in arguments and os.geteuid() == 0:
+        arguments = ["--host", "203.0.113.1", "--insecure"]  # an address that is not ours
+    done = subprocess.run(
+        [*SERVE, "--model", "mini", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "ORPHEUS_STATE_DIR": str(tmp_path), "ORPHEUS_API_KEY": ""},
+    )
+    assert done.returncode == 2
+    assert reason in done.stderr
+    assert "Traceback" not in done.stderr
