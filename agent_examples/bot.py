@@ -60,9 +60,7 @@ from orpheus_plugin.pipecat import OrpheusTTS
 from orpheus_plugin.pipecat.offline_page import serve_offline
 from orpheus_plugin.pipecat.wav import WavTransport
 
-GREETING = (
-    "Hello! It is good to hear from you. Ask me anything, and interrupt me whenever you like."
-)
+GREETING = "Hello there, and welcome. What would you like to talk about today? You can stop me at any time."
 INSTRUCTION = (
     "You are a friendly voice agent. Your replies are spoken aloud: use one to three short sentences, no lists, no"
     " markdown, no emoji. Where it fits you may use one of <laugh>, <chuckle>, <sigh>, which are spoken as sounds."
@@ -84,12 +82,7 @@ async def run_bot(
     """One conversation over a transport. With `args.say` only that is said."""
     listens = args.say is None
     stt = await make_stt() if listens else None
-    tts = OrpheusTTS(
-        model=args.model,
-        device=args.device,
-        url=args.url,
-        settings=OrpheusTTS.Settings(voice=args.voice),
-    )
+    tts = make_tts(args)
     context = LLMContext()
     user, assistant = LLMContextAggregatorPair(
         context,
@@ -124,6 +117,21 @@ async def bot(runner_args: RunnerArguments) -> None:
     """Called by Pipecat's runner for each caller."""
     args = runner_args.cli_args or options().parse_args([])
     await run_bot(await create_transport(runner_args, transport_params), args, runner_args)
+
+
+def make_tts(args: argparse.Namespace) -> OrpheusTTS:
+    return OrpheusTTS(
+        model=args.model,
+        device=args.device,
+        url=args.url,
+        settings=OrpheusTTS.Settings(voice=args.voice),
+    )
+
+
+async def warm(args: argparse.Namespace) -> None:
+    """Load before the first caller: it must not hold up a call."""
+    make_tts(args)  # an unknown voice is heard of before the loading
+    await OrpheusTTS.warm(model=args.model, device=args.device, url=args.url)
 
 
 def make_llm() -> FrameProcessor:
@@ -259,7 +267,7 @@ def options() -> argparse.ArgumentParser:
 
 
 async def say(args: argparse.Namespace) -> None:
-    await OrpheusTTS.warm(model=args.model, device=args.device, url=args.url)
+    await warm(args)
     await run_bot(WavTransport(args.out), args, RunnerArguments())
 
 
@@ -274,8 +282,7 @@ def main() -> int:
             print(f"wrote {args.out}")
             return 0
         if not {"-h", "--help"} & set(sys.argv):
-            # Before the first caller: loading must not hold up a call.
-            asyncio.run(OrpheusTTS.warm(model=args.model, device=args.device, url=args.url))
+            asyncio.run(warm(args))
     except OrpheusError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

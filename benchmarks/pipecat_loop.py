@@ -195,10 +195,10 @@ async def measure(seconds: float, interruptions: int, model: str | None) -> dict
         await connect(page)
         await silence(page, 1.0, 60)
         # A conversation.
-        start, began = len(await page.heard()), time.time()
+        start, began = await page.position(), time.time()
         turn = holes = 0
         while time.time() - began < seconds:
-            before = len(await page.heard()) // 128 * 128
+            before = await page.position()
             await say(page, TALK[turn % len(TALK)])
             turn += 1
             async with asyncio.timeout(60):
@@ -218,7 +218,7 @@ async def measure(seconds: float, interruptions: int, model: str | None) -> dict
         to_silence: list[float] = []
         to_free: list[float] = []
         for _ in range(interruptions):
-            before = len(await page.heard(0)) // 128 * 128
+            before = await page.position()
             await say(page, "Tell me a long story.")
             async with asyncio.timeout(30):
                 while last_audible_s(await page.heard(before), RECORD_RATE) < 1.0:  # noqa: ASYNC110

@@ -150,6 +150,10 @@ class Page:
         taken = await self.run(TAKE.replace("FIRST", str(since // 128)))
         return np.frombuffer(base64.b64decode(taken), "<i2")
 
+    async def position(self) -> int:
+        """How many samples have been received so far."""
+        return int(await self.run("window.__heard.blocks.length")) * 128
+
     async def heard_at(self, sample: int) -> float:
         """When a sample of `heard()` was received, in seconds of time.time()."""
         mark, at = await self.run(

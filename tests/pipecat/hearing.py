@@ -16,6 +16,9 @@ import pytest
 AUDIBLE = 0.004
 """-48 dBFS over 10 ms: below speech, above what a codec makes of silence."""
 
+UNDERSTOOD = 0.4
+"""Share of words by which a text is recognised as what was said: babble of the same voice has next to none."""
+
 
 @functools.cache
 def recogniser() -> Any:

