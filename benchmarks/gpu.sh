@@ -52,7 +52,7 @@ nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader
 step tests 90 "$python" -m pytest -m gpu -q
 # vLLM's CUDA runner, graphs, sampler and restricted head under the contract that the CPU build passes.
 step contract 120 "$python" -m pytest -q tests/generators/test_vllm_head.py \
-    "tests/contract/test_generator_contract.py" -k "(vllm or tile or whole or none) and not completions_vllm" -m vllm
+    "tests/contract/test_generator_contract.py" -k "not completions_vllm" -m vllm
 # What the wrapper costs, the first id, the time to be rid of a request.
 # shellcheck disable=SC2086
 step engine 100 "$python" benchmarks/vllm_engine.py $tokens --streams 1 8 32 --rounds 2 --cancels 100 --out gpu_engine
