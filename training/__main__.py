@@ -26,6 +26,7 @@ def main() -> None:
     lm.add_argument("--minutes", type=float, default=95)
     codec = steps.add_parser("codec", help="train the codec's decoder (resumes likewise)")
     codec.add_argument("--minutes", type=float, default=95)
+    codec.add_argument("--adversarial-from", type=float, default=1.0)
     held = steps.add_parser("held-out", help="the benchmark's sentences, read by the teacher")
     held.add_argument("--to", type=Path, default=Path("benchmarks/mini_held_out.json"))
     out = steps.add_parser("export", help="write the voice's folder")
@@ -48,7 +49,7 @@ def main() -> None:
     elif args.step == "codec":
         from training.codec import train as train_codec
 
-        train_codec(args.work, args.minutes)
+        train_codec(args.work, args.minutes, args.adversarial_from)
     elif args.step == "lm":
         from training.lm_train import train
 

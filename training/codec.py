@@ -42,7 +42,8 @@ LATENT_DIM = CONFIG["encoder_dim"] * 2 ** len(CONFIG["encoder_rates"])
 
 
 WAVE = 0.0
-"""Weight of the wave distance; above 0 it also rewards silence where the phase is not yet right."""
+"""Weight of the wave distance. Above 0 it should teach the decoder the codes' phase, but from a cold start it
+mostly rewards silence wherever the phase is not yet right; shown while training, not yet used."""
 
 
 class Rows(nn.Module):
@@ -234,7 +235,7 @@ def segment(
 def train(
     work: Path,
     minutes: float,
-    adversarial_from: float = 0.7,
+    adversarial_from: float = 1.0,
     batch: int = 4,
     length: int = 12,
     seed: int = 0,
@@ -244,7 +245,8 @@ def train(
     Args:
         work: folder of intermediate files.
         minutes: length of the whole run.
-        adversarial_from: share of the run after which discriminators join.
+        adversarial_from: share of the run after which discriminators join; they make a step two
+            to three times as dear, so by default they stay out.
         batch, length: stretches in a step, and frames in a stretch.
         seed: of the drawing.
     """
@@ -266,6 +268,7 @@ def train(
     opt_judge = torch.optim.AdamW(judges.parameters(), 5e-4, betas=(0.8, 0.99))
     path = work / "codec.pt"
     step, spent = 0, 0.0
+    # Optional: a decoder of the same shape that already makes speech from other codes saves about half the time.
     if not path.exists() and (work / "codec_start.pt").exists():
         net.load_state_dict(torch.load(work / "codec_start.pt", weights_only=True))
         average.load_state_dict(net.state_dict())
@@ -340,7 +343,7 @@ def train(
         muon.step(0.01 * rate)
         with torch.no_grad():
             for p, q in zip(average.parameters(), net.parameters(), strict=True):
-                p.lerp_(q, 0.01)
+                p.lerp_(q, 0.006)
         step += 1
         for key, value in shown.items():
             recent[key] = 0.97 * recent.get(key, value) + 0.03 * value

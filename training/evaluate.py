@@ -163,23 +163,25 @@ def evaluate(
 
 def write_held_out(work: Path, path: Path) -> None:
     """Write the 200 held-out sentences with the teacher's duration and errors, for the benchmark."""
+    torch.set_num_threads(1)
     listener = Listener()
-    rows = []
-    for n, (kind, text) in enumerate(held_out(work, 10**6)):
+    begun = work / "held_out_read.jsonl"
+    rows = [json.loads(r) for r in begun.read_text().splitlines()] if begun.exists() else []
+    for n, (kind, text) in list(enumerate(held_out(work, 10**6)))[len(rows) :]:
         _, sound = teacher_reading(text, n)
         heard = listener(sound)
         wrong, count = errors(text, heard)
-        seconds = round(len(sound) / 24000, 3)
-        rows.append(
-            {
-                "kind": kind,
-                "text": text,
-                "words": count,
-                "teacher_seconds": seconds,
-                "teacher_wrong": wrong,
-                "teacher_heard": heard,
-            }
-        )
+        row = {
+            "kind": kind,
+            "text": text,
+            "words": count,
+            "teacher_seconds": round(len(sound) / 24000, 3),
+            "teacher_wrong": wrong,
+            "teacher_heard": heard,
+        }
+        rows.append(row)
+        with open(begun, "a") as out:
+            out.write(json.dumps(row) + "\n")
     path.write_text(json.dumps({"sentences": rows}, indent=1, ensure_ascii=False) + "\n")
     wrong, count = (sum(int(r[k]) for r in rows) for k in ("teacher_wrong", "words"))
     print(

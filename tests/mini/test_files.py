@@ -62,7 +62,7 @@ def test_files_are_small() -> None:
 
 @pytest.mark.parametrize("text", SENTENCES)
 def test_plain_sampling_keeps_slot_order_and_stops(voice: Voice, text: str) -> None:
-    ids, stopped = voice.generate(text)
+    [(ids, stopped)] = voice.generate([text])
     sound, disorder = voice.decode(ids)
     assert stopped
     assert disorder == 0
@@ -80,7 +80,7 @@ def test_the_codec_decodes_every_row(voice: Voice) -> None:
 
 def test_both_models_outrun_real_time_on_one_thread(voice: Voice) -> None:
     begun = time.process_time()
-    ids, _ = voice.generate("Your order is ready, Anna.")
+    [(ids, _)] = voice.generate(["Your order is ready, Anna."])
     sound, _ = voice.decode(ids)
     spent = time.process_time() - begun
     print(f"\nreference implementations: {len(sound) / 24000 / spent:.1f} x real time (CPU time)")
