@@ -5,7 +5,8 @@ other, text coming as from a language model, and listens as a player would that 
 
 * admitted and refused turns (a refused one waits half a second and asks again, as a router would elsewhere);
 * time from the first text to the first audio, as the client sees it: median and 99th percentile;
-* underruns: times the player ran dry and audio still came later, and their length together;
+* underruns: times a player ran dry and audio still came later, and their length together; for one that plays from the first
+  sample on, and for one that starts 100 ms later, as calls do, with their jitter buffers;
 * the server's own view: capacity, memory.
 
 Levels go up until turns are refused, and then to twice the capacity: those that are admitted must stay free of underruns.
@@ -45,6 +46,8 @@ TEXT = (
 WORD_S = 0.02
 """Between two words of the text: a language model of fifty words a second."""
 
+BUFFER_S = 0.1
+
 
 @dataclass
 class Heard:
@@ -54,6 +57,7 @@ class Heard:
     audio_s: float = 0.0
     underruns: int = 0
     dry_s: float = 0.0
+    underruns_buffered: int = 0
     refused: bool = False
 
 
@@ -61,7 +65,7 @@ class Heard:
 
 
 async def listen(engine: RemoteEngine) -> Heard:
-    heard, dry_at = Heard(), 0.0
+    heard, dry_at, buffered_dry_at = Heard(), 0.0, 0.0
     async with engine.open_turn() as turn:
         began = time.monotonic()
 
@@ -78,12 +82,16 @@ async def listen(engine: RemoteEngine) -> Heard:
                     now = time.monotonic()
                     if not heard.audio_s:
                         heard.ttfa_s = now - began
-                        dry_at = now
+                        dry_at, buffered_dry_at = now, now + BUFFER_S
                     elif now > dry_at + 0.001:
                         heard.underruns += 1
                         heard.dry_s += now - dry_at
                         dry_at = now
+                    if now > buffered_dry_at:
+                        heard.underruns_buffered += 1
+                        buffered_dry_at = now + BUFFER_S
                     dry_at += event.duration_s
+                    buffered_dry_at += event.duration_s
                     heard.audio_s += event.duration_s
             await feeding
         except AtCapacity:
@@ -148,6 +156,7 @@ def level(server: ServerProcess, clients: int, seconds: float) -> dict[str, Any]
         "ttfa_p99_ms": 1000 * waits[min(len(waits) - 1, int(0.99 * len(waits)))],
         "underruns": sum(turn.underruns for turn in spoken),
         "turns_with_underruns": sum(turn.underruns > 0 for turn in spoken),
+        "underruns_with_100_ms": sum(turn.underruns_buffered for turn in spoken),
         "dry_ms": 1000 * sum(turn.dry_s for turn in spoken),
         "audio_s": sum(turn.audio_s for turn in spoken),
         "server_mb": server.rss_mb,
@@ -180,7 +189,7 @@ def main() -> None:
     with server_process(*options) as server:
         print(f"capacity measured at warm-up: {health(server)['max_turns']}")
         print(
-            "clients  capacity  admitted  refused  TTFA p50  p99 ms  underruns  dry ms  server MB"
+            "clients  capacity  admitted  refused  TTFA p50  p99 ms  underruns  dry ms  with 100 ms  server MB"
         )
         clients = 1
         for clients in args.levels or (2**n for n in range(8)):
@@ -198,7 +207,7 @@ def show(row: dict[str, Any]) -> None:
     print(
         f"{row['clients']:7}  {row['capacity'][0]:8}  {row['admitted']:8}  {row['refused']:7}"
         f"  {row['ttfa_p50_ms']:8.0f}  {row['ttfa_p99_ms']:6.0f}  {row['underruns']:9}"
-        f"  {row['dry_ms']:6.0f}  {row['server_mb']:9.0f}",
+        f"  {row['dry_ms']:6.0f}  {row['underruns_with_100_ms']:11}  {row['server_mb']:9.0f}",
         flush=True,
     )
 

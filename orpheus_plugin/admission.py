@@ -1,8 +1,8 @@
 """How many turns may speak at once without anyone running dry: measured when the engine warms up, corrected while it runs.
 
 The engine's speed is what counts: seconds of audio it makes per second, all turns together, at a number of turns. It is
-known at the numbers that were seen; between them it is taken to be a straight line, beyond them flat, so that what is not
-known is never promised.
+known at the numbers that were seen; between them it is taken to be a straight line, beyond them flat. And one step at a time:
+only so many are taken as were seen to do well together, and one more (or a quarter more).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from orpheus_plugin.turn import SAMPLE_RATE, AudioChunk, TurnEvent
 
 logger = logging.getLogger(__name__)
 
-SPARE = 1.2
+SPARE = 1.25
 """Every turn must have this many times real time."""
 
 TICK_S = 0.5
@@ -33,7 +33,7 @@ TIGHT_S = 0.15
 RECOVER_S = 2.0
 """After such a moment one more turn is taken for every so many seconds without another."""
 
-PROBE_S = 2.0
+PROBE_S = 1.5
 """How long a number of turns is measured at warm-up."""
 
 PROBE_TEXT = (
@@ -66,6 +66,7 @@ class Admission:
         self.ceiling = ceiling
         self._limit = ceiling
         self._speed: dict[int, float] = {}
+        self._proven = 0
         self._brake = math.inf
         self._last_tight = 0.0
         self._seen: dict[str, Progress] = {}
@@ -83,7 +84,15 @@ class Admission:
         # More at once are never slower altogether. What says so is of another hour of this machine.
         for other, then in self._speed.items():
             self._speed[other] = max(then, speed) if other > turns else min(then, speed)
+        if speed >= SPARE * turns:
+            self._proven = max(self._proven, turns)
+        else:
+            self._proven = min(self._proven, turns - 1)
         self._settle()
+
+    def suffices(self, turns: int) -> bool:
+        """Whether this many are expected to stay in real time."""
+        return self.speed(turns) >= SPARE * turns
 
     def speed(self, turns: int) -> float:
         """Expected seconds of audio per second with this many turns; infinite while nothing is known."""
@@ -119,10 +128,10 @@ class Admission:
         self._settle()
 
     def _settle(self) -> None:
-        enough = itertools.takewhile(
-            lambda turns: self.speed(turns) >= SPARE * turns, range(1, self.ceiling + 1)
-        )
+        enough = itertools.takewhile(self.suffices, range(1, self.ceiling + 1))
         limit = int(min(max(enough, default=1), self._brake))
+        if self._speed:
+            limit = min(limit, max(self._proven + 1, self._proven * 5 // 4))
         if limit != self._limit:
             logger.info("%d turns at once (%d before)", limit, self._limit)
             self._limit = limit

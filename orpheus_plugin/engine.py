@@ -271,7 +271,7 @@ class LocalEngine:
             await self._measure(running)
 
     async def _measure(self, stages: Callable[[], Awaitable[Stages]]) -> None:
-        """See how fast one turn is, and as many as there is room for; then keep looking."""
+        """See how fast 1, 2, 4 ... turns at once are, up to what there is room or time for; then keep looking."""
 
         def speak(turn_id: str, deliver: Deliver) -> Speaker:
             voice, options = self.check_voice(None), SpeechOptions()
@@ -279,10 +279,14 @@ class LocalEngine:
                 turn_id, voice, options, stages, deliver, on_end=lambda error: None
             )
 
-        for turns in sorted({1, self._admission.ceiling}):
+        admission, turns = self._admission, 1
+        while True:
             speed = await probe(turns, speak)
             if speed is not None:
-                self._admission.learn(turns, speed)
+                admission.learn(turns, speed)
+            if turns == admission.ceiling or not admission.suffices(turns):
+                break
+            turns = min(2 * turns, admission.ceiling)
         self._watching = asyncio.get_running_loop().create_task(self._watch())
 
     async def _watch(self) -> None:

@@ -8,7 +8,8 @@ import gc
 import random
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from typing import cast
 
 import aiohttp
 import pytest
@@ -84,19 +85,23 @@ class Mortal(TorchLlama):
 
     doomed = False
 
-    async def generate(  # type: ignore[override]
-        self, prompt_ids: Sequence[int], sampling: Sampling, request_id: str
+    async def _until_death(
+        self, chunks: AsyncGenerator[TokenChunk, None]
     ) -> AsyncIterator[TokenChunk]:
         sent = 0
-        async with contextlib.aclosing(
-            super().generate(prompt_ids, sampling, request_id)  # type: ignore[type-var]
-        ) as chunks:
+        async with contextlib.aclosing(chunks):
             async for chunk in chunks:
                 if Mortal.doomed and sent > 14:
                     Mortal.doomed = False
                     raise EngineDied("killed by the test")
                 sent += len(chunk.ids)
                 yield chunk
+
+    def generate(
+        self, prompt_ids: Sequence[int], sampling: Sampling, request_id: str
+    ) -> AsyncIterator[TokenChunk]:
+        chunks = super().generate(prompt_ids, sampling, request_id)
+        return self._until_death(cast("AsyncGenerator[TokenChunk, None]", chunks))
 
 
 async def test_an_engine_that_dies_fails_its_turn_comes_back_and_is_counted(
