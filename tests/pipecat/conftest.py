@@ -35,8 +35,11 @@ def mini_engine() -> Iterator[LocalEngine]:
 
 
 @pytest.fixture
-def real_time(mini_engine: LocalEngine) -> None:
-    """For tests with a listener who hears at the speed of life: a machine that is too slow or too busy skips them."""
+def real_time(mini_engine: LocalEngine) -> float:
+    """For tests with a listener who hears at the speed of life: a machine that is too slow or too busy skips them.
+
+    How fast the voice is just now, in seconds of audio per second.
+    """
 
     async def speed() -> float:
         from orpheus_plugin.turn import TurnEnd

@@ -70,7 +70,7 @@ async def test_text_the_model_has_nothing_to_say_for_is_passed_over(
 
 
 async def test_the_agent_remembers_the_words_that_were_heard(
-    mini_engine: LocalEngine, real_time: None, tmp_path: Path
+    mini_engine: LocalEngine, real_time: float, tmp_path: Path
 ) -> None:
     path = tmp_path / "heard.wav"
     long = "The train to the city leaves at seven. The train to the sea leaves at nine. You may take either one."
