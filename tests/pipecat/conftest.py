@@ -57,3 +57,4 @@ def real_time(mini_engine: LocalEngine) -> float:
         pytest.skip(
             f"this machine speaks at {factor:.2f} x real time now; a conversation needs 1.2"
         )
+    return factor
