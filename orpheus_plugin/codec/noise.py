@@ -39,7 +39,7 @@ def normal(keys: Tensor, positions: Tensor) -> Tensor:
         keys: int64 [..., 2], broadcast against positions; see `stream_keys`.
         positions: int64; only the low 32 bits count.
 
-    Cost: about 25 elementwise operations on 840 values per latent and stream; under 1 % of a decoding step.
+    Cost: about 25 elementwise operations on 840 values per latent and stream; 1 % of a decoding step.
     """
     hashed = _mix(positions & _MASK)
     first = _mix(hashed ^ keys[..., 0])
