@@ -6,12 +6,9 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
-
-from livekit.agents import get_job_context
 
 from orpheus_plugin.livekit.log import logger
 
@@ -61,7 +58,6 @@ class EngineSource:
                 "model= chooses the server of this machine; an engine or a server at an address has its model already"
             )
         self._shared: _Shared | None = None
-        self._waits_for_job_end = False
         self._warming: asyncio.Task[None] | None = None
         if engine is None:
             self._shared = _share(
@@ -88,13 +84,6 @@ class EngineSource:
         except Exception as error:
             # Its text may hold an address with a key in it. The first turn tries again and reports.
             logger.warning("the speech engine is not there yet: %s", type(error).__name__)
-
-    def close_with_job(self, close: Callable[[], object]) -> None:
-        """Sessions do not close their TTS. Have the job do it, if this is one."""
-        job = get_job_context(required=False)
-        if job is not None and not self._waits_for_job_end:
-            self._waits_for_job_end = True
-            job.add_shutdown_callback(close)  # type: ignore[arg-type]
 
     async def aclose(self) -> None:
         if self._warming is not None:

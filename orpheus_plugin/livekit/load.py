@@ -9,10 +9,12 @@ import socket
 from collections import deque
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from livekit.agents import AgentServer
 from livekit.agents.utils.hw import get_cpu_monitor
+
+from orpheus_plugin import wire
 
 ANSWER_S = 2.0
 """Seconds the server may take to tell how busy it is."""
@@ -64,17 +66,18 @@ def _ask(url: str) -> float | None:
 
 
 def _get(url: str, path: str) -> dict[str, Any]:
-    connection = _connection(url)
+    parts = urlsplit(url if "://" in url else f"http://{url}")
+    connection = _connection(parts)
+    prefix = "" if parts.scheme == "unix" else parts.path.rstrip("/").removesuffix(wire.PATH)
     try:
-        connection.request("GET", path)
+        connection.request("GET", prefix + path)
         answer: dict[str, Any] = json.loads(connection.getresponse().read(1_000_000))
         return answer
     finally:
         connection.close()
 
 
-def _connection(url: str) -> http.client.HTTPConnection:
-    parts = urlsplit(url)
+def _connection(parts: SplitResult) -> http.client.HTTPConnection:
     if parts.scheme == "unix":
         connection = http.client.HTTPConnection("localhost", timeout=ANSWER_S)
         connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -7,7 +7,7 @@ import weakref
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
-from livekit.agents import APIConnectOptions, tokenize, tts
+from livekit.agents import APIConnectOptions, get_job_context, tokenize, tts
 from livekit.agents.types import DEFAULT_API_CONNECT_OPTIONS, NOT_GIVEN, NotGivenOr
 from livekit.agents.utils import is_given
 
@@ -94,6 +94,10 @@ class OrpheusTTS(tts.TTS[Any]):
         self._streams = weakref.WeakSet[tts.SynthesizeStream | tts.ChunkedStream]()
         self._abandoned: set[asyncio.Task[None]] = set()
         self._check_voice(voice)
+        # Sessions do not close their TTS. One that was made in a job is the job's.
+        job = get_job_context(required=False)
+        if job is not None:
+            job.add_shutdown_callback(self.aclose)
 
     # ---- what LiveKit asks for
 
@@ -110,7 +114,6 @@ class OrpheusTTS(tts.TTS[Any]):
         self, *, conn_options: APIConnectOptions = DEFAULT_API_CONNECT_OPTIONS
     ) -> OrpheusSynthesizeStream:
         """Speech of one agent turn, begun with its first clause while later text is still coming."""
-        self._source.close_with_job(self.aclose)
         stream = OrpheusSynthesizeStream(tts=self, conn_options=conn_options)
         self._streams.add(stream)
         return stream
@@ -119,7 +122,6 @@ class OrpheusTTS(tts.TTS[Any]):
         self, text: str, *, conn_options: APIConnectOptions = DEFAULT_API_CONNECT_OPTIONS
     ) -> OrpheusChunkedStream:
         """Speech of a whole text, delivered as it is made."""
-        self._source.close_with_job(self.aclose)
         stream = OrpheusChunkedStream(tts=self, input_text=text, conn_options=conn_options)
         self._streams.add(stream)
         return stream
@@ -174,7 +176,7 @@ class OrpheusTTS(tts.TTS[Any]):
         return self
 
     async def aclose(self) -> None:
-        """Stop all speech and disconnect. In a job this happens at its end by itself; an engine given stays open."""
+        """Stop all speech and disconnect. One made in a job is closed when the job ends; an engine given stays open."""
         for stream in list(self._streams):
             await stream.aclose()
         self._streams.clear()

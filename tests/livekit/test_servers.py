@@ -231,7 +231,8 @@ async def test_the_load_is_what_the_server_says_of_its_turns(
     monkeypatch.setattr(load_module, "get_cpu_monitor", QuarterBusy)
     monkeypatch.setattr(load_module, "SAMPLES", 1)
     load = load_fnc(server.url)
-    assert await asyncio.to_thread(load, worker) == 0.25
+    for form in (server.url, server.ws_url, f"127.0.0.1:{server.port}"):
+        assert await asyncio.to_thread(load_fnc(form), worker) == 0.25
     async with OrpheusTTS(url=server.url) as speech:
         streams = [speech.stream() for _ in range(2)]
         for stream in streams:

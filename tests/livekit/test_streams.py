@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import cast
 
 import pytest
@@ -10,6 +11,7 @@ from livekit.agents import tokenize, tts
 
 from orpheus_plugin.errors import InvalidOptions, UnknownVoice
 from orpheus_plugin.livekit import OrpheusTTS
+from orpheus_plugin.livekit import tts as tts_module
 from tests.livekit.fakes import Events, pcm, pieces, read, words
 from tests.livekit.tones import TOKENS_PER_WORD, WORD_S, ToneEngine, tone
 
@@ -149,6 +151,22 @@ async def test_closing_the_tts_ends_its_streams_and_leaves_a_given_engine_runnin
     assert len(tones.cancelled) == 1
     assert not tones.closed
     await stream.aclose()
+
+
+async def test_one_made_in_a_job_is_closed_by_the_job_and_no_other(
+    tones: ToneEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    callbacks: list[Callable[[], Awaitable[None]]] = []
+
+    class Job:
+        def add_shutdown_callback(self, callback: Callable[[], Awaitable[None]]) -> None:
+            callbacks.append(callback)
+
+    elsewhere = OrpheusTTS(engine=tones)
+    monkeypatch.setattr(tts_module, "get_job_context", lambda required: Job())
+    speech = OrpheusTTS(engine=tones)
+    await read(elsewhere.synthesize("Hello."))
+    assert callbacks == [speech.aclose]
 
 
 # ---- metrics
