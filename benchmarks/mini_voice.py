@@ -59,15 +59,17 @@ class Voice:
         from transformers import LlamaForCausalLM
 
         torch.set_num_threads(1)
-        self.lm: Any = LlamaForCausalLM.from_pretrained(str(folder), dtype=torch.float32).eval()
+        self.lm: Any = LlamaForCausalLM.from_pretrained(str(folder), dtype=torch.float32)
+        self.lm.train(False)
         self.codec: Any = SNAC(**json.loads((folder / "snac" / "config.json").read_text()))
         self.codec.load_state_dict(load_file(folder / "snac" / "model.safetensors"))
         self.codec.eval()
         self.tokens: Any = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.voice = json.loads((folder / "config.json").read_text())["orpheus"]["voices"][0]
         self.defaults = json.loads((folder / "generation_config.json").read_text())
-        self.stop: int = self.tokens.token_to_id("<custom_token_2>")
-        self.audio: int = self.tokens.token_to_id("<custom_token_10>")
+        ids: dict[str, int] = self.tokens.get_vocab()
+        self.stop = ids["<custom_token_2>"]
+        self.audio = ids["<custom_token_10>"]
 
     def prompt(self, text: str) -> list[int]:
         """Orpheus' prompt."""
