@@ -55,7 +55,7 @@ async def test_every_format_holds_the_whole_speech(client: openai.AsyncOpenAI) -
     for name, length in seconds.items():
         # mp3 and aac begin with their encoders' delay.
         assert length == pytest.approx(seconds["pcm"], abs=0.15), name
-    assert seconds["pcm"] > 0.5
+    assert seconds["pcm"] > 0.05
 
 
 async def test_mp3_is_the_default_and_says_so(client: openai.AsyncOpenAI) -> None:
