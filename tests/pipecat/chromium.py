@@ -160,7 +160,8 @@ class Page:
             f"(() => {{ const m = window.__heard.marks.findLast(([n]) => n <= {sample});"
             " return [m[0], performance.timeOrigin + m[1]]; })()"
         )
-        return float(at) / 1000 + (sample - mark) / RECORD_RATE
+        received: float = float(at) / 1000 + (sample - int(mark)) / RECORD_RATE
+        return received
 
 
 @contextlib.asynccontextmanager
