@@ -99,6 +99,23 @@ class EngineHealth:
     error: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class EngineLoad:
+    """What an engine of this process is busy with, for metrics.
+
+    Attributes:
+        generating: utterances whose tokens are being generated: the size of the generator's batch.
+        decoding: utterances that hold a place in the codec.
+        queued: utterances that wait for their time.
+        margin_s: how far the turn that is closest to running dry is from it; None when nothing is being spoken.
+    """
+
+    generating: int
+    decoding: int
+    queued: int
+    margin_s: float | None
+
+
 class SpeechEngine(Protocol):
     """What adapters and servers need. Methods may be called from any thread with a running event loop."""
 
@@ -435,6 +452,17 @@ class LocalEngine:
             error=str(self._failure) if self._failure is not None else None,
         )
 
+    def load(self) -> EngineLoad:
+        """From any thread."""
+        stages, speakers = self._stages, list(self._speakers.values())
+        margins = [s.ahead_s for s in speakers if s.generating and s.stats.audio_s]
+        return EngineLoad(
+            generating=stages.generator.running if stages is not None else 0,
+            decoding=stages.codec.active if stages is not None else 0,
+            queued=sum(speaker.queued for speaker in speakers),
+            margin_s=min(margins, default=None),
+        )
+
 
 class _LocalLink:
     """Carries a turn's commands to the engine's loop, in order."""
@@ -571,6 +599,7 @@ def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
 __all__ = [
     "EngineConfig",
     "EngineHealth",
+    "EngineLoad",
     "LocalEngine",
     "SpeechEngine",
     "TurnEnd",

@@ -139,6 +139,11 @@ class Speaker:
         """Seconds of delivered audio that a listener who plays at once has not heard yet; negative when dry."""
         return self._dry_at - time.monotonic() if self._dry_at is not None else 0.0
 
+    @property
+    def queued(self) -> int:
+        """Utterances that wait for their time."""
+        return len(self._waiting)
+
     # ---- the loop
 
     def _queue(self, utterances: list[Utterance]) -> None:

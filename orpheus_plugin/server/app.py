@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
@@ -90,16 +91,13 @@ class Server:
         self._drain_s = drain_s
         self._on_listening = on_listening
         self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
         self.listening = asyncio.Event()
 
     def stop(self) -> None:
         """Ask the server to end: once to let turns finish, twice to end now."""
         if self._stop.is_set():
-            self._drain_s = 0
-            self._service.draining.set()
-            for task in asyncio.all_tasks():
-                if task.get_name() == "orpheus-drain":
-                    task.cancel()
+            self._hurry.set()
         self._stop.set()
 
     async def run(self) -> int:
@@ -128,7 +126,7 @@ class Server:
         service = self._service
         loading = asyncio.create_task(service.engine.start())
         stopping = asyncio.create_task(self._stop.wait())
-        helpers = [
+        helpers: list[asyncio.Task[Any]] = [
             asyncio.create_task(self._end_when_idle()),
             asyncio.create_task(_drop_the_silent(runner)),
             stopping,
@@ -149,9 +147,11 @@ class Server:
             with contextlib.suppress(Exception):
                 await site.stop()
             logger.info("ending", extra={"active_turns": service.active_turns})
-            drain = asyncio.create_task(service.drain(self._drain_s), name="orpheus-drain")
-            await asyncio.wait({drain})
-            if drain.cancelled() or not drain.result():
+            draining = asyncio.create_task(service.drain(self._drain_s))
+            hurrying = asyncio.create_task(self._hurry.wait())
+            helpers += [draining, hurrying]
+            await asyncio.wait({draining, hurrying}, return_when=asyncio.FIRST_COMPLETED)
+            if service.active_turns:
                 logger.warning("turns cut off", extra={"active_turns": service.active_turns})
             await asyncio.sleep(0.1)  # the last messages leave
             for task in (*helpers, loading):

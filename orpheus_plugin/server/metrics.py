@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from orpheus_plugin.turn import TurnStats
 
 if TYPE_CHECKING:
+    from orpheus_plugin.engine import EngineLoad
     from orpheus_plugin.server.service import SpeechService
 
 _TTFA_BUCKETS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
@@ -117,8 +118,22 @@ class _Gauges:
             ("orpheus_capacity", "Turns it takes at once", health.max_turns),
             ("orpheus_connections", "Clients connected", service.connections),
         )
-        for name, text, value in gauges:
+        for name, text, value in (*gauges, *_load(service)):
             yield GaugeMetricFamily(name, text, value=float(value))
         yield CounterMetricFamily(
             "orpheus_engine_restarts", "Times a dead engine was restarted", value=health.restarts
         )
+
+
+def _load(service: SpeechService) -> Iterator[tuple[str, str, float]]:
+    """What the engine is busy with, where it is in this process and can tell."""
+    load = getattr(service.engine, "load", None)
+    if load is None:
+        return
+    now: EngineLoad = load()
+    yield "orpheus_generating", "Utterances in the token generator's batch", now.generating
+    yield "orpheus_decoding", "Utterances in the codec", now.decoding
+    yield "orpheus_queued", "Utterances that wait for their time", now.queued
+    if now.margin_s is not None:
+        name = "orpheus_real_time_margin_seconds"
+        yield name, "Audio ahead of the listener who is closest to running dry", now.margin_s
