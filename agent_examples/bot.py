@@ -23,6 +23,7 @@ import random
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from loguru import logger
 from pipecat.audio.vad.silero import SileroVADAnalyzer
@@ -119,19 +120,23 @@ async def bot(runner_args: RunnerArguments) -> None:
     await run_bot(await create_transport(runner_args, transport_params), args, runner_args)
 
 
+def engine_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Calls leave the voice a process of its own, so that it and the calls do not wait for each other."""
+    url = args.url or os.environ.get("ORPHEUS_URL")
+    if url is None and args.say is None and not args.in_process:
+        url = "local"
+    return {"model": args.model, "device": args.device, "url": url}
+
+
 def make_tts(args: argparse.Namespace) -> OrpheusTTS:
-    return OrpheusTTS(
-        model=args.model,
-        device=args.device,
-        url=args.url,
-        settings=OrpheusTTS.Settings(voice=args.voice),
-    )
+    return OrpheusTTS(**engine_options(args), settings=OrpheusTTS.Settings(voice=args.voice))
 
 
 async def warm(args: argparse.Namespace) -> None:
     """Load before the first caller: it must not hold up a call."""
-    make_tts(args)  # an unknown voice is heard of before the loading
-    await OrpheusTTS.warm(model=args.model, device=args.device, url=args.url)
+    make_tts(args)  # an unknown voice is heard of before the loading,
+    await OrpheusTTS.warm(**engine_options(args))
+    make_tts(args)  # or, from a server, as soon as it is there
 
 
 def make_llm() -> FrameProcessor:
@@ -263,6 +268,9 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--model", help="orpheus-3b, mini, a hub repository or a directory")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--url", help="speak through a server started with: orpheus-tts serve")
+    parser.add_argument(
+        "--in-process", action="store_true", help="the voice in this process, not in one of its own"
+    )
     return parser
 
 

@@ -78,6 +78,7 @@ class Watch:
                     "loop",
                     worst_ms=1e3 * max(late),
                     own_ms=1e3 * max(own),
+                    work_ms=1e3 * max(work),
                     cpu=used,
                     doing=self.shown,
                 )
@@ -110,11 +111,12 @@ def serve(log: Path, port: int, model: str | None) -> None:
     from pipecat.processors.frame_processor import FrameDirection
 
     from orpheus_plugin.pipecat import OrpheusTTS
-    from orpheus_plugin.turn import Turn
+    from orpheus_plugin.turn import Turn, TurnStats
 
     example: Any = importlib.import_module("bot")
     watch = Watch(log)
-    process_frame, cancel, run_bot = OrpheusTTS.process_frame, Turn.cancel, example.run_bot
+    process_frame, cancel = OrpheusTTS.process_frame, Turn.cancel
+    run_bot, make_tts = example.run_bot, example.make_tts
 
     async def watched_frame(self: OrpheusTTS, frame: Frame, direction: FrameDirection) -> None:
         if isinstance(frame, InterruptionFrame):
@@ -125,6 +127,21 @@ def serve(log: Path, port: int, model: str | None) -> None:
         await cancel(self)
         watch.note("engine_free")
 
+    def watched_tts(args: argparse.Namespace) -> OrpheusTTS:
+        tts: OrpheusTTS = make_tts(args)
+
+        @tts.event_handler("on_turn_stats")
+        async def note(service: OrpheusTTS, context_id: str, stats: TurnStats) -> None:
+            watch.note(
+                "turn",
+                underruns=stats.underruns,
+                ttfa_s=stats.ttfa_s,
+                audio_s=stats.audio_s,
+                speed=stats.real_time_factor,
+            )
+
+        return tts
+
     async def watched_bot(*args: Any) -> None:
         beating = asyncio.create_task(watch.run())
         try:
@@ -134,7 +151,7 @@ def serve(log: Path, port: int, model: str | None) -> None:
 
     OrpheusTTS.process_frame = watched_frame  # type: ignore[method-assign]
     Turn.cancel = watched_cancel  # type: ignore[method-assign]
-    example.run_bot = watched_bot
+    example.run_bot, example.make_tts = watched_bot, watched_tts
     setattr(sys.modules["__main__"], "bot", example.bot)  # noqa: B010 - where the runner looks
     sys.argv = [sys.argv[0], "--port", str(port), *(["--model", model] if model else [])]
     sys.exit(example.main())
@@ -146,6 +163,8 @@ def serve(log: Path, port: int, model: str | None) -> None:
 @contextlib.asynccontextmanager
 async def agent(model: str | None) -> AsyncIterator[tuple[str, Path]]:
     import aiohttp
+
+    from tests.pipecat.conversations import end_servers
 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -163,7 +182,12 @@ async def agent(model: str | None) -> AsyncIterator[tuple[str, Path]]:
     ]
     with output.open("wb") as out:
         process = await asyncio.create_subprocess_exec(
-            *command, *(["--model", model] if model else []), stdout=out, stderr=out, cwd=ROOT
+            *command,
+            *(["--model", model] if model else []),
+            stdout=out,
+            stderr=out,
+            cwd=ROOT,
+            env={**os.environ, "ORPHEUS_STATE_DIR": str(folder)},
         )
     url = f"http://localhost:{port}/"
     try:
@@ -183,6 +207,7 @@ async def agent(model: str | None) -> AsyncIterator[tuple[str, Path]]:
             await asyncio.wait_for(process.wait(), 10)
         if process.returncode is None:
             process.kill()
+        end_servers(folder)
 
 
 def events(log: Path) -> list[dict[str, Any]]:
@@ -216,6 +241,7 @@ async def measure(seconds: float, interruptions: int, model: str | None) -> dict
         heard = await page.heard(start)
         spoken = float((levels(heard, RECORD_RATE) > 0.004).mean()) * len(heard) / RECORD_RATE
         beats = [e for e in events(log) if e["event"] == "loop" and began < e["at"] < ended]
+        talked = [e for e in events(log) if e["event"] == "turn" and began < e["at"] < ended]
         worst = max(beats, key=lambda e: float(e["own_ms"]))
         # Interruptions.
         to_silence: list[float] = []
@@ -240,6 +266,11 @@ async def measure(seconds: float, interruptions: int, model: str | None) -> dict
     return {
         "conversation_s": ended - began,
         "turns": turn,
+        "underruns": sum(t["underruns"] for t in talked),
+        "real_time_factor_p50": quantile([t["speed"] for t in talked if t["speed"]], 0.5),
+        "engine_first_audio_p50_ms": quantile(
+            [1e3 * t["ttfa_s"] for t in talked if t["ttfa_s"]], 0.5
+        ),
         "speech_heard_s": spoken,
         "empty_20ms_frames": holes,
         "loop_blocked_worst_ms": worst["own_ms"],

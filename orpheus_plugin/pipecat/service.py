@@ -7,9 +7,7 @@ the listener, and one task per context moves audio and timed words into the pipe
 from __future__ import annotations
 
 import asyncio
-import os
 import re
-import threading
 import time
 import unicodedata
 from collections import deque
@@ -36,7 +34,7 @@ from pipecat.utils.text.transforms.text_transform import TextTransform
 from pipecat.utils.tracing.service_decorators import traced_tts
 from pipecat.utils.types import NOT_GIVEN, is_given
 
-from orpheus_plugin.engine import EngineConfig, SpeechEngine, shared_engine
+from orpheus_plugin.engine import SpeechEngine
 from orpheus_plugin.errors import (
     AtCapacity,
     EngineDied,
@@ -45,6 +43,7 @@ from orpheus_plugin.errors import (
     TextTooLong,
     TurnClosed,
 )
+from orpheus_plugin.pipecat.engines import choose_engine
 from orpheus_plugin.pipecat.settings import (
     OPTIONS,
     OrpheusTTSSettings,
@@ -105,8 +104,10 @@ class OrpheusTTS(TTSService):
 
         Args:
             engine: speak with this engine; it is left running when the pipeline ends.
-            url: speak through a server started with `orpheus-tts serve`. Also taken from ORPHEUS_URL, if neither
-                engine nor model is given.
+            url: speak through a server started with `orpheus-tts serve`. "local" is this machine's, which is started
+                if none runs and ends when nobody has used it for a while: the model then shares no interpreter with
+                the agent, which on a CPU is twice as fast. Also taken from ORPHEUS_URL, if neither engine nor model
+                is given.
             api_key: the server's key. Also taken from ORPHEUS_API_KEY.
             model: a known model, a hub repository or a directory; by default Orpheus 3B where there is an NVIDIA GPU,
                 else the bundled small voice.
@@ -128,7 +129,7 @@ class OrpheusTTS(TTSService):
         asked = settings or OrpheusTTSSettings()
         if model is None and is_given(asked.model):
             model = asked.model
-        self._engine = _choose_engine(engine, url, api_key, model, device)
+        self._engine = choose_engine(engine, url, api_key, model, device)
         values = OrpheusTTSSettings(
             model=model,
             voice=None,
@@ -177,7 +178,7 @@ class OrpheusTTS(TTSService):
         Call it once, before the first pipeline: loading a large model takes longer than Pipecat waits for a pipeline
         to start. The event loop stays free meanwhile.
         """
-        engine = await asyncio.to_thread(_choose_engine, None, url, api_key, model, device)
+        engine = await asyncio.to_thread(choose_engine, None, url, api_key, model, device)
         await engine.start()
         return engine
 
@@ -477,37 +478,6 @@ class OrpheusTTS(TTSService):
         for refusal in refused:
             await self.push_error(f"setting not changed: {refusal}", exception=refusal)
         return changed
-
-
-def _choose_engine(
-    engine: SpeechEngine | None,
-    url: str | None,
-    api_key: str | None,
-    model: str | None,
-    device: str,
-) -> SpeechEngine:
-    """The engine for these arguments; equal ones give the same engine within a process."""
-    if engine is not None:
-        if url is not None or model is not None:
-            raise InvalidOptions("give either engine=, url= or model=, not several of them")
-        return engine
-    if url is not None and model is not None:
-        raise InvalidOptions("a server speaks with its own model: give either url= or model=")
-    if model is None:
-        url = url or os.environ.get("ORPHEUS_URL") or None
-    if url is None:
-        return shared_engine(EngineConfig(model=model or "auto", device=device))
-    key = api_key or os.environ.get("ORPHEUS_API_KEY") or None
-    with _remotes_lock:
-        if (url, key) not in _remotes:
-            from orpheus_plugin.client import RemoteEngine
-
-            _remotes[url, key] = RemoteEngine(url, api_key=key)
-        return _remotes[url, key]
-
-
-_remotes: dict[tuple[str, str | None], SpeechEngine] = {}
-_remotes_lock = threading.Lock()
 
 
 def _text_options(engine: SpeechEngine) -> TextOptions:

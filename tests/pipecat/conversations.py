@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
+import signal
 from collections.abc import Sequence
+from pathlib import Path
 
 from pipecat.frames.frames import (
     AggregatedTextProgressFrame,
@@ -94,3 +99,10 @@ def metrics(frames: Sequence[Frame], kind: type[MetricsData]) -> list[MetricsDat
         for data in frame.data
         if isinstance(data, kind)
     ]
+
+
+def end_servers(state: Path) -> None:
+    """End the speech servers that were started with this state directory; by themselves they wait for more users."""
+    for record in state.glob("server-*.json"):
+        with contextlib.suppress(OSError, ValueError):
+            os.kill(json.loads(record.read_text("utf-8"))["pid"], signal.SIGTERM)

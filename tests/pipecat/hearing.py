@@ -67,9 +67,15 @@ def last_audible_s(samples: npt.NDArray[np.int16], rate: int) -> float:
 
 
 def empty_frames(samples: npt.NDArray[np.int16], rate: int) -> int:
-    """20 ms stretches of dead silence between the first sound and the last: holes, where audio came too late."""
+    """20 ms stretches of dead silence within speech: holes, where audio came too late.
+
+    Pauses between sentences do not count: they last longer than 0.2 s, and Opus makes dead silence of their noise.
+    """
     found = levels(samples, rate, 20)
     loud = np.flatnonzero(found > AUDIBLE)
     if not loud.size:
         return 0
-    return int((found[loud[0] : loud[-1]] < 1e-5).sum())
+    dead = np.concatenate([[False], found[loud[0] : loud[-1] + 1] < 1e-5, [False]])
+    edges = np.flatnonzero(dead[1:] != dead[:-1])
+    lengths = edges[1::2] - edges[::2]
+    return int(lengths[lengths < 10].sum())

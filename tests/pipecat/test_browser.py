@@ -14,6 +14,7 @@ import aiohttp
 import pytest
 
 from tests.pipecat.chromium import RECORD_RATE, Page, browse, find_chromium
+from tests.pipecat.conversations import end_servers
 from tests.pipecat.hearing import UNDERSTOOD, empty_frames, last_audible_s, understood
 
 BOT = Path(__file__).parents[2] / "agent_examples" / "bot.py"
@@ -35,7 +36,7 @@ async def running_bot(log: Path) -> AsyncIterator[str]:
     with log.open("wb") as out:
         process = await asyncio.create_subprocess_exec(
             sys.executable, str(BOT), "--port", str(port),
-            stdout=out, stderr=out, env={**environment, "OMP_NUM_THREADS": "1"},
+            stdout=out, stderr=out, env={**environment, "OMP_NUM_THREADS": "1", "ORPHEUS_STATE_DIR": str(log.parent)},
         )  # fmt: skip
     url = f"http://localhost:{port}/"
     try:
@@ -49,6 +50,7 @@ async def running_bot(log: Path) -> AsyncIterator[str]:
         except TimeoutError:
             process.kill()
             await process.wait()
+        end_servers(log.parent)
 
 
 async def answers(url: str, process: asyncio.subprocess.Process) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from orpheus_plugin.models import known_models
+from tests.pipecat.conversations import end_servers
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,7 +33,8 @@ def test_the_agent_passes_the_eval_scenarios(tmp_path: Path) -> None:
         text=True,
         timeout=200,
         cwd=ROOT,
-        env={**environment, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        env={**environment, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ORPHEUS_STATE_DIR": str(tmp_path)},
     )  # fmt: skip
+    end_servers(tmp_path)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
     assert "2/2 passed" in done.stdout
