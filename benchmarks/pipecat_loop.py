@@ -130,7 +130,6 @@ def serve(log: Path, port: int, model: str | None) -> None:
     def watched_tts(args: argparse.Namespace) -> OrpheusTTS:
         tts: OrpheusTTS = make_tts(args)
 
-        @tts.event_handler("on_turn_stats")
         async def note(service: OrpheusTTS, context_id: str, stats: TurnStats) -> None:
             watch.note(
                 "turn",
@@ -140,6 +139,7 @@ def serve(log: Path, port: int, model: str | None) -> None:
                 speed=stats.real_time_factor,
             )
 
+        tts.add_event_handler("on_turn_stats", note)
         return tts
 
     async def watched_bot(*args: Any) -> None:
