@@ -320,6 +320,8 @@ class LocalEngine:
         if self._restarting is not None:
             self._restarting.cancel()
             await asyncio.gather(self._restarting, return_exceptions=True)
+        if self._ready is not None:
+            self._ready.clear()  # the turns that end now are no reason to start anew
         closed = EngineDied("the engine was closed")
         await asyncio.gather(*(speaker.aclose(closed) for speaker in list(self._speakers.values())))
         await self._unload()
