@@ -17,6 +17,9 @@ from orpheus_plugin.turn import TurnStats
 from tests.pipecat.conversations import THREE, kinds, reply, run, seconds, text
 from tests.support.servers import KeptOpen, serving
 
+LONG = " ".join([THREE] * 25)
+"""More than the engine makes ahead of a listener, so an interruption always finds it speaking."""
+
 
 async def test_all_audio_of_a_turn_and_all_its_words_arrive(crafted_engine: LocalEngine) -> None:
     seen: list[TurnStats] = []
@@ -35,7 +38,7 @@ async def test_all_audio_of_a_turn_and_all_its_words_arrive(crafted_engine: Loca
 
 
 async def test_an_interruption_frees_the_engine_at_once(crafted_engine: LocalEngine) -> None:
-    frames = [*reply(THREE), SleepFrame(sleep=0.2), InterruptionFrame(), SleepFrame(sleep=0.3)]
+    frames = [*reply(LONG), SleepFrame(sleep=0.2), InterruptionFrame(), SleepFrame(sleep=0.3)]
     free: list[int] = []
 
     class Watching(OrpheusTTS):
@@ -73,7 +76,7 @@ async def test_a_server_speaks_like_the_engine_in_this_process(
         warmed = await OrpheusTTS.warm()
         tts = OrpheusTTS(settings=OrpheusTTS.Settings(voice="leo"))
         assert tts.engine is warmed
-        frames = [*reply(THREE), SleepFrame(sleep=0.2), InterruptionFrame(), SleepFrame(sleep=0.3)]
+        frames = [*reply(LONG), SleepFrame(sleep=0.2), InterruptionFrame(), SleepFrame(sleep=0.3)]
         down, errors = await run(tts, [*frames, *reply("Yes, I am here.")])
         assert text(down).endswith("Yes, I am here.")
         assert tts.settings.model == "crafted"
