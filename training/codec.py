@@ -240,7 +240,7 @@ def train(
     length: int = 12,
     seed: int = 0,
 ) -> None:
-    """Train the codec for some minutes, or go on where the checkpoint stopped.
+    """Train the codec for some minutes of processor time, or go on where the checkpoint stopped.
 
     Args:
         work: folder of intermediate files.
@@ -283,9 +283,9 @@ def train(
         step, spent = saved["step"], saved["spent"]
     print(f"{len(data.codes)} utterances, {hours:.1f} h, from step {step}", flush=True)
     rng = np.random.default_rng(seed + step)
-    begun, saved_at, recent = time.time() - spent, time.time(), {}
+    begun, saved_at, recent = time.process_time() - spent, time.time(), {}
     while True:
-        spent = time.time() - begun
+        spent = time.process_time() - begun
         done = spent / (60 * minutes)
         if done >= 1 or time.time() - saved_at > 180:
             state = {
