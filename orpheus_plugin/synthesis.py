@@ -173,10 +173,12 @@ class Synthesis:
             seed=seed,
         )
         assembler = LatentAssembler(stages.vocabulary)
+        prompt = stages.vocabulary.prompt(self._voice, text)
+        self._stats.prompt_tokens += len(prompt)
         tokens = cast(
             "AsyncGenerator[TokenChunk, None]",
             stages.generator.generate(
-                stages.vocabulary.prompt(self._voice, text),
+                prompt,
                 sampling,
                 self._request_id if attempt == 0 else f"{self._request_id}-retry{attempt}",
             ),

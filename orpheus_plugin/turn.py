@@ -119,6 +119,7 @@ class TurnStats:
     Attributes:
         text_chars: characters pushed.
         utterances: pieces the text was cut into.
+        prompt_tokens: tokens the model read: text, voice and control tokens of every utterance begun.
         tokens: audio tokens generated, those of look-ahead that was cancelled included.
         audio_s: seconds of audio delivered.
         ttfa_s: seconds from the first text to the first delivered audio; None while there is none.
@@ -132,6 +133,7 @@ class TurnStats:
 
     text_chars: int = 0
     utterances: int = 0
+    prompt_tokens: int = 0
     tokens: int = 0
     audio_s: float = 0.0
     ttfa_s: float | None = None

@@ -153,7 +153,9 @@ class _Attempt:
             raise self._feeding_failed
         if ended is None or ended.reason == "cancelled":
             raise APIConnectionError("the speech engine dropped the turn")
-        self._stream._set_token_usage(output_tokens=ended.stats.tokens)
+        self._stream._set_token_usage(
+            input_tokens=ended.stats.prompt_tokens, output_tokens=ended.stats.tokens
+        )
         if not self._spoke:
             self._emitter.push(_SILENCE)
 

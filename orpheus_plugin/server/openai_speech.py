@@ -172,7 +172,10 @@ class _Events:
         )
 
     async def finish(self, turn: ServedTurn) -> None:
-        tokens = {"input_tokens": turn.chars, "output_tokens": turn.stats.tokens}
+        tokens = {
+            "input_tokens": turn.stats.prompt_tokens,
+            "output_tokens": turn.stats.tokens,
+        }
         usage = {**tokens, "total_tokens": sum(tokens.values())}
         await self._event({"type": "speech.audio.done", "usage": usage})
         await self.response.write_eof()

@@ -14,6 +14,7 @@ from orpheus_plugin.engine import EngineConfig, LocalEngine, SpeechEngine
 from orpheus_plugin.errors import AtCapacity, EngineDied, TextTooLong, TurnClosed, UnknownVoice
 from orpheus_plugin.models import ModelFiles
 from orpheus_plugin.turn import AudioChunk, SpeechOptions, Turn, TurnEnd, TurnEvent, Word
+from orpheus_plugin.vocabulary import Vocabulary
 from tests.support.servers import serving
 
 TEXT = "The quick brown fox jumps over the lazy dog. It does so every single day. Why is that?"
@@ -81,6 +82,16 @@ async def test_events_come_in_order_and_end_once(engine: SpeechEngine) -> None:
     assert end.stats.tokens > 0
     assert end.stats.ttfa_s is not None
     assert end.stats.text_chars == len(TEXT)
+
+
+async def test_the_prompts_tokens_are_counted(
+    engine: SpeechEngine, crafted_files: ModelFiles
+) -> None:
+    prompt = Vocabulary.load(crafted_files.lm).prompt("leo", "Hello there.")
+    end = (await speak(engine, "Hello there.", voice="leo"))[-1]
+    assert isinstance(end, TurnEnd)
+    # An utterance that is begun anew reads its prompt again.
+    assert end.stats.prompt_tokens == len(prompt) * (1 + end.stats.retries)
 
 
 async def test_a_seed_repeats_its_audio(engine: SpeechEngine) -> None:

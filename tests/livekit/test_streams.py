@@ -13,7 +13,7 @@ from orpheus_plugin.errors import InvalidOptions, UnknownVoice
 from orpheus_plugin.livekit import OrpheusTTS
 from orpheus_plugin.livekit import tts as tts_module
 from tests.livekit.fakes import Events, pcm, pieces, read, words
-from tests.livekit.tones import TOKENS_PER_WORD, WORD_S, ToneEngine, tone
+from tests.livekit.tones import PROMPT_TOKENS_PER_CHAR, TOKENS_PER_WORD, WORD_S, ToneEngine, tone
 
 TEXT = "Hello there, my friend. How are you today? The weather is fine."
 COUNT = len(TEXT.split())
@@ -184,6 +184,7 @@ async def test_metrics_tell_what_the_segment_cost(
         (metrics,) = events.metrics
         assert metrics.streamed is streamed
         assert metrics.characters_count == len(TEXT)
+        assert metrics.input_tokens == PROMPT_TOKENS_PER_CHAR * len(TEXT)
         assert metrics.output_tokens == COUNT * TOKENS_PER_WORD
         assert metrics.audio_duration == pytest.approx(COUNT * WORD_S, abs=0.02)
         assert 0.04 < metrics.ttfb < 2.0

@@ -25,6 +25,7 @@ from orpheus_plugin.turn import (
 
 WORD_S = 0.3
 TOKENS_PER_WORD = 17
+PROMPT_TOKENS_PER_CHAR = 2
 
 
 @dataclass
@@ -102,6 +103,7 @@ class _Link:
 
     def send_text(self, text: str) -> None:
         self._stats.text_chars += len(text)
+        self._stats.prompt_tokens += PROMPT_TOKENS_PER_CHAR * len(text)
         for utterance in self._cutter.push(text):
             self._utterances.put_nowait([word.written for word in utterance.words])
 
