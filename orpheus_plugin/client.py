@@ -24,7 +24,13 @@ import aiohttp
 
 from orpheus_plugin import wire
 from orpheus_plugin.engine import EngineHealth
-from orpheus_plugin.errors import ConnectionFailed, EngineDied, OrpheusError, UnknownVoice
+from orpheus_plugin.errors import (
+    ConnectionFailed,
+    EngineDied,
+    OrpheusError,
+    UnknownVoice,
+    without_login,
+)
 from orpheus_plugin.turn import MAX_TEXT_CHARS, SAMPLE_RATE, SpeechOptions, Turn, TurnEnd
 
 logger = logging.getLogger(__name__)
@@ -92,11 +98,16 @@ class RemoteEngine:
         self._waiting: dict[str, _Link] = {}
         self._changed: asyncio.Event = asyncio.Event()
         self._error: OrpheusError | None = None
+        self._locating = False
+        self._trying = "the speech server"  # as messages may name it
 
     # ---- life
 
     async def start(self) -> None:
-        """Connect. Returns at once when connected. Raises ConnectionFailed, Unauthorized, and what `locate` raises."""
+        """Connect. Returns at once when connected. Raises ConnectionFailed, Unauthorized, and what `locate` raises.
+
+        Takes at most `connect_timeout_s`, and as long as `locate` needs.
+        """
         loop = self._ensure_loop()
         await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._first(), loop))
 
@@ -168,7 +179,10 @@ class RemoteEngine:
 
     def _give_up_waiting(self, link: _Link) -> None:
         if link.id in self._waiting:
-            link.finish(self._error or ConnectionFailed("the speech server is not reachable yet"))
+            link.finish(self._error or self._silent())
+
+    def _silent(self) -> ConnectionFailed:
+        return ConnectionFailed(f"{self._trying} did not answer in time")
 
     # ---- facts
 
@@ -199,14 +213,18 @@ class RemoteEngine:
 
     async def _first(self) -> None:
         self._keep_connected()
-        deadline = time.monotonic() + self._connect_timeout_s
+        left = self._connect_timeout_s
         while self._connection is None:
-            if self._error is not None and (
-                not self._error.retryable or time.monotonic() >= deadline
-            ):
+            if self._error is not None and not self._error.retryable:
                 raise self._error
+            if left <= 0:
+                raise self._error or self._silent()
             self._changed.clear()
-            await self._changed.wait()
+            counts, began = not self._locating, time.monotonic()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), left if counts else None)
+            if counts:
+                left -= time.monotonic() - began
 
     def _keep_connected(self) -> None:
         if self._keeper is None:
@@ -271,7 +289,14 @@ class RemoteEngine:
                 logger.debug("a health message without all of its fields")
 
     async def _connect(self) -> _Connection:
-        address = await self._locate()
+        self._locating = True
+        self._changed.set()
+        try:
+            address = await self._locate()
+        finally:
+            self._locating = False
+            self._changed.set()
+        name = self._trying = without_login(address.url)
         session: aiohttp.ClientSession | None = None
         try:
             async with asyncio.timeout(self._connect_timeout_s):
@@ -289,7 +314,7 @@ class RemoteEngine:
                 hello = wire.unpack(await ws.receive_bytes(), max_bytes=MAX_SERVER_MESSAGE)
             if hello["type"] != "hello" or hello.get("protocol") != wire.PROTOCOL:
                 raise ConnectionFailed(
-                    f"{address.url} speaks another protocol; use the same version of orpheus_plugin on both ends"
+                    f"{name} speaks another protocol; use the same version of orpheus_plugin on both ends"
                 )
             return _Connection(self, session, ws, hello)
         except BaseException as error:
@@ -299,7 +324,7 @@ class RemoteEngine:
                 error, Exception
             ):
                 raise
-            raise _explain(address.url, error) from None
+            raise _explain(name, error) from None
 
 
 class _Connection:
@@ -491,20 +516,23 @@ def websocket_url(url: str) -> tuple[str, Callable[[], aiohttp.BaseConnector] | 
     """Where to open the websocket, and through which connector. Raises ValueError for what is no address."""
     if "://" not in url:
         url = f"http://{url}"
-    parts = urlsplit(url)
-    if parts.scheme == "unix":
-        if not parts.path:
-            raise ValueError(f"no path in {url!r}")
-        return f"ws://localhost{wire.PATH}", lambda: aiohttp.UnixConnector(parts.path)
     schemes = {"http": "ws", "ws": "ws", "https": "wss", "wss": "wss"}
-    if parts.scheme not in schemes or not parts.hostname:
-        raise ValueError(f"not the address of a speech server: {url!r}")
-    _ = parts.port  # raises ValueError when it is none
+    try:
+        parts = urlsplit(url)
+        known = parts.path if parts.scheme == "unix" else parts.scheme in schemes and parts.hostname
+        _ = parts.port
+    except ValueError:  # its text would quote what may be a password
+        known = None
+    if not known:
+        raise ValueError(f"not the address of a speech server: {without_login(url)!r}")
+    if parts.scheme == "unix":
+        return f"ws://localhost{wire.PATH}", lambda: aiohttp.UnixConnector(parts.path)
     path = parts.path.rstrip("/").removesuffix(wire.PATH)
     return f"{schemes[parts.scheme]}://{parts.netloc}{path}{wire.PATH}", None
 
 
 def _explain(url: str, error: Exception) -> OrpheusError:
+    """What went wrong at `url`, which holds no login."""
     if isinstance(error, aiohttp.WSServerHandshakeError):
         if error.status in (401, 403):
             return wire.Unauthorized(
@@ -519,7 +547,8 @@ def _explain(url: str, error: Exception) -> OrpheusError:
         )
     if isinstance(error, TimeoutError):
         return ConnectionFailed(f"{url} did not answer in time")
-    return ConnectionFailed(f"cannot reach {url}: {error or type(error).__name__}")
+    reason = without_login(str(error)) or type(error).__name__
+    return ConnectionFailed(f"cannot reach {url}: {reason}")
 
 
 def _always(address: Address) -> Callable[[], Awaitable[Address]]:

@@ -5,6 +5,7 @@ Each error has a stable `code` (it travels over the wire and into metrics) and a
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
 
 
@@ -104,3 +105,9 @@ ERRORS_BY_CODE: dict[str, type[OrpheusError]] = {
         ConnectionFailed,
     )
 }
+
+
+def without_login(text: str) -> str:
+    """The text without what stands before an address' host: https://me:secret@host. For messages and logs."""
+    # Greedy up to the last @: a password that was not escaped may hold an @, or a slash.
+    return re.sub(r"(^|//)\S*@", r"\1", text)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
-
 from livekit.agents import APIConnectionError, APIError, APIStatusError, APITimeoutError
 
-from orpheus_plugin.errors import OrpheusError
+from orpheus_plugin.errors import OrpheusError, without_login
 
 _STATUS = {
     "invalid_options": 400,
@@ -37,24 +35,19 @@ def to_api_error(error: Exception, *, request_id: str = "") -> APIError:
     if isinstance(error, TimeoutError):
         return APITimeoutError("the speech engine did not answer in time")
     if isinstance(error, OrpheusError) and error.code in _NO_ENGINE:
-        return APIConnectionError(_without_login(error.message), retryable=error.retryable)
+        return APIConnectionError(without_login(error.message), retryable=error.retryable)
     if isinstance(error, OrpheusError):
         status = _STATUS.get(error.code)
         if status is None:
             return APIError(error.message, body={"code": error.code}, retryable=error.retryable)
         return APIStatusError(
-            _without_login(error.message),
+            without_login(error.message),
             status_code=status,
             request_id=request_id or None,
             body={"code": error.code},
             retryable=error.retryable,
         )
     return APIConnectionError(f"the speech engine failed with {type(error).__name__}")
-
-
-def _without_login(message: str) -> str:
-    """Addresses may be written with a name and password: https://me:secret@host."""
-    return re.sub(r"//[^/@\s]+@", "//", message)
 
 
 def is_about_one_turn(error: Exception) -> bool:

@@ -286,6 +286,53 @@ def test_what_is_no_address_is_a_mistake_where_it_is_made(given: str) -> None:
         RemoteEngine(given)
 
 
+async def test_start_waits_no_longer_than_it_was_told_for_a_server_that_swallows_everything() -> (
+    None
+):
+    with socket.create_server(("127.0.0.1", 0)) as mute:  # takes connections, says nothing
+        remote = RemoteEngine(f"127.0.0.1:{mute.getsockname()[1]}", connect_timeout_s=1.0)
+        loop = asyncio.get_running_loop()
+        remote.prewarm()
+        await asyncio.sleep(0.6)  # the attempt under way ends later than start may
+        began = loop.time()
+        with pytest.raises(ConnectionFailed, match=r"127\.0\.0\.1:\d+ did not answer in time"):
+            await remote.start()
+        # The first attempt ends 0.4 s from here; the next would end 1.5 s from here.
+        assert loop.time() - began < 1.4
+        await remote.aclose()
+
+
+async def test_the_time_a_server_takes_to_start_is_not_counted(server: RunningTestServer) -> None:
+    async def locate() -> Address:
+        await asyncio.sleep(0.8)
+        return Address(server.url)
+
+    remote = RemoteEngine(None, locate=locate, connect_timeout_s=0.5)
+    await remote.start()
+    assert remote.health().ready
+    await remote.aclose()
+
+
+async def test_a_login_in_the_address_shows_nowhere(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    said: list[str] = []
+    for login in ("me:s3cret", "me:s3cr@s3cret"):
+        for scheme in ("http://", "ws://", ""):
+            url = f"{scheme}{login}@127.0.0.1:{free_port()}"
+            remote = RemoteEngine(url, connect_timeout_s=0.2)
+            with pytest.raises(ConnectionFailed, match="cannot reach") as failure:
+                await remote.start()
+            said += [str(failure.value), str(remote.health().error)]
+            await remote.aclose()
+        for mistake in (f"ftp://{login}@host", f"http://{login}@host:port", "http://me:s3cret/@h"):
+            with pytest.raises(ValueError, match="not the address") as wrong:
+                RemoteEngine(mistake)
+            said.append(repr(wrong.value))
+    said.append(caplog.text)
+    assert "no connection to the speech server" in caplog.text
+    assert not [text for text in said if "s3c" in text]
+
+
 def test_importing_the_client_loads_no_model_code() -> None:
     code = (
         "import sys, orpheus_plugin.client as c; "
