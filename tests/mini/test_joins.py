@@ -1,0 +1,122 @@
+"""Where one decoded chunk ends and the next begins, the bundled voice's speech has no seam."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.mini_voice import MODEL, ROWS, SLOTS, Voice
+from orpheus_plugin.codec.decoder import load_decoder
+from orpheus_plugin.codec.streaming import StreamingDecoder
+
+from ..codec.conftest import reference_decode
+
+SENTENCES = (
+    "Thanks for calling, how can I help you today?",
+    "The technician will arrive between nine and eleven in the morning.",
+    "Unfortunately, we are out of stock until the end of next week.",
+)
+HOP = 64
+WINDOW = 256
+CHUNKS = ([4], [1], [3, 5, 2, 9])
+"""Latents a step: whole frames as in a running stream, one by one, and irregular."""
+
+
+@pytest.fixture(scope="module")
+def voice() -> Voice:
+    return Voice()
+
+
+@pytest.fixture(scope="module")
+def spoken(voice: Voice) -> list[NDArray[np.int64]]:
+    """The latents ``[n, 3]`` of each sentence as the language model says it."""
+    found = []
+    for ids, _ in voice.generate(list(SENTENCES)):
+        codes = (np.array(ids, np.int64).reshape(-1, SLOTS) - voice.audio) % ROWS
+        levels = (codes[:, [0]], codes[:, [1, 4]], codes[:, [2, 3, 5, 6]])
+        found.append(np.stack([c.reshape(-1).repeat(4 // c.shape[1]) for c in levels], axis=1))
+    return found
+
+
+def stream(
+    latents: NDArray[np.int64], sizes: list[int], **options: Any
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Decoded sound, and the samples at which one chunk was joined to the one before."""
+    streaming = StreamingDecoder(load_decoder(MODEL / "snac"), slots=1)
+    lane = streaming.lane(0, **options)
+    lane.end = len(latents)
+    padded = np.concatenate([latents, np.zeros((streaming.flush_latents, 3), np.int64)])
+    pieces, at, turn = [], 0, 0
+    while at < len(padded):
+        size = sizes[turn % len(sizes)]
+        pieces.append(streaming.step([lane], padded[None, at : at + size])[0])
+        at, turn = at + size, turn + 1
+    ends = np.cumsum([len(p) for p in pieces])[:-1]
+    return np.concatenate(pieces), ends[(ends > WINDOW) & (ends < 512 * len(latents) - WINDOW)]
+
+
+def flux(sound: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Spectral flux every ``HOP`` samples: the rise of the log spectrum from one window to the next."""
+    windows = np.lib.stride_tricks.sliding_window_view(sound, WINDOW)[::HOP] * np.hanning(WINDOW)
+    spectrum = np.log(np.abs(np.fft.rfft(windows)) + 1e-3)
+    rise: NDArray[np.float64] = np.maximum(np.diff(spectrum, axis=0), 0).mean(axis=1)
+    return rise
+
+
+def at_joins(sound: NDArray[np.float32], joins: NDArray[np.int64]) -> tuple[Any, Any]:
+    """Flux where a window first reaches over a join, and everywhere else."""
+    rise = flux(sound)
+    # Difference i compares the windows that end at i * HOP + WINDOW and one hop later.
+    first = (joins - WINDOW) // HOP
+    near = np.unique((first[:, None] + np.arange(WINDOW // HOP + 1)).clip(0, len(rise) - 1))
+    elsewhere = np.ones(len(rise), bool)
+    elsewhere[near] = False
+    return rise[near], rise[elsewhere]
+
+
+def stands_out(joined: Any, others: Any) -> bool:
+    """Whether joins have more flux than other places have: in the middle or at the top of the distribution."""
+    return bool(
+        np.median(joined) > np.quantile(others, 0.6)
+        or (joined > np.quantile(others, 0.99)).mean() > 0.03
+    )
+
+
+@pytest.mark.parametrize("sizes", CHUNKS)
+def test_streaming_equals_the_one_shot_decode(
+    voice: Voice, spoken: list[NDArray[np.int64]], sizes: list[int]
+) -> None:
+    for latents in spoken:
+        sound, _ = stream(latents, sizes, noise=False)
+        wanted = reference_decode(voice.codec, latents)
+        assert sound.shape == wanted.shape
+        np.testing.assert_allclose(sound, wanted, rtol=0, atol=1e-5)
+
+
+def test_flux_at_joins_is_as_anywhere_else(spoken: list[NDArray[np.int64]]) -> None:
+    parts = [at_joins(*stream(latents, [4], seed=3)) for latents in spoken]
+    joined, others = (np.concatenate(p) for p in zip(*parts, strict=True))
+    assert len(joined) > 200
+    assert not stands_out(joined, others)
+
+
+def test_a_seam_would_be_seen(spoken: list[NDArray[np.int64]]) -> None:
+    """Decoding each frame by itself, without the state of the one before, clicks: the measure above finds it."""
+    streaming = StreamingDecoder(load_decoder(MODEL / "snac"), slots=1)
+    pieces = []
+    for latents in spoken:
+        for at in range(0, len(latents), 4):
+            lane = streaming.lane(0, seed=3)
+            lane.end = 4
+            alone = np.concatenate(
+                [latents[at : at + 4], np.zeros((streaming.flush_latents, 3), np.int64)]
+            )
+            pieces.append(streaming.step([lane], alone[None])[0])
+    ends = np.cumsum([len(p) for p in pieces])[1:-2]
+    with torch.no_grad():
+        joined, others = at_joins(np.concatenate(pieces), ends)
+    assert stands_out(joined, others)
