@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 
 from orpheus_plugin.errors import InvalidOptions
 
@@ -24,8 +25,14 @@ def pick_device(name: str) -> str:
     """ "auto" becomes "cuda" or "cpu"; others are checked. Raises InvalidOptions."""
     if name == "auto":
         return "cuda" if cuda_available() else "cpu"
-    if name != "cpu" and name.split(":")[0] not in ("cuda", "mps"):
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
         raise InvalidOptions(f"device must be auto, cpu, cuda, cuda:N or mps, not {name!r}")
     if name.startswith("cuda") and not cuda_available():
         raise InvalidOptions(f"device {name!r} was asked for, but torch sees no NVIDIA GPU here")
+    if ":" in name:
+        import torch
+
+        count = torch.cuda.device_count()
+        if int(name.partition(":")[2]) >= count:
+            raise InvalidOptions(f"device {name!r} was asked for, but torch sees {count} GPU(s)")
     return name

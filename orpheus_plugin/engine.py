@@ -39,6 +39,9 @@ T = TypeVar("T")
 
 GeneratorName = Literal["auto", "torch", "vllm", "completions"]
 
+RATES = 64
+"""Voices whose speed is remembered. A model that lists no voices takes any name a client thinks of."""
+
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
@@ -166,13 +169,15 @@ class LocalEngine:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._starting: Future[None] | None = None
+        self._start_task: asyncio.Task[None] | None = None
         self._stages: Stages | None = None
-        self._ready: asyncio.Event | None = None  # lives on the engine's loop
+        self._started = False
+        self._ready = asyncio.Event()  # on the engine's loop: not set while it restarts
         self._restarting: asyncio.Task[None] | None = None
         self._restarts = 0
         self._failure: OrpheusError | None = None
         self._speakers: dict[str, Speaker] = {}
-        self._rates: dict[str, SpeakingRate] = {}  # by voice: its turns teach each other
+        self._rates: dict[str, SpeakingRate] = {}  # by voice, the last used at the end
         self._active = 0
         self._admission = Admission(self.config.max_turns or 0)
         self._watching: asyncio.Task[None] | None = None
@@ -192,7 +197,12 @@ class LocalEngine:
                     self._thread.start()
                 self._starting = asyncio.run_coroutine_threadsafe(self._start(), self._loop)
             starting = self._starting
-        await asyncio.shield(asyncio.wrap_future(starting))
+        try:
+            await asyncio.shield(asyncio.wrap_future(starting))
+        except asyncio.CancelledError:
+            if starting.cancelled():
+                raise EngineDied("the engine was closed while it started") from None
+            raise
 
     async def aclose(self) -> None:
         with self._lock:
@@ -209,6 +219,7 @@ class LocalEngine:
 
     async def _start(self) -> None:
         began = time.monotonic()
+        self._start_task = asyncio.current_task()
         self._ready = asyncio.Event()
         self._failure = None
         self._stages = await self._load()
@@ -218,6 +229,7 @@ class LocalEngine:
             await self._unload()
             raise
         self._ready.set()
+        self._started = True
         logger.info(
             "orpheus engine ready in %.1f s: model %s on %s, %d turns at once",
             time.monotonic() - began,
@@ -227,11 +239,14 @@ class LocalEngine:
         )
 
     async def _load(self) -> Stages:
-        stages = await asyncio.to_thread(self._build)
+        building = asyncio.ensure_future(asyncio.to_thread(self._build))
         try:
+            stages = await asyncio.shield(building)
             await stages.generator.start()
         except BaseException:
-            await asyncio.to_thread(stages.codec.close)
+            await asyncio.wait({building})  # a thread cannot be cancelled
+            if building.exception() is None:
+                await asyncio.to_thread(building.result().codec.close)
             raise
         return stages
 
@@ -315,13 +330,17 @@ class LocalEngine:
             )
 
     async def _stop(self) -> None:
-        if self._watching is not None:
-            self._watching.cancel()
-        if self._restarting is not None:
-            self._restarting.cancel()
-            await asyncio.gather(self._restarting, return_exceptions=True)
-        if self._ready is not None:
-            self._ready.clear()  # the turns that end now are no reason to start anew
+        self._ready.clear()  # the turns that end now are no reason to start anew
+        chores = [
+            task
+            for task in (self._start_task, self._watching, self._restarting)
+            if task is not None and not task.done()
+        ]
+        for task in chores:
+            task.cancel()
+        await asyncio.gather(*chores, return_exceptions=True)
+        self._ready.clear()  # a start or restart that ended just now has set it
+        self._started = False
         closed = EngineDied("the engine was closed")
         await asyncio.gather(*(speaker.aclose(closed) for speaker in list(self._speakers.values())))
         await self._unload()
@@ -339,22 +358,25 @@ class LocalEngine:
     def open_turn(self, options: SpeechOptions | None = None) -> Turn:
         options = options or SpeechOptions()
         voice = self.check_voice(options.voice)
-        loop = self._loop
-        if loop is None or self._ready is None:
-            raise EngineDied("the engine is not running; await engine.start() first")
-        if self._failure is not None:
-            raise EngineDied(f"the engine failed and could not be restarted: {self._failure}")
+        # Under the lock, so that what is posted here comes before `_stop`, which ends it.
         with self._lock:
+            loop = self._loop
+            if loop is None or not self._started:
+                raise EngineDied("the engine is not running; await engine.start() first")
+            if self._failure is not None:
+                loop.call_soon_threadsafe(self._begin_restart)
+                raise EngineDied(
+                    f"the engine died and could not be restarted ({self._failure}); it is being tried again"
+                )
             if self._active >= self._admission.limit:
                 raise AtCapacity(
                     f"all {self._admission.limit} turns of this engine are speaking; try again, use another server,"
                     " or raise max_turns if the machine is fast enough"
                 )
+            link = _LocalLink(loop)
+            turn = Turn(uuid.uuid4().hex[:12], link, max_chars=self.config.max_text_chars)
             self._active += 1
-        turn_id = uuid.uuid4().hex[:12]
-        link = _LocalLink(loop)
-        turn = Turn(turn_id, link, max_chars=self.config.max_text_chars)
-        loop.call_soon_threadsafe(self._open, turn, link, voice, options)
+            loop.call_soon_threadsafe(self._open, turn, link, voice, options)
         return turn
 
     def _open(
@@ -394,13 +416,20 @@ class LocalEngine:
             look_ahead=self.config.look_ahead,
             ahead_s=self.config.ahead_s,
             on_end=on_end,
-            rate=self._rates.setdefault(voice or "", SpeakingRate()),
+            rate=self._rate(voice or ""),
         )
+
+    def _rate(self, voice: str) -> SpeakingRate:
+        """What is known of a voice's speed: its turns teach each other."""
+        rate = self._rates.pop(voice, None) or SpeakingRate()
+        self._rates[voice] = rate
+        if len(self._rates) > RATES:
+            del self._rates[next(iter(self._rates))]
+        return rate
 
     # ---- staying alive
 
     async def _await_stages(self) -> Stages:
-        assert self._ready is not None
         await self._ready.wait()
         if self._stages is None:
             raise EngineDied(str(self._failure or "the engine was closed"))
@@ -408,16 +437,20 @@ class LocalEngine:
 
     def _note_error(self, error: OrpheusError) -> None:
         """A turn ended with this error. If the engine died, bring it back; other turns wait for it."""
-        if isinstance(error, EngineDied) and self._ready is not None and self._ready.is_set():
-            logger.error("the engine died, restarting it: %s", error)
+        if isinstance(error, EngineDied):
+            self._begin_restart()
+
+    def _begin_restart(self) -> None:
+        if self._ready.is_set():  # else it is under way, or the engine is closing
             self._ready.clear()
             self._restarting = asyncio.get_running_loop().create_task(self._restart())
 
     async def _restart(self) -> None:
-        assert self._ready is not None
+        logger.error("the engine died, restarting it")
         try:
             await self._unload()
             self._stages = await self._load()
+            self._failure = None
             self._restarts += 1
             logger.warning("the engine is back")
         except OrpheusError as error:
@@ -443,9 +476,9 @@ class LocalEngine:
         return models.check_voice(self._files.spec, voice)
 
     def health(self) -> EngineHealth:
-        stages, ready = self._stages, self._ready
+        stages = self._stages
         return EngineHealth(
-            ready=stages is not None and ready is not None and ready.is_set(),
+            ready=self._started and stages is not None and self._ready.is_set(),
             model=self._files.spec.name,
             generator=type(stages.generator).__name__ if stages is not None else "none",
             active_turns=self._active,
@@ -544,7 +577,7 @@ def build_generator(
 
         if options is not None and not isinstance(options, VllmOptions):
             raise InvalidOptions("generator_options must be VllmOptions for this generator")
-        return VllmGenerator(files.lm, vocabulary, options, max_streams=streams)
+        return VllmGenerator(files.lm, vocabulary, options, max_streams=streams, device=device)
     if options is not None:
         raise InvalidOptions("the torch generator takes no generator_options")
     from orpheus_plugin.generators.torch_llama import TorchLlama

@@ -224,6 +224,8 @@ class Speaker:
                 voice=self._voice,
                 options=self._options,
                 index=index,
+                # What a listener waits for in silence goes before what is generated ahead of another.
+                priority=0 if ahead <= 0 and not self._live else 1,
                 ready_at=ready_at,
                 stats=self.stats,
                 wake=self._wake.set,

@@ -42,6 +42,9 @@ class Stages:
 class Synthesis:
     """Generates one utterance into `out`, calling `wake` whenever there is news.
 
+    Args:
+        priority: see TokenGenerator.generate.
+
     Attributes:
         out: float32 arrays of audio to emit, in order.
         generated: the token generator has finished this utterance.
@@ -59,6 +62,7 @@ class Synthesis:
         voice: str | None,
         options: SpeechOptions,
         index: int,
+        priority: int,
         ready_at: float,
         stats: TurnStats,
         wake: Callable[[], None],
@@ -74,6 +78,7 @@ class Synthesis:
         self._request_id = request_id
         self._voice = voice
         self._options = options
+        self._priority = priority
         self._stats = stats
         self._wake = wake
         self._sent = False
@@ -157,9 +162,9 @@ class Synthesis:
             return reason
         finally:
             pump.cancel()
-            await asyncio.gather(pump, return_exceptions=True)
             stream.close()
             self._stream = None
+            await asyncio.gather(pump, return_exceptions=True)
 
     async def _pump(
         self, stream: CodecStream, guard: RunawayGuard, seed: int | None, attempt: int
@@ -167,24 +172,25 @@ class Synthesis:
         """Tokens into the codec. The stream always gets its end, so that its reader never waits in vain."""
         stages = self._stages
         text = self.utterance.text
+        assembler = LatentAssembler(stages.vocabulary)
         sampling = replace(
             self._sampling(),
             max_tokens=min(stages.sampling.max_tokens, token_ceiling(text)),
             seed=seed,
         )
-        assembler = LatentAssembler(stages.vocabulary)
-        prompt = stages.vocabulary.prompt(self._voice, text)
-        self._stats.prompt_tokens += len(prompt)
-        tokens = cast(
-            "AsyncGenerator[TokenChunk, None]",
-            stages.generator.generate(
-                prompt,
-                sampling,
-                self._request_id if attempt == 0 else f"{self._request_id}-retry{attempt}",
-            ),
-        )
         reason: str | None = None
         try:
+            prompt = stages.vocabulary.prompt(self._voice, text)
+            self._stats.prompt_tokens += len(prompt)
+            tokens = cast(
+                "AsyncGenerator[TokenChunk, None]",
+                stages.generator.generate(
+                    prompt,
+                    sampling,
+                    self._request_id if attempt == 0 else f"{self._request_id}-retry{attempt}",
+                    priority=self._priority,
+                ),
+            )
             async with contextlib.aclosing(tokens):
                 async for chunk in tokens:
                     self._stats.tokens += len(chunk.ids)

@@ -128,6 +128,16 @@ class Vocabulary:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return [i for i in ids if i not in self._not_text]
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, control marks written out: a server's tokenizer makes the same ids of it.
+
+        Raises BadCheckpoint if this vocabulary was made without a tokenizer.
+        """
+        if self._tokenizer is None:
+            raise BadCheckpoint("this vocabulary was made without a tokenizer")
+        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=False)
+        return text
+
     def prompt(self, voice: str | None, text: str) -> list[int]:
         """The ids that make the model speak `text`; its next id is the first audio id.
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import random
 import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 
 import pytest
 
-from orpheus_plugin.engine import EngineConfig, LocalEngine, shared_engine
+from orpheus_plugin.engine import RATES, EngineConfig, LocalEngine, shared_engine
 from orpheus_plugin.errors import (
     AtCapacity,
     BadCheckpoint,
@@ -284,7 +286,12 @@ class Wrapped:
         return self.inner.running
 
     async def generate(
-        self, prompt_ids: Sequence[int], sampling: Sampling, request_id: str
+        self,
+        prompt_ids: Sequence[int],
+        sampling: Sampling,
+        request_id: str,
+        *,
+        priority: int = 0,
     ) -> AsyncIterator[TokenChunk]:
         index = self.requests
         self.requests += 1
@@ -293,7 +300,7 @@ class Wrapped:
             while True:
                 await asyncio.sleep(0)
                 yield TokenChunk(frame)
-        async for chunk in self.inner.generate(prompt_ids, sampling, request_id):
+        async for chunk in self.inner.generate(prompt_ids, sampling, request_id, priority=priority):
             self.most = max(self.most, self.inner.running)
             if self.dead:
                 raise EngineDied("killed by the test")
@@ -331,6 +338,49 @@ async def test_a_dead_generator_fails_its_turns_and_the_next_turn_speaks(
     assert pcm(events)
     assert engine.health().restarts == 1
     assert engine.health().ready
+
+
+async def test_a_generator_that_died_in_the_night_costs_one_turn(
+    wrapped: tuple[LocalEngine, Wrapped],
+) -> None:
+    engine, generator = wrapped
+    await asyncio.wrap_future(
+        asyncio.run_coroutine_threadsafe(generator.inner.aclose(), engine._loop)  # type: ignore[arg-type]
+    )
+    async with asyncio.timeout(10):
+        with pytest.raises(EngineDied):
+            await speak(engine, "Is anyone there?")
+        assert pcm(await speak(engine, "Here I am."))
+
+
+async def test_a_restart_that_fails_is_tried_again_by_the_next_turn(
+    crafted_files: ModelFiles,
+) -> None:
+    made: list[Wrapped] = []
+
+    class Unlucky(Wrapped):
+        async def start(self) -> None:
+            if len(made) == 2:
+                raise EngineDied("the memory was not free yet")
+            await super().start()
+
+    def make(files: ModelFiles, vocabulary: Vocabulary) -> Wrapped:
+        made.append(Unlucky(files, vocabulary))
+        return made[-1]
+
+    engine = LocalEngine(EngineConfig(device="cpu"), files=crafted_files, generator=make)
+    await engine.start()
+    made[0].dead = True
+    with pytest.raises(EngineDied, match="killed"):
+        await speak(engine, "Hello.")
+    await settle(lambda: engine.health().error is not None)
+    assert not engine.health().ready
+    with pytest.raises(EngineDied, match="not free yet"):
+        engine.open_turn()
+    await settle(lambda: engine.health().ready)
+    assert engine.health().error is None
+    assert pcm(await speak(engine, "Hello again."))
+    await engine.aclose()
 
 
 async def test_a_turn_generates_at_most_two_utterances_at_once(
@@ -417,6 +467,38 @@ async def test_turns_need_a_running_engine(crafted_files: ModelFiles) -> None:
     await engine.aclose()
     with pytest.raises(EngineDied):
         engine.open_turn()
+
+
+async def test_closing_an_engine_that_starts_leaves_nothing(crafted_files: ModelFiles) -> None:
+    for delay in (0.0, 0.05, 0.2, 0.4):
+        engine = LocalEngine(EngineConfig(device="cpu"), files=crafted_files)
+        starting = asyncio.create_task(engine.start())
+        await asyncio.sleep(delay)
+        async with asyncio.timeout(10):
+            await engine.aclose()
+            with contextlib.suppress(EngineDied):
+                await starting
+        with pytest.raises(EngineDied):
+            engine.open_turn()
+    names = {thread.name for thread in threading.enumerate()}
+    assert not names & {"orpheus-engine", "orpheus-codec", "orpheus-torch"}
+    await engine.start()
+    assert pcm(await speak(engine, "Once more."))
+    await engine.aclose()
+
+
+async def test_names_of_voices_that_clients_make_up_are_not_kept_for_ever(
+    crafted_files: ModelFiles,
+) -> None:
+    files = replace(crafted_files, spec=replace(crafted_files.spec, voices=()))
+    engine = LocalEngine(EngineConfig(device="cpu", max_turns=1), files=files)
+    await engine.start()
+    kept = engine._rate("somebody")
+    for number in range(2 * RATES):
+        await engine.open_turn(SpeechOptions(voice=f"voice {number}")).cancel()
+        assert engine._rate("somebody") is kept
+    assert len(engine._rates) == RATES
+    await engine.aclose()
 
 
 async def test_closing_the_engine_ends_its_turns(crafted_files: ModelFiles) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from orpheus_plugin import models
+from orpheus_plugin.devices import pick_device
 from orpheus_plugin.errors import BadCheckpoint, InvalidOptions, ModelNotFound, UnknownVoice
 from orpheus_plugin.models import (
     SNAC_24KHZ,
@@ -385,3 +386,27 @@ def test_the_hubs_own_client_offline_gives_one_clear_line(cache: Path) -> None:
 def test_models_and_vocabulary_import_without_torch() -> None:
     code = "import sys, orpheus_plugin.models, orpheus_plugin.vocabulary; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+# ---- devices
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:x", "cpu:1", "cudax", ""])
+def test_a_device_must_be_one_torch_could_have(device: str) -> None:
+    with pytest.raises(InvalidOptions, match="device must be"):
+        pick_device(device)
+
+
+def test_a_gpu_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert pick_device("auto") == pick_device("cpu") == "cpu"
+    with pytest.raises(InvalidOptions, match="no NVIDIA GPU"):
+        pick_device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert pick_device("auto") == "cuda"
+    assert pick_device("cuda:1") == "cuda:1"
+    with pytest.raises(InvalidOptions, match="sees 2"):
+        pick_device("cuda:2")

@@ -35,6 +35,14 @@ def full() -> Vocabulary:
     return Vocabulary.load(crafted_checkpoint())
 
 
+@pytest.mark.parametrize("text", ["Hi there.", " two  spaces ", "Déjà vu <laugh> 你好 🙂\n", ""])
+def test_a_prompt_written_as_text_is_read_as_the_same_ids(full: Vocabulary, text: str) -> None:
+    ids = full.prompt("tara", text)
+    written = full.decode(ids)
+    assert written.startswith("<custom_token_3><|begin_of_text|>tara: ")
+    assert full._tokenizer.encode(written, add_special_tokens=False).ids == ids
+
+
 def frames_to_ids(frames: np.ndarray) -> list[int]:
     return [
         ORPHEUS.audio_id(slot, int(code)) for frame in frames for slot, code in enumerate(frame)

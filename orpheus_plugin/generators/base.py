@@ -55,9 +55,17 @@ class TokenGenerator(Protocol):
         """Stop everything; running requests end with EngineDied. Idempotent."""
 
     def generate(
-        self, prompt_ids: Sequence[int], sampling: Sampling, request_id: str
+        self,
+        prompt_ids: Sequence[int],
+        sampling: Sampling,
+        request_id: str,
+        *,
+        priority: int = 0,
     ) -> AsyncIterator[TokenChunk]:
         """Generate until the stop id or `sampling.max_tokens`.
+
+        Where requests wait for a place, those with the lowest `priority` go first, equals as they came. Requests that
+        hold a place advance together, whatever theirs.
 
         Closing the iterator (`aclose`, or leaving it by cancellation) aborts in the engine within one step.
         Raises InvalidOptions for ids outside the vocabulary, a duplicate request id, or a prompt that does not fit;

@@ -13,7 +13,7 @@ import itertools
 import json
 import logging
 import re
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 from urllib.parse import urlsplit
@@ -35,8 +35,6 @@ from orpheus_plugin.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 
-Decode = Callable[[Sequence[int]], str]
-
 
 @dataclass(frozen=True, slots=True)
 class CompletionsOptions:
@@ -50,6 +48,8 @@ class CompletionsOptions:
         connect_timeout_s: for a connection.
         silence_timeout_s: between two pieces of an answer, also before the first.
         health_interval_s: between two looks at each server.
+        priorities: send each request's priority. For servers that schedule by it (vLLM started with
+            `--scheduling-policy priority`); others may refuse the field.
         extra_body: further fields of each request.
     """
 
@@ -59,6 +59,7 @@ class CompletionsOptions:
     connect_timeout_s: float = 5.0
     silence_timeout_s: float = 30.0
     health_interval_s: float = 5.0
+    priorities: bool = False
     extra_body: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
@@ -92,6 +93,7 @@ class _Request:
     request_id: str
     prompt: list[int]
     sampling: Sampling
+    priority: int
     ids: list[int] = field(default_factory=list)  # arrived and not handed on
     begun: bool = False
     finish: Finish | None = None
@@ -126,7 +128,6 @@ class CompletionsGenerator:
         vocabulary: the model's ids.
         api_key: sent as a bearer token.
         options: how the servers are used.
-        decode: ids to text, for servers that take no ids; by default `vocabulary.decode` where it exists.
     """
 
     def __init__(
@@ -136,7 +137,6 @@ class CompletionsGenerator:
         *,
         api_key: str | None = None,
         options: CompletionsOptions | None = None,
-        decode: Decode | None = None,
     ) -> None:
         self.options = options or CompletionsOptions()
         self.servers = [Server(_base(url), model=self.options.model) for url in urls]
@@ -144,7 +144,6 @@ class CompletionsGenerator:
             raise InvalidOptions("at least one url is needed")
         self._vocabulary = vocabulary
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._decode = decode or cast("Decode | None", getattr(vocabulary, "decode", None))
         self._session: aiohttp.ClientSession | None = None
         self._looking: asyncio.Task[None] | None = None
         self._requests: dict[str, _Request] = {}
@@ -245,7 +244,12 @@ class CompletionsGenerator:
     # ---- requests
 
     def generate(
-        self, prompt_ids: Sequence[int], sampling: Sampling, request_id: str
+        self,
+        prompt_ids: Sequence[int],
+        sampling: Sampling,
+        request_id: str,
+        *,
+        priority: int = 0,
     ) -> AsyncGenerator[TokenChunk, None]:
         """See TokenGenerator. The request is checked here and sent at the first step of the iterator.
 
@@ -255,7 +259,7 @@ class CompletionsGenerator:
         self._alive()
         prompt = checked_prompt(prompt_ids, self._vocabulary.size)
         check_sampling(sampling)
-        return self._stream(_Request(request_id, prompt, sampling))
+        return self._stream(_Request(request_id, prompt, sampling, priority))
 
     async def _stream(self, request: _Request) -> AsyncGenerator[TokenChunk, None]:
         """The request's ids. A task of its own reads them, so that a busy consumer does not hold up the server."""
@@ -346,7 +350,6 @@ class CompletionsGenerator:
                 and not as_text
                 and self.options.prompt == "auto"
                 and server.takes_ids is None
-                and self._decode is not None
             )
             if not may_not_take_ids:
                 raise _failure(server, response.status, said)
@@ -357,7 +360,7 @@ class CompletionsGenerator:
         vocabulary, sampling = self._vocabulary, request.sampling
         body: dict[str, Any] = {
             "model": server.model or "orpheus",
-            "prompt": self._text(request.prompt) if as_text else request.prompt,
+            "prompt": vocabulary.decode(request.prompt) if as_text else request.prompt,
             "stream": True,
             "max_tokens": sampling.max_tokens,
             "temperature": sampling.temperature,
@@ -374,12 +377,9 @@ class CompletionsGenerator:
         }
         if sampling.seed is not None:
             body["seed"] = sampling.seed
+        if self.options.priorities:
+            body["priority"] = request.priority
         return body | dict(self.options.extra_body)
-
-    def _text(self, prompt: list[int]) -> str:
-        if self._decode is None:
-            raise InvalidOptions("prompts as text need decode=, which turns ids into text")
-        return self._decode(prompt)
 
     async def _read(
         self, server: Server, response: aiohttp.ClientResponse, request: _Request

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import bisect
 import logging
-import math
 import threading
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 
 from orpheus_plugin.errors import BadCheckpoint, EngineDied, InvalidOptions, OrpheusError
 from orpheus_plugin.generators.base import Finish, Sampling, TokenChunk
+from orpheus_plugin.generators.checks import check_sampling, checked_prompt
 from orpheus_plugin.generators.llama import STOP, Llama
 from orpheus_plugin.generators.llama_weights import LlamaShape, load_weights
 from orpheus_plugin.generators.sampling import Sampler
@@ -31,6 +31,7 @@ class _Request:
     prompt: list[int]
     sampling: Sampling
     limit: int
+    priority: int
     read: int = 0  # prompt ids in the cache
     drawn: int = 0  # ids generated
     aborted: bool = False
@@ -152,7 +153,12 @@ class TorchLlama:
         await asyncio.to_thread(worker.join)
 
     def generate(
-        self, prompt_ids: Sequence[int], sampling: Sampling, request_id: str
+        self,
+        prompt_ids: Sequence[int],
+        sampling: Sampling,
+        request_id: str,
+        *,
+        priority: int = 0,
     ) -> AsyncIterator[TokenChunk]:
         """See TokenGenerator. The request is checked here and queued at the first step of the iterator.
 
@@ -161,10 +167,11 @@ class TorchLlama:
         worker = self._worker
         if worker is None:
             raise self._failure
-        prompt = [int(i) for i in prompt_ids]
-        self._check(prompt, sampling, request_id, worker.model.context)
-        limit = min(sampling.max_tokens, worker.model.context - len(prompt))
-        return self._stream(_Request(request_id, prompt, sampling, limit))
+        context = worker.model.context
+        prompt = checked_prompt(prompt_ids, self._vocabulary.size, context)
+        check_sampling(sampling)
+        limit = min(sampling.max_tokens, context - len(prompt))
+        return self._stream(_Request(request_id, prompt, sampling, limit, priority))
 
     async def _stream(self, request: _Request) -> AsyncIterator[TokenChunk]:
         worker = self._worker
@@ -192,26 +199,6 @@ class TorchLlama:
             if request.finish is None:
                 request.aborted = True
                 worker.wake()
-
-    def _check(self, prompt: list[int], sampling: Sampling, request_id: str, context: int) -> None:
-        if request_id in self._requests:
-            raise InvalidOptions(f"request {request_id!r} is already running")
-        if not prompt:
-            raise InvalidOptions("the prompt is empty")
-        if len(prompt) >= context:
-            raise InvalidOptions(
-                f"a prompt of {len(prompt)} ids leaves no room in a context of {context}"
-            )
-        if min(prompt) < 0 or max(prompt) >= self._vocabulary.size:
-            raise InvalidOptions(f"the prompt has ids outside 0..{self._vocabulary.size - 1}")
-        if not (math.isfinite(sampling.temperature) and sampling.temperature >= 0):
-            raise InvalidOptions(f"temperature {sampling.temperature} is not 0 or more")
-        if not 0 < sampling.top_p <= 1:
-            raise InvalidOptions(f"top_p {sampling.top_p} is not in (0, 1]")
-        if not (math.isfinite(sampling.repetition_penalty) and sampling.repetition_penalty > 0):
-            raise InvalidOptions(f"repetition_penalty {sampling.repetition_penalty} is not above 0")
-        if sampling.max_tokens < 1:
-            raise InvalidOptions(f"max_tokens {sampling.max_tokens} is below 1")
 
     def _load(self) -> tuple[Llama, Sampler]:
         try:
@@ -296,7 +283,7 @@ class _Worker:
         self._loop = loop
         self._died = died
         self._changed = threading.Condition()
-        self._waiting: deque[_Request] = deque()
+        self._waiting: list[_Request] = []  # by priority, then as they came
         self._stopping = False
         self._joining: _Request | None = None
         self._running: list[_Request] = []
@@ -313,7 +300,7 @@ class _Worker:
 
     def submit(self, request: _Request) -> None:
         with self._changed:
-            self._waiting.append(request)
+            bisect.insort(self._waiting, request, key=lambda waiting: waiting.priority)
             self._changed.notify()
 
     def wake(self) -> None:
@@ -359,7 +346,7 @@ class _Worker:
             self._joining = None
         with self._changed:
             if any(request.aborted for request in self._waiting):
-                self._waiting = deque(r for r in self._waiting if not r.aborted)
+                self._waiting = [r for r in self._waiting if not r.aborted]
 
     def _join_waiting(self) -> None:
         """Read prompts, up to a chunk of ids (without others running, up to one whole prompt)."""
@@ -369,7 +356,7 @@ class _Worker:
                 with self._changed:
                     if not self._waiting:
                         return
-                    self._joining = self._waiting.popleft()
+                    self._joining = self._waiting.pop(0)
             request = self._joining
             # The last prompt id is left for the first step, which draws from it.
             part = request.prompt[request.read : -1][:room]

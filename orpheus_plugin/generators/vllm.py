@@ -18,6 +18,7 @@ import multiprocessing
 import os
 import sys
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,8 @@ class VllmGenerator:
         vocabulary: its ids.
         options: how vLLM runs.
         max_streams: over `options.max_streams`.
+        device: "cpu", "cuda" or "cuda:N", as torch counts the GPUs that CUDA_VISIBLE_DEVICES leaves; None is whatever
+            the installed vLLM was built for.
     """
 
     def __init__(
@@ -110,11 +113,13 @@ class VllmGenerator:
         options: VllmOptions | None = None,
         *,
         max_streams: int | None = None,
+        device: str | None = None,
     ) -> None:
         options = options or VllmOptions()
         self.options = options if max_streams is None else replace(options, max_streams=max_streams)
         self._model_dir = Path(model_dir)
         self._vocabulary = vocabulary
+        self._device = device
         self._engine: Any = None
         self._requests: set[str] = set()
         self._starting = asyncio.Lock()
@@ -131,13 +136,12 @@ class VllmGenerator:
             if self._engine is not None:
                 return
             _check_process()
-            building = asyncio.ensure_future(asyncio.to_thread(self._build))
+            building = ThreadPoolExecutor(1, "orpheus-vllm").submit(self._build)
             try:
-                engine = await asyncio.shield(building)
+                self._engine = await asyncio.wrap_future(building)
             except asyncio.CancelledError:
                 building.add_done_callback(_discard)
                 raise
-            self._engine = engine
             try:
                 await self._warm_up()
             except BaseException:
@@ -180,8 +184,9 @@ class VllmGenerator:
             raise InvalidOptions(
                 f"vLLM cannot be imported ({error}); install it with: pip install 'orpheus_plugin[vllm]'"
             ) from error
+        arguments = self._engine_args(config)
         try:
-            return AsyncLLM.from_engine_args(AsyncEngineArgs(**self._engine_args(config)))
+            return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         except (ValueError, TypeError) as error:
             raise InvalidOptions(
                 f"vLLM refuses {self._model_dir} with these options: {error}"
@@ -212,6 +217,7 @@ class VllmGenerator:
             "enforce_eager": eager,
             "disable_log_stats": True,
             "use_tqdm_on_load": False,
+            "device_ids": device_ids(self._device, current_platform.device_type),
         }
         if not eager:
             args["cudagraph_capture_sizes"] = graph_sizes(options.max_streams)
@@ -244,20 +250,22 @@ class VllmGenerator:
     ) -> AsyncGenerator[TokenChunk, None]:
         """See TokenGenerator. The request is checked here and queued at the first step of the iterator. Besides:
 
-        priority: where requests wait for a place, those with the lowest number go first; where the cache is full, those
-            with the highest lose their place to it. A turn's first utterance should have a lower one than utterances
-            generated ahead. Requests that hold a place all advance together, whatever their priority.
+        priority: where the cache is full, requests with the highest number lose their place.
         """
-        engine = self._engine
-        if engine is None or engine.errored:
-            raise EngineDied("vLLM is not running")
+        self._alive()
         prompt = checked_prompt(prompt_ids, self._vocabulary.size, self.options.max_model_len)
         check_sampling(sampling)
-        return self._stream(engine, prompt, sampling, request_id, priority)
+        return self._stream(prompt, sampling, request_id, priority)
+
+    def _alive(self) -> Any:
+        if self._engine is None or self._engine.errored:
+            raise EngineDied("vLLM is not running")
+        return self._engine
 
     async def _stream(
-        self, engine: Any, prompt: list[int], sampling: Sampling, request_id: str, priority: int
+        self, prompt: list[int], sampling: Sampling, request_id: str, priority: int
     ) -> AsyncGenerator[TokenChunk, None]:
+        engine = self._alive()
         if request_id in self._requests:
             raise InvalidOptions(f"request {request_id!r} is already running")
         from vllm.exceptions import VLLMClientError
@@ -325,6 +333,22 @@ def graph_sizes(max_streams: int) -> list[int]:
     """Batch sizes worth a CUDA graph: every batch runs in the next larger one. Each costs start time and memory."""
     sizes = [1, 2, 4, *range(8, 65, 8), *range(80, max_streams + 1, 16)]
     return [size for size in sizes if size < max_streams] + [max_streams]
+
+
+def device_ids(device: str | None, built_for: str) -> list[int] | None:
+    """vLLM's `device_ids` for a device such as "cuda:1"; None leaves the choice to vLLM.
+
+    Raises InvalidOptions for a device that a vLLM built for `built_for` ("cuda", "cpu") does not run on.
+    """
+    if device is None:
+        return None
+    kind, _, index = device.partition(":")
+    if kind != built_for:
+        raise InvalidOptions(
+            f"the vLLM that is installed was built for {built_for} and cannot run on {device!r}: install the other build,"
+            f" use device={built_for!r}, or use generator='torch'"
+        )
+    return [int(index)] if index else None
 
 
 def _finish(reason: str | None) -> Finish:
@@ -431,11 +455,10 @@ def _nothing() -> None:
     pass
 
 
-def _discard(building: asyncio.Future[Any]) -> None:
-    """An engine whose start was cancelled is stopped when it is there."""
-    if building.cancelled() or building.exception() is not None:
-        return
-    asyncio.get_running_loop().run_in_executor(None, _shut_down, building.result())
+def _discard(building: Future[Any]) -> None:
+    """An engine whose start was cancelled is stopped when it is there, on the thread that made it."""
+    if not building.cancelled() and building.exception() is None:
+        _shut_down(building.result())
 
 
-__all__ = ["VllmGenerator", "VllmOptions", "graph_sizes"]
+__all__ = ["VllmGenerator", "VllmOptions", "device_ids", "graph_sizes"]

@@ -14,12 +14,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 import pytest_asyncio
 
 from orpheus_plugin.errors import EngineDied, InvalidOptions
 from orpheus_plugin.generators.base import Finish, Sampling, TokenChunk, TokenGenerator
-from orpheus_plugin.generators.completions import CompletionsGenerator
+from orpheus_plugin.generators.completions import CompletionsGenerator, CompletionsOptions
 from orpheus_plugin.generators.torch_llama import TorchLlama
 from orpheus_plugin.generators.vllm import VllmGenerator, VllmOptions
 from orpheus_plugin.vocabulary import Vocabulary
@@ -336,6 +337,36 @@ async def test_a_request_id_in_use_is_refused(
         await collect(generator.generate(prompt, case.sampling, "twice"))
     await stream.aclose()  # type: ignore[attr-defined]
     await until(lambda: generator.running == 0)
+
+
+async def test_a_server_reads_a_prompt_of_text_as_the_same_ids(
+    generator: TokenGenerator, case: Case, checkpoint: Path, vocabulary: Vocabulary
+) -> None:
+    """What is sent to servers that take no ids, read by a real server's tokenizer."""
+    if case.make is not completions_vllm:
+        pytest.skip("only a server with a tokenizer reads text")
+    url = _urls[checkpoint]
+    prompt = vocabulary.prompt("tara", "Déjà vu - 5 < 6, “quoted”, ... \n<laugh> 你好 🙂")
+    body = {
+        "model": "orpheus",
+        "prompt": vocabulary.decode(prompt),
+        "max_tokens": 1,
+        "add_special_tokens": False,
+        "return_token_ids": True,
+    }
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"{url}/v1/completions", json=body) as response,
+    ):
+        answer = await response.json()
+    assert answer["choices"][0]["prompt_token_ids"] == prompt
+    as_text = CompletionsGenerator([url], vocabulary, options=CompletionsOptions(prompt="text"))
+    await as_text.start()
+    sampling = replace(case.sampling, max_tokens=70)
+    ids, _ = await collect(as_text.generate(prompt, sampling, "text"))
+    assert_frames(vocabulary, ids)
+    assert ids == (await collect(generator.generate(prompt, sampling, "ids")))[0]
+    await as_text.aclose()
 
 
 async def test_closing_the_generator_ends_what_runs_with_an_error(

@@ -31,23 +31,15 @@ from orpheus_plugin.generators.completions import (
 )
 from orpheus_plugin.generators.sse import EventReader
 from orpheus_plugin.vocabulary import Vocabulary
+from tests.support.checkpoints import SMALL_TEXT, crafted_checkpoint
 
-BASE = 1000  # id of <custom_token_0>
-AUDIO = BASE + 10
-STOP = BASE + 2
-VOCABULARY = Vocabulary(
-    bos=900,
-    eot=901,
-    start_of_speech=BASE + 1,
-    end_of_speech=STOP,
-    start_of_human=BASE + 3,
-    end_of_human=BASE + 4,
-    start_of_ai=BASE + 5,
-    end_of_ai=BASE + 6,
-    audio_base=AUDIO,
-    size=BASE + 10 + 7 * 4096,
-)
+VOCABULARY = Vocabulary.load(crafted_checkpoint(text=SMALL_TEXT))
+AUDIO = VOCABULARY.audio_base
+STOP = VOCABULARY.end_of_speech
+BASE = AUDIO - 10  # id of <custom_token_0>
 IDS = [AUDIO + 4096 * slot + 5 for slot in range(7)]
+PROMPT_TEXT = "<custom_token_3>hi"
+PROMPT = [BASE + 3, *VOCABULARY.text_ids("hi")]
 
 Handler = Callable[["FakeServer", dict[str, Any]], AsyncIterator[str | bytes]]
 
@@ -174,7 +166,7 @@ async def collect(
     ids: list[int] = []
     sizes: list[int] = []
     finish = None
-    async for chunk in made.generate([BASE + 3, 5, 6], Sampling(**sampling), request_id):
+    async for chunk in made.generate(PROMPT, Sampling(**sampling), request_id):
         assert finish is None, "a chunk after the last"
         assert chunk.ids or chunk.finish
         ids += chunk.ids
@@ -252,7 +244,7 @@ async def test_ids() -> None:
         ids, finish, _ = await collect(made, max_tokens=77, seed=3)
     assert (ids, finish) == (IDS, "stop")
     (body,) = fake.bodies
-    assert body["prompt"] == [BASE + 3, 5, 6]
+    assert body["prompt"] == PROMPT
     assert body["model"] == "the-model"
     assert (body["max_tokens"], body["seed"], body["stop_token_ids"]) == (77, 3, [STOP])
     assert body["repetition_penalty"] == body["repeat_penalty"] == 1.1
@@ -363,20 +355,26 @@ async def test_nonsense_is_reported() -> None:
 
 async def test_prompt_as_text_for_a_server_that_takes_no_ids() -> None:
     fake = FakeServer(plain, takes_ids=False)
-    async with generator(fake, decode=lambda ids: f"<{len(ids)} ids>") as made:
+    async with generator(fake) as made:
         assert (await collect(made, "one"))[0] == IDS
         assert (await collect(made, "two"))[0] == IDS
-    assert [body["prompt"] for body in fake.bodies] == [[BASE + 3, 5, 6], "<3 ids>", "<3 ids>"]
+    assert [body["prompt"] for body in fake.bodies] == [PROMPT, PROMPT_TEXT, PROMPT_TEXT]
 
 
 async def test_prompt_as_text_on_request() -> None:
     fake = FakeServer(plain)
-    async with generator(fake, options=CompletionsOptions(prompt="text"), decode=str) as made:
-        await collect(made)
-    assert fake.bodies[0]["prompt"] == "[1003, 5, 6]"
     async with generator(fake, options=CompletionsOptions(prompt="text")) as made:
-        with pytest.raises(InvalidOptions, match="decode"):
-            await collect(made)
+        await collect(made)
+    assert fake.bodies[0]["prompt"] == PROMPT_TEXT
+
+
+async def test_priorities_are_sent_where_the_server_knows_them() -> None:
+    fake = FakeServer(plain)
+    for known in (False, True):
+        async with generator(fake, options=CompletionsOptions(priorities=known)) as made:
+            async for _ in made.generate(PROMPT, Sampling(), "r", priority=1):
+                pass
+    assert [body.get("priority") for body in fake.bodies] == [None, 1]
 
 
 async def test_a_finished_answer_leaves_its_connection_for_the_next() -> None:

@@ -28,7 +28,7 @@ from orpheus_plugin.errors import (
 )
 from orpheus_plugin.generators import vllm_head
 from orpheus_plugin.generators.base import Sampling
-from orpheus_plugin.generators.vllm import VllmGenerator, VllmOptions, graph_sizes
+from orpheus_plugin.generators.vllm import VllmGenerator, VllmOptions, device_ids, graph_sizes
 from orpheus_plugin.vocabulary import Vocabulary
 from tests.support.checkpoints import SMALL_TEXT, crafted_checkpoint
 
@@ -49,6 +49,16 @@ def test_graph_sizes_end_with_the_largest_batch() -> None:
     assert graph_sizes(6) == [1, 2, 4, 6]
     assert graph_sizes(64) == [1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64]
     assert graph_sizes(100)[-3:] == [80, 96, 100]
+
+
+def test_a_device_is_one_that_vllm_was_built_for() -> None:
+    assert device_ids(None, "cuda") is None
+    assert device_ids("cuda", "cuda") is None
+    assert device_ids("cuda:1", "cuda") == [1]
+    assert device_ids("cpu", "cpu") is None
+    for device, built_for in (("cuda:1", "cpu"), ("cpu", "cuda"), ("mps", "cuda")):
+        with pytest.raises(InvalidOptions, match=f"built for {built_for}"):
+            device_ids(device, built_for)
 
 
 @pytest.mark.parametrize(
@@ -202,7 +212,7 @@ class TestEngine:
         tasks = [asyncio.create_task(run(number)) for number in range(STREAMS)]
         while generator.running < STREAMS:
             await asyncio.sleep(0.005)
-        (core,) = (p for p in multiprocessing.active_children() if p.name.startswith("EngineCore"))
+        (core,) = _engine_cores()
         assert core.pid is not None
         killed = time.monotonic()
         os.kill(core.pid, signal.SIGKILL)
@@ -214,6 +224,11 @@ class TestEngine:
         assert generator.running == 0
         await generator.start()
         assert len(await run_one(generator, prompt)) == 14
+
+
+def _engine_cores() -> list[multiprocessing.process.BaseProcess]:
+    children = multiprocessing.active_children()
+    return [child for child in children if child.name.startswith("EngineCore")]
 
 
 async def run_one(generator: VllmGenerator, prompt: list[int]) -> list[int]:
@@ -258,6 +273,45 @@ class TestFailedStarts:
         error = _start_in_vain(crafted_checkpoint(text=SMALL_TEXT), max_model_len=100_000)
         assert isinstance(error, InvalidOptions)
         assert "100000" in str(error)
+
+    def test_a_device_it_was_not_built_for(self) -> None:
+        from vllm.platforms import current_platform
+
+        other = "cpu" if current_platform.is_cuda_alike() else "cuda"
+        checkpoint = crafted_checkpoint(text=SMALL_TEXT)
+        generator = VllmGenerator(checkpoint, Vocabulary.load(checkpoint), device=other)
+        with pytest.raises(InvalidOptions, match=current_platform.device_type):
+            asyncio.run(generator.start())
+
+    def test_vllm_takes_the_gpu_that_is_asked_for(self) -> None:
+        """Up to where a GPU would be opened, which this machine may not have."""
+        from vllm.engine.arg_utils import AsyncEngineArgs
+
+        args = AsyncEngineArgs(
+            model=str(crafted_checkpoint(text=SMALL_TEXT)),
+            skip_tokenizer_init=True,
+            enforce_eager=True,
+            device_ids=device_ids("cuda:1", "cuda"),
+        )
+        assert args.create_engine_config().parallel_config.assigned_physical_gpu_ids == [1]
+
+    async def test_a_start_that_is_cancelled_leaves_no_process(self) -> None:
+        checkpoint = crafted_checkpoint(text=SMALL_TEXT)
+        generator = VllmGenerator(
+            checkpoint,
+            Vocabulary.load(checkpoint),
+            VllmOptions(max_model_len=256, kv_cache_bytes=64 << 20),
+        )
+        starting = asyncio.create_task(generator.start())
+        async with asyncio.timeout(120):
+            while not _engine_cores():
+                await asyncio.sleep(0.05)
+            starting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await starting
+            assert generator.engine is None
+            while _engine_cores():
+                await asyncio.sleep(0.05)
 
     def test_a_daemonic_process(self) -> None:
         context = multiprocessing.get_context("spawn")

@@ -98,9 +98,14 @@ class Mortal(TorchLlama):
                 yield chunk
 
     def generate(
-        self, prompt_ids: Sequence[int], sampling: Sampling, request_id: str
+        self,
+        prompt_ids: Sequence[int],
+        sampling: Sampling,
+        request_id: str,
+        *,
+        priority: int = 0,
     ) -> AsyncIterator[TokenChunk]:
-        chunks = super().generate(prompt_ids, sampling, request_id)
+        chunks = super().generate(prompt_ids, sampling, request_id, priority=priority)
         return self._until_death(cast("AsyncGenerator[TokenChunk, None]", chunks))
 
 
