@@ -2,6 +2,9 @@
 
 One audio context is one `Turn`: each sentence of a reply is pushed into it as it comes, the engine generates ahead of
 the listener, and one task per context moves audio and timed words into the pipeline.
+
+Of what Pipecat keeps to itself this uses one thing, `_word_timestamp_tracker.last_pts`, in `start_word_timestamps`;
+pyproject.toml holds Pipecat to the minor version it was tested with for that.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import time
 import unicodedata
 from collections import deque
 from collections.abc import AsyncGenerator, Coroutine
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
@@ -26,9 +30,10 @@ from pipecat.frames.frames import (
     TTSStoppedFrame,
     TTSTextFrame,
 )
+from pipecat.metrics.metrics import MetricsData
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessorSetup
 from pipecat.services.settings import TTSSettings
-from pipecat.services.tts_service import TTSService
+from pipecat.services.tts_service import TextAggregationMode, TTSService
 from pipecat.utils.errors import ErrorCategory
 from pipecat.utils.text.transforms.text_transform import TextTransform
 from pipecat.utils.tracing.service_decorators import traced_tts
@@ -38,11 +43,11 @@ from orpheus_plugin.engine import SpeechEngine
 from orpheus_plugin.errors import (
     AtCapacity,
     EngineDied,
-    InvalidOptions,
     OrpheusError,
     TextTooLong,
     TurnClosed,
 )
+from orpheus_plugin.pipecat.cushion import Cushion
 from orpheus_plugin.pipecat.engines import choose_engine
 from orpheus_plugin.pipecat.settings import (
     OPTIONS,
@@ -50,7 +55,7 @@ from orpheus_plugin.pipecat.settings import (
     category_of,
     speech_options,
 )
-from orpheus_plugin.pipecat.speech import Speech
+from orpheus_plugin.pipecat.speech import Playing, Speech
 from orpheus_plugin.text import ENGLISH_TAGS, TextOptions, UtteranceCutter
 from orpheus_plugin.turn import SAMPLE_RATE, AudioChunk, SpeechOptions, Turn, TurnEnd, Word
 
@@ -62,6 +67,9 @@ RETRY_S = 1.0
 
 STALL_TIMEOUT_S = 30.0
 """A reply that neither gets audio nor ends for this long is given up. Pipecat's 3 s would cut a busy engine's off."""
+
+HEAD_CHARS = 100
+"""Characters in which there is nearly always something to say."""
 
 _SILENT = frozenset({"Zs", "Zl", "Zp", "Cc", "Cf", "Cs", "Co", "Cn", "Mn", "Me", "So", "Sk"})
 """Unicode categories with nothing to say in them."""
@@ -156,11 +164,15 @@ class OrpheusTTS(TTSService):
             settings=values,
             **kwargs,
         )
+        self._takes_tokens = kwargs.get("text_aggregation_mode") is TextAggregationMode.TOKEN
         self._text_options = _text_options(self._engine)
         self.add_text_transformer(self._only_speakable)
         self._speeches: dict[str, Speech] = {}
         self._background: set[asyncio.Task[None]] = set()
-        self._heard_until = 0.0  # time.monotonic() when all audio pushed so far has played
+        self._cushion = Cushion()
+        self._playing = Playing()
+        self._open_contexts: list[str] = []  # of the reply being written, and of a notice within it
+        self._failures: dict[int, str] = {}  # error frames, and the contexts they are of
         self._unspoken: set[str] = set()  # contexts whose remaining text was never said
         self._register_event_handler("on_turn_stats")
 
@@ -235,7 +247,9 @@ class OrpheusTTS(TTSService):
         """A server's model and voices are known once it has been reached."""
         self._settings.voice = self._engine.check_voice(speech_options(self._settings).voice)
         self._settings.model = self._engine.health().model
-        self._sync_model_name_to_metrics()
+        self.set_core_metrics_data(
+            MetricsData(processor=self.name, model=self._settings.model or "")
+        )
 
     async def stop(self, frame: EndFrame) -> None:
         for speech in self._speeches.values():
@@ -271,13 +285,26 @@ class OrpheusTTS(TTSService):
 
     async def _only_speakable(self, text: str, text_type: str) -> str:
         """Nothing instead of text in which there is nothing to say, so that no audio context is opened for it."""
-        if self._is_streaming_tokens:
-            turn = self._turn_context_id
-            if turn is not None and self.audio_context_available(turn):
+        if self._takes_tokens:
+            if self._open_contexts and self.audio_context_available(self._open_contexts[-1]):
                 return text
             return text if any(unicodedata.category(c) not in _SILENT for c in text) else ""
-        cutter = UtteranceCutter(self._text_options)
-        return text if cutter.push(text) or cutter.flush() else ""
+        # Long text is not looked through on the agent's loop: its beginning nearly always tells.
+        head = text[:HEAD_CHARS].rpartition(" ")[0] if len(text) > HEAD_CHARS else ""
+        for part in (head, text):
+            cutter = UtteranceCutter(self._text_options)
+            if cutter.push(part) or cutter.flush():
+                return text
+        return ""
+
+    async def on_turn_context_created(self, context_id: str) -> None:
+        if context_id not in self._open_contexts:
+            self._open_contexts.append(context_id)
+        await super().on_turn_context_created(context_id)
+
+    async def on_turn_context_completed(self) -> None:
+        await super().on_turn_context_completed()
+        self._open_contexts = self._open_contexts[:-1]
 
     @traced_tts
     async def run_tts(self, text: str, context_id: str) -> AsyncGenerator[Frame | None, None]:
@@ -286,7 +313,7 @@ class OrpheusTTS(TTSService):
             self._say(text, context_id)
         except Exception as error:
             # Nothing may leave here: it would take the end of the reply with it.
-            yield _error_frame(error)
+            yield self._failure(error, context_id)
         else:
             await self.start_tts_usage_metrics(text)
             yield None
@@ -298,7 +325,7 @@ class OrpheusTTS(TTSService):
             speech.task = self.create_task(self._drain(speech), f"orpheus::{context_id}")
         if speech.refused:
             return
-        if not self._is_streaming_tokens and not text[-1:].isspace():
+        if not self._takes_tokens and not text[-1:].isspace():
             text += " "  # sentences come without the space between them
         turn = speech.turn
         try:
@@ -316,7 +343,7 @@ class OrpheusTTS(TTSService):
             speech.next_turn(turn)
             turn.push_text(text)
         speech.held_chars += len(text)
-        if not self._is_streaming_tokens:
+        if not self._takes_tokens:
             speech.flush_in_time()
 
     async def flush_audio(self, context_id: str | None = None) -> None:
@@ -342,7 +369,8 @@ class OrpheusTTS(TTSService):
             except Exception as error:
                 # A server refuses here, an engine in this process already in run_tts.
                 speech.refused = speech.refused or isinstance(error, AtCapacity)
-                await self.append_to_audio_context(speech.context_id, _error_frame(error))
+                failure = self._failure(error, speech.context_id)
+                await self.append_to_audio_context(speech.context_id, failure)
             speech.unfinished.remove(turn)
         if self._speeches.get(speech.context_id) is speech:
             del self._speeches[speech.context_id]
@@ -351,22 +379,23 @@ class OrpheusTTS(TTSService):
     async def _speak_turn(self, speech: Speech, turn: Turn) -> None:
         context_id, offset = speech.context_id, speech.audio_s
         words: deque[Word] = deque()
-        async for event in turn:
-            if isinstance(event, AudioChunk):
-                # Silence the listener has heard, because the text came slower than its speech, moves the words.
-                if speech.begins_at is not None:
-                    speech.pauses_s += max(0.0, -speech.ahead_s)
-                audio = TTSAudioRawFrame(event.pcm, SAMPLE_RATE, 1, context_id=context_id)
-                await self.append_to_audio_context(context_id, audio)
-                speech.audio_s += event.duration_s
-                while words and offset + words[0].start_s < speech.audio_s:
-                    await self._add_word(speech, words.popleft(), offset)
-            elif isinstance(event, Word):
-                words.append(event)
-            elif isinstance(event, TurnEnd):
-                for word in words:
-                    await self._add_word(speech, word, offset)
-                await self._call_event_handler("on_turn_stats", context_id, event.stats)
+        async with aclosing(self._cushion.pace(aiter(turn), self._playing.ahead_s)) as events:
+            async for event in events:
+                if isinstance(event, AudioChunk):
+                    # Silence the listener has heard, because text or audio came too late, moves the words.
+                    if speech.begins_at is not None:
+                        speech.pauses_s += max(0.0, -speech.ahead_s)
+                    audio = TTSAudioRawFrame(event.pcm, SAMPLE_RATE, 1, context_id=context_id)
+                    await self.append_to_audio_context(context_id, audio)
+                    speech.audio_s += event.duration_s
+                    while words and offset + words[0].start_s < speech.audio_s:
+                        await self._add_word(speech, words.popleft(), offset)
+                elif isinstance(event, Word):
+                    words.append(event)
+                elif isinstance(event, TurnEnd):
+                    for word in words:
+                        await self._add_word(speech, word, offset)
+                    await self._call_event_handler("on_turn_stats", context_id, event.stats)
 
     async def _add_word(self, speech: Speech, word: Word, offset: float) -> None:
         await self.add_word_timestamps(
@@ -384,52 +413,61 @@ class OrpheusTTS(TTSService):
 
         Audio is pushed faster than it plays, so that is behind all audio of the contexts before it.
         """
-        now = time.monotonic()
-        wait = max(0.0, self._heard_until - now)
+        wait = self._playing.ahead_s()
         tracker = self._word_timestamp_tracker
         tracker.last_pts = max(tracker.last_pts, self.get_clock().get_time() + int(wait * 1e9))
         speech = self._speeches.get(self.get_active_audio_context_id() or "")
         if speech is not None:
-            speech.begins_at = now + wait
+            speech.begins_at = time.monotonic() + wait
         await super().start_word_timestamps()
 
     async def push_frame(
         self, frame: Frame, direction: FrameDirection = FrameDirection.DOWNSTREAM
     ) -> None:
         if isinstance(frame, TTSAudioRawFrame):
-            seconds = len(frame.audio) / (2 * frame.sample_rate)
-            self._heard_until = max(self._heard_until, time.monotonic()) + seconds
             self._unspoken.discard(frame.context_id or "")
         elif isinstance(frame, TTSTextFrame) and frame.context_id in self._unspoken:
             frame.append_to_context = False  # the agent must not believe it said this
         await super().push_frame(frame, direction)
+        if isinstance(frame, TTSAudioRawFrame):
+            seconds = len(frame.audio) / (2 * frame.sample_rate)
+            self._playing.add(seconds, kept=not frame.interruptible)
 
     async def push_error_frame(
         self, error: ErrorFrame, force_treat_as_permanent: bool = False
     ) -> None:
-        if isinstance(error.exception, OrpheusError) and not isinstance(
-            error.exception, InvalidOptions
-        ):
-            self._unspoken.add(self.get_active_audio_context_id() or "")
+        if context_id := self._failures.pop(error.id, None):
+            self._unspoken.add(context_id)
         await super().push_error_frame(error, force_treat_as_permanent)
+
+    def _failure(self, error: Exception, context_id: str) -> ErrorFrame:
+        """For a context's queue: what comes after it was not said."""
+        frame = ErrorFrame(error=f"could not speak: {error}", exception=error)
+        self._failures[frame.id] = context_id
+        return frame
 
     # ---- interruption
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
         await super().process_frame(frame, direction)
-        if isinstance(frame, InterruptionFrame) and not self.get_audio_contexts():
-            self._heard_until = 0.0  # the transport has dropped what it held
+        if isinstance(frame, InterruptionFrame):
+            self._playing.interrupt()  # as the transport does
+            self._open_contexts = list(filter(self.audio_context_available, self._open_contexts))
 
     async def on_audio_context_interrupted(self, context_id: str) -> None:
         await self.stop_all_metrics()
         await self._drop(context_id)
-        self._unspoken.discard(context_id)
+        self._forget(context_id)
         await super().on_audio_context_interrupted(context_id)
 
     async def on_audio_context_completed(self, context_id: str) -> None:
         await self._drop(context_id)  # there only if the context was given up before its turn ended
-        self._unspoken.discard(context_id)
+        self._forget(context_id)
         await super().on_audio_context_completed(context_id)
+
+    def _forget(self, context_id: str) -> None:
+        self._unspoken.discard(context_id)
+        self._failures = {frame: of for frame, of in self._failures.items() if of != context_id}
 
     async def _drop(self, context_id: str) -> None:
         """Take a context out of the engine: at once, without waiting for the engine's confirmation."""
@@ -485,7 +523,3 @@ def _text_options(engine: SpeechEngine) -> TextOptions:
     files = getattr(engine, "files", None)
     tags = frozenset(files.spec.tags) if files is not None else ENGLISH_TAGS
     return TextOptions(tags=tags, spell_numbers=False)
-
-
-def _error_frame(error: Exception) -> ErrorFrame:
-    return ErrorFrame(error=f"could not speak: {error}", exception=error)

@@ -1,9 +1,10 @@
-"""One audio context's speech: the turns it is made of and the clock of its listener."""
+"""One audio context's speech: the turns it is made of and the clock of its listener; and what a listener has yet to hear."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 
 from orpheus_plugin.turn import Turn
 
@@ -82,3 +83,32 @@ class Speech:
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
+
+
+class Playing:
+    """What a listener who plays at once has yet to hear, of all contexts."""
+
+    def __init__(self) -> None:
+        self._coming: deque[tuple[float, float, bool]] = deque()  # from, to, kept when interrupted
+
+    def ahead_s(self) -> float:
+        """Seconds of it."""
+        self._forget()
+        return self._coming[-1][1] - time.monotonic() if self._coming else 0.0
+
+    def add(self, seconds: float, *, kept: bool) -> None:
+        """Audio goes behind what is there. `kept`: an interruption does not drop it."""
+        begin = time.monotonic() + self.ahead_s()
+        self._coming.append((begin, begin + seconds, kept))
+
+    def interrupt(self) -> None:
+        """What is not kept is dropped, and the rest moves up."""
+        self._forget()
+        left = [end - max(begin, time.monotonic()) for begin, end, kept in self._coming if kept]
+        self._coming.clear()
+        for seconds in left:
+            self.add(seconds, kept=True)
+
+    def _forget(self) -> None:
+        while self._coming and self._coming[0][1] <= time.monotonic():
+            self._coming.popleft()
