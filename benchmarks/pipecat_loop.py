@@ -1,34 +1,29 @@
 """The example agent under a real browser: is its event loop ever blocked, does sound ever break, how soon is it silent.
 
-    python -m benchmarks.pipecat_loop [--seconds 60] [--interruptions 50] [--model NAME]
+    python -m benchmarks.pipecat_loop [--seconds 60] [--interruptions 50] [options of agent_examples/bot.py]
 
 Chromium opens the page, types, and records what it receives over WebRTC; the agent runs in a process of its own, with
-a heartbeat on its event loop. Needs Chromium and `pip install "orpheus_plugin[test]"`.
+a heartbeat on its event loop, and puts down what it made and sent. A hole is silence in the browser where there was none in
+what was made. Needs Chromium and `pip install "orpheus_plugin[test]"`.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
-import importlib
-import json
 import os
-import socket
-import sys
 import tempfile
-import threading
 import time
-import traceback
-from collections.abc import AsyncIterator
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-ROOT = Path(__file__).parents[1]
-BEAT_S = 0.002
-SHOW_S = 0.015
-"""A beat later than this is put down with what the loop was doing."""
+from orpheus_plugin.turn import SAMPLE_RATE
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from tests.support.chromium import Page
 
 TALK = (
     "Tell me a long story.",
@@ -40,249 +35,116 @@ TALK = (
 )
 
 
-# ---- in the agent's process
+async def measure(seconds: float, interruptions: int, options: list[str]) -> dict[str, Any]:
+    from tests.pipecat.listening import connect, silence, watched_bot
+    from tests.support.chromium import browse
 
-
-class Watch:
-    """Notes events as lines of JSON, and how late the event loop runs a beat every 2 ms.
-
-    What other processes took of the cores is counted apart: on a busy machine it is most of it. So is the loop's own
-    work, in seconds of the processor: no other process changes that.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.file = path.open("a", buffering=1)
-        self.beat = time.monotonic()
-        self.shown = ""
-        self.main = threading.main_thread().ident or 0
-
-    def note(self, event: str, **facts: Any) -> None:
-        print(json.dumps({"event": event, "at": time.time(), **facts}), file=self.file)
-
-    async def run(self) -> None:
-        threading.Thread(target=self.look, daemon=True).start()
-        late: list[float] = []
-        own: list[float] = []
-        work: list[float] = []
-        cpu, began, waited = time.process_time(), time.monotonic(), queued_s()
-        while True:
-            due, worked = time.monotonic() + BEAT_S, time.thread_time()
-            await asyncio.sleep(BEAT_S)
-            self.beat, waited_before, waited = time.monotonic(), waited, queued_s()
-            late.append(self.beat - due)
-            own.append(late[-1] - (waited - waited_before))
-            work.append(time.thread_time() - worked)
-            if self.beat - began > 1.0:
-                used = (time.process_time() - cpu) / (self.beat - began)
-                self.note(
-                    "loop",
-                    worst_ms=1e3 * max(late),
-                    own_ms=1e3 * max(own),
-                    work_ms=1e3 * max(work),
-                    cpu=used,
-                    doing=self.shown,
-                )
-                cpu, began, self.shown = time.process_time(), self.beat, ""
-                late, own, work = [], [], []
-
-    def look(self) -> None:
-        """On a thread: what the loop does while a beat is overdue."""
-        while True:
-            time.sleep(0.004)
-            if time.monotonic() - self.beat > SHOW_S + BEAT_S:
-                frame: FrameType | None = sys._current_frames().get(self.main)
-                if frame is not None:
-                    self.shown = "".join(traceback.format_stack(frame)[-4:])
-
-
-def queued_s() -> float:
-    """How long this thread has been ready to run while other processes had the cores (Linux)."""
-    try:
-        with open("/proc/thread-self/schedstat", "rb") as file:
-            return int(file.read().split()[1]) / 1e9
-    except OSError:
-        return 0.0
-
-
-def serve(log: Path, port: int, model: str | None) -> None:
-    """The example as it is, watched."""
-    sys.path.insert(0, str(ROOT / "agent_examples"))
-    from pipecat.frames.frames import Frame, InterruptionFrame
-    from pipecat.processors.frame_processor import FrameDirection
-
-    from orpheus_plugin.pipecat import OrpheusTTS
-    from orpheus_plugin.turn import Turn, TurnStats
-
-    example: Any = importlib.import_module("bot")
-    watch = Watch(log)
-    process_frame, cancel = OrpheusTTS.process_frame, Turn.cancel
-    run_bot, make_tts = example.run_bot, example.make_tts
-
-    async def watched_frame(self: OrpheusTTS, frame: Frame, direction: FrameDirection) -> None:
-        if isinstance(frame, InterruptionFrame):
-            watch.note("interruption")
-        await process_frame(self, frame, direction)
-
-    async def watched_cancel(self: Turn) -> None:
-        await cancel(self)
-        watch.note("engine_free")
-
-    def watched_tts(args: argparse.Namespace) -> OrpheusTTS:
-        tts: OrpheusTTS = make_tts(args)
-
-        async def note(service: OrpheusTTS, context_id: str, stats: TurnStats) -> None:
-            watch.note(
-                "turn",
-                underruns=stats.underruns,
-                ttfa_s=stats.ttfa_s,
-                audio_s=stats.audio_s,
-                speed=stats.real_time_factor,
-            )
-
-        tts.add_event_handler("on_turn_stats", note)
-        return tts
-
-    async def watched_bot(*args: Any) -> None:
-        beating = asyncio.create_task(watch.run())
-        try:
-            await run_bot(*args)
-        finally:
-            beating.cancel()
-
-    OrpheusTTS.process_frame = watched_frame  # type: ignore[method-assign]
-    Turn.cancel = watched_cancel  # type: ignore[method-assign]
-    example.run_bot, example.make_tts = watched_bot, watched_tts
-    setattr(sys.modules["__main__"], "bot", example.bot)  # noqa: B010 - where the runner looks
-    sys.argv = [sys.argv[0], "--port", str(port), *(["--model", model] if model else [])]
-    sys.exit(example.main())
-
-
-# ---- the listener
-
-
-@contextlib.asynccontextmanager
-async def agent(model: str | None) -> AsyncIterator[tuple[str, Path]]:
-    import aiohttp
-
-    from tests.pipecat.conversations import end_servers
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     folder = Path(tempfile.mkdtemp(prefix="orpheus-pipecat-"))
-    log, output = folder / "events", folder / "output"
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.pipecat_loop",
-        "--serve",
-        str(log),
-        "--port",
-        str(port),
-    ]
-    with output.open("wb") as out:
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            *(["--model", model] if model else []),
-            stdout=out,
-            stderr=out,
-            cwd=ROOT,
-            env={**os.environ, "ORPHEUS_STATE_DIR": str(folder)},
-        )
-    url = f"http://localhost:{port}/"
-    try:
-        async with aiohttp.ClientSession() as session:
-            while process.returncode is None:
-                with contextlib.suppress(aiohttp.ClientError):
-                    async with session.get(url):
-                        break
-                await asyncio.sleep(0.2)
-        if process.returncode is not None:
-            raise RuntimeError(f"the agent did not start; see {output}")
-        yield url, log
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(process.wait(), 10)
-        if process.returncode is None:
-            process.kill()
-        end_servers(folder)
-
-
-def events(log: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in log.read_text("utf-8").splitlines()]
-
-
-async def measure(seconds: float, interruptions: int, model: str | None) -> dict[str, Any]:
-    from tests.pipecat.chromium import RECORD_RATE, browse
-    from tests.pipecat.hearing import empty_frames, last_audible_s, levels
-    from tests.pipecat.test_browser import connect, say, silence
-
-    async with agent(model) as (url, log), browse(url) as page:
+    figures: dict[str, Any] = {}
+    async with watched_bot(folder, *options) as url, browse(url) as page:
         await connect(page)
         await silence(page, 1.0, 60)
-        # A conversation.
-        start, began = await page.position(), time.time()
-        turn = holes = 0
-        while time.time() - began < seconds:
-            before = await page.position()
-            await say(page, TALK[turn % len(TALK)])
-            turn += 1
-            async with asyncio.timeout(60):
-                while True:
-                    heard = await page.heard(before)
-                    last = last_audible_s(heard, RECORD_RATE)
-                    if last and len(heard) / RECORD_RATE - last > 1.2:
-                        break
-                    await asyncio.sleep(0.3)
-            holes += empty_frames(heard, RECORD_RATE)
-        ended = time.time()
-        heard = await page.heard(start)
-        spoken = float((levels(heard, RECORD_RATE) > 0.004).mean()) * len(heard) / RECORD_RATE
-        beats = [e for e in events(log) if e["event"] == "loop" and began < e["at"] < ended]
-        talked = [e for e in events(log) if e["event"] == "turn" and began < e["at"] < ended]
-        worst = max(beats, key=lambda e: float(e["own_ms"]))
-        # Interruptions.
-        to_silence: list[float] = []
-        to_free: list[float] = []
-        for _ in range(interruptions):
-            before = await page.position()
-            await say(page, "Tell me a long story.")
-            async with asyncio.timeout(30):
-                while last_audible_s(await page.heard(before), RECORD_RATE) < 1.0:  # noqa: ASYNC110
-                    await asyncio.sleep(0.05)
-            asked = time.time()
-            await say(page, "Stop.")
-            await asyncio.sleep(1.2)
-            noted = [e for e in events(log) if e["at"] > asked - 0.05]
-            frame = min(e["at"] for e in noted if e["event"] == "interruption")
-            heard = await page.heard(before)
-            silent = await page.heard_at(
-                before + int(last_audible_s(heard, RECORD_RATE) * RECORD_RATE)
-            )
-            to_silence.append(1e3 * (silent - frame))
-            to_free += [1e3 * (e["at"] - frame) for e in noted if e["event"] == "engine_free"][-1:]
+        if seconds:
+            figures |= await converse(page, folder, seconds)
+        if interruptions:
+            figures |= await interrupt(page, folder, interruptions)
+    return {**figures, "load": os.getloadavg()}
+
+
+async def converse(page: Page, folder: Path, seconds: float) -> dict[str, Any]:
+    """Turn by turn, each to its end."""
+    from tests.pipecat.hearing import empty_frames, holes, levels
+    from tests.pipecat.listening import Record, say, silence
+    from tests.support.chromium import AUDIBLE, RECORD_RATE
+
+    replies = len(Record.read(folder).replies())
+    counted = await page.receiver()
+    heard: list[npt.NDArray[np.int16]] = []
+    began = time.time()
+    while time.time() - began < seconds:
+        before = await page.position()
+        await say(page, TALK[len(heard) % len(TALK)])
+        await silence(page, 1.2, 60, before)
+        heard.append(await page.heard(before))
+    ended = time.time()
+    counts = {name: n - counted.get(name, 0) for name, n in (await page.receiver()).items()}
+    await asyncio.sleep(1.1)  # the agent writes down what its loop did once a second
+    record = Record.read(folder)
+    made = record.replies()[replies:]
+    missing = [
+        hole
+        for there, here in zip(made, heard, strict=True)
+        for hole in holes(here, RECORD_RATE, there, SAMPLE_RATE)
+    ]
+    spoken = sum(float((levels(sound, RECORD_RATE) > AUDIBLE).sum()) / 100 for sound in heard)
+    beats, turns = record.between("loop", began, ended), record.between("turn", began, ended)
+    worst = max(beats, key=lambda e: float(e["own_ms"]))
     return {
         "conversation_s": ended - began,
-        "turns": turn,
-        "underruns": sum(t["underruns"] for t in talked),
-        "real_time_factor_p50": quantile([t["speed"] for t in talked if t["speed"]], 0.5),
+        "turns": len(heard),
+        "underruns": sum(t["underruns"] for t in turns),
+        "real_time_factor_p50": quantile([t["speed"] for t in turns if t["speed"]], 0.5),
         "engine_first_audio_p50_ms": quantile(
-            [1e3 * t["ttfa_s"] for t in talked if t["ttfa_s"]], 0.5
+            [1e3 * t["ttfa_s"] for t in turns if t["ttfa_s"]], 0.5
         ),
+        "speech_made_s": sum(len(there) for there in made) / SAMPLE_RATE,
         "speech_heard_s": spoken,
-        "empty_20ms_frames": holes,
+        "empty_20ms_frames": sum(int(hole / 0.02 + 0.01) for hole in missing),
+        "holes_of_10ms_and_more": len(missing),
+        "holes_s": sum(missing),
+        "empty_20ms_frames_with_pauses_of_the_voice": sum(
+            empty_frames(sound, RECORD_RATE) for sound in heard
+        ),
+        "concealed_ms": 1e3 * counts["concealedSamples"] / RECORD_RATE,
         "loop_blocked_worst_ms": worst["own_ms"],
         "loop_blocked_worst_of_a_second_p50_ms": quantile([b["own_ms"] for b in beats], 0.5),
         "loop_blocked_worst_doing": worst["doing"],
         "loop_work_between_beats_worst_ms": max(b["work_ms"] for b in beats),
         "loop_late_worst_ms_with_other_processes": max(b["worst_ms"] for b in beats),
         "agent_cpu": quantile([b["cpu"] for b in beats], 0.5),
+    }
+
+
+async def interrupt(page: Page, folder: Path, times: int) -> dict[str, Any]:
+    """A second into a story, again and again: when is it silent, from the frame on, and on the way to the listener."""
+    from tests.pipecat.hearing import last_audible_s, levels
+    from tests.pipecat.listening import Record, say, speech
+    from tests.support.chromium import AUDIBLE, RECORD_RATE
+
+    asked: list[float] = []
+    silent: list[float] = []
+    counted = await page.receiver()
+    for _ in range(times):
+        before = await page.position()
+        await say(page, "Tell me a long story.")
+        await speech(page, 1.0, 30, before)
+        asked.append(time.time())
+        await say(page, "Stop.")
+        await asyncio.sleep(0.7)
+        last_s = last_audible_s(await page.heard(before), RECORD_RATE)
+        silent.append(await page.heard_at(before + int(last_s * RECORD_RATE) - 1))
+    counts = {name: n - counted.get(name, 0) for name, n in (await page.receiver()).items()}
+    await asyncio.sleep(1.1)
+    record = Record.read(folder)
+    loud = levels(record.sent.reshape(-1), SAMPLE_RATE) > AUDIBLE
+    to_sent: list[float] = []
+    to_silence: list[float] = []
+    to_free: list[float] = []
+    for begin, end, at in zip(asked, [*asked[1:], float("inf")], silent, strict=True):
+        frame = record.between("interruption", begin - 0.05, end)[0]["at"]
+        sent = record.sent_at[loud & (record.sent_at < frame + 1)]
+        to_sent.append(1e3 * (float(sent[-1]) - frame))
+        to_silence.append(1e3 * (at - frame))
+        freed = [e["at"] for e in record.between("engine_free", frame, frame + 1)]
+        to_free += [1e3 * (at - frame) for at in freed[:1]]
+    emitted = counts["jitterBufferEmittedCount"]
+    return {
         "interruptions": len(to_silence),
         "silent_after_ms": spread(to_silence),
+        "last_sound_sent_after_ms": spread(to_sent),
+        "browser_jitter_buffer_ms": 1e3 * counts["jitterBufferDelay"] / emitted,
+        "browser_jitter_buffer_wanted_ms": 1e3 * counts["jitterBufferTargetDelay"] / emitted,
         "engine_free_after_ms": spread(to_free),
-        "load": os.getloadavg(),
     }
 
 
@@ -305,20 +167,16 @@ def main() -> None:
     )
     parser.add_argument("--seconds", type=float, default=60.0, help="of conversation")
     parser.add_argument("--interruptions", type=int, default=50)
-    parser.add_argument("--model")
-    parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.serve is not None:
-        serve(args.serve, args.port, args.model)
-        return
+    parser.add_argument("--no-save", action="store_true", help="only print")
+    args, options = parser.parse_known_args()
     from benchmarks.report import save
 
-    figures = asyncio.run(measure(args.seconds, args.interruptions, args.model))
+    figures = asyncio.run(measure(args.seconds, args.interruptions, options))
     for name, value in figures.items():
-        print(f"{name:38} {value}")
-    figures.pop("loop_blocked_worst_doing")  # for who looks at it now
-    save("pipecat_loop", figures)
+        print(f"{name:42} {value}")
+    figures.pop("loop_blocked_worst_doing", None)  # for who looks at it now
+    if not args.no_save:
+        save("pipecat_loop", figures)
 
 
 if __name__ == "__main__":

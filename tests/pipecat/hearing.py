@@ -13,8 +13,16 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-AUDIBLE = 0.004
-"""-48 dBFS over 10 ms: below speech, above what a codec makes of silence."""
+from tests.support.chromium import AUDIBLE
+
+DEAD = 1e-5
+"""Less than half a step of 16 bits."""
+
+STEP_ASIDE = 0.1
+"""What it costs to lay two steps of one sound beside one of the other, in decades of level."""
+
+MOST_APART = 0.5
+"""Decades of level that two steps can be apart at most: a hole is then not worth a detour to the next pause."""
 
 UNDERSTOOD = 0.4
 """Share of words by which a text is recognised as what was said: babble of the same voice has next to none."""
@@ -31,12 +39,15 @@ def recogniser() -> Any:
 
 def recognise(samples: npt.NDArray[np.int16], rate: int) -> list[str]:
     """The words, small and without punctuation."""
-    from scipy.signal import resample_poly
-
-    sound = resample_poly(samples.astype(np.float32) / 32768, 16_000, rate).astype(np.float32)
-    segments, _ = recogniser().transcribe(sound, language="en", beam_size=5)
+    segments, _ = recogniser().transcribe(_at_16_khz(samples, rate), language="en", beam_size=5)
     text = " ".join(segment.text for segment in segments).lower()
     return re.findall(r"[a-z0-9']+", text)
+
+
+def _at_16_khz(samples: npt.NDArray[np.int16], rate: int) -> npt.NDArray[np.float32]:
+    from scipy.signal import resample_poly
+
+    return np.asarray(resample_poly(samples.astype(np.float32) / 32768, 16_000, rate), np.float32)
 
 
 def understood(text: str, samples: npt.NDArray[np.int16], rate: int) -> float:
@@ -67,15 +78,90 @@ def last_audible_s(samples: npt.NDArray[np.int16], rate: int) -> float:
 
 
 def empty_frames(samples: npt.NDArray[np.int16], rate: int) -> int:
-    """20 ms stretches of dead silence within speech: holes, where audio came too late.
-
-    Pauses between sentences do not count: they last longer than 0.2 s, and Opus makes dead silence of their noise.
-    """
+    """20 ms stretches of dead silence between the first and the last sound."""
     found = levels(samples, rate, 20)
     loud = np.flatnonzero(found > AUDIBLE)
-    if not loud.size:
-        return 0
-    dead = np.concatenate([[False], found[loud[0] : loud[-1] + 1] < 1e-5, [False]])
-    edges = np.flatnonzero(dead[1:] != dead[:-1])
-    lengths = edges[1::2] - edges[::2]
-    return int(lengths[lengths < 10].sum())
+    return int((found[loud[0] : loud[-1] + 1] < DEAD).sum()) if loud.size else 0
+
+
+def holes(
+    heard: npt.NDArray[np.int16], heard_rate: int, made: npt.NDArray[np.int16], made_rate: int
+) -> list[float]:
+    """The stretches, in seconds, that are dead silence as they were heard, but not as they were made.
+
+    The two are laid side by side first, sound on sound and pause on pause, in steps of 10 ms: so pauses of the voice are no
+    holes, and a player that stretches or shortens speech a little makes none. Both hold the same speech and no other.
+    """
+    ours, theirs = (
+        _speech(levels(samples, rate)) for samples, rate in ((heard, heard_rate), (made, made_rate))
+    )
+    if not ours.size or not theirs.size:
+        return []
+    beside = _side_by_side(np.log10(ours + 1e-3), np.log10(theirs + 1e-3))
+    found: list[float] = []
+    before = False
+    for level, there in zip(ours, beside, strict=True):
+        hole = bool(level < DEAD and theirs[there].max() > AUDIBLE)
+        if hole and before:
+            found[-1] += 0.01
+        elif hole:
+            found.append(0.01)
+        before = hole
+    return found
+
+
+def _speech(levels: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    loud = np.flatnonzero(levels > AUDIBLE)
+    return levels[loud[0] : loud[-1] + 1] if loud.size else levels[:0]
+
+
+def _side_by_side(
+    heard: npt.NDArray[np.float64], made: npt.NDArray[np.float64], band: int = 150
+) -> list[slice]:
+    """For each step of one sound the steps of the other it is beside: the cheapest monotonic way through both.
+
+    No more than `band` steps off the straight line, or off the other's length.
+    """
+    band += abs(len(heard) - len(made))
+    cost = np.full((len(heard) + 1, len(made) + 1), np.inf)
+    cost[0, 0] = 0.0
+    for i in range(1, len(heard) + 1):
+        middle = i * len(made) // len(heard)
+        low, high = max(1, middle - band), min(len(made), middle + band)
+        apart = np.minimum(np.abs(made[low - 1 : high] - heard[i - 1]), MOST_APART)
+        above = np.minimum(cost[i - 1, low - 1 : high], cost[i - 1, low : high + 1] + STEP_ASIDE)
+        left = np.inf
+        for j in range(high - low + 1):
+            left = min(above[j], left + STEP_ASIDE) + apart[j]
+            cost[i, low + j] = left
+    ways: list[list[int]] = [[] for _ in heard]
+    i, j = len(heard), len(made)
+    while i > 0 and j > 0:
+        ways[i - 1].append(j - 1)
+        steps = {
+            (i - 1, j - 1): cost[i - 1, j - 1],
+            (i - 1, j): cost[i - 1, j] + STEP_ASIDE,
+            (i, j - 1): cost[i, j - 1] + STEP_ASIDE,
+        }
+        i, j = min(steps, key=lambda at: steps[at])
+    return [slice(min(way, default=0), max(way, default=0) + 1) for way in ways]
+
+
+def word_starts(text: str, samples: npt.NDArray[np.int16], rate: int) -> list[float]:
+    """When each word of a text begins in sound that says all of it, in seconds, as the recogniser finds it there.
+
+    The recogniser is told the text and only looks for its place (at most 30 s), so it need not understand every word.
+    """
+    from faster_whisper.tokenizer import Tokenizer
+
+    model = recogniser()
+    features = model.feature_extractor(_at_16_khz(samples, rate))
+    frames = features.shape[-1]
+    padded = np.pad(features, ((0, 0), (0, max(0, 3000 - frames))))[:, :3000]
+    tokenizer = Tokenizer(model.hf_tokenizer, model.model.is_multilingual, "transcribe", "en")
+    [pieces] = model.find_alignment(
+        tokenizer, [tokenizer.encode(f" {text}")], model.encode(padded), min(frames, 3000)
+    )
+    starts = [float(piece["start"]) for piece in pieces if piece["word"].startswith(" ")]
+    assert len(starts) == len(text.split())
+    return starts

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import wave
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from pipecat.processors.aggregators.llm_response_universal import LLMContextAggr
 from pipecat.workers.runner import WorkerRunner
 
 from orpheus_plugin.engine import SpeechEngine
-from orpheus_plugin.pipecat import OrpheusTTS
+from orpheus_plugin.pipecat import OrpheusTTS, OrpheusTTSSettings
 from orpheus_plugin.pipecat.wav import WavTransport
 from tests.pipecat.conversations import reply
 from tests.pipecat.tones import WORD_S, ToneEngine
@@ -27,12 +28,20 @@ LONG = (
 )
 
 
-async def converse(engine: SpeechEngine, path: Path, *steps: list[Frame] | float) -> list[str]:
-    """Frames and waits, before a listener who hears in real time. Returns what the agent remembers having said."""
+async def converse(
+    engine: SpeechEngine,
+    path: Path,
+    *steps: list[Frame] | float | Callable[[], bool],
+    settings: OrpheusTTSSettings | None = None,
+) -> list[str]:
+    """Frames, seconds to wait, and what to wait for, before a listener who hears in real time.
+
+    Returns what the agent remembers having said.
+    """
     transport = WavTransport(path, realtime=True)
     context = LLMContext()
     user, assistant = LLMContextAggregatorPair(context)
-    tts = OrpheusTTS(engine=engine)
+    tts = OrpheusTTS(engine=engine, settings=settings)
     steps_of_pipeline = [transport.input(), user, tts, transport.output(), assistant]
     worker = PipelineWorker(Pipeline(steps_of_pipeline), cancel_on_idle_timeout=False)
     ready = asyncio.Event()
@@ -48,6 +57,9 @@ async def converse(engine: SpeechEngine, path: Path, *steps: list[Frame] | float
     for step in steps:
         if isinstance(step, float):
             await asyncio.sleep(step)
+        elif callable(step):
+            while not step():
+                await asyncio.sleep(0.005)
         else:
             await worker.queue_frames(step)
     await asyncio.sleep(0.1)

@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 
 from orpheus_plugin.engine import SpeechEngine
-from tests.pipecat.chromium import browse, find_chromium
+from tests.support.chromium import browse, find_chromium
 from tests.support.servers import RunningTestServer, serving
 
 needs_browser = pytest.mark.skipif(find_chromium() is None, reason="needs Chromium")

@@ -1,4 +1,4 @@
-"""Headless Chromium over its DevTools protocol: opens Pipecat's page, talks to the bot, records what is heard in the page."""
+"""Headless Chromium over its DevTools protocol: opens a page, types, records what comes over WebRTC and is heard."""
 
 from __future__ import annotations
 
@@ -18,17 +18,22 @@ import numpy as np
 import numpy.typing as npt
 
 RECORD_RATE = 48_000
+AUDIBLE = 0.004
+"""-48 dBFS: below speech, above what a codec makes of silence."""
 
 RECORDER = """
 (() => {
+  // Times are taken where the sound is rendered: the page's own thread may be busy.
   const worklet = `registerProcessor('tap', class extends AudioWorkletProcessor {
     process(inputs) {
       const data = inputs[0][0];
-      this.port.postMessage(data ? data.slice() : new Float32Array(128));
+      const block = data ? data.slice() : new Float32Array(128);
+      const power = block.reduce((sum, x) => sum + x * x, 0) / block.length;
+      this.port.postMessage([block, Date.now(), power > AUDIBLE * AUDIBLE]);
       return true;
     }
   })`;
-  const heard = window.__heard = {blocks: [], marks: [], began: null, sent: {}};
+  const heard = window.__heard = {blocks: [], at: [], began: null, loud: -1, sent: {}};
   const record = async (stream) => {
     if (heard.began !== null || !stream.getAudioTracks().length) return;
     heard.began = 0;
@@ -36,10 +41,11 @@ RECORDER = """
     await context.resume();
     await context.audioWorklet.addModule(URL.createObjectURL(new Blob([worklet], {type: 'text/javascript'})));
     const tap = new AudioWorkletNode(context, 'tap', {numberOfOutputs: 1});
-    tap.port.onmessage = (event) => {
-      if (!heard.began) heard.began = performance.now() - 128 / 48;
-      if (heard.blocks.length % 64 === 0) heard.marks.push([heard.blocks.length * 128, performance.now()]);
-      heard.blocks.push(event.data);
+    tap.port.onmessage = ({data: [block, at, audible]}) => {
+      if (!heard.began) heard.began = at;
+      if (audible) heard.loud = heard.blocks.length;
+      heard.blocks.push(block);
+      heard.at.push(at);
     };
     context.createMediaStreamSource(stream).connect(tap);
     tap.connect(context.destination);
@@ -57,11 +63,11 @@ RECORDER = """
   const send = RTCDataChannel.prototype.send;
   RTCDataChannel.prototype.send = function (data) {
     if (typeof data === 'string') for (const kind of ['send-text', 'client-ready'])
-      if (data.includes('"' + kind + '"')) heard.sent[kind] = performance.now();
+      if (data.includes('"' + kind + '"')) heard.sent[kind] = Date.now();
     return send.call(this, data);
   };
 })();
-""".replace("RATE", str(RECORD_RATE))
+""".replace("RATE", str(RECORD_RATE)).replace("AUDIBLE", str(AUDIBLE))
 
 TAKE = """
 (() => {
@@ -154,14 +160,26 @@ class Page:
         """How many samples have been received so far."""
         return int(await self.run("window.__heard.blocks.length")) * 128
 
+    async def audible(self, since: int = 0) -> tuple[float, float]:
+        """Seconds from a sample to the last audible one so far (0: none), and from that one to now."""
+        loud, now = await self.run("[window.__heard.loud, window.__heard.blocks.length]")
+        last = max(since, (int(loud) + 1) * 128)
+        return (last - since) / RECORD_RATE, (int(now) * 128 - last) / RECORD_RATE
+
     async def heard_at(self, sample: int) -> float:
-        """When a sample of `heard()` was received, in seconds of time.time()."""
-        mark, at = await self.run(
-            f"(() => {{ const m = window.__heard.marks.findLast(([n]) => n <= {sample});"
-            " return [m[0], performance.timeOrigin + m[1]]; })()"
+        """When a sample of `heard()` was rendered, in seconds of time.time()."""
+        block = sample // 128
+        at = await self.run(f"window.__heard.at[Math.min({block}, window.__heard.at.length - 1)]")
+        return float(at) / 1000 + (sample % 128) / RECORD_RATE
+
+    async def receiver(self) -> dict[str, float]:
+        """WebRTC's own counts of the audio received: concealed samples, the jitter buffer's delay and the like."""
+        found = await self.run(
+            "(async () => { for (const r of (await window.__peer.getStats()).values())"
+            " if (r.type === 'inbound-rtp' && r.kind === 'audio')"
+            " return Object.fromEntries(Object.entries(r).filter(([, v]) => typeof v === 'number')); })()"
         )
-        received: float = float(at) / 1000 + (sample - int(mark)) / RECORD_RATE
-        return received
+        return dict(found)
 
 
 @contextlib.asynccontextmanager
