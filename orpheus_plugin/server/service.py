@@ -13,6 +13,7 @@ from typing import Self
 
 from orpheus_plugin.engine import SpeechEngine
 from orpheus_plugin.errors import AtCapacity, EngineDied, OrpheusError
+from orpheus_plugin.server.lead import Lead
 from orpheus_plugin.server.metrics import Metrics
 from orpheus_plugin.turn import AudioChunk, SpeechOptions, Turn, TurnEnd, TurnEvent, TurnStats
 from orpheus_plugin.wire import MAX_MESSAGE_BYTES, ShuttingDown, TurnTimedOut
@@ -63,6 +64,7 @@ class SpeechService:
         self.engine = engine
         self.limits = limits or Limits()
         self.metrics = metrics or Metrics()
+        self.lead = Lead()
         self.max_text_chars = max_text_chars
         self.ready = False
         self.draining = asyncio.Event()
@@ -213,7 +215,7 @@ class ServedTurn:
     # ---- out
 
     async def __aiter__(self) -> AsyncIterator[TurnEvent]:
-        async for event in self._turn:
+        async for event in self._service.lead.pace(aiter(self._turn)):
             self.touch()
             if isinstance(event, AudioChunk):
                 self._note_audio(event)
