@@ -7,15 +7,18 @@ other, text coming as from a language model, and listens as a player would that 
 * time from the first text to the first audio, as the client sees it: median and 99th percentile;
 * underruns: times a player ran dry and audio still came later, and their length together; for one that plays from the first
   sample on, and for one that starts 100 ms later, as calls do, with their jitter buffers;
-* the server's own view: capacity, memory.
+* the server's own view: capacity, memory;
+* processor cores in use: by the server, by all clients together, and by whatever else runs on the machine.
 
 Levels go up until turns are refused, and then to twice the capacity: those that are admitted must stay free of underruns.
+`--busy N` has N processes spin beside, as other programs of the machine might: a server then admits fewer.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import statistics
@@ -23,6 +26,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +37,12 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from benchmarks.report import save  # noqa: E402
-from benchmarks.server_process import ServerProcess, server_process  # noqa: E402
+from benchmarks.server_process import (  # noqa: E402
+    ServerProcess,
+    cpu_s,
+    machine_cpu_s,
+    server_process,
+)
 from orpheus_plugin.client import RemoteEngine  # noqa: E402
 from orpheus_plugin.errors import AtCapacity  # noqa: E402
 from orpheus_plugin.turn import AudioChunk  # noqa: E402
@@ -139,8 +148,14 @@ def level(server: ServerProcess, clients: int, seconds: float) -> dict[str, Any]
         assert process.stdin is not None
         process.stdin.write("go\n")
         process.stdin.flush()
+    before = _used(server, processes)
     time.sleep(min(3.0, seconds / 2))
     capacity = health(server)["max_turns"]
+    time.sleep(seconds - min(3.0, seconds / 2) - 0.5)
+    cores = [
+        (now - then) / (seconds - 0.5)
+        for now, then in zip(_used(server, processes), before, strict=True)
+    ]
     turns: list[Heard] = []
     for process in processes:
         answer = process.communicate(timeout=seconds + 120)[0]
@@ -160,14 +175,32 @@ def level(server: ServerProcess, clients: int, seconds: float) -> dict[str, Any]
         "dry_ms": 1000 * sum(turn.dry_s for turn in spoken),
         "audio_s": sum(turn.audio_s for turn in spoken),
         "server_mb": server.rss_mb,
-        "machine_load": os.getloadavg()[0],
+        "cores": dict(zip(("server", "clients", "others"), cores, strict=True)),
     }
+
+
+def _used(server: ServerProcess, clients: list[subprocess.Popen[str]]) -> list[float]:
+    """Processor seconds so far: of the server, the clients, everything else."""
+    ours = [cpu_s(server.process.pid), sum(cpu_s(client.pid) for client in clients)]
+    return [*ours, machine_cpu_s() - sum(ours)]
 
 
 def health(server: ServerProcess) -> dict[str, Any]:
     with urllib.request.urlopen(f"{server.url}/healthz") as response:
         state: dict[str, Any] = json.load(response)
         return state
+
+
+@contextlib.contextmanager
+def spinning(count: int) -> Iterator[None]:
+    """So many processes that use a core each."""
+    spinners = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for spinner in spinners:
+            spinner.kill()
+            spinner.wait()
 
 
 def main() -> None:
@@ -177,6 +210,7 @@ def main() -> None:
     parser.add_argument("--max-turns", help="a fixed limit, in place of the measured one")
     parser.add_argument("--seconds", type=float, default=20.0, help="per level (default: 20)")
     parser.add_argument("--levels", type=int, nargs="*", help="default: 1, 2, 4 ... up to refusal")
+    parser.add_argument("--busy", type=int, default=0, metavar="N", help="spin beside")
     parser.add_argument("--client", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.client:
@@ -186,10 +220,11 @@ def main() -> None:
     if args.max_turns:
         options += ["--max-turns", args.max_turns]
     rows: list[dict[str, Any]] = []
-    with server_process(*options) as server:
+    with spinning(args.busy), server_process(*options) as server:
         print(f"capacity measured at warm-up: {health(server)['max_turns']}")
         print(
             "clients  capacity  admitted  refused  TTFA p50  p99 ms  underruns  dry ms  with 100 ms  server MB"
+            "  cores: server  clients  others"
         )
         clients = 1
         for clients in args.levels or (2**n for n in range(8)):
@@ -200,14 +235,16 @@ def main() -> None:
         if not args.levels:
             rows.append(level(server, 2 * clients, args.seconds))
             show(rows[-1])
-    save("load", {"model": args.model, "seconds_per_level": args.seconds, "levels": rows})
+    figures = {"model": args.model, "seconds_per_level": args.seconds, "levels": rows}
+    save("load" if not args.busy else f"load_busy_{args.busy}", figures)
 
 
 def show(row: dict[str, Any]) -> None:
     print(
         f"{row['clients']:7}  {row['capacity'][0]:8}  {row['admitted']:8}  {row['refused']:7}"
         f"  {row['ttfa_p50_ms']:8.0f}  {row['ttfa_p99_ms']:6.0f}  {row['underruns']:9}"
-        f"  {row['dry_ms']:6.0f}  {row['underruns_with_100_ms']:11}  {row['server_mb']:9.0f}",
+        f"  {row['dry_ms']:6.0f}  {row['underruns_with_100_ms']:11}  {row['server_mb']:9.0f}"
+        f"  {row['cores']['server']:13.2f}  {row['cores']['clients']:7.2f}  {row['cores']['others']:6.2f}",
         flush=True,
     )
 

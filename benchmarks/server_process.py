@@ -40,6 +40,24 @@ class ServerProcess:
         return len(list(Path(f"/proc/{self.process.pid}/task").iterdir()))
 
 
+def cpu_s(pid: int) -> float:
+    """Processor seconds that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def machine_cpu_s() -> float:
+    """Processor seconds that everything on this machine has used."""
+    names = ["user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal"]
+    first = Path("/proc/stat").read_text("utf-8").partition("\n")[0].split()[1:9]
+    used = sum(
+        int(ticks)
+        for name, ticks in zip(names, first, strict=True)
+        if name not in ("idle", "iowait")
+    )
+    return used / os.sysconf("SC_CLK_TCK")
+
+
 @contextlib.contextmanager
 def server_process(*arguments: str) -> Iterator[ServerProcess]:
     """`orpheus-tts serve ARGUMENTS` on a free port, ready to speak."""
@@ -74,4 +92,4 @@ def server_process(*arguments: str) -> Iterator[ServerProcess]:
                 process.wait()
 
 
-__all__ = ["ServerProcess", "server_process"]
+__all__ = ["ServerProcess", "cpu_s", "machine_cpu_s", "server_process"]
