@@ -38,6 +38,15 @@ class Recorder(io.AudioOutput):
     def pcm(self) -> bytes:
         return b"".join(bytes(frame.data) for frame in self.frames)
 
+    @property
+    def words(self) -> list[TimedString]:
+        """As they came with the frames, with the times their TTS gave them."""
+        return [
+            word
+            for frame in self.frames
+            for word in frame.userdata.get(USERDATA_TIMED_TRANSCRIPT, [])
+        ]
+
     async def plays(self, seconds: float) -> None:
         """Until so much has been heard."""
         async with asyncio.timeout(60):
