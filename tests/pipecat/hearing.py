@@ -15,8 +15,11 @@ import pytest
 
 from tests.support.chromium import AUDIBLE
 
-DEAD = 1e-5
+EMPTY = 1e-5
 """Less than half a step of 16 bits."""
+
+DEAD = 2e-4
+"""-74 dBFS: what a codec may leave of nothing at all beside speech."""
 
 STEP_ASIDE = 0.1
 """What it costs to lay two steps of one sound beside one of the other, in decades of level."""
@@ -78,10 +81,10 @@ def last_audible_s(samples: npt.NDArray[np.int16], rate: int) -> float:
 
 
 def empty_frames(samples: npt.NDArray[np.int16], rate: int) -> int:
-    """20 ms stretches of dead silence between the first and the last sound."""
+    """20 ms stretches of nothing at all between the first and the last sound."""
     found = levels(samples, rate, 20)
     loud = np.flatnonzero(found > AUDIBLE)
-    return int((found[loud[0] : loud[-1] + 1] < DEAD).sum()) if loud.size else 0
+    return int((found[loud[0] : loud[-1] + 1] < EMPTY).sum()) if loud.size else 0
 
 
 def holes(
@@ -108,6 +111,13 @@ def holes(
             found.append(0.01)
         before = hole
     return found
+
+
+def without_silence(samples: npt.NDArray[np.int16], rate: int) -> npt.NDArray[np.int16]:
+    """What is left when every 10 ms of dead silence are cut out."""
+    size = rate // 100
+    kept = levels(samples, rate) >= DEAD
+    return samples[: len(kept) * size].reshape(-1, size)[kept].reshape(-1)
 
 
 def _speech(levels: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 
 from orpheus_plugin.turn import SAMPLE_RATE
-from tests.pipecat.hearing import AUDIBLE, UNDERSTOOD, holes, last_audible_s, levels, understood
+from tests.pipecat.hearing import (
+    AUDIBLE,
+    UNDERSTOOD,
+    holes,
+    last_audible_s,
+    levels,
+    understood,
+    without_silence,
+)
 from tests.pipecat.listening import Record, connect, say, silence, speech, watched_bot
 from tests.support.chromium import RECORD_RATE, browse, find_chromium
 
@@ -21,24 +29,25 @@ STRICT = bool(os.environ.get("ORPHEUS_STRICT_TIMING"))
 pytestmark = pytest.mark.skipif(find_chromium() is None, reason="Chromium is not installed")
 
 
-@pytest.mark.usefixtures("real_time")
 async def test_the_page_is_greeted_and_an_interruption_silences_the_agent(tmp_path: Path) -> None:
     async with watched_bot(tmp_path) as url, browse(url) as page:
         await connect(page)
-        await silence(page, 1.5, 60)
+        await silence(page, 3.0, 120)
         greeting, concealed = await page.heard(), (await page.receiver())["concealedSamples"]
         greeted = Record.read(tmp_path)
 
         before = await page.position()
         await say(page, "Tell me a long story.")
-        await speech(page, 1.5, 30, before)
+        await speech(page, 1.5, 60, before)
         await say(page, "Stop.")
         await asyncio.sleep(2.5)
-        heard = await page.heard()
+        heard, made_up = await page.heard(), (await page.receiver())["concealedSamples"]
         sent_s = await page.run("(window.__heard.sent['send-text'] - window.__heard.began) / 1000")
         record = Record.read(tmp_path)
 
-    assert understood(GREETING, greeting, RECORD_RATE) >= UNDERSTOOD
+    # Gaps of a machine that cannot keep up are no matter of the words.
+    words = without_silence(greeting, RECORD_RATE)
+    assert understood(GREETING, words, RECORD_RATE) >= UNDERSTOOD
     # Nothing gets lost on its way from the agent to the page, but for what the browser itself says it had to make up.
     [made] = greeted.replies()
     lost_s = sum(holes(greeting, RECORD_RATE, greeted.sent.reshape(-1), SAMPLE_RATE))
@@ -46,7 +55,7 @@ async def test_the_page_is_greeted_and_an_interruption_silences_the_agent(tmp_pa
     late = holes(greeting, RECORD_RATE, made, SAMPLE_RATE)
     print(f"\n{1e3 * sum(late):.0f} ms of the greeting's speech were silent in the browser")
 
-    # The transport sends no more than it was just writing, and the page plays no more than was sent.
+    # The transport sends no more than it was just writing, and the page plays no more than was sent and it made up.
     [*_, stopped] = record.between("transport silenced")
     story = record.sent[record.sent_at > stopped["at"]]
     assert (levels(story.reshape(-1), SAMPLE_RATE) > AUDIBLE).sum() <= 4
@@ -54,7 +63,7 @@ async def test_the_page_is_greeted_and_an_interruption_silences_the_agent(tmp_pa
         float((levels(sound, rate) > AUDIBLE).sum()) / 100
         for sound, rate in ((heard, RECORD_RATE), (record.sent.reshape(-1), SAMPLE_RATE))
     ]
-    assert audible[0] <= 1.05 * audible[1] + 0.1
+    assert audible[0] <= 1.05 * audible[1] + made_up / RECORD_RATE + 0.1
     silent_after_s = last_audible_s(heard[int(sent_s * RECORD_RATE) :], RECORD_RATE)
     print(f"silent in the browser {1e3 * silent_after_s:.0f} ms after the interruption was sent")
     if STRICT:

@@ -118,6 +118,27 @@ async def test_it_holds_the_words_heard_after_a_pause_in_the_reply(tmp_path: Pat
     assert len(said.split()) == pytest.approx(begun(path), abs=1)
 
 
+async def test_it_holds_the_words_heard_behind_a_notice_that_outlived_an_interruption(
+    tmp_path: Path,
+) -> None:
+    """The reply between the two was dropped: what follows is heard right behind the notice."""
+    path = tmp_path / "heard.wav"
+    notice = TTSSpeakFrame("This call is being recorded.")
+    notice.interruptible = False
+    remembered = await converse(
+        ToneEngine(speed=20),
+        path,
+        [notice, *reply(LONG)],
+        0.4,
+        [InterruptionFrame(), *reply(LONG)],
+        2.2,
+        [InterruptionFrame()],
+    )
+    words = " ".join(remembered).split()
+    assert words == f"{notice.text} {LONG}".split()[: len(words)]
+    assert len(words) == pytest.approx(begun(path), abs=1)
+
+
 async def test_a_reply_that_was_not_interrupted_is_remembered_whole(tmp_path: Path) -> None:
     [said] = await converse(
         ToneEngine(speed=20), tmp_path / "heard.wav", reply("Hello there. I am fine.")
