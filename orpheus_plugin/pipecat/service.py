@@ -169,6 +169,7 @@ class OrpheusTTS(TTSService):
         self.add_text_transformer(self._only_speakable)
         self._speeches: dict[str, Speech] = {}
         self._background: set[asyncio.Task[None]] = set()
+        self._recovery: asyncio.Task[None] | None = None
         self._cushion = Cushion()
         self._playing = Playing()
         self._open_contexts: list[str] = []  # of the reply being written, and of a notice within it
@@ -217,14 +218,14 @@ class OrpheusTTS(TTSService):
         try:
             await asyncio.wait_for(self._engine.start(), READY_TIMEOUT_S)
         except TimeoutError:
-            self._in_background(self._become_usable())
+            self._recovery = self._in_background(self._become_usable())
             raise EngineDied(
                 f"the speech engine was not ready after {READY_TIMEOUT_S:.0f} s and is still loading; call"
                 " `await OrpheusTTS.warm()` once before the first pipeline is started"
             ) from None
         except OrpheusError as error:
             if error.retryable:
-                self._in_background(self._become_usable())
+                self._recovery = self._in_background(self._become_usable())
             raise
         await self._know_the_engine()
 
@@ -262,6 +263,8 @@ class OrpheusTTS(TTSService):
         await super().cancel(frame)
 
     async def cleanup(self) -> None:
+        if self._recovery is not None:
+            await self.cancel_task(self._recovery)
         await self._drop_all()
         if self._background:
             _, late = await asyncio.wait(self._background, timeout=2.0)
@@ -310,21 +313,23 @@ class OrpheusTTS(TTSService):
     async def run_tts(self, text: str, context_id: str) -> AsyncGenerator[Frame | None, None]:
         """Hand a sentence (or, in token mode, a piece of one) over to the context's turn."""
         try:
-            self._say(text, context_id)
+            taken = self._say(text, context_id)
         except Exception as error:
             # Nothing may leave here: it would take the end of the reply with it.
             yield self._failure(error, context_id)
         else:
-            await self.start_tts_usage_metrics(text)
+            if taken:
+                await self.start_tts_usage_metrics(text)
             yield None
 
-    def _say(self, text: str, context_id: str) -> None:
+    def _say(self, text: str, context_id: str) -> bool:
+        """Whether it will be said: the rest of a refused reply is not."""
         speech = self._speeches.get(context_id)
         if speech is None:
             speech = self._speeches[context_id] = Speech(context_id)
             speech.task = self.create_task(self._drain(speech), f"orpheus::{context_id}")
         if speech.refused:
-            return
+            return False
         if not self._takes_tokens and not text[-1:].isspace():
             text += " "  # sentences come without the space between them
         turn = speech.turn
@@ -345,6 +350,7 @@ class OrpheusTTS(TTSService):
         speech.held_chars += len(text)
         if not self._takes_tokens:
             speech.flush_in_time()
+        return True
 
     async def flush_audio(self, context_id: str | None = None) -> None:
         """The reply is complete: speak the rest of it and close its context."""
@@ -484,10 +490,11 @@ class OrpheusTTS(TTSService):
         for context_id in list(self._speeches):
             await self._drop(context_id)
 
-    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self.create_task(work, "orpheus::background")
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+        return task
 
     # ---- settings
 
