@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,10 @@ class Server:
         await runner.setup()
         site = self._site(runner)
         try:
-            await site.start()
+            if self._uds is not None:
+                await _free(self._uds)
+            with _for_this_user_alone():
+                await site.start()
         except OSError as error:
             await runner.cleanup()
             raise InvalidOptions(
@@ -170,7 +174,6 @@ class Server:
 
     def _url(self, runner: web.AppRunner) -> str:
         if self._uds is not None:
-            self._uds.chmod(0o600)
             return f"unix://{self._uds.absolute()}"
         host, port, *_ = runner.addresses[0]
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -184,6 +187,26 @@ class Server:
                 logger.info("nobody was connected for %.0f s", idle)
                 self.stop()
                 return
+
+
+async def _free(path: Path) -> None:
+    """Raises OSError where a server listens at this path already; asyncio would take it from that server."""
+    try:
+        _, writer = await asyncio.open_unix_connection(str(path))
+    except OSError:
+        return
+    writer.close()
+    raise OSError(errno.EADDRINUSE, "another server listens there")
+
+
+@contextlib.contextmanager
+def _for_this_user_alone() -> Iterator[None]:
+    """What is made here, a Unix socket, nobody else may open; not even for the moment a chmod would come later."""
+    before = os.umask(0o177)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 async def _drop_the_silent(runner: web.AppRunner) -> None:

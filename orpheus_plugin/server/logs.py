@@ -1,4 +1,4 @@
-"""One line per event: time, level, logger, message, then `key=value` with JSON values. No input can break a line."""
+"""One line per event: time, level, logger, message, then `key=value` with JSON values. No input can forge a line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 
 class LineFormatter(logging.Formatter):
-    """Escapes control characters wherever they come from; only a traceback of ours spans lines."""
+    """Escapes control characters wherever they come from. Only a traceback spans lines, each of them marked as its own:
+    the text of an exception may be a client's."""
 
     def format(self, record: logging.LogRecord) -> str:
         parts = [
@@ -26,7 +27,8 @@ class LineFormatter(logging.Formatter):
             if key not in _STANDARD
         ]
         if record.exc_info:
-            parts.append("\n" + self.formatException(record.exc_info))
+            trace = self.formatException(record.exc_info).splitlines()
+            parts.append("".join(f"\n  | {_escape(line)}" for line in trace))
         return " ".join(parts)
 
 

@@ -117,6 +117,17 @@ async def test_a_full_disk_costs_the_log_and_nothing_else(
             session.get("http://localhost/readyz") as response,
         ):
             assert response.status == 200
+        second = await asyncio.to_thread(
+            subprocess.run,
+            [*SERVE, "--model", "mini", "--uds", str(socket)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env={**os.environ, "ORPHEUS_STATE_DIR": str(tmp_path / "second")},
+        )
+        assert second.returncode == 2
+        assert "another server listens there" in second.stderr
+        assert await speak(engine, "Hello again.") > 0.1
         process.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(process.wait, 20) == 0
         assert "Traceback" not in (tmp_path / "stderr").read_text()

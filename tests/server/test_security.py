@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 
 import aiohttp
 import pytest
@@ -147,25 +148,13 @@ def test_no_input_breaks_a_log_line() -> None:
     assert "\x1b" not in line
 
 
-async def test_metrics_tell_what_happened(server: RunningTestServer) -> None:
-    pytest.importorskip("prometheus_client")
-    async with aiohttp.ClientSession() as session:
-        body = {"input": "Hello there.", "response_format": "pcm"}
-        async with session.post(f"{server.url}/v1/audio/speech", json=body) as response:
-            await response.read()
-        async with session.post(
-            f"{server.url}/v1/audio/speech", json={**body, "voice": "x"}
-        ) as response:
-            assert response.status == 400
-        async with session.get(f"{server.url}/metrics") as response:
-            text = await response.text()
-    for line in (
-        'orpheus_turns_total{outcome="done",protocol="openai"} 1.0',
-        'orpheus_ttfa_seconds_count{protocol="openai"} 1.0',
-        "orpheus_ready 1.0",
-        "orpheus_capacity 8.0",
-        "orpheus_engine_restarts_total 0.0",
-    ):
-        assert line in text.splitlines(), line
-    for name in ("underruns", "tokens", "audio_seconds", "retries", "refused", "connections"):
-        assert f"orpheus_{name}" in text
+def test_the_text_of_an_exception_forges_no_log_line() -> None:
+    try:
+        raise ValueError("a\n2026-01-01T00:00:00+0000 INFO forged\r\x1b[31m")
+    except ValueError:
+        record = logging.LogRecord("x", logging.ERROR, "f", 1, "failed", (), sys.exc_info())
+    first, *others = LineFormatter().format(record).splitlines()
+    assert "failed" in first
+    assert any("forged" in line for line in others)
+    assert all(line.startswith("  | ") for line in others)
+    assert not any("\x1b" in line for line in others)
