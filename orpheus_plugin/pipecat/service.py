@@ -39,6 +39,7 @@ from pipecat.utils.text.transforms.text_transform import TextTransform
 from pipecat.utils.tracing.service_decorators import traced_tts
 from pipecat.utils.types import NOT_GIVEN, is_given
 
+from orpheus_plugin.cushion import Cushion
 from orpheus_plugin.engine import SpeechEngine
 from orpheus_plugin.errors import (
     AtCapacity,
@@ -47,7 +48,6 @@ from orpheus_plugin.errors import (
     TextTooLong,
     TurnClosed,
 )
-from orpheus_plugin.pipecat.cushion import Cushion
 from orpheus_plugin.pipecat.engines import choose_engine
 from orpheus_plugin.pipecat.settings import (
     OPTIONS,

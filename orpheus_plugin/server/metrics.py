@@ -117,7 +117,7 @@ class _Gauges:
             ("orpheus_engine_turns", "Turns the engine speaks now", health.active_turns),
             ("orpheus_capacity", "Turns it takes at once", health.max_turns),
             ("orpheus_connections", "Clients connected", service.connections),
-            ("orpheus_lead_seconds", "Audio a turn begins with", service.lead.size_s),
+            ("orpheus_cushion_seconds", "Audio a turn begins with", service.cushion.size_s),
         )
         for name, text, value in (*gauges, *_load(service)):
             yield GaugeMetricFamily(name, text, value=float(value))

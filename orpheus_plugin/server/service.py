@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from orpheus_plugin.cushion import Cushion
 from orpheus_plugin.engine import SpeechEngine
 from orpheus_plugin.errors import AtCapacity, EngineDied, OrpheusError
-from orpheus_plugin.server.lead import Lead
 from orpheus_plugin.server.metrics import Metrics
 from orpheus_plugin.turn import AudioChunk, SpeechOptions, Turn, TurnEnd, TurnEvent, TurnStats
 from orpheus_plugin.wire import MAX_MESSAGE_BYTES, ShuttingDown, TurnTimedOut
@@ -64,7 +64,7 @@ class SpeechService:
         self.engine = engine
         self.limits = limits or Limits()
         self.metrics = metrics or Metrics()
-        self.lead = Lead()
+        self.cushion = Cushion(first_s=0.05, grain_s=0.03, most_s=0.3)
         self.max_text_chars = max_text_chars
         self.ready = False
         self.draining = asyncio.Event()
@@ -215,14 +215,15 @@ class ServedTurn:
     # ---- out
 
     async def __aiter__(self) -> AsyncIterator[TurnEvent]:
-        async for event in self._service.lead.pace(aiter(self._turn)):
-            self.touch()
-            if isinstance(event, AudioChunk):
-                self._note_audio(event)
-            elif isinstance(event, TurnEnd):
-                self.stats = event.stats
-                self._outcome = event.reason
-            yield event
+        async with contextlib.aclosing(self._service.cushion.pace(aiter(self._turn))) as events:
+            async for event in events:
+                self.touch()
+                if isinstance(event, AudioChunk):
+                    self._note_audio(event)
+                elif isinstance(event, TurnEnd):
+                    self.stats = event.stats
+                    self._outcome = event.reason
+                yield event
 
     def _note_audio(self, chunk: AudioChunk) -> None:
         if self.ttfa_s is None and self._first_text_at is not None:

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
+from orpheus_plugin.cushion import AGAIN_S, REMEMBERED, Cushion
 from orpheus_plugin.errors import EngineDied
-from orpheus_plugin.pipecat.cushion import AGAIN_S, FIRST_S, GRAIN_S, MOST_S, Cushion
 from orpheus_plugin.turn import SAMPLE_RATE, AudioChunk, TurnEnd, TurnEvent, Word
 from tests.support.virtual_time import run_in_virtual_time
 
@@ -68,10 +68,10 @@ def test_a_hiccup_at_the_beginning_is_not_heard() -> None:
 def test_what_the_last_replies_needed_is_held_back_and_no_more() -> None:
     cushion = Cushion()
     listen(cushion, [0.3, *[0.01] * 20])  # an engine ten times as fast as speech
-    assert cushion.size_s == pytest.approx(GRAIN_S + 0.01)
+    assert cushion.size_s == pytest.approx(cushion.grain_s + 0.01)
     listen(cushion, SLOW_START)
     assert cushion.size_s > 0.15
-    for _ in range(4):
+    for _ in range(REMEMBERED):
         listen(cushion, [0.3, *[0.01] * 20])
     assert cushion.size_s < 0.1
 
@@ -97,7 +97,7 @@ def test_an_engine_slower_than_speech_is_not_waited_for_beyond_reason() -> None:
     cushion = Cushion()
     for _ in range(3):
         silences, _ = listen(cushion, [0.2] * 30)
-        assert cushion.size_s <= MOST_S
+        assert cushion.size_s <= cushion.most_s
     # Gaps that are worth one, instead of one before every chunk.
     assert all(gap >= AGAIN_S - 1e-6 for gap in silences)
 
@@ -115,7 +115,7 @@ def test_a_short_answer_is_not_held_back_for_longer_than_its_cushion() -> None:
             break
         return asyncio.get_running_loop().time()
 
-    assert run_in_virtual_time(first()) == pytest.approx(FIRST_S + GRAIN_S)
+    assert run_in_virtual_time(first()) == pytest.approx(Cushion().size_s)
 
 
 def test_a_late_text_teaches_nothing() -> None:

@@ -1,6 +1,6 @@
 """Holds back the beginning of speech where the engine is barely faster than its listener, so that it does not stutter.
 
-A transport plays audio the moment it comes. An engine with speed to spare is always ahead of that; one that makes 1.2
+Players and transports play audio the moment it comes. An engine with speed to spare is always ahead of that; one that makes 1.2
 seconds of audio a second is behind it at every hiccup, most of all in a reply's first second. So a reply begins when
 some audio is there, as much as the last replies needed: next to nothing on a GPU.
 """
@@ -13,39 +13,40 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
 from orpheus_plugin.turn import AudioChunk, TurnEvent
 
-FIRST_S = 0.2
-"""Needed as far as is known before the first reply. It is counted in audio: a fast engine has it in no time."""
-
-MOST_S = 0.5
-"""Beyond it waiting is worse than stuttering."""
-
-GRAIN_S = 0.06
-"""On top of what was needed: transports play whole chunks, of 40 ms by default, and send them every 10 or 20 ms."""
-
 AGAIN_S = 0.1
 """Held back after running dry within a sentence: one gap instead of many."""
 
-REMEMBERED = 4
+REMEMBERED = 8
 """Replies whose needs count."""
 
 
 class Cushion:
-    """What the replies of one service needed, and so what the next one begins with."""
+    """What the replies of one service needed, and so what the next one begins with.
 
-    def __init__(self) -> None:
+    Costs a few microseconds an event. For one event loop.
+
+    Args:
+        first_s: needed as far as is known before the first reply. It is counted in audio: a fast engine has it in no
+            time.
+        grain_s: on top of what was needed, because the player takes audio in pieces.
+        most_s: beyond it waiting is worse than stuttering.
+    """
+
+    def __init__(self, *, first_s: float = 0.2, grain_s: float = 0.06, most_s: float = 0.5) -> None:
+        self.first_s, self.grain_s, self.most_s = first_s, grain_s, most_s
         self._needs: deque[float] = deque(maxlen=REMEMBERED)
 
     @property
     def size_s(self) -> float:
         """Seconds of audio a reply begins with."""
-        return min(MOST_S, max(self._needs, default=FIRST_S) + GRAIN_S)
+        return min(self.most_s, max(self._needs, default=self.first_s) + self.grain_s)
 
     def learn(self, need_s: float) -> None:
         """A reply that had begun with this much audio would just not have run dry."""
         self._needs.append(max(0.0, need_s))
 
     async def pace(
-        self, events: AsyncIterator[TurnEvent], lead_s: Callable[[], float]
+        self, events: AsyncIterator[TurnEvent], lead_s: Callable[[], float] = lambda: 0.0
     ) -> AsyncGenerator[TurnEvent, None]:
         """The same events, some of them later.
 
