@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import threading
 from functools import partial
+from typing import TYPE_CHECKING
 
 from orpheus_plugin.engine import EngineConfig, SpeechEngine, shared_engine
 from orpheus_plugin.errors import InvalidOptions
 
+if TYPE_CHECKING:
+    from orpheus_plugin.client import RemoteEngine
+
 LOCAL = "local"
 """As a url: this machine's speech server, started if none runs."""
 
-_remotes: dict[tuple[str, str | None, tuple[str, str] | None], SpeechEngine] = {}
+_remotes: dict[tuple[str, str | None, tuple[str, str] | None], RemoteEngine] = {}
 _remotes_lock = threading.Lock()
 
 
@@ -44,7 +48,7 @@ def _remote(url: str, key: str | None, wanted: tuple[str, str] | None = None) ->
 
     with _remotes_lock:
         engine = _remotes.get((url, key, wanted))
-        if engine is None:
+        if engine is None or engine._closed:  # one that was closed stays so
             if wanted is not None:
                 from orpheus_plugin.autostart import Wanted, find_or_start
 

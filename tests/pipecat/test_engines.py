@@ -83,6 +83,11 @@ async def test_a_server_speaks_like_the_engine_in_this_process(
         assert crafted_engine.health().active_turns == 0
         assert not errors
         await warmed.aclose()
+        another = OrpheusTTS(settings=OrpheusTTS.Settings(voice="leo"))
+        down, errors = await run(another, reply("I am here again."))
+        assert text(down) == "I am here again."
+        assert not errors
+        await another.engine.aclose()
 
 
 async def test_a_server_that_is_away_is_an_error_of_connectivity_and_used_once_it_is_there(
