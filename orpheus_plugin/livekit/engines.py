@@ -74,8 +74,10 @@ class EngineSource:
         return Lease(self.engine, 0.0 if reused else time.perf_counter() - began, reused)
 
     def prewarm(self) -> None:
-        """Begin to connect or load. Needs a running event loop."""
-        if self._warming is None or self._warming.done():
+        """Begin to connect; a given engine begins to load, which needs a running event loop."""
+        if self._shared is not None:
+            self._shared.engine.prewarm()
+        elif self._warming is None or self._warming.done():
             self._warming = asyncio.create_task(self._warm(), name="orpheus-prewarm")
 
     async def _warm(self) -> None:

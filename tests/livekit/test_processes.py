@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -15,8 +16,11 @@ import pytest
 from livekit.agents import Plugin
 
 from orpheus_plugin import models
+from orpheus_plugin.engine import EngineConfig, LocalEngine
 from orpheus_plugin.livekit import OrpheusPlugin, OrpheusTTS
+from orpheus_plugin.models import ModelFiles
 from tests.livekit import jobs
+from tests.support.servers import serving
 
 ROOT = Path(__file__).parents[2]
 
@@ -47,7 +51,39 @@ async def test_two_job_threads_share_one_engine_in_the_process(tmp_path: Path) -
         assert job["audio_s"] > 0
 
 
+async def test_two_job_processes_speak_through_one_server_and_load_no_model(
+    tmp_path: Path, crafted_files: ModelFiles
+) -> None:
+    engine = LocalEngine(EngineConfig(device="cpu", max_turns=4), files=crafted_files)
+    async with serving(engine) as server:
+        first, second = await run_jobs("process", tmp_path, ORPHEUS_URL=server.url)
+    assert first["pid"] != second["pid"]
+    for job in (first, second):
+        assert job["model"] == "crafted"
+        assert job["audio_s"] > 0
+        assert not job["torch"]
+
+
+def test_every_test_that_the_guide_names_is_there() -> None:
+    guide = (ROOT / "docs/livekit.md").read_text("utf-8")
+    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", guide)
+    assert len(named) > 10
+    for file, name in named:
+        assert f"def {name}(" in (Path(__file__).parent / file).read_text("utf-8"), name
+
+
 # ---- the plugin
+
+
+def test_it_may_be_prewarmed_where_no_loop_runs() -> None:
+    """In a worker's setup function, for one."""
+    code = (
+        "from orpheus_plugin.livekit import TTS\n"
+        "speech = TTS(url='http://127.0.0.1:1')\n"
+        "speech.prewarm()\n"
+        "print('begun')"
+    )
+    assert run_python(code) == "begun"
 
 
 def run_python(code: str) -> str:
