@@ -5,7 +5,7 @@ samples, the share of listeners who ever ran dry and for how long, and seconds o
 at most one listener in twenty ran dry is the capacity.
 
     python benchmarks/capacity.py --model DIR --codec DIR     a model; by default what the engine chooses by itself
-    python benchmarks/capacity.py --crafted-3b                weights made up, about the size of Orpheus 3B: needs a GPU
+    python benchmarks/capacity.py --crafted-3b                weights made up, the shape of Orpheus 3B: needs a GPU
 
 On a GPU it never ran.
 """
@@ -90,10 +90,10 @@ async def main() -> None:
     args = parser.parse_args()
     model, codec = args.model, args.codec
     if args.crafted_3b:
-        from tests.support.checkpoints import crafted_checkpoint
+        from benchmarks.vllm_models import crafted_3b
         from tests.support.codecs import FULL_SIZE, random_codec
 
-        model = str(crafted_checkpoint(hidden=3072, layers=28))
+        model = str(crafted_3b())
         codec = codec or random_codec(FULL_SIZE)
     engine = LocalEngine(
         EngineConfig(

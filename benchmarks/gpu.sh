@@ -6,9 +6,11 @@
 # MODEL_DIR is a snapshot of an Orpheus model, CODEC_DIR one of SNAC 24 kHz. Without them the weights are made up, in the
 # size of Orpheus 3B: the times are then as good as real, what is spoken is noise.
 # Figures go to benchmarks/results/gpu_*.json, the output of each step to benchmarks/results/gpu_*.log.
-# A step that fails or takes too long does not stop the others; the exit status is the number of such steps.
+# A step that fails or takes too long does not stop the others; the exit status is the number of such steps. When the ten
+# minutes are over, what is left is not begun.
 #
-# The environment is made by .ci/vllm_env.sh in $VLLM_ENV before the clock starts. This script never ran on a GPU.
+# The environment is made by .ci/vllm_env.sh in $VLLM_ENV before the clock starts, and so are weights (25 GB of memory, for
+# a minute). This script never ran on a GPU.
 set -u
 cd "$(dirname "$0")/.."
 VLLM_ENV=${VLLM_ENV:-$PWD/.cache/vllm-env}
@@ -30,6 +32,7 @@ if [ -n "$model" ]; then
 else
     tokens="--random-3b"
     speech="--crafted-3b"
+    model=$("$python" -c "from benchmarks.vllm_models import crafted_3b; print(crafted_3b())") || exit 1
 fi
 
 failed=0
@@ -37,7 +40,14 @@ began=$(date +%s)
 step() { # name, most seconds, command...
     name=$1 most=$2
     shift 2
-    echo "== $name ($(($(date +%s) - began)) s so far)"
+    left=$((590 - $(date +%s) + began))
+    echo "== $name ($left s left)"
+    [ "$most" -le "$left" ] || most=$left
+    if [ "$most" -lt 10 ]; then
+        echo "NOT BEGUN: no time left"
+        failed=$((failed + 1))
+        return
+    fi
     if timeout -k 10 "$most" "$@" >"benchmarks/results/gpu_$name.log" 2>&1; then
         grep -E '^\||passed|^[a-z_]+: |^[a-z_]+ \{' "benchmarks/results/gpu_$name.log" || true
     else
@@ -49,22 +59,24 @@ step() { # name, most seconds, command...
 
 nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader
 # SNAC's captured graphs and whatever else is marked so.
-step tests 90 "$python" -m pytest -m gpu -q
+step tests 90 "$python" -m pytest -m gpu -q tests/codec
 # vLLM's CUDA runner, graphs, sampler and restricted head under the contract that the CPU build passes.
 step contract 120 "$python" -m pytest -q tests/generators/test_vllm_head.py \
     "tests/contract/test_generator_contract.py" -k "not completions_vllm" -m vllm
-# What the wrapper costs, the first id, the time to be rid of a request.
-# shellcheck disable=SC2086
-step engine 100 "$python" benchmarks/vllm_engine.py $tokens --streams 1 8 32 --rounds 2 --cancels 100 --out gpu_engine
-# The restricted head against the whole one; the same with fp8 weights.
-# shellcheck disable=SC2086
-step head 110 "$python" benchmarks/vllm_head.py $tokens --streams 1 32 --ids 840 --rounds 2 --out gpu_head
-# shellcheck disable=SC2086
-step head_fp8 70 "$python" benchmarks/vllm_head.py $tokens --streams 1 32 --ids 840 --rounds 2 \
-    --only restricted --quantization fp8 --out gpu_head_fp8
 # Listeners at once and the time to their first sound, tokens and codec on the one card.
 # shellcheck disable=SC2086
 step capacity 180 "$python" benchmarks/capacity.py $speech --generator vllm --streams 1 8 16 32 64 96 --out gpu_capacity
+# What the wrapper costs, the first id, the time to be rid of a request.
+# shellcheck disable=SC2086
+step wrapper 100 "$python" benchmarks/vllm_engine.py $tokens --streams 1 8 32 --rounds 2 --cancels 100 --out gpu_engine
+# The restricted head against the whole one; the same with fp8 weights.
+# shellcheck disable=SC2086
+step head 150 "$python" benchmarks/vllm_head.py $tokens --streams 1 32 --ids 840 --rounds 2 --out gpu_head
+# shellcheck disable=SC2086
+step head_fp8 70 "$python" benchmarks/vllm_head.py $tokens --streams 1 32 --ids 840 --rounds 2 \
+    --only restricted --quantization fp8 --out gpu_head_fp8
+# What the whole engine costs over vLLM and a codec.
+step engine 100 "$python" benchmarks/engine_cost.py --model "$model" --streams 1 32 --rounds 3 --out gpu_engine_cost
 
-echo "== done in $(($(date +%s) - began)) s, $failed of 6 steps failed"
+echo "== done in $(($(date +%s) - began)) s, $failed of 7 steps failed"
 exit $failed

@@ -92,7 +92,7 @@ async def run(
         for name, sampler in SAMPLERS.items():
             found[name] = {}
             for streams in args.streams:
-                ids = max(7, args.ids // streams)
+                ids = max(21, args.ids // streams)
                 await measure(generator, choice, sampler, streams, min(ids, 7))
                 results = [
                     await measure(generator, choice, sampler, streams, ids)
@@ -115,8 +115,8 @@ async def main() -> None:
     )
     add_model_arguments(parser)
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 8, 32])
-    parser.add_argument("--ids", type=int, default=280, help="ids a round, of all streams")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--ids", type=int, default=560, help="ids a round, of all streams")
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--only", choices=["whole", "restricted"], help="one of the two heads")
     args = parser.parse_args()
     choice = Choice.of(args)

@@ -47,6 +47,21 @@ class Choice:
         return cls("crafted, hidden 64", directory, Vocabulary.load(directory), gpu)
 
 
+def crafted_3b() -> Path:
+    """A checkpoint of Orpheus 3B's shape that emits well-formed frames, made if it is not there yet: 7 GB on disk, and
+    25 GB of memory to make it."""
+    from tests.support.checkpoints import crafted_checkpoint
+
+    return crafted_checkpoint(
+        hidden=ORPHEUS_3B["hidden_size"],
+        layers=ORPHEUS_3B["num_hidden_layers"],
+        heads=ORPHEUS_3B["num_attention_heads"],
+        kv_heads=ORPHEUS_3B["num_key_value_heads"],
+        head_dim=ORPHEUS_3B["head_dim"],
+        inner=ORPHEUS_3B["intermediate_size"],
+    )
+
+
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", type=Path, help="directory of a model")
     parser.add_argument("--random-3b", action="store_true", help="Orpheus 3B's shape, no weights")

@@ -25,7 +25,15 @@ from orpheus_plugin.models import ModelFiles, ModelSpec
 from orpheus_plugin.speaker import Speaker
 from orpheus_plugin.synthesis import Stages
 from orpheus_plugin.text import TextOptions
-from orpheus_plugin.turn import MAX_TEXT_CHARS, SpeechOptions, Turn, TurnEnd, TurnEvent, TurnStats
+from orpheus_plugin.turn import (
+    MAX_TEXT_CHARS,
+    SAMPLE_RATE,
+    SpeechOptions,
+    Turn,
+    TurnEnd,
+    TurnEvent,
+    TurnStats,
+)
 from orpheus_plugin.vocabulary import Vocabulary
 from orpheus_plugin.words import SpeakingRate
 
@@ -505,6 +513,7 @@ class _LocalLink:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._speaker: Speaker | None = None
+        self._consumed = 0
 
     def attach(self, speaker: Speaker) -> None:
         self._speaker = speaker
@@ -519,7 +528,11 @@ class _LocalLink:
         self._post(lambda speaker: speaker.end())
 
     def consumed(self, samples: int) -> None:
-        self._post(lambda speaker: speaker.consumed(samples))
+        # Each report wakes the engine's loop; it is about a minute of audio, not about a chunk of it.
+        self._consumed += samples
+        if self._consumed >= SAMPLE_RATE:
+            samples, self._consumed = self._consumed, 0
+            self._post(lambda speaker: speaker.consumed(samples))
 
     def send_cancel(self) -> Future[None]:
         try:

@@ -42,6 +42,7 @@ class RunawayGuard:
         self._loop = int(loop_s * rate / 512)
         self._history: deque[tuple[int, ...]] = deque(maxlen=self.MAX_PERIOD)
         self._run = np.zeros(self.MAX_PERIOD + 1, np.int64)
+        self._too_long = np.maximum(self._loop, 3 * np.arange(self.MAX_PERIOD + 1))
         self._silence = 0
         self._silence_limit = int(silence_s * rate)
 
@@ -57,9 +58,7 @@ class RunawayGuard:
                 matches[period] = earlier == code
             self._run = (self._run + matches) * matches
             self._history.append(code)
-            repeated = np.flatnonzero(
-                (self._run >= self._loop) & (self._run >= 3 * np.arange(self.MAX_PERIOD + 1))
-            )
+            repeated = np.flatnonzero(self._run >= self._too_long)
             if repeated.size:
                 return f"the same {int(repeated[0]) * 512 / 24_000:.2f} s of sound over and over"
         return None

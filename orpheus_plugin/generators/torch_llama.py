@@ -81,7 +81,8 @@ class TorchLlama:
             device: "cpu", "cuda", "cuda:1", or "auto".
             dtype: of the weights. By default bfloat16 on CUDA and on CPUs with instructions for it, where the blocks
                 are large enough to gain from it; else float32. On a CPU all but the matrix products is float32 always.
-            threads: CPU threads of the worker; None leaves torch's setting. One is best for small models on busy machines.
+            threads: CPU threads of torch's operations, for the whole process; None leaves torch's setting. One is best
+                for small models on busy machines.
             prefill_chunk: prompt ids read between two steps while others run; by default 64 on a CPU, 512 on CUDA.
 
         Raises InvalidOptions for sizes below 1 or an unknown dtype or device.

@@ -1,0 +1,226 @@
+"""What the speech engine costs over vLLM alone: `python benchmarks/engine_cost.py`.
+
+ids/s of N listeners at once on one vLLM, in three ways that take turns, so that their ratios hardly see what else the
+machine does:
+
+* alone: N requests to vLLM's AsyncLLM, as its documentation shows, the ids thrown away;
+* decoded: the same, and every id decoded to sound by the codec, which any speech server must do;
+* engine: N turns of LocalEngine, from text to events.
+
+On a machine without a GPU vLLM runs the crafted test checkpoint with a cheap sampler (temperature only) and the codec is a
+small one: the full-size codec alone would fill the cores and hide what is measured here. Beside the wall clock, the
+processor time of this process (engine, codec and caller; vLLM's model runs in others) for an id.
+
+    python benchmarks/engine_cost.py [--streams 1 8 32] [--full-codec]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import statistics
+import sys
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+for _name, _value in (("OMP_NUM_THREADS", "1"), ("HF_HUB_OFFLINE", "1")):
+    os.environ.setdefault(_name, _value)
+
+from benchmarks.report import save  # noqa: E402
+from benchmarks.vllm_models import Choice, add_model_arguments, options_for  # noqa: E402
+from orpheus_plugin.codec.batcher import CodecBatcher, CodecStream  # noqa: E402
+from orpheus_plugin.codec.decoder import load_decoder  # noqa: E402
+from orpheus_plugin.engine import EngineConfig, LocalEngine  # noqa: E402
+from orpheus_plugin.generators.base import Sampling  # noqa: E402
+from orpheus_plugin.generators.vllm import VllmGenerator  # noqa: E402
+from orpheus_plugin.models import ModelFiles, ModelSpec  # noqa: E402
+from orpheus_plugin.turn import SpeechOptions, TurnEnd  # noqa: E402
+from orpheus_plugin.vocabulary import LatentAssembler, Vocabulary  # noqa: E402
+
+TEXT = "It is a fine day for a walk by the sea, and nobody has to be anywhere before the evening."
+
+
+class Vllm(VllmGenerator):
+    """Remembers the loop it runs on: AsyncLLM may be used there only."""
+
+    loop: asyncio.AbstractEventLoop
+
+    async def start(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        await super().start()
+
+
+class Bench:
+    def __init__(
+        self, engine: LocalEngine, vllm: Vllm, choice: Choice, codec: CodecBatcher
+    ) -> None:
+        self.engine = engine
+        self.vllm = vllm
+        self.vocabulary = choice.vocabulary
+        self.codec = codec
+        self.sampling = engine.files.spec.sampling
+        self.prompt = self.vocabulary.prompt("tara", TEXT)
+        self.number = 0
+
+    async def there(self, work: Coroutine[Any, Any, int]) -> int:
+        """Run on the engine's loop."""
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self.vllm.loop))
+
+    async def _request(self, stream: CodecStream | None) -> int:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        params = SamplingParams(
+            temperature=self.sampling.temperature,
+            top_p=self.sampling.top_p,
+            repetition_penalty=self.sampling.repetition_penalty,
+            max_tokens=self.sampling.max_tokens,
+            ignore_eos=True,
+            stop_token_ids=[self.vocabulary.end_of_speech],
+            detokenize=False,
+            output_kind=RequestOutputKind.DELTA,
+            stream_interval=1 if stream is None else 7,
+        )
+        self.number += 1
+        count, assembler = 0, LatentAssembler(self.vocabulary)
+        async for output in self.vllm.engine.generate(
+            {"type": "token", "prompt_token_ids": self.prompt}, params, f"cost-{self.number}"
+        ):
+            ids = output.outputs[0].token_ids
+            count += len(ids)
+            if stream is not None:
+                stream.push(assembler.push(ids))
+        return count
+
+    async def alone(self) -> int:
+        return await self.there(self._request(None))
+
+    async def decoded(self) -> int:
+        async def speak() -> int:
+            stream = self.codec.open_stream()
+
+            async def feed() -> int:
+                try:
+                    return await self._request(stream)
+                finally:
+                    stream.finish()
+
+            feeding = asyncio.create_task(feed())
+            async for _ in stream:
+                pass
+            return await feeding
+
+        return await self.there(speak())
+
+    async def turn(self) -> int:
+        async with self.engine.open_turn(SpeechOptions()) as turn:
+            turn.push_text(TEXT)
+            turn.end()
+            async for event in turn:
+                if isinstance(event, TurnEnd):
+                    return event.stats.tokens
+        raise AssertionError("a turn without its end")
+
+    async def speed(self, run: Callable[[], Awaitable[int]], streams: int) -> tuple[float, float]:
+        """(ids/s of all streams, microseconds of this process's processor time an id)."""
+        began, spent = time.perf_counter(), time.process_time()
+        ids = sum(await asyncio.gather(*(run() for _ in range(streams))))
+        return ids / (time.perf_counter() - began), 1e6 * (time.process_time() - spent) / ids
+
+    async def compare(self, streams: int, rounds: int) -> dict[str, Any]:
+        runs = {"alone": self.alone, "decoded": self.decoded, "engine": self.turn}
+        found: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
+        for number in range(rounds + 1):
+            # In another order each round, so that nobody always comes after the same one.
+            names = list(runs)[number % 3 :] + list(runs)[: number % 3]
+            for name in names:
+                result = await self.speed(runs[name], streams)
+                if number:  # the first round warms up
+                    found[name].append(result)
+        row: dict[str, Any] = {
+            name: {
+                "ids_per_s": statistics.median(speed for speed, _ in results),
+                "cpu_us_per_id": statistics.median(cost for _, cost in results),
+            }
+            for name, results in found.items()
+        }
+        for name in ("alone", "decoded"):
+            row[f"engine_to_{name}"] = statistics.median(
+                ours / theirs
+                for (ours, _), (theirs, _) in zip(found["engine"], found[name], strict=True)
+            )
+        return row
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    add_model_arguments(parser)
+    parser.add_argument("--streams", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--ids", type=int, default=280, help="ids of a request or turn")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--full-codec", action="store_true", help="a codec of SNAC's own size")
+    args = parser.parse_args()
+    choice = Choice.of(args)
+
+    from tests.support.codecs import FULL_SIZE, SMALL, random_codec
+
+    logging.getLogger("orpheus_plugin").setLevel(logging.ERROR)  # turns are cut short on purpose
+    full = args.full_codec or choice.gpu
+    device = "cuda" if choice.gpu else "cpu"
+    sampling = (
+        Sampling(max_tokens=args.ids)
+        if choice.gpu
+        else Sampling(top_p=1.0, repetition_penalty=1.0, max_tokens=args.ids)
+    )
+    spec = ModelSpec(choice.name, voices=("tara",), sampling=sampling)
+    files = ModelFiles(spec, choice.directory, random_codec(FULL_SIZE if full else SMALL))
+    most = max(args.streams)
+    made: list[Vllm] = []
+
+    def make(files: ModelFiles, vocabulary: Vocabulary) -> Vllm:
+        options = options_for(choice, most, quantization=args.quantization)
+        made.append(Vllm(files.lm, vocabulary, options))
+        return made[0]
+
+    config = EngineConfig(device=device, max_turns=most, look_ahead=1, ahead_s=None)
+    engine = LocalEngine(config, files=files, generator=make)
+    await engine.start()
+    codec = CodecBatcher(load_decoder(files.codec, device=device), slots=most)
+    codec.start()
+    bench = Bench(engine, made[0], choice, codec)
+    figures: dict[str, Any] = {
+        "model": choice.name,
+        "codec": "full size" if full else "small",
+        "sampling": str(sampling),
+        "rounds": args.rounds,
+        "streams": {},
+    }
+    print(
+        "| streams | vLLM alone ids/s | decoded | engine | engine to alone, to decoded"
+        " | CPU us an id: alone, decoded, engine |"
+    )
+    print("|---|---|---|---|---|---|")
+    for streams in args.streams:
+        row = await bench.compare(streams, args.rounds)
+        figures["streams"][streams] = row
+        names = ("alone", "decoded", "engine")
+        speeds = " | ".join(f"{row[name]['ids_per_s']:.0f}" for name in names)
+        costs = ", ".join(f"{row[name]['cpu_us_per_id']:.0f}" for name in names)
+        ratios = f"{row['engine_to_alone']:.3f}, {row['engine_to_decoded']:.3f}"
+        print(f"| {streams} | {speeds} | {ratios} | {costs} |", flush=True)
+    await engine.aclose()
+    codec.close()
+    save(args.out or f"engine_cost{'_gpu' if choice.gpu else ''}", figures)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
