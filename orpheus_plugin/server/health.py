@@ -13,12 +13,18 @@ PRODUCT = "orpheus_plugin"
 
 
 def add_routes(app: web.Application, service: SpeechService, *, key_needed: bool) -> None:
+    def state() -> dict[str, object]:
+        found = _state(service)
+        if key_needed and found["error"] is not None:
+            found["error"] = "see the server's log"  # its text may name files, and anyone may ask
+        return found
+
     async def healthz(request: web.Request) -> web.Response:
-        return web.json_response({**_state(service), "key_needed": key_needed})
+        return web.json_response({**state(), "key_needed": key_needed})
 
     async def readyz(request: web.Request) -> web.Response:
-        state = _state(service)
-        return web.json_response(state, status=200 if state["ready"] else 503)
+        found = state()
+        return web.json_response(found, status=200 if found["ready"] else 503)
 
     async def metrics(request: web.Request) -> web.Response:
         body = service.metrics.render()

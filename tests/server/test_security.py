@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from dataclasses import replace
 
 import aiohttp
 import pytest
@@ -56,6 +57,18 @@ async def test_health_and_the_page_need_none(engine: SpeechEngine) -> None:
         for path in ("/", "/healthz", "/readyz", "/api/build_info"):
             async with session.get(server.url + path) as response:
                 assert response.status == 200
+
+
+async def test_without_the_key_nobody_hears_why_the_engine_failed(
+    engine: SpeechEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = replace(engine.health(), ready=False, error="cannot read /home/me/model")
+    monkeypatch.setattr(engine, "health", lambda: failed)
+    for key, told in ((None, True), ("secret", False)):
+        async with serving(engine, api_key=key) as server, aiohttp.ClientSession() as session:
+            for path in ("/healthz", "/readyz"):
+                async with session.get(server.url + path) as response:
+                    assert ("/home/me" in await response.text()) is told
 
 
 @pytest.mark.parametrize(
