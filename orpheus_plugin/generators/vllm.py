@@ -37,8 +37,6 @@ from orpheus_plugin.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 
-TESTED_VLLM = "0.32"
-
 _ENVIRONMENT = {
     # Forking a process that has threads, an event loop and perhaps CUDA breaks in ways that show much later.
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",

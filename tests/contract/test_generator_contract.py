@@ -244,10 +244,15 @@ async def test_thirty_two_requests_at_once_each_get_their_own_frames(
 async def test_ids_arrive_while_others_are_still_to_come(
     generator: TokenGenerator, case: Case, prompt: list[int]
 ) -> None:
-    stream = generator.generate(prompt, replace(case.sampling, max_tokens=700), "early")
-    first = await anext(stream)
-    assert len(first.ids) < 100
-    await collect(stream)
+    # So long a request that no stall of the machine lets all of it arrive at once.
+    options = replace(case.sampling, max_tokens=1900, temperature=HOT)
+    stream = generator.generate(prompt, options, "early")
+    for _ in range(3):
+        chunk = await anext(stream)
+        assert chunk.ids
+        assert chunk.finish is None
+    await stream.aclose()  # type: ignore[attr-defined]
+    await until(lambda: generator.running == 0)
 
 
 async def test_a_consumer_that_comes_late_misses_nothing(
