@@ -166,7 +166,7 @@ async def main() -> None:
     add_model_arguments(parser)
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--ids", type=int, default=280, help="ids of a request or turn")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--full-codec", action="store_true", help="a codec of SNAC's own size")
     args = parser.parse_args()
     choice = Choice.of(args)
@@ -212,6 +212,7 @@ async def main() -> None:
     for streams in args.streams:
         row = await bench.compare(streams, args.rounds)
         figures["streams"][streams] = row
+        save(args.out or f"engine_cost{'_gpu' if choice.gpu else ''}", figures)
         names = ("alone", "decoded", "engine")
         speeds = " | ".join(f"{row[name]['ids_per_s']:.0f}" for name in names)
         costs = ", ".join(f"{row[name]['cpu_us_per_id']:.0f}" for name in names)
@@ -219,7 +220,6 @@ async def main() -> None:
         print(f"| {streams} | {speeds} | {ratios} | {costs} |", flush=True)
     await engine.aclose()
     codec.close()
-    save(args.out or f"engine_cost{'_gpu' if choice.gpu else ''}", figures)
 
 
 if __name__ == "__main__":

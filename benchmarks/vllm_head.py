@@ -137,6 +137,8 @@ async def main() -> None:
         {
             "model": choice.name,
             "quantization": args.quantization,
+            "ids_a_round": args.ids,
+            "rounds": args.rounds,
             "heads": found,
         },
     )
