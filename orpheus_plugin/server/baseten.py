@@ -19,7 +19,7 @@ from orpheus_plugin.server.security import speech_websocket
 from orpheus_plugin.server.service import ServedTurn, SpeechService
 from orpheus_plugin.server.voicemap import VoiceMap
 from orpheus_plugin.turn import AudioChunk, SpeechOptions
-from orpheus_plugin.wire import BadMessage
+from orpheus_plugin.wire import BadMessage, TurnTimedOut
 
 END = "__END__"
 WEBSOCKET_PATHS = (
@@ -48,12 +48,17 @@ def add_routes(app: web.Application, service: SpeechService, voices: VoiceMap) -
                     await _converse(ws)
                 except OrpheusError as error:
                     code = 1013 if error.retryable else 1008
-                    await ws.close(code=code, message=error.message.encode()[:120])
+                    # A close frame holds 123 bytes of whole characters.
+                    reason = error.message.encode()[:120].decode(errors="ignore")
+                    await ws.close(code=code, message=reason.encode())
                 await ws.close()
             return ws
 
     async def _converse(ws: web.WebSocketResponse) -> None:
-        first = await ws.receive(timeout=service.limits.turn_idle_s)
+        try:
+            first = await ws.receive(timeout=service.limits.turn_idle_s)
+        except TimeoutError:
+            raise TurnTimedOut("the options did not come") from None
         if first.type is not WSMsgType.TEXT:
             if first.type is WSMsgType.BINARY:
                 raise BadMessage("the first message is a JSON object with the options")

@@ -15,6 +15,7 @@ import pytest
 
 from orpheus_plugin.engine import SpeechEngine
 from orpheus_plugin.server.baseten import Joiner
+from orpheus_plugin.server.service import Limits
 from tests.support.servers import RunningTestServer, serving
 
 TEXT = "The quick brown fox jumps over the lazy dog. And so on it goes."
@@ -65,7 +66,15 @@ async def test_leaving_stops_the_speech(server: RunningTestServer) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"voice": "nobody"}, {"voice": 3}, {"temperature": "hot"}, {"top_p": 9}]
+    "options",
+    [
+        {"voice": "nobody"},
+        {"voice": "\u00e9" * 99},
+        {"voice": "x" + "\u00e9" * 99},
+        {"voice": 3},
+        {"temperature": "hot"},
+        {"top_p": 9},
+    ],
 )
 async def test_wrong_options_end_the_connection_with_a_reason(
     server: RunningTestServer, options: dict[str, object]
@@ -88,6 +97,19 @@ async def test_a_first_message_that_is_no_object_is_refused(
         await ws.send_str(first)
         await ws.receive(timeout=5)
         assert ws.close_code == 1008
+
+
+async def test_who_connects_and_says_nothing_is_shown_out(
+    engine: SpeechEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with (
+        serving(engine, limits=Limits(turn_idle_s=0.2)) as server,
+        aiohttp.ClientSession() as session,
+        session.ws_connect(f"{server.ws_url}/v1/websocket") as ws,
+    ):
+        await ws.receive(timeout=5)
+        assert ws.close_code == 1008
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 async def test_capacity_is_told_by_the_close_code(server: RunningTestServer) -> None:
