@@ -164,7 +164,8 @@ class Speaker:
                     break
                 pause = min((pause for pause in pauses if pause is not None), default=None)
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), pause)
+                    async with asyncio.timeout(pause):  # wait_for would make a task each time
+                        await self._wake.wait()
             if self._failures and not self._position:
                 raise self._failures[0]
             now_s = self._position / SAMPLE_RATE
