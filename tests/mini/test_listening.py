@@ -8,8 +8,8 @@ from benchmarks.mini_voice import measure, summary
 from training.judge import errors, words
 
 SENTENCES = 20
-MOST_WRONG = 0.4
-"""Measured 0.24 when the files were made (teacher 0.04). Twenty sentences are few and sampling differs between
+MOST_WRONG = 0.25
+"""Measured 0.13 on all 200 when the files were made (teacher 0.04). Twenty sentences are few and sampling differs between
 machines; the figure that counts is the benchmark's."""
 
 

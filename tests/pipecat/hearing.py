@@ -27,7 +27,7 @@ STEP_ASIDE = 0.1
 MOST_APART = 0.5
 """Decades of level that two steps can be apart at most: a hole is then not worth a detour to the next pause."""
 
-UNDERSTOOD = 0.4
+UNDERSTOOD = 0.6
 """Share of words by which a text is recognised as what was said: babble of the same voice has next to none."""
 
 
