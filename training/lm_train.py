@@ -18,7 +18,6 @@ from training.codes import ROWS, Utterance, frames, load
 from training.lm import Size, VoiceModel
 from training.muon import Muon
 
-
 WEIGHTS = (2.0, 0.5, 2.0, 2.0, 0.5, 2.0, 2.0)
 """What a token of each slot counts in the loss. Pitch and loudness are mostly chance: unweighted they
 make nine tenths of the loss, and the words suffer."""
