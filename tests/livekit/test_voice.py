@@ -26,6 +26,9 @@ REPLY = (
     "The weather is fine today, and the children are playing in the garden. "
     "We will have dinner together at seven."
 )
+CLOCK_S = 0.5
+"""LiveKit shows words by a clock of its own, which runs after the audio's on a machine that is busy."""
+
 MOST_WRONG = 0.2
 """LiveKit's own bar. What the voice can do is measured by its own benchmark, on two hundred sentences."""
 
@@ -88,9 +91,12 @@ async def test_an_interrupted_session_remembers_the_words_that_were_heard(
         await handle
         kept = (stage.last_message.text_content or "").split()
         spoken = stage.audio.words
-        over = [word for word in spoken if word.end_time <= stage.audio.played_s]
+        over, long_over = (
+            sum(word.end_time <= stage.audio.played_s - ago_s for word in spoken)
+            for ago_s in (0.0, CLOCK_S)
+        )
         assert "".join(spoken).split()[: len(kept)] == kept == REPLY.split()[: len(kept)]
-        assert abs(len(over) - len(kept)) <= 1, (stage.audio.played_s, spoken, kept)
+        assert long_over - 1 <= len(kept) <= over + 1, (stage.audio.played_s, spoken, kept)
         # LiveKit keeps to the words' times; that these are where the words sound is for the recogniser to say.
         sound = stage.audio.pcm[: 2 * int(stage.audio.played_s * 24_000)]
         assert abs(len(words(heard(sound))) - len(words(" ".join(kept)))) <= 4
