@@ -470,6 +470,7 @@ async def test_turns_need_a_running_engine(crafted_files: ModelFiles) -> None:
 
 
 async def test_closing_an_engine_that_starts_leaves_nothing(crafted_files: ModelFiles) -> None:
+    before = set(threading.enumerate())
     for delay in (0.0, 0.05, 0.2, 0.4):
         engine = LocalEngine(EngineConfig(device="cpu"), files=crafted_files)
         starting = asyncio.create_task(engine.start())
@@ -480,7 +481,7 @@ async def test_closing_an_engine_that_starts_leaves_nothing(crafted_files: Model
                 await starting
         with pytest.raises(EngineDied):
             engine.open_turn()
-    names = {thread.name for thread in threading.enumerate()}
+    names = {thread.name for thread in set(threading.enumerate()) - before}
     assert not names & {"orpheus-engine", "orpheus-codec", "orpheus-torch"}
     await engine.start()
     assert pcm(await speak(engine, "Once more."))

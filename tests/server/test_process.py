@@ -111,7 +111,7 @@ async def test_a_full_disk_costs_the_log_and_nothing_else(
     arguments = ("--log-file", "/dev/full", "--log-level", "debug", "--uds", str(socket))
     async with served(crafted_files, tmp_path, *arguments) as (process, engine):
         assert socket.stat().st_mode & 0o777 == 0o600
-        assert await speak(engine, "Hello there.") > 0.1
+        assert await speak(engine, "Hello there.") > 0
         async with (
             aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(socket))) as session,
             session.get("http://localhost/readyz") as response,
@@ -127,7 +127,7 @@ async def test_a_full_disk_costs_the_log_and_nothing_else(
         )
         assert second.returncode == 2
         assert "another server listens there" in second.stderr
-        assert await speak(engine, "Hello again.") > 0.1
+        assert await speak(engine, "Hello again.") > 0
         process.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(process.wait, 20) == 0
         assert "Traceback" not in (tmp_path / "stderr").read_text()
