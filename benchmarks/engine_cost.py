@@ -20,10 +20,8 @@ import argparse
 import asyncio
 import logging
 import os
-import statistics
 import sys
-import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +33,7 @@ for _name, _value in (("OMP_NUM_THREADS", "1"), ("HF_HUB_OFFLINE", "1")):
 
 from benchmarks.report import save  # noqa: E402
 from benchmarks.vllm_models import Choice, add_model_arguments, options_for  # noqa: E402
+from benchmarks.vllm_raw import Runs, medians, ratio, raw_ids, speed  # noqa: E402
 from orpheus_plugin.codec.batcher import CodecBatcher, CodecStream  # noqa: E402
 from orpheus_plugin.codec.decoder import load_decoder  # noqa: E402
 from orpheus_plugin.engine import EngineConfig, LocalEngine  # noqa: E402
@@ -74,26 +73,16 @@ class Bench:
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self.vllm.loop))
 
     async def _request(self, stream: CodecStream | None) -> int:
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
-        params = SamplingParams(
-            temperature=self.sampling.temperature,
-            top_p=self.sampling.top_p,
-            repetition_penalty=self.sampling.repetition_penalty,
-            max_tokens=self.sampling.max_tokens,
-            ignore_eos=True,
-            stop_token_ids=[self.vocabulary.end_of_speech],
-            detokenize=False,
-            output_kind=RequestOutputKind.DELTA,
-            stream_interval=1 if stream is None else 7,
-        )
         self.number += 1
         count, assembler = 0, LatentAssembler(self.vocabulary)
-        async for output in self.vllm.engine.generate(
-            {"type": "token", "prompt_token_ids": self.prompt}, params, f"cost-{self.number}"
+        async for ids in raw_ids(
+            self.vllm.engine,
+            self.prompt,
+            self.sampling,
+            stop=self.vocabulary.end_of_speech,
+            request_id=f"cost-{self.number}",
+            interval=1 if stream is None else 7,
         ):
-            ids = output.outputs[0].token_ids
             count += len(ids)
             if stream is not None:
                 stream.push(assembler.push(ids))
@@ -128,34 +117,19 @@ class Bench:
                     return event.stats.tokens
         raise AssertionError("a turn without its end")
 
-    async def speed(self, run: Callable[[], Awaitable[int]], streams: int) -> tuple[float, float]:
-        """(ids/s of all streams, microseconds of this process's processor time an id)."""
-        began, spent = time.perf_counter(), time.process_time()
-        ids = sum(await asyncio.gather(*(run() for _ in range(streams))))
-        return ids / (time.perf_counter() - began), 1e6 * (time.process_time() - spent) / ids
-
     async def compare(self, streams: int, rounds: int) -> dict[str, Any]:
         runs = {"alone": self.alone, "decoded": self.decoded, "engine": self.turn}
-        found: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
+        found: dict[str, Runs] = {name: [] for name in runs}
         for number in range(rounds + 1):
             # In another order each round, so that nobody always comes after the same one.
             names = list(runs)[number % 3 :] + list(runs)[: number % 3]
             for name in names:
-                result = await self.speed(runs[name], streams)
+                result = await speed(runs[name], streams)
                 if number:  # the first round warms up
                     found[name].append(result)
-        row: dict[str, Any] = {
-            name: {
-                "ids_per_s": statistics.median(speed for speed, _ in results),
-                "cpu_us_per_id": statistics.median(cost for _, cost in results),
-            }
-            for name, results in found.items()
-        }
+        row = medians(found)
         for name in ("alone", "decoded"):
-            row[f"engine_to_{name}"] = statistics.median(
-                ours / theirs
-                for (ours, _), (theirs, _) in zip(found["engine"], found[name], strict=True)
-            )
+            row[f"engine_to_{name}"] = ratio(found["engine"], found[name])
         return row
 
 

@@ -149,12 +149,12 @@ def level(server: ServerProcess, clients: int, seconds: float) -> dict[str, Any]
         process.stdin.write("go\n")
         process.stdin.flush()
     before = _used(server, processes)
-    time.sleep(min(3.0, seconds / 2))
+    settling, watched = min(3.0, seconds / 2), seconds - 0.5
+    time.sleep(settling)
     capacity = health(server)["max_turns"]
-    time.sleep(seconds - min(3.0, seconds / 2) - 0.5)
+    time.sleep(watched - settling)
     cores = [
-        (now - then) / (seconds - 0.5)
-        for now, then in zip(_used(server, processes), before, strict=True)
+        (now - then) / watched for now, then in zip(_used(server, processes), before, strict=True)
     ]
     turns: list[Heard] = []
     for process in processes:

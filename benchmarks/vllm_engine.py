@@ -16,10 +16,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import statistics
 import sys
 import time
-from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -30,6 +28,7 @@ if str(ROOT) not in sys.path:
 
 from benchmarks.report import save  # noqa: E402
 from benchmarks.vllm_models import Choice, add_model_arguments, options_for  # noqa: E402
+from benchmarks.vllm_raw import Runs, medians, ratio, raw_ids, speed  # noqa: E402
 from orpheus_plugin.generators.base import Sampling  # noqa: E402
 from orpheus_plugin.generators.vllm import VllmGenerator  # noqa: E402
 
@@ -53,25 +52,16 @@ class Bench:
 
     async def raw(self, interval: int) -> int:
         """Ids of one request to AsyncLLM, used as its documentation shows."""
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
-        params = SamplingParams(
-            temperature=self.sampling.temperature,
-            top_p=self.sampling.top_p,
-            repetition_penalty=self.sampling.repetition_penalty,
-            max_tokens=self.sampling.max_tokens,
-            stop_token_ids=[self.stop],
-            ignore_eos=True,
-            detokenize=False,
-            output_kind=RequestOutputKind.DELTA,
-            stream_interval=interval,
-        )
         count = 0
-        async for output in self.generator.engine.generate(
-            {"type": "token", "prompt_token_ids": self.prompt}, params, self.name()
+        async for ids in raw_ids(
+            self.generator.engine,
+            self.prompt,
+            self.sampling,
+            stop=self.stop,
+            request_id=self.name(),
+            interval=interval,
         ):
-            count += len(output.outputs[0].token_ids)
+            count += len(ids)
         return count
 
     async def ours(self) -> int:
@@ -80,31 +70,16 @@ class Bench:
             count += len(chunk.ids)
         return count
 
-    async def speed(self, run: Callable[[], Awaitable[int]], streams: int) -> tuple[float, float]:
-        """(ids/s of all streams, microseconds of this process's processor time an id)."""
-        began, spent = time.perf_counter(), time.process_time()
-        ids = sum(await asyncio.gather(*(run() for _ in range(streams))))
-        return ids / (time.perf_counter() - began), 1e6 * (time.process_time() - spent) / ids
-
     async def compare(self, streams: int, rounds: int) -> dict[str, Any]:
         runs = {"raw": lambda: self.raw(1), "raw_by_7": lambda: self.raw(7), "ours": self.ours}
-        found: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
+        found: dict[str, Runs] = {name: [] for name in runs}
         for number in range(rounds + 1):
             for name, run in runs.items():
-                result = await self.speed(run, streams)
+                result = await speed(run, streams)
                 if number:  # the first round warms up
                     found[name].append(result)
-        summary: dict[str, Any] = {
-            name: {
-                "ids_per_s": statistics.median(speed for speed, _ in results),
-                "cpu_us_per_id": statistics.median(cost for _, cost in results),
-            }
-            for name, results in found.items()
-        }
-        # Rounds are neighbours in time: their ratios hardly see what else the machine does.
-        summary["ours_to_raw"] = statistics.median(
-            ours / raw for (ours, _), (raw, _) in zip(found["ours"], found["raw"], strict=True)
-        )
+        summary = medians(found)
+        summary["ours_to_raw"] = ratio(found["ours"], found["raw"])
         return summary
 
     async def cancels(self, times: int, others: int) -> dict[str, float]:

@@ -23,11 +23,12 @@ from orpheus_plugin.errors import (
     InvalidOptions,
     UnknownVoice,
 )
-from orpheus_plugin.generators.base import Sampling, TokenChunk, TokenGenerator
+from orpheus_plugin.generators.base import Sampling, TokenChunk
 from orpheus_plugin.generators.torch_llama import TorchLlama
 from orpheus_plugin.models import ModelFiles
 from orpheus_plugin.turn import AudioChunk, SpeechOptions, Turn, TurnEnd, TurnEvent, Word
 from orpheus_plugin.vocabulary import Vocabulary
+from tests.support.generators import Wrapper
 
 TEXT = "The quick brown fox jumps over the lazy dog. It does so every single day, come rain or shine. Why is that?"
 
@@ -263,11 +264,11 @@ async def test_odd_text_is_spoken_and_others_are_unharmed(
 # ---- when things go wrong
 
 
-class Wrapped:
+class Wrapped(Wrapper[TorchLlama]):
     """A real generator whose requests can be tampered with."""
 
     def __init__(self, files: ModelFiles, vocabulary: Vocabulary) -> None:
-        self.inner: TokenGenerator = TorchLlama(files.lm, vocabulary, max_streams=16, device="cpu")
+        super().__init__(TorchLlama(files.lm, vocabulary, max_streams=16, device="cpu"))
         self.vocabulary = vocabulary
         self.dead = False
         self.loops: list[int] = []  # indices of requests that loop
@@ -276,14 +277,7 @@ class Wrapped:
 
     async def start(self) -> None:
         self.dead = False
-        await self.inner.start()
-
-    async def aclose(self) -> None:
-        await self.inner.aclose()
-
-    @property
-    def running(self) -> int:
-        return self.inner.running
+        await super().start()
 
     async def generate(
         self,
@@ -300,7 +294,7 @@ class Wrapped:
             while True:
                 await asyncio.sleep(0)
                 yield TokenChunk(frame)
-        async for chunk in self.inner.generate(prompt_ids, sampling, request_id, priority=priority):
+        async for chunk in super().generate(prompt_ids, sampling, request_id, priority=priority):
             self.most = max(self.most, self.inner.running)
             if self.dead:
                 raise EngineDied("killed by the test")

@@ -7,7 +7,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from snac import SNAC
 from snac.layers import NoiseBlock
 
 from orpheus_plugin.codec.decoder import SnacConfig, SnacDecoder, fold_weights
+from orpheus_plugin.codec.streaming import StreamingDecoder
 
 FULL_SIZE: dict[str, Any] = {
     "sampling_rate": 24000,
@@ -54,6 +55,21 @@ def random_latents(frames: int, seed: int = 0) -> NDArray[np.int64]:
     rng = np.random.default_rng(seed)
     levels = [rng.integers(0, 4096, frames * k).repeat(4 // k) for k in (1, 2, 4)]
     return np.stack(levels, axis=1)
+
+
+def decode_in_chunks(
+    streaming: StreamingDecoder, latents: NDArray[np.int64], chunks: Sequence[int], **options: Any
+) -> list[NDArray[np.float32]]:
+    """Decode in one lane, cutting `latents` (and its padding) into the given chunk sizes, the last one repeated."""
+    lane = streaming.lane(0, **options)
+    lane.end = len(latents)
+    padded = np.concatenate([latents, np.zeros((streaming.flush_latents, 3), np.int64)])
+    pieces, at, sizes = [], 0, list(chunks)
+    while at < len(padded):
+        size = sizes.pop(0) if len(sizes) > 1 else sizes[0]
+        pieces.append(streaming.step([lane], padded[None, at : at + size])[0])
+        at += size
+    return pieces
 
 
 @contextlib.contextmanager

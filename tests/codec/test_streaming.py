@@ -14,6 +14,7 @@ from orpheus_plugin.codec.streaming import StreamingDecoder
 from .conftest import (
     FULL_SIZE,
     SMALL,
+    decode_in_chunks,
     make_decoder,
     make_reference,
     random_latents,
@@ -26,16 +27,8 @@ DECODER = make_decoder(REFERENCE, SMALL)
 
 
 def run_alone(streaming, latents, chunks, **lane_options):
-    """Decode in one lane, cutting `latents` (and its padding) into the given chunk sizes, the last one repeated."""
-    lane = streaming.lane(0, **lane_options)
-    lane.end = len(latents)
-    padded = np.concatenate([latents, np.zeros((streaming.flush_latents, 3), np.int64)])
-    pieces, at, sizes = [], 0, list(chunks)
-    while at < len(padded):
-        size = sizes.pop(0) if len(sizes) > 1 else sizes[0]
-        pieces.append(streaming.step([lane], padded[None, at : at + size])[0])
-        at += size
-    return np.concatenate(pieces)
+    """The pieces of `decode_in_chunks` as one."""
+    return np.concatenate(decode_in_chunks(streaming, latents, chunks, **lane_options))
 
 
 def test_delay_is_the_receptive_field_and_state_is_as_documented():

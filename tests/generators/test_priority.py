@@ -19,6 +19,7 @@ from orpheus_plugin.models import ModelFiles
 from orpheus_plugin.turn import SpeechOptions, Turn
 from orpheus_plugin.vocabulary import Vocabulary
 from tests.support.checkpoints import SMALL_TEXT, crafted_checkpoint
+from tests.support.generators import Wrapper
 
 Make = Callable[[ModelFiles, Vocabulary], TokenGenerator]
 
@@ -32,23 +33,13 @@ def vllm(files: ModelFiles, vocabulary: Vocabulary) -> TokenGenerator:
     return VllmGenerator(files.lm, vocabulary, options)
 
 
-class Watched:
+class Watched(Wrapper[TokenGenerator]):
     """A generator with a single place; notes which requests were given it, in order."""
 
     def __init__(self, inner: TokenGenerator) -> None:
-        self.inner = inner
+        super().__init__(inner)
         self.asked = 0
         self.served: list[str] = []
-
-    async def start(self) -> None:
-        await self.inner.start()
-
-    async def aclose(self) -> None:
-        await self.inner.aclose()
-
-    @property
-    def running(self) -> int:
-        return self.inner.running
 
     async def generate(
         self,
@@ -58,7 +49,7 @@ class Watched:
         *,
         priority: int = 0,
     ) -> AsyncIterator[TokenChunk]:
-        chunks = self.inner.generate(prompt_ids, sampling, request_id, priority=priority)
+        chunks = super().generate(prompt_ids, sampling, request_id, priority=priority)
         self.asked += 1
         async with aclosing(cast("Any", chunks)):
             async for chunk in chunks:

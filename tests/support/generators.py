@@ -1,0 +1,37 @@
+"""Real generators, wrapped, so that a test can watch their requests or tamper with them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Generic, TypeVar
+
+from orpheus_plugin.generators.base import Sampling, TokenChunk, TokenGenerator
+
+G = TypeVar("G", bound=TokenGenerator)
+
+
+class Wrapper(Generic[G]):
+    """Passes everything on to `inner`."""
+
+    def __init__(self, inner: G) -> None:
+        self.inner = inner
+
+    async def start(self) -> None:
+        await self.inner.start()
+
+    async def aclose(self) -> None:
+        await self.inner.aclose()
+
+    @property
+    def running(self) -> int:
+        return self.inner.running
+
+    def generate(
+        self,
+        prompt_ids: Sequence[int],
+        sampling: Sampling,
+        request_id: str,
+        *,
+        priority: int = 0,
+    ) -> AsyncIterator[TokenChunk]:
+        return self.inner.generate(prompt_ids, sampling, request_id, priority=priority)
