@@ -24,6 +24,9 @@ def main() -> None:
     speech.add_argument("--parts", type=int, default=1)
     lm = steps.add_parser("lm", help="train the language model (resumes from its checkpoint)")
     lm.add_argument("--minutes", type=float, default=95)
+    steps.add_parser("restore", help="a checkpoint from the shipped files, to go on from")
+    refine = steps.add_parser("refine", help="train a language model that reads already on")
+    refine.add_argument("--minutes", type=float, default=60)
     codec = steps.add_parser("codec", help="train the codec's decoder (resumes likewise)")
     codec.add_argument("--minutes", type=float, default=95)
     codec.add_argument("--adversarial-from", type=float, default=1.0)
@@ -54,6 +57,14 @@ def main() -> None:
         from training.lm_train import train
 
         train(args.work, args.minutes)
+    elif args.step == "restore":
+        from training.restore import restore
+
+        restore(Path("orpheus_plugin/mini"), args.work)
+    elif args.step == "refine":
+        from training.lm_train import train
+
+        train(args.work, args.minutes, fast_until=0, cool_from=0.1, peak=0.3)
     elif args.step == "held-out":
         from training.evaluate import write_held_out
 

@@ -69,21 +69,24 @@ def config(size: Size) -> dict[str, Any]:
     }
 
 
+LAYER_NAMES = {
+    "q": "self_attn.q_proj",
+    "k": "self_attn.k_proj",
+    "v": "self_attn.v_proj",
+    "o": "self_attn.o_proj",
+    "gate": "mlp.gate_proj",
+    "up": "mlp.up_proj",
+    "down": "mlp.down_proj",
+}
+"""A layer's matrices: our names and transformers'."""
+
+
 def llama_state(net: VoiceModel) -> dict[str, Tensor]:
     """Weights under transformers' names, bfloat16."""
     out = {"model.embed_tokens.weight": net.table.full(), "model.norm.weight": net.norm}
-    names = {
-        "q": "self_attn.q_proj",
-        "k": "self_attn.k_proj",
-        "v": "self_attn.v_proj",
-        "o": "self_attn.o_proj",
-        "gate": "mlp.gate_proj",
-        "up": "mlp.up_proj",
-        "down": "mlp.down_proj",
-    }
     for i, block in enumerate(net.blocks):
         at = f"model.layers.{i}."
-        for ours, theirs in names.items():
+        for ours, theirs in LAYER_NAMES.items():
             out[f"{at}{theirs}.weight"] = getattr(block, ours).weight
         out[f"{at}input_layernorm.weight"] = block.norm1  # type: ignore[assignment]
         out[f"{at}post_attention_layernorm.weight"] = block.norm2  # type: ignore[assignment]

@@ -16,11 +16,17 @@ from torch import Tensor, nn
 from training import vocabulary as v
 from training.codes import ROWS, Utterance, frames, load
 from training.lm import Size, VoiceModel
-from training.muon import Muon
+from training.muon import FAST, Muon
 
 WEIGHTS = (2.0, 0.5, 2.0, 2.0, 0.5, 2.0, 2.0)
 """What a token of each slot counts in the loss. Pitch and loudness are mostly chance: unweighted they
 make nine tenths of the loss, and the words suffer."""
+
+
+WARM_UP = 60
+"""Steps in which the learning rate rises."""
+CHECKPOINT = 100
+"""Steps between two checkpoints."""
 
 
 @dataclass
@@ -125,9 +131,14 @@ class Sampler:
         return collate(self.data[start : max(end, start + 1)], speed)
 
 
-def losses(net: VoiceModel, b: Batch, guide: bool) -> dict[str, Tensor]:
-    """Losses of a batch: the speech tokens, the guided looks, the spelled words."""
-    with torch.autocast("cpu", torch.bfloat16):
+def losses(
+    net: VoiceModel, b: Batch, guide: bool, teach_spelling: bool = True
+) -> dict[str, Tensor]:
+    """Losses of a batch: the speech tokens, the guided looks, the spelled words.
+
+    A speller that knows nothing yet (``teach_spelling`` false) learns from the layers without changing them.
+    """
+    with torch.autocast("cpu", FAST, enabled=torch.float32 != FAST):
         h, looks, middle = net(b.ids[:, :-1], guide=guide)
         wanted = b.speech[:, 1:]
         each = net.table.loss(h[wanted], b.ids[:, 1:][wanted])
@@ -144,7 +155,9 @@ def losses(net: VoiceModel, b: Batch, guide: bool) -> dict[str, Tensor]:
             score = score - rows.gather(1, look[..., head][known][:, None]).clamp(min=-8).mean()
         out["look"] = torch.as_tensor(score) / 2
         state = middle[b.spell[:, 0], b.spell[:, 1]]
-        with torch.autocast("cpu", torch.bfloat16):
+        if not teach_spelling:
+            state = state.detach()
+        with torch.autocast("cpu", FAST, enabled=torch.float32 != FAST):
             logits = net.speller(state).view(-1, 64)
         out["spell"] = F.cross_entropy(logits.float(), b.spelling.reshape(-1))
     return out
@@ -195,6 +208,7 @@ def train(
     seed: int = 0,
     fast_until: float = 0.3,
     cool_from: float = 0.6,
+    peak: float = 1.0,
 ) -> None:
     """Train for some minutes of processor time, or go on where the checkpoint stopped.
 
@@ -204,7 +218,9 @@ def train(
         name: checkpoint name.
         tokens: tokens in a batch.
         fast_until: share of the run by which the reading speed has come down from 2.5 to 1.
+            0: a model that can read already.
         cool_from: share of the run from which the learning rate falls to zero.
+        peak: what the learning rate is multiplied with.
     """
     torch.set_num_threads(1)
     torch.manual_seed(seed)
@@ -226,9 +242,10 @@ def train(
         saved = torch.load(path, weights_only=True)
         net.load_state_dict(saved["net"])
         average.load_state_dict(saved["average"])
-        adam.load_state_dict(saved["adam"])
-        muon.momentum = saved["muon"]
-        step, spent, seen = saved["step"], saved["spent"], saved["seen"]
+        if "step" in saved:  # not from `restore`, which knows the weights only
+            adam.load_state_dict(saved["adam"])
+            muon.momentum = saved["muon"]
+            step, spent, seen = saved["step"], saved["spent"], saved["seen"]
         sampler.rng = np.random.default_rng(seed + step)
     else:
         average.load_state_dict(net.state_dict())
@@ -239,7 +256,7 @@ def train(
         spent = time.process_time() - begun
         done = spent / (60 * minutes)
         finish = done >= 1
-        if step and (step % 250 == 0 or finish):
+        if step and (step % CHECKPOINT == 0 or finish):
             state = {
                 "net": net.state_dict(),
                 "average": average.state_dict(),
@@ -256,11 +273,12 @@ def train(
             if finish:
                 print(f"  averaged: {validate(average, checks)}", flush=True)
                 break
-        slow = min(1.0, done / fast_until)
+        slow = min(1.0, done / fast_until) if fast_until else 1.0
         speed = 1.0 if slow >= 1 else float(2.5 - 1.5 * slow)
-        rate = min(1.0, (step + 1) / 60) * min(1.0, max(0.01, (1 - done) / (1 - cool_from)))
-        batch = sampler.draw(speed, min(1.0, 2 * done))
-        found = losses(net, batch, True)
+        rate = peak * min(1.0, (step + 1) / WARM_UP)
+        rate *= min(1.0, max(0.01, (1 - done) / (1 - cool_from)))
+        batch = sampler.draw(speed, min(1.0, 2 * done) if fast_until else 1.0)
+        found = losses(net, batch, True, step >= WARM_UP)
         loss = found["speech"] + 0.15 * found["look"] + 0.15 * found["spell"]
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(others, 1.0)

@@ -8,6 +8,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+FAST = (
+    torch.bfloat16
+    if getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    else torch.float32
+)
+"""For products that need not be exact. Where a CPU has no instructions for it, bfloat16 is thirty times slower."""
+
 
 class Muon:
     """Momentum with orthogonalised updates (Newton-Schulz) for the matrices of the layers."""
@@ -30,8 +37,8 @@ class Muon:
 
 
 def orthogonal(g: Tensor) -> Tensor:
-    """Nearest orthogonal matrix, roughly: five quintic Newton-Schulz steps in bfloat16."""
-    x = g.bfloat16()
+    """Nearest orthogonal matrix, roughly: five quintic Newton-Schulz steps."""
+    x = g.to(FAST)
     x = x / (x.norm() + 1e-7)
     tall = x.shape[0] > x.shape[1]
     x = x.t() if tall else x

@@ -20,6 +20,7 @@ from training.held_out import HAND_WRITTEN
 WORDNET = Path("/usr/share/wordnet")
 """Where Debian's ``wordnet-base`` puts its data files."""
 
+WORD = re.compile(r"[a-z]{3,14}")
 PLAIN = re.compile(r"[A-Za-z ,.'?!\-]+")
 
 FIRST_NAMES = [
@@ -453,6 +454,35 @@ def wordnet_glosses(root: Path = WORDNET) -> list[str]:
     return sorted(found)
 
 
+def wordnet_words(root: Path = WORDNET) -> set[str]:
+    """Single words of WordNet: its entries and whatever its definitions and examples are written with."""
+    found: set[str] = set()
+    for path in sorted(root.glob("index.*")):
+        for line in path.read_text(errors="ignore").splitlines():
+            if WORD.fullmatch(entry := line.partition(" ")[0]):
+                found.add(entry)
+    for path in sorted(root.glob("data.*")):
+        for line in path.read_text(errors="ignore").splitlines():
+            found.update(
+                w for w in re.split(r"[^A-Za-z'-]+", line.partition("| ")[2]) if WORD.fullmatch(w)
+            )
+    return found
+
+
+def word_lists(words: list[str], rng: random.Random) -> list[str]:
+    """Every word once, two to five of them to an utterance, as a list or as if they belonged together."""
+    rng.shuffle(words)
+    lines, rest = [], words
+    while rest:
+        count = rng.choice([2, 3, 3, 4, 4, 5])
+        line = rng.choice([", ", " ", " "]).join(rest[:count])
+        if rng.random() < 0.5:
+            line = line[0].upper() + line[1:]
+        lines.append(line + rng.choice([".", ".", ".", "?", "!"]))
+        rest = rest[count:]
+    return lines
+
+
 def fragment(sentence: str, rng: random.Random) -> str:
     """One to five neighbouring words of a sentence, as an utterance of their own."""
     words = sentence.split()
@@ -469,7 +499,12 @@ def fragment(sentence: str, rng: random.Random) -> str:
 def build(
     work: Path, seed: int = 0, sentences: int = 26000, agents: int = 14000, fragments: int = 16000
 ) -> None:
-    """Write ``text.jsonl`` (shuffled training lines) and ``held_out.json`` into ``work``."""
+    """Write ``text.jsonl`` (shuffled training lines) and ``held_out.json`` into ``work``.
+
+    The last part of the lines is there for the words in them: all of WordNet's other examples, more of its
+    definitions, and lists of the words that no other line has. Who meets a word for the first time has to guess how
+    it is read.
+    """
     rng = random.Random(seed)
     templates = (Path(__file__).parent / "templates.txt").read_text().splitlines()
     templates = [line for line in templates if line and not line.startswith("#")]
@@ -526,6 +561,13 @@ def build(
         for _ in range(4)
     ]
     rng.shuffle(lines)
+    wide = [("wordnet", s) for s in natural[sentences:]]
+    wide += [("gloss", s) for s in glosses[6000:18000]]
+    read = {w for _, line in lines + wide for w in re.findall(r"[a-z]+", line.lower())}
+    fresh = sorted(wordnet_words() - read)
+    wide += [("list", line) for _ in range(2) for line in word_lists(fresh, rng)]
+    rng.shuffle(wide)
+    lines += wide
     work.mkdir(parents=True, exist_ok=True)
     (work / "held_out.json").write_text(json.dumps(held, indent=1))
     with open(work / "text.jsonl", "w") as out:

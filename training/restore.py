@@ -1,0 +1,81 @@
+"""A checkpoint from the exported files: training can go on from what is shipped, without its optimisers' memory.
+
+The exported table holds sums of parts (see :class:`training.lm.Table`); here they are taken apart again. The parts
+are not unique, their sums are.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from training import vocabulary as v
+from training.codes import LETTERS, LEVELS, PHASES, PHONEMES, PITCHES, REMAINING, ROWS
+from training.export import LAYER_NAMES
+from training.lm import Size, Table, VoiceModel
+
+
+@torch.no_grad()
+def take_apart(table: Table, rows: Tensor) -> None:
+    """Set the parts of ``table`` so that its sums are ``rows [28746, width]``."""
+    width = rows.shape[1]
+    table.text.copy_(rows[: v.CUSTOM])
+    table.control.copy_(rows[v.CUSTOM : v.AUDIO])
+    audio = rows[v.AUDIO :].view(7, ROWS, width)
+    table.slot.zero_()
+    n = len(LETTERS)
+    pairs = audio[0, table.pairs].view(n, n, width)
+    table.letter.zero_()
+    table.next.zero_()
+    table.letter[:n] = pairs.mean(1)
+    table.next[:n] = pairs.mean(0) - pairs.mean((0, 1))
+    table.pair.zero_()
+    left = pairs - table.letter[:n, None] - table.next[None, :n]
+    table.pair[table.pairs] = left.reshape(n * n, width)
+
+    size = PITCHES * PHASES * LEVELS
+    middle = audio[[1, 4], :size].view(2, PITCHES, PHASES, LEVELS, width)
+    whole = middle.mean((0, 1, 2, 3))
+    table.slot[[1, 4]] = middle.mean((1, 2, 3))
+    table.pitch.copy_(middle.mean((0, 2, 3)) - whole)
+    table.phase.copy_(middle.mean((0, 1, 3)) - whole)
+    table.level.copy_(middle.mean((0, 1, 2)) - whole)
+
+    size = len(PHONEMES) * REMAINING
+    slots = ((2, 0), (3, 1), (5, 0), (6, 1))  # and which half of a middle step they are
+    halves = [audio[s, half : 2 * size : 2] for s, half in slots]
+    fine = torch.stack(halves).view(4, len(PHONEMES), REMAINING, width)
+    whole = fine.mean((0, 1, 2))
+    table.slot[[2, 3, 5, 6]] = fine.mean((1, 2))
+    table.phoneme.zero_()
+    table.phoneme[: len(PHONEMES)] = fine.mean((0, 2)) - whole
+    table.remaining.copy_(fine.mean((0, 1)) - whole)
+    table.unused.copy_(audio[0, -1:])
+
+
+@torch.no_grad()
+def restore(folder: Path, work: Path, name: str = "lm") -> None:
+    """Write ``work/{name}.pt`` from ``folder/model.safetensors``; an existing checkpoint is left alone."""
+    path = work / f"{name}.pt"
+    if path.exists():
+        print(f"{path} is there: nothing to do")
+        return
+    saved = {k: t.float() for k, t in load_file(folder / "model.safetensors").items()}
+    net = VoiceModel(Size())
+    take_apart(net.table, saved["model.embed_tokens.weight"])
+    off = float((net.table.full() - saved["model.embed_tokens.weight"]).abs().max())
+    net.norm.copy_(saved["model.norm.weight"])
+    for i, block in enumerate(net.blocks):
+        at = f"model.layers.{i}."
+        for ours, theirs in LAYER_NAMES.items():
+            getattr(block, ours).weight.copy_(saved[f"{at}{theirs}.weight"])
+        block.norm1.copy_(saved[f"{at}input_layernorm.weight"])  # type: ignore[operator]
+        block.norm2.copy_(saved[f"{at}post_attention_layernorm.weight"])  # type: ignore[operator]
+    work.mkdir(parents=True, exist_ok=True)
+    torch.save(
+        {"net": net.state_dict(), "average": net.state_dict(), "size": net.size.as_dict()}, path
+    )
+    print(f"{path} from {folder}; rows differ by at most {off:.4f} (bfloat16)")
