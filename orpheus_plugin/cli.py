@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from orpheus_plugin import models
-from orpheus_plugin.engine import EngineConfig, LocalEngine
+from orpheus_plugin.config import EngineConfig
+from orpheus_plugin.engine import LocalEngine
 from orpheus_plugin.errors import InvalidOptions, OrpheusError
 from orpheus_plugin.playback import Sink, SoundCard, WavFile
 from orpheus_plugin.turn import AudioChunk, SpeechOptions, Turn, TurnStats, Word

@@ -45,7 +45,7 @@ LLAMA3 = {
 
 @asynccontextmanager
 async def started(path: Path, **options: Any) -> AsyncIterator[TorchLlama]:
-    generator = TorchLlama(path, Vocabulary.load(path), threads=1, **options)
+    generator = TorchLlama(path, Vocabulary.load(path), **options)
     await generator.start()
     try:
         yield generator
