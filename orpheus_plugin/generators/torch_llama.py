@@ -382,6 +382,7 @@ class _Worker:
             self._sampler.move(last, place)
             self._ids[place] = self._ids[last]
             self._positions[place] = self._positions[last]
+        self.model.clear(last)
 
     def _step(self) -> _News:
         """Draw one id for every running request."""
