@@ -123,6 +123,8 @@ def engine_config(args: argparse.Namespace, *, ahead_s: float | None = 20.0) -> 
 
 
 def _say(args: argparse.Namespace) -> int:
+    if args.text == "-" and sys.stdin is None:
+        raise InvalidOptions("standard input is closed; give the text as an argument")
     options = SpeechOptions(voice=args.voice, seed=args.seed, temperature=args.temperature)
     # A file has no listener to stay close to.
     engine = LocalEngine(engine_config(args, ahead_s=None if args.out else 20.0))
