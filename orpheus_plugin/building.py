@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 from orpheus_plugin import models
 from orpheus_plugin.config import EngineConfig, GeneratorName
-from orpheus_plugin.devices import vllm_installed
 from orpheus_plugin.errors import InvalidOptions
 from orpheus_plugin.generators.base import TokenGenerator
 from orpheus_plugin.models import ModelFiles, ModelSpec
@@ -52,6 +51,8 @@ def build_stages(
 
 def generator_name(config: EngineConfig, device: str) -> GeneratorName:
     """The token engine that a configuration means on this device."""
+    from orpheus_plugin.devices import vllm_installed
+
     if config.generator != "auto":
         return config.generator
     if config.urls:

@@ -10,10 +10,8 @@ import time
 import numpy as np
 
 from orpheus_plugin import models
-from orpheus_plugin.building import generator_name
-from orpheus_plugin.config import EngineConfig
-from orpheus_plugin.devices import cuda_available, pick_device
-from orpheus_plugin.engine import LocalEngine
+from orpheus_plugin.devices import cuda_available, vllm_installed
+from orpheus_plugin.engine import EngineConfig, LocalEngine
 from orpheus_plugin.errors import OrpheusError
 from orpheus_plugin.turn import AudioChunk, SpeechOptions
 from orpheus_plugin.version import __version__
@@ -78,17 +76,13 @@ def _report_gpu() -> None:
 
 
 def _why(config: EngineConfig) -> str:
-    device = pick_device(config.device)
-    name = generator_name(config, device)
     if config.generator != "auto":
-        return f"{name}, as asked"
-    if name == "completions":
-        return f"{name}, from {len(config.urls)} server(s)"
-    if name == "vllm":
-        return "vLLM on the GPU"
-    if device == "cpu":
-        return "torch on the CPU: " + ("there is no GPU" if config.device == "auto" else "as asked")
-    return "torch on the GPU: vLLM is not installed"
+        return f"{config.generator}, as asked"
+    if config.urls:
+        return f"completions, from {len(config.urls)} server(s)"
+    if cuda_available():
+        return "vLLM on the GPU" if vllm_installed() else "torch on the GPU: vLLM is not installed"
+    return "torch on the CPU: there is no GPU"
 
 
 async def _speaks(engine: LocalEngine) -> bool:
