@@ -146,7 +146,7 @@ async def mini_latents() -> list[Latents]:
     from orpheus_plugin.vocabulary import LatentAssembler, Vocabulary
 
     vocabulary = Vocabulary.load(MINI)
-    generator = TorchLlama(MINI, vocabulary, threads=1)
+    generator = TorchLlama(MINI, vocabulary)
     await generator.start()
     said = []
     for number, text in enumerate(SENTENCES):

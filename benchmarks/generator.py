@@ -22,8 +22,6 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
-
 ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
@@ -120,7 +118,6 @@ async def run(arguments: argparse.Namespace) -> list[Row]:
             max_streams=max(arguments.streams),
             device=arguments.device,
             dtype=arguments.dtype,
-            threads=arguments.threads,
         )
         await generator.start()
         print(f"\n{name} ({generator.dtype})\n" + "".join(f"{heading:>16}" for heading in HEADINGS))
@@ -146,20 +143,17 @@ def main() -> None:
     parser.add_argument("--ids", type=int, default=420, help="ids a request (7 a frame of 85 ms)")
     parser.add_argument("--streams", default="1,4,8,16,32")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument(
         "--dtype", default=None, help="of the weights; by default TorchLlama's choice"
     )
     arguments = parser.parse_args()
     arguments.streams = [int(number) for number in arguments.streams.split(",")]
-    torch.set_num_threads(arguments.threads)
     rows = asyncio.run(run(arguments))
     save(
         "generator",
         {
             "ids": arguments.ids,
-            "threads": arguments.threads,
             "device": arguments.device,
             "rows": [asdict(row) for row in rows],
         },

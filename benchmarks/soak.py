@@ -2,7 +2,9 @@
 
     python benchmarks/soak.py [--minutes 10] [--model DIR --codec DIR]
 
-Prints resident memory every 30 s and writes benchmarks/results/soak.json.
+Prints resident memory every 10 s, and a verdict: flat if the mean of the last third is at most 1 % above that of the second
+third, and nothing is left when all callers are gone. Exit code 1 if not. The first minute, in which every kind of work comes
+for the first time, is not counted.
 """
 
 from __future__ import annotations
@@ -10,16 +12,27 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
-import json
 import os
 import random
+import statistics
+import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
-from orpheus_plugin.engine import EngineConfig, LocalEngine
-from orpheus_plugin.errors import AtCapacity
-from orpheus_plugin.turn import AudioChunk, SpeechOptions
+ROOT = Path(__file__).resolve().parents[1]
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+from benchmarks.report import save  # noqa: E402
+from orpheus_plugin.engine import EngineConfig, LocalEngine  # noqa: E402
+from orpheus_plugin.errors import AtCapacity  # noqa: E402
+from orpheus_plugin.turn import AudioChunk, SpeechOptions  # noqa: E402
+
+EVERY_S = 10.0
+WARM_UP_S = 60.0
+FLAT_PERCENT = 1.0
 
 SENTENCES = (
     "Hello, how can I help you today?",
@@ -64,11 +77,14 @@ async def caller(
         await asyncio.sleep(rng.uniform(0.0, 0.3))
 
 
-async def soak(engine: LocalEngine, minutes: float, callers: int) -> dict[str, object]:
+async def soak(engine: LocalEngine, minutes: float, callers: int) -> dict[str, Any]:
     """Run the callers; report memory over time."""
     await engine.start()
+    at_rest = resident_mib()
+    print(f"{at_rest:8.1f} MiB  at rest", flush=True)
     counts = dict.fromkeys(("finished", "cancelled", "refused", "chunks"), 0)
-    until = time.monotonic() + 60 * minutes
+    warm = time.monotonic() + WARM_UP_S
+    until = warm + 60 * minutes
     rng = random.Random(0)
     running = [
         asyncio.create_task(caller(engine, random.Random(rng.random()), until, counts))
@@ -76,33 +92,43 @@ async def soak(engine: LocalEngine, minutes: float, callers: int) -> dict[str, o
     ]
     memory: list[float] = []
     while time.monotonic() < until:
-        await asyncio.sleep(min(30.0, max(0.1, until - time.monotonic())))
+        await asyncio.sleep(min(EVERY_S, max(0.1, until - time.monotonic())))
         gc.collect()
-        memory.append(round(resident_mib(), 1))
-        print(f"{memory[-1]:8.1f} MiB  {counts}  threads {threading.active_count()}", flush=True)
+        now = resident_mib()
+        if time.monotonic() > warm:
+            memory.append(now)
+        print(f"{now:8.1f} MiB  {counts}  threads {threading.active_count()}", flush=True)
     await asyncio.gather(*running)
     await asyncio.sleep(1.0)
-    health = engine.health()
+    health, load = engine.health(), engine.load()
     left = {
         "active_turns": health.active_turns,
+        "generating": load.generating,
+        "decoding": load.decoding,
         "tasks": len(asyncio.all_tasks()) - 1,
         "restarts": health.restarts,
     }
+    after = resident_mib()
     await engine.aclose()
-    third = max(1, len(memory) // 3)
+    third = len(memory) // 3
+    before, last = statistics.mean(memory[third : 2 * third]), statistics.mean(memory[-third:])
+    growth = 100 * (last / before - 1)
     return {
         "minutes": minutes,
         "callers": callers,
         "counts": counts,
         "left": left,
+        "at_rest_mib": at_rest,
+        "after_mib": after,
+        "mean_second_third_mib": before,
+        "mean_last_third_mib": last,
+        "growth_percent": growth,
+        "flat": growth <= FLAT_PERCENT and not any(left.values()),
         "memory_mib": memory,
-        "mean_second_third_mib": sum(memory[third : 2 * third])
-        / max(1, len(memory[third : 2 * third])),
-        "mean_last_third_mib": sum(memory[-third:]) / third,
     }
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--callers", type=int, default=3)
@@ -111,11 +137,14 @@ def main() -> None:
     args = parser.parse_args()
     engine = LocalEngine(EngineConfig(model=args.model, codec=args.codec, device="cpu"))
     result = asyncio.run(soak(engine, args.minutes, args.callers))
-    print(json.dumps({k: v for k, v in result.items() if k != "memory_mib"}, indent=1))
-    path = Path(__file__).parent / "results" / "soak.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    verdict = "flat" if result["flat"] else "NOT FLAT"
+    print(
+        f"{verdict}: {result['mean_second_third_mib']:.1f} -> {result['mean_last_third_mib']:.1f} MiB"
+        f" ({result['growth_percent']:+.2f} %), left behind: {result['left']}"
+    )
+    save("soak", {"model": args.model} | result)
+    return 0 if result["flat"] else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from orpheus_plugin.version import __version__
 
 if TYPE_CHECKING:
-    from orpheus_plugin.engine import EngineConfig, LocalEngine, SpeechEngine, shared_engine
+    from orpheus_plugin.config import EngineConfig
+    from orpheus_plugin.engine import LocalEngine, SpeechEngine, shared_engine
     from orpheus_plugin.errors import (
         AtCapacity,
         EngineDied,
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from orpheus_plugin.turn import AudioChunk, SpeechOptions, Turn, TurnEnd, TurnStats, Word
 
 _HOME = {
-    "engine": ("EngineConfig", "LocalEngine", "SpeechEngine", "shared_engine"),
+    "config": ("EngineConfig",),
+    "engine": ("LocalEngine", "SpeechEngine", "shared_engine"),
     "errors": (
         "AtCapacity",
         "EngineDied",

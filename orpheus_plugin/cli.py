@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from orpheus_plugin import models
-from orpheus_plugin.engine import EngineConfig, LocalEngine
+from orpheus_plugin.config import EngineConfig
+from orpheus_plugin.engine import LocalEngine
 from orpheus_plugin.errors import InvalidOptions, OrpheusError
 from orpheus_plugin.playback import Sink, SoundCard, WavFile
 from orpheus_plugin.turn import AudioChunk, SpeechOptions, Turn, TurnStats, Word
@@ -122,6 +123,8 @@ def engine_config(args: argparse.Namespace, *, ahead_s: float | None = 20.0) -> 
 
 
 def _say(args: argparse.Namespace) -> int:
+    if args.text == "-" and sys.stdin is None:
+        raise InvalidOptions("standard input is closed; give the text as an argument")
     options = SpeechOptions(voice=args.voice, seed=args.seed, temperature=args.temperature)
     # A file has no listener to stay close to.
     engine = LocalEngine(engine_config(args, ahead_s=None if args.out else 20.0))

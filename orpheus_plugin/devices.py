@@ -36,3 +36,16 @@ def pick_device(name: str) -> str:
         if int(name.partition(":")[2]) >= count:
             raise InvalidOptions(f"device {name!r} was asked for, but torch sees {count} GPU(s)")
     return name
+
+
+def compute_alone() -> None:
+    """Have torch's CPU operations run on the calling thread and no other. For each thread that runs a model.
+
+    torch keeps one figure for the process, but OpenMP one for each thread, which adopts torch's only in some operations.
+    Codec and token engine run at the same time, and several turns already fill a core: two threads on two cores took 1.0
+    to 1.6 times as long for a frame of the codec; beside other work 2.2 times for one stream, though 0.7 times for eight
+    of full size.
+    """
+    import torch
+
+    torch.set_num_threads(1)

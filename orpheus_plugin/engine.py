@@ -13,88 +13,25 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Protocol
 
 from orpheus_plugin import models
 from orpheus_plugin.admission import TICK_S, Admission, Deliver, Progress, probe
-from orpheus_plugin.errors import AtCapacity, EngineDied, InvalidOptions, OrpheusError
-from orpheus_plugin.generators.base import TokenGenerator
-from orpheus_plugin.models import ModelFiles, ModelSpec
+from orpheus_plugin.building import MakeGenerator, build_stages, find_files, text_options
+from orpheus_plugin.config import EngineConfig
+from orpheus_plugin.devices import pick_device
+from orpheus_plugin.errors import AtCapacity, EngineDied, OrpheusError
+from orpheus_plugin.models import ModelFiles
 from orpheus_plugin.speaker import Speaker
 from orpheus_plugin.synthesis import Stages
-from orpheus_plugin.text import TextOptions
-from orpheus_plugin.turn import (
-    MAX_TEXT_CHARS,
-    SAMPLE_RATE,
-    SpeechOptions,
-    Turn,
-    TurnEnd,
-    TurnEvent,
-    TurnStats,
-)
-from orpheus_plugin.vocabulary import Vocabulary
+from orpheus_plugin.turn import SAMPLE_RATE, SpeechOptions, Turn, TurnEvent
 from orpheus_plugin.words import SpeakingRate
-
-if TYPE_CHECKING:
-    from orpheus_plugin.generators.completions import CompletionsOptions
-    from orpheus_plugin.generators.vllm import VllmOptions
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
-GeneratorName = Literal["auto", "torch", "vllm", "completions"]
-
 RATES = 64
 """Voices whose speed is remembered. A model that lists no voices takes any name a client thinks of."""
-
-
-@dataclass(frozen=True, slots=True)
-class EngineConfig:
-    """What one engine is. Equal configurations share an engine within a process.
-
-    Attributes:
-        model: a known name (`orpheus-tts voices` lists them), a hub repository, a local directory, or "auto":
-            Orpheus 3B where there is CUDA, else the bundled small voice.
-        codec: a SNAC 24 kHz snapshot directory; None is the model's own.
-        device: "auto", "cpu", "cuda" or "cuda:N".
-        generator: which token engine; "auto" is vLLM where CUDA and vLLM are present, completions where `urls` are
-            given, else the torch engine.
-        urls: OpenAI-style servers for the completions generator.
-        api_key: their key.
-        generator_options: a VllmOptions or CompletionsOptions, for the generator of that kind; None is its defaults.
-        max_turns: turns that may speak at once; None is a figure for the device.
-        measure: find out at warm-up, and while running, how many turns (up to that) stay in real time, and take no more.
-        look_ahead: utterances of one turn generated at once.
-        ahead_s: seconds generation may be ahead of a listener who plays at once; None is no limit.
-        max_text_chars: characters of text a turn takes.
-        fast_start: first sound from approximated right context by default.
-    """
-
-    model: str = "auto"
-    codec: Path | None = None
-    device: str = "auto"
-    generator: GeneratorName = "auto"
-    urls: tuple[str, ...] = ()
-    api_key: str | None = field(default=None, repr=False)
-    generator_options: VllmOptions | CompletionsOptions | None = None
-    max_turns: int | None = None
-    measure: bool = False
-    look_ahead: int = 2
-    ahead_s: float | None = 20.0
-    max_text_chars: int = MAX_TEXT_CHARS
-    fast_start: bool = False
-
-    def __post_init__(self) -> None:
-        for name, value, low in (
-            ("max_turns", self.max_turns, 1),
-            ("look_ahead", self.look_ahead, 1),
-            ("max_text_chars", self.max_text_chars, 1),
-        ):
-            if value is not None and value < low:
-                raise InvalidOptions(f"{name} must be at least {low}, not {value}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,10 +105,10 @@ class LocalEngine:
         config: EngineConfig | None = None,
         *,
         files: ModelFiles | None = None,
-        generator: Callable[[ModelFiles, Vocabulary], TokenGenerator] | None = None,
+        generator: MakeGenerator | None = None,
     ) -> None:
         self.config = config or EngineConfig()
-        self._files = files or _find(self.config)
+        self._files = files or find_files(self.config)
         self._make_generator = generator
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -259,25 +196,18 @@ class LocalEngine:
         return stages
 
     def _build(self) -> Stages:
-        """Read vocabulary and codec, make the generator. Blocking: on a worker thread."""
-        from orpheus_plugin.codec.batcher import CodecBatcher
-        from orpheus_plugin.codec.decoder import load_decoder
-        from orpheus_plugin.devices import pick_device
-
-        files, config = self._files, self.config
-        device = pick_device(config.device)
-        max_turns = config.max_turns or (64 if device.startswith("cuda") else 8)
+        """Blocking: on a worker thread."""
+        device = pick_device(self.config.device)
+        max_turns = self.config.max_turns or (64 if device.startswith("cuda") else 8)
         if self._admission.ceiling != max_turns:
             self._admission = Admission(max_turns)
-        streams = max_turns * config.look_ahead
-        vocabulary = Vocabulary.load(files.lm)
-        if self._make_generator is not None:
-            generator = self._make_generator(files, vocabulary)
-        else:
-            generator = build_generator(config, files, vocabulary, device=device, streams=streams)
-        codec = CodecBatcher(load_decoder(files.codec, device=device), slots=streams)
-        codec.start()
-        return Stages(vocabulary, generator, codec, files.spec.sampling, config.fast_start)
+        return build_stages(
+            self.config,
+            self._files,
+            device=device,
+            streams=max_turns * self.config.look_ahead,
+            generator=self._make_generator,
+        )
 
     async def _warm_up(self) -> None:
         """Speak a word through everything, so that the first caller does not pay for first-use costs."""
@@ -413,13 +343,12 @@ class LocalEngine:
         *,
         on_end: Callable[[OrpheusError | None], None],
     ) -> Speaker:
-        spec = self._files.spec
         return Speaker(
             turn_id,
             stages=stages,
             voice=voice,
             options=options,
-            text_options=_text_options(spec),
+            text_options=text_options(self._files.spec),
             deliver=deliver,
             look_ahead=self.config.look_ahead,
             ahead_s=self.config.ahead_s,
@@ -557,68 +486,7 @@ class _LocalLink:
             raise EngineDied("the engine was closed") from error
 
 
-# ---- building and sharing
-
-
-def build_generator(
-    config: EngineConfig, files: ModelFiles, vocabulary: Vocabulary, *, device: str, streams: int
-) -> TokenGenerator:
-    """The token engine of a configuration, not yet started. `streams` is how many requests run at once."""
-    name = config.generator
-    if name == "auto":
-        from orpheus_plugin.devices import vllm_installed
-
-        if config.urls:
-            name = "completions"
-        else:
-            name = "vllm" if device.startswith("cuda") and vllm_installed() else "torch"
-    options = config.generator_options
-    if name == "completions":
-        from orpheus_plugin.generators.completions import CompletionsGenerator, CompletionsOptions
-
-        if not config.urls:
-            raise InvalidOptions(
-                "the completions generator needs urls=(...) of OpenAI-style servers"
-            )
-        if options is not None and not isinstance(options, CompletionsOptions):
-            raise InvalidOptions("generator_options must be CompletionsOptions for this generator")
-        return CompletionsGenerator(
-            config.urls, vocabulary, api_key=config.api_key, options=options
-        )
-    if name == "vllm":
-        from orpheus_plugin.generators.vllm import VllmGenerator, VllmOptions
-
-        if options is not None and not isinstance(options, VllmOptions):
-            raise InvalidOptions("generator_options must be VllmOptions for this generator")
-        return VllmGenerator(files.lm, vocabulary, options, max_streams=streams, device=device)
-    if options is not None:
-        raise InvalidOptions("the torch generator takes no generator_options")
-    from orpheus_plugin.generators.torch_llama import TorchLlama
-
-    return TorchLlama(
-        files.lm,
-        vocabulary,
-        max_streams=streams,
-        device=device,
-        threads=1 if device == "cpu" else None,
-    )
-
-
-def _text_options(spec: ModelSpec) -> TextOptions:
-    """How text is cut for a model: in its language, with its tags, no longer than it speaks well."""
-    defaults = TextOptions()
-    longest = min(defaults.max_chars, spec.max_utterance_chars or defaults.max_chars)
-    return TextOptions(
-        tags=frozenset(spec.tags),
-        spell_numbers=spec.spell_numbers,
-        language=spec.languages[0] if spec.languages else "en",
-        max_chars=longest,
-        join_chars=min(defaults.join_chars, longest),
-    )
-
-
-def _find(config: EngineConfig) -> ModelFiles:
-    return models.locate(models.choose(config.model, device=config.device), codec=config.codec)
+# ---- sharing
 
 
 _shared: dict[EngineConfig, LocalEngine] = {}
@@ -650,8 +518,5 @@ __all__ = [
     "EngineLoad",
     "LocalEngine",
     "SpeechEngine",
-    "TurnEnd",
-    "TurnStats",
-    "build_generator",
     "shared_engine",
 ]

@@ -25,7 +25,10 @@ _LIST_MARKER = re.compile(r"\s*(?:[-*+•·▪>|#]|\d{1,3}[.)]\s)")
 _NUMBER_MARKER = re.compile(r"\s*(?:\d{1,3}|[a-zA-Z])$")
 _NOT_LETTERS = re.compile(r"[^\w.\s-]+")
 _ALWAYS_ENDS = frozenset({"ok"})
-_NEVER_ENDS = frozenset({"approx", "tues", "thurs", "dept", "tel", "incl", "excl"})
+_NEVER_LIST = (
+    "approx tues thurs dept tel incl excl ext tsp tbsp inkl exkl zzgl bzw ggf evtl aprox т.е"
+)
+_NEVER_ENDS = frozenset(_NEVER_LIST.split())
 _SHORT_LINE = 60
 
 

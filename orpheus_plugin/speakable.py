@@ -26,7 +26,7 @@ _STRAIGHT = str.maketrans(
 _CODE_FENCE = re.compile(r"```")
 _TILDE_FENCE = re.compile(r"~~~\w*")
 _RULE = re.compile(r"[-=*_|:~#+>•·▪]+")
-_LINE_MARK = re.compile(r"(?:[-+*•·▪>#|]+)")
+_LINE_MARK = re.compile(r"(?:[-+*•·▪>#|]+|\$)")
 _EMOTICON = re.compile(r"[:;=8][-'o^]?[()\[\]DPpOo|\\*]+|<+/?3+|[xX]D+|\^_*\^|[oO]_[oO]|-_+-")
 _LINK = re.compile(r"!?\[([^\[\]]*)\]\([^()]*\)")
 _LINK_TAIL = re.compile(r"\]\([^()\s]*\)?")
@@ -78,6 +78,10 @@ _LONE_CURRENCIES = {
     "ko": {"₩": "원", "$": "달러", "€": "유로"},
 }
 _NO_SYMBOLS: dict[str, str] = {}
+_BETWEEN_NUMBERS = {"en": {"*": "times", "/": "divided by"}}
+_KEYS = {"en": {"*": "star", "#": "pound"}}
+_KEY_LIST = "press presses pressing push hit dial enter type the or and then by with use key"
+_BEFORE_KEY = frozenset(_KEY_LIST.split())
 
 
 def split_token(token: str) -> list[str]:
@@ -101,6 +105,8 @@ class Reader:
         self._spell_numbers = spell_numbers
         self._symbols = _SYMBOLS.get(self._language, _NO_SYMBOLS)
         self._lone = self._symbols | _LONE_CURRENCIES.get(self._language, _NO_SYMBOLS)
+        self._in_operation = _BETWEEN_NUMBERS.get(self._language, _NO_SYMBOLS)
+        self._keys = _KEYS.get(self._language, _NO_SYMBOLS)
         self._in_code = False
 
     def read(self, tokens: Sequence[Token]) -> list[str]:
@@ -108,8 +114,10 @@ class Reader:
         spoken: list[str] = []
         last = -1  # index of the last word with a reading
         new_item = False
-        for token in tokens:
-            said = self._clean(token.written, token.line_start)
+        for index, token in enumerate(tokens):
+            said = self._lone_mark(tokens, index)
+            if said is None:
+                said = self._clean(token.written, token.line_start)
             new_item = new_item or token.new_item
             if said and not any(c.isalnum() for c in said):
                 mark = _first_mark(said)
@@ -126,6 +134,23 @@ class Reader:
         if self._spell_numbers:
             spoken = spell(spoken, self._language)
         return [_tidy(self._name_symbols(said)) for said in spoken]
+
+    def _lone_mark(self, tokens: Sequence[Token], index: int) -> str | None:
+        """What a mark on its own means by its neighbours: "3 * 4", "press #.", "Settings > Account"."""
+        written = tokens[index].written
+        mark = written.strip("\"'“”‘’`()[].,;:!?")
+        if mark not in ("*", "#", "/", ">") or tokens[index].line_start or self._in_code:
+            return None
+        before = tokens[index - 1].written if index else ""
+        after = tokens[index + 1].written if index + 1 < len(tokens) else ""
+        if before[-1:].isdecimal() and after[:1].isdecimal():
+            return self._in_operation.get(mark)
+        if mark == ">":
+            path = all(sum(c.isalpha() for c in side) > 1 for side in (before, after))
+            return "," if path else None
+        if before.lower() in _BEFORE_KEY and mark in self._keys:
+            return self._keys[mark] + written[written.index(mark) + 1 :].lstrip("\"'”’`)]")
+        return None
 
     def _clean(self, written: str, line_start: bool) -> str:
         text = written
@@ -216,6 +241,7 @@ def _unmarked(text: str) -> str:
     text = re.sub(r"\\(?=[^\w\s])", "", text).replace("\\", " ")
     text = re.sub(r"^([\"'(]*)_+|_+([\"').,!?;:]*)$", r"\1\2", text).replace("_", " ")
     text = re.sub(r"(?<=\d)[–—](?=\d)", "-", text)
+    text = re.sub(r"^[—–]+(?=[^\W\d]|[¿¡\"'])|[—–]+(?=[,.;:!?])", "", text)  # of a dialogue
     text = re.sub(r"—+|(?<=\w)--+(?=\w)|(?<=\w)\|(?=\w)", ", ", text).replace("–", "-")
     text = re.sub(r"(?<=[^\W\d]{2})/(?=[^\W\d]{2})", " ", text)
     text = re.sub(r"^[-+]+(?=[^\W\d])", "", text)

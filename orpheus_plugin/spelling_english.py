@@ -20,6 +20,10 @@ _MONTH_NAMES = {
     **{name[:3].lower(): name for name in _MONTHS if name != "May"},
     "sept": "September",
 }
+_DAY_NAMES = {
+    **{name[:3].lower(): name for name in ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")},
+    "tues": "Tuesday", "thur": "Thursday", "thurs": "Thursday",
+}  # fmt: skip
 _SCALES = {"k": "thousand", "m": "million", "b": "billion", "bn": "billion", "t": "trillion"}
 _SCALE_WORDS = frozenset({"thousand", "million", "billion", "trillion"})
 _CURRENCIES = {
@@ -45,27 +49,33 @@ _UNITS = {
     "min": ("minute", "minutes"), "mins": ("minute", "minutes"), "hr": ("hour", "hours"), "hrs": ("hour", "hours"),
     "kw": ("kilowatt", "kilowatts"), "kwh": ("kilowatt hour", "kilowatt hours"), "ml": ("milliliter", "milliliters"),
     "px": ("pixel", "pixels"), "sq": ("square", "square"), "m": ("meter", "meters"), "s": ("second", "seconds"),
-    "h": ("hour", "hours"), "l": ("liter", "liters"),
+    "h": ("hour", "hours"), "l": ("liter", "liters"), "tsp": ("teaspoon", "teaspoons"),
+    "tbsp": ("tablespoon", "tablespoons"), "gal": ("gallon", "gallons"),
 }  # fmt: skip
 _ABBREVIATIONS = {
     "mr.": "Mister", "mrs.": "Missus", "ms.": "Miz", "dr.": "Doctor", "prof.": "Professor", "st.": "Saint",
     "e.g.": "for example", "i.e.": "that is", "etc.": "et cetera", "etc": "et cetera", "vs.": "versus", "vs": "versus",
     "approx.": "approximately", "dept.": "department", "est.": "established", "a.m.": "A M", "p.m.": "P M",
+    "ave.": "Avenue", "blvd.": "Boulevard", "ext.": "extension",
 }  # fmt: skip
-_MAY_END = frozenset({"a.m.", "p.m.", "etc.", "dept.", "est."})
+_MAY_END = frozenset({"a.m.", "p.m.", "etc.", "dept.", "est.", "ave.", "blvd."})
+_NO_STREETS = frozenset(
+    {"the", "mount", "mt", "fort", "ft", "port", "lake", "and"}
+)  # they stand before a Saint
 _INITIALS = re.compile(r"(?:[A-Z]\.)+[A-Z]")
 _SPELLED_LIST = (
     "AI API APIs CPU CPUs GPU GPUs UI UX ID IDs URL URLs USA UK EU UN FAQ OS IT PIN IP IPO CEO CFO CTO COO "
     "USB IBM FBI CIA NBA AWS EV EVs IQ DIY ETA ATM IOU LLM LLMs AC AM PM UPS DNA RNA SQL"
 )
 _YEAR_LIST = (
-    "in since of year by until till from before after during circa around was is early late mid the spring summer "
+    "in since of year by until till from before after during circa ca c around was is early late mid the spring summer "
     "autumn fall winter"
 )
-_CODE_LIST = "code pin zip number id extension ext room flight account order"
+_CODE_LIST = "code pin zip number id extension ext room flight account order confirmation reference tracking passcode password"
 _SPELLED = frozenset(_SPELLED_LIST.split())
 _YEAR_BEFORE = frozenset(_YEAR_LIST.split())
 _DIGITS_BEFORE = frozenset(_CODE_LIST.split())
+_LINKS = frozenset({"is", "was", "are", "number", "code"})  # "your code is", "the order number is"
 _TIME = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?\s?([ap])?\.?(m)?\.?", re.IGNORECASE)
 _HOUR = re.compile(r"(\d{1,2})([ap])\.?m\.?", re.IGNORECASE)
 _MONEY = re.compile(rf"-?([$€£¥₹])({_NUMBER})(\.\d+)?([kKmMbBtT]|bn)?(?:/(\w+))?")
@@ -79,8 +89,9 @@ _HEIGHT = re.compile(r"(\d)'(\d{1,2})")
 _VERSION = re.compile(r"(v)?(\d+(?:\.\d+){2,})", re.IGNORECASE)
 _SHORT_VERSION = re.compile(r"(v)(\d+(?:\.\d+)?)", re.IGNORECASE)
 _PHONE = re.compile(r"\+?\(?\d{1,4}\)?(?:[-.]\(?\d{2,4}\)?)*[-.]\d{3,4}(?:-\d{2,4})?")
+_LONG_CODE = re.compile(r"\d+(?:-\d+){3,}")
 _RANGE = re.compile(rf"([$€£]?(?:{_NUMBER})(?:\.\d+)?%?)-([$€£]?(?:{_NUMBER})(?:\.\d+)?%?)")
-_FRACTION = re.compile(r"(\d{1,2})/(\d{1,3})")
+_FRACTION = re.compile(r"(\d{1,3})/(\d{1,3})")
 _PLAIN = re.compile(rf"([-+~≈]?)({_NUMBER})(\.\d+)?")
 _WITH_UNIT = re.compile(rf"([-+~]?)({_NUMBER})(\.\d+)?-?([a-zA-Z°/]+)")
 _MIXED = re.compile(r"[A-Za-z]+|\d+(?:\.\d+)?|[^A-Za-z\d]+")
@@ -104,10 +115,51 @@ class _English:
 
     def spell(self) -> list[str]:
         out: list[str] = []
+        dialled = self._dialled()
         for index, word in enumerate(self.words):
+            if index in dialled:
+                out.append(dialled[index])
+                continue
             plain = not word or (word.islower() and word.isalpha() and not self._after_digit(index))
             out.append(word if plain else self._word(index, word))
         return out
+
+    def _dialled(self) -> dict[int, str]:
+        """Telephone numbers written with spaces, group by group: +44 20 7946 0958, 555 123 4567."""
+        out: dict[int, str] = {}
+        for start, first in enumerate(self.cores):
+            if start in out or not re.fullmatch(r"\+\d{1,3}|0\d{1,4}|\d{3}", first):
+                continue
+            end = start + 1
+            while (
+                end < len(self.cores)
+                and self.words[end - 1].endswith(self.cores[end - 1])  # no mark between them
+                and re.fullmatch(r"\d{2,5}", self.cores[end])
+            ):
+                end += 1
+            groups = self.cores[start:end]
+            lengths = [len(group.lstrip("+")) for group in groups]
+            if first[0] not in "+0" and lengths != [3, 3, 4]:
+                continue
+            if len(groups) > 2 and 8 <= sum(lengths) <= 15:
+                for place, group in enumerate(groups, start):
+                    plus = "plus " if group[0] == "+" else ""
+                    said = plus + _digits(group) + ("," if place < end - 1 else "")
+                    out[place] = self.words[place].replace(group, said)
+        return out
+
+    def _is_code(self, index: int) -> bool:
+        """Whether a number is told digit by digit: "your code is 493027", but not "the number is 5000"."""
+        core = self.cores[index]
+        if not core.isdecimal() or len(core) < 4 or core.endswith("00"):
+            return False
+        for place in range(index - 1, max(-1, index - 4), -1):
+            before = self.cores[place].lower()
+            if before in _DIGITS_BEFORE:
+                return True
+            if before not in _LINKS:
+                return False
+        return False
 
     def _after_digit(self, index: int) -> bool:
         return any(c.isdecimal() for c in self._near(index, -1))
@@ -122,27 +174,39 @@ class _English:
 
     def _ends_sentence(self, index: int) -> bool:
         after = self._near(index, 1)
-        return not after or after[:1].isupper()
+        return not after or (after[:1].isupper() and (len(after) == 1 or not after.isupper()))
 
     def _word(self, index: int, word: str) -> str:
         lower = word.lower()
         bare = lower.lstrip("\"'(").rstrip(",;:!?\"')")
-        if bare in _ABBREVIATIONS and not (
-            bare == "st." and not self._near(index, 1)[:1].isupper()
-        ):
+        if bare in _ABBREVIATIONS:
+            street = bare == "st." and self._is_street(index)
             tail = word[len(word.rstrip(",;:!?\"')")) :]
-            stop = "." if bare in _MAY_END and self._ends_sentence(index) else ""
-            return _ABBREVIATIONS[bare] + (tail or stop)
+            stop = "." if (street or bare in _MAY_END) and self._ends_sentence(index) else ""
+            return ("Street" if street else _ABBREVIATIONS[bare]) + (tail or stop)
         match = _CORE.match(word)
         if match is None:
             return word
         head, core, tail = match.groups()
         if bare == "no." and self._near(index, 1)[:1].isdecimal():
             return f"{head}number"
-        said = self._core(core, self._near(index, -1), self._near(index, 1))
-        if tail == "." and _INITIALS.fullmatch(core) and not self._ends_sentence(index):
+        if self._is_code(index):
+            return f"{head}{_digits(core)}{tail}"
+        before, after = self._near(index, -1), self._near(index, 1)
+        if full := _calendar(core, before, after, dotted=tail == "."):
+            return f"{head}{full}"
+        said = self._core(core, before, after)
+        # "the U.K. is", "40 min. before": the stop belongs to the abbreviation.
+        short = _INITIALS.fullmatch(core) or (core.lower() in _UNITS and after[:1].islower())
+        if tail == "." and short and not self._ends_sentence(index):
             tail = ""
         return word if said is None else f"{head}{said}{tail}"
+
+    def _is_street(self, index: int) -> bool:
+        before, after = self._near(index, -1), self._near(index, 1)
+        return not after[:1].isupper() or (
+            before[:1].isupper() and before.lower() not in _NO_STREETS
+        )
 
     def _core(self, core: str, before: str, after: str) -> str | None:
         if not any(c.isdecimal() or c in _VULGAR for c in core):
@@ -165,6 +229,17 @@ class _English:
         if symbol and core.isupper() and before[:1].isdecimal():
             return _CURRENCIES[symbol][1]
         return _acronym(core)
+
+
+def _calendar(core: str, before: str, after: str, *, dotted: bool) -> str | None:
+    """A month or, with its stop, a weekday written short, next to what makes it one: "Nov. 28", "Tues. Jan. 5th"."""
+    if not core[:1].isupper() or len(core) > 5:
+        return None
+    dated = after[:1].isdecimal() or before[:1].isdecimal()
+    if core.lower() in _DAY_NAMES and dotted:
+        dates = after[:1].isdecimal() or after.lower() in _MONTH_NAMES
+        return _DAY_NAMES[core.lower()] if dates else None
+    return _MONTH_NAMES.get(core.lower()) if dated else None
 
 
 def _acronym(core: str) -> str | None:
@@ -319,7 +394,9 @@ def _version(core: str, before: str, after: str) -> str | None:
 
 def _phone(core: str, before: str, after: str) -> str | None:
     count = sum(c.isdecimal() for c in core)
-    if not _PHONE.fullmatch(core) or not 7 <= count <= 15 or _PLAIN.fullmatch(core):
+    if not 7 <= count <= 15 or _PLAIN.fullmatch(core):
+        return None
+    if not (_PHONE.fullmatch(core) or _LONG_CODE.fullmatch(core)):
         return None
     groups = re.findall(r"\d+", core)
     return ("plus " if core.startswith("+") else "") + ", ".join(_digits(group) for group in groups)
@@ -351,7 +428,7 @@ def _fraction(core: str, before: str, after: str) -> str | None:
     top, bottom = int(match[1]), int(match[2])
     if top == 1 and bottom in _PARTS and before.isdecimal():
         return f"and a {_PARTS[bottom][0]}"
-    if core in ("24/7", "50/50"):
+    if core in ("24/7", "50/50", "9/11"):
         return f"{_integer(match[1])} {_integer(match[2])}"
     if not 2 <= bottom <= 20 or top >= bottom:
         return f"{_integer(match[1])} over {_integer(match[2])}"

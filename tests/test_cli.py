@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import shutil
 import wave
 from pathlib import Path
 
@@ -66,6 +68,7 @@ def test_text_with_nothing_to_speak_is_said_to_be_so(
         (["say", "x" * 6145], 1, "6144 characters"),
         (["say", "Hi.", "--temperature", "-3"], 2, "temperature"),
         (["say", "Hi.", "--device", "quantum"], 2, "device"),
+        (["say", "Hi.", "--seed", "-5"], 2, "seed"),
     ],
 )
 def test_bad_input_is_one_line_and_no_traceback(
@@ -82,6 +85,62 @@ def test_bad_input_is_one_line_and_no_traceback(
     assert message in error
     assert len(error.strip().splitlines()) == 1
     assert error.startswith("orpheus-tts: ")
+
+
+@pytest.mark.parametrize("part", ["--model", "--codec"])
+@pytest.mark.parametrize("fault", ["cut off", "of another shape"])
+def test_a_broken_checkpoint_or_codec_is_one_line_that_names_it(
+    crafted_files: ModelFiles,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    part: str,
+    fault: str,
+) -> None:
+    lm, codec = crafted_files.lm, crafted_files.codec
+    broken = tmp_path / "broken"
+    shutil.copytree(lm if part == "--model" else codec, broken)
+    if fault == "cut off":
+        weights = broken / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:5000])
+    else:
+        config = json.loads((broken / "config.json").read_text())
+        config |= {"hidden_size": 128} if part == "--model" else {"decoder_dim": 32}
+        (broken / "config.json").write_text(json.dumps(config))
+    options = {"--model": str(lm), "--codec": str(codec), "--device": "cpu", part: str(broken)}
+    arguments = [word for option in options.items() for word in option]
+    assert main(["say", "Hi.", "-o", str(tmp_path / "out.wav"), *arguments]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"orpheus-tts: {broken}") or f" {broken}" in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_a_closed_standard_input_is_said_to_be_so(
+    model: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    assert main(["say", "-", "-o", "/dev/null", *model]) == 2
+    assert "standard input is closed" in capsys.readouterr().err
+
+
+def test_the_same_seed_writes_the_same_file(model: list[str], tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("one.wav", "two.wav", "other.wav")]
+    for file, seed in zip(files, ("7", "7", "8"), strict=True):
+        assert (
+            main(["say", "Hello there, my friend.", "-o", str(file), "--seed", seed, *model]) == 0
+        )
+    one, two, other = (file.read_bytes() for file in files)
+    assert one == two != other
+
+
+def test_an_unknown_voice_names_the_voices_and_leaves_the_file_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.wav"
+    assert main(["say", "Hi.", "--voice", "nobody", "-o", str(out), "--model", "mini"]) == 2
+    assert (
+        capsys.readouterr().err == "orpheus-tts: mini has no voice 'nobody'; its voices are heart\n"
+    )
+    assert not out.exists()
 
 
 def test_an_unknown_model_names_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,6 +21,7 @@ from orpheus_plugin.errors import (
     EngineDied,
     GenerationFailed,
     InvalidOptions,
+    TextTooLong,
     UnknownVoice,
 )
 from orpheus_plugin.generators.base import Sampling, TokenChunk
@@ -167,13 +168,17 @@ async def test_two_hundred_cancels_at_random_moments_leave_nothing_behind(
 ) -> None:
     rng = random.Random(7)
     await speak(crafted_engine, "Hi.")
-    threads = threading.active_count()
+    await settle(lambda: idle(crafted_engine))
+    loop = crafted_engine._loop
+    assert loop is not None
+    tasks, threads = asyncio.all_tasks(loop), set(threading.enumerate())
+
+    async def read(turn: Turn) -> None:
+        async for _ in turn:
+            await asyncio.sleep(0)
 
     async def one(delay: float, style: int) -> None:
-        try:
-            turn = crafted_engine.open_turn()
-        except AtCapacity:
-            return
+        turn = crafted_engine.open_turn()
         turn.push_text(TEXT)
         if rng.random() < 0.5:
             turn.end()
@@ -181,28 +186,21 @@ async def test_two_hundred_cancels_at_random_moments_leave_nothing_behind(
             await asyncio.sleep(delay)
             await turn.cancel()
         elif style == 1:  # the reader's task is cancelled
-            reading = asyncio.create_task(collect(turn))
+            reading = asyncio.create_task(read(turn))
             await asyncio.sleep(delay)
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
         else:  # the reader leaves
-            async with asyncio.timeout(delay + 0.001):
-                async for _ in turn:
-                    await asyncio.sleep(0)
-
-    async def collect(turn: Turn) -> None:
-        async for _ in turn:
-            pass
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(delay + 0.001):
+                    await read(turn)
 
     for _ in range(25):
-        jobs = [one(rng.random() * 0.15, rng.randrange(3)) for _ in range(8)]
-        await asyncio.gather(*jobs, return_exceptions=True)
-    await settle(lambda: idle(crafted_engine))
-    loop = crafted_engine._loop
-    assert loop is not None
-    left = [task.get_name() for task in asyncio.all_tasks(loop) if "turn" in task.get_name()]
-    assert left == []
-    assert threading.active_count() <= threads + 2
+        await asyncio.gather(*(one(rng.random() * 0.15, rng.randrange(3)) for _ in range(8)))
+        await settle(lambda: crafted_engine.health().active_turns == 0)
+    await settle(lambda: idle(crafted_engine) and asyncio.all_tasks(loop) == tasks)
+    new = {thread.name for thread in set(threading.enumerate()) - threads}
+    assert not any(name.startswith("orpheus") for name in new)
     assert pcm(await speak(crafted_engine, "Still here."))
 
 
@@ -259,6 +257,20 @@ async def test_odd_text_is_spoken_and_others_are_unharmed(
     )
     assert pcm(odd)
     assert pcm(plain)
+
+
+async def test_bad_input_harms_no_turn_that_speaks(crafted_engine: LocalEngine) -> None:
+    speaking = asyncio.create_task(speak(crafted_engine, TEXT * 2, seed=3))
+    with pytest.raises(UnknownVoice):
+        crafted_engine.open_turn(SpeechOptions(voice="nobody"))
+    async with crafted_engine.open_turn() as turn:
+        with pytest.raises(TextTooLong):
+            turn.push_text("x" * 6_145)
+    for text in ("", "😀🎉", "\0\0", "x" * 2000):
+        assert isinstance((await speak(crafted_engine, text))[-1], TurnEnd)
+    events = await speaking
+    assert [e.text for e in events if isinstance(e, Word)] == (TEXT * 2).split()
+    await settle(lambda: idle(crafted_engine))
 
 
 # ---- when things go wrong

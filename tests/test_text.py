@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import re
 
 import pytest
@@ -125,6 +126,7 @@ def test_no_sentence_ends_inside(text: str) -> None:
         ('He said "it is over." Then he left.', 'He said "it is over."'),
         ("It is done (for now.) Then he left.", "It is done, for now."),
         ("He left at 5 p.m. Then it rained.", "He left at 5 p.m."),
+        ("Add 1 tsp. of salt. Stir.", "Add 1 tsp. of salt."),
         ("It is worth 3.5. Then what?", "It is worth 3.5."),
         ("We are all ok. Then what?", "We are all ok."),
         ("今天天气很好。我们走吧", "今天天气很好。"),
@@ -247,6 +249,13 @@ def test_html_and_angle_brackets() -> None:
         ("good \u2014 really", "good, really"),
         ("good\u2014really", "good, really"),
         ("a - b", "a, b"),
+        ("—Sure? —she asked. —Yes —he said—, sure", "Sure? she asked. Yes he said, sure"),
+        ("What is 3 * 4, and 10 / 2?", "What is three times four, and ten divided by two?"),
+        ("Press * or # to go on", "Press star or pound to go on"),
+        ("then press '#'.", "then press pound."),
+        ("Shopping: * milk * eggs", "Shopping: milk eggs"),
+        ("Open Settings > My Account > Password", "Open Settings, My Account, Password"),
+        ("$ pip install it", "pip install it"),
         ("snake_case", "snake case"),
         ("Great 😀👍🏽 job ❤️", "Great job"),
         ("fami\u200bly\x00 \x07bell", "family bell"),
@@ -380,3 +389,56 @@ def test_early_cuts_change_where_utterances_end_but_no_word(text: str) -> None:
         out += cutter.flush()
         got.append(written(out) + "".join(word.written for word in cutter.leftover))
     assert got[0] == got[1]
+
+
+# ---- what language models write -------------------------------------------------------------------------------------
+
+REPLIES = {
+    "en": (
+        "Sure! Here are three things you can try:\n\n1. **Restart** your router.\n2. Unplug it for *30 seconds*.\n3. Call us at 1-800-555-0199.\n\nLet me know if that helps!",
+        "Your total is $1,249.99 (including $99.00 shipping), due by 5:30 p.m. on 12/24/2025. Mail support@example-shop.co.uk.",
+        '"I can\'t," she whispered. "I just can\'t."\n\n"Why not?" he asked.\n\n"Because..." She trailed off… and left.',
+        "Here's some code:\n\n```python\ndef hello():\n    print('Hello, world!')\n```\n\nThis prints a greeting. Does that make sense?",
+        "| Plan | Price |\n|------|-------|\n| Basic | $9.99/mo |\n| Pro | $29/mo |\n\nWhich one would you like?",
+        "Well, I mean, if you really want to know what I think about this whole situation that we have been talking about for the last half an hour or so, then I would have to say that it is complicated.",
+        "Oh <laugh> that is funny! <sigh> I wish I'd thought of it 😂 Dr. Smith (the cardiologist) did, e.g. on Tues. Jan. 5th at https://example.com/a?b=c.",
+        "Mr. and Mrs. Johnson live at 221B Baker St. in London. They've lived there since 1995. The pH is 7.4; the ratio is 16:9; version 2.0.1 is out.",
+    ),
+    "de": ("Das kostet 1.249,99 € inkl. MwSt., d.h. ca. 105 € im Monat. Ihr Termin ist am 3. März um 14:30 Uhr bei Dr. Müller – „passt das“?",),
+    "fr": ("« Vraiment ? » demanda-t-elle. Le prix est de 1 249,99 € TTC, soit env. 105 € par mois. Ça vous va ?",),
+    "es": ("—¿Seguro? —preguntó ella. El Sr. García llegará a las 15:30 h. del lunes, aprox. media hora tarde.",),
+    "zh": ("你好！很高兴见到你。价格是¥199，包括运费。“真的吗？”她问。“是的……”他回答。请拨打 400-123-4567。",),
+    "hi": ("नमस्ते! डॉ. शर्मा कल सुबह 10:30 बजे आएंगे। इसकी कीमत ₹1,249 है। क्या आप इसे खरीदना चाहेंगे?",),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("language", "reply"), [(lang, text) for lang, texts in REPLIES.items() for text in texts]
+)
+def test_replies_of_agents_in_any_chunks(language: str, reply: str) -> None:
+    rng = random.Random(0)
+    patient = TextOptions(language=language, first_clause_chars=0)
+    eager = TextOptions(language=language)
+    whole = stream(reply, len(reply), patient)
+    source = re.sub(r"</?[a-z]+>", "", "".join(reply.split()))
+    for _ in range(20):
+        largest = rng.choice((1, 4, 12, 80))
+        chunks: list[str] = []
+        rest = reply
+        while rest:
+            size = rng.randint(1, largest)
+            chunks.append(rest[:size])
+            rest = rest[size:]
+        for options in (patient, eager):
+            cutter = UtteranceCutter(options)
+            got: list[Utterance] = []
+            arrived = first = 0
+            for chunk in chunks:
+                arrived += len(chunk)
+                got += cutter.push(chunk)
+                first = first or (arrived if got else 0)
+            got += cutter.flush()
+            assert options is eager or got == whole
+            assert written(got) + "".join(word.written for word in cutter.leftover) == source
+            if options is eager:  # speech begins before a long sentence is there
+                assert (first or len(reply)) <= 110 + largest

@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from ..devices import compute_alone
 from ..errors import AtCapacity, EngineDied
 from .decoder import SnacDecoder
 from .stream import CodecStream
@@ -141,9 +141,7 @@ class CodecBatcher:
 
     def _work(self) -> None:
         if not self._fixed:
-            # Two threads on two cores took 1.0 to 1.6 times as long for a frame; beside other work 2.2 times for one stream,
-            # though 0.7 times for eight of full size.
-            torch.set_num_threads(1)  # torch keeps one figure for the whole process
+            compute_alone()
         try:
             while True:
                 with self._changed:

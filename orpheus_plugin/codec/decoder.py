@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import BadCheckpoint, ModelNotFound
-from .layers import Block, Head, Product, Stem
+from .layers import Block, Head, Stem
 
 CODEBOOK_SIZE = 4096
 SAMPLE_RATE = 24_000
@@ -125,12 +125,6 @@ class SnacDecoder(nn.Module):
             self.delay = self.delay * stage.stride + stage.delays[-1]
         self.requires_grad_(False)
         self.eval()
-
-    def prepare(self) -> None:
-        """Pack the weights for the processor they are on; see `Product`. Costs as much memory again as they take."""
-        for module in self.modules():
-            if isinstance(module, Product):
-                module.prepare()
 
     @property
     def device(self) -> torch.device:
@@ -260,6 +254,10 @@ def load_decoder(
         raise BadCheckpoint(f"cannot read {config_path}: {error}") from error
     if not isinstance(raw, dict):
         raise BadCheckpoint(f"{config_path} is not a JSON object")
-    config = SnacConfig.from_dict(raw)
-    decoder = SnacDecoder(config, fold_weights(config, _read_state(weights_path)))
+    state = _read_state(weights_path)
+    try:
+        config = SnacConfig.from_dict(raw)
+        decoder = SnacDecoder(config, fold_weights(config, state))
+    except BadCheckpoint as error:
+        raise BadCheckpoint(f"{snapshot}: {error}") from error
     return decoder.to(device=torch.device(device), dtype=dtype)

@@ -18,12 +18,16 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 Tails = list[Tensor]
 """A layer's memory, one tensor [rows, batch, channels] per entry of its `tail_shapes`; `step` replaces the entries."""
 
 KERNEL = 7
+_ROWS = 4
+"""MKL sums up in another order for fewer rows, or for columns that are no multiple of this; then a stream's last bits would
+hang on how it was chunked and on who shared its steps."""
 
 
 def _prepend(tails: Tails, index: int, rows: Tensor) -> Tensor:
@@ -64,8 +68,9 @@ class Snake(nn.Module):
 class Product(nn.Module):
     """x @ weight + bias (+ other) over the last dimension: where nearly all the arithmetic is.
 
-    On a CPU `prepare` packs the weight for oneDNN once. Against plain `addmm` that is up to 4 times as fast for the few
-    rows of one stream's frame in the first block (measured on an AMD EPYC), and 3 to 35 % faster for more rows.
+    Plain `addmm`, not weights packed for oneDNN: that builds and keeps a kernel for every number of rows, 0.55 MB each, and
+    streams that join and leave make ever new ones (250 MB for 1 to 8 lanes with 5 numbers of latents). Measured on an AMD
+    EPYC with AVX2, the two are as fast for the full-size decoder, and `addmm` is faster for the small one.
     """
 
     weight: Tensor
@@ -75,41 +80,24 @@ class Product(nn.Module):
         super().__init__()
         self.register_buffer("weight", weight.contiguous())  # [in, out]
         self.register_buffer("bias", bias)
-        self._packed: Tensor | None = None
-
-    def prepare(self) -> None:
-        """Pack for the current weights, where this build of torch can; call again after moving or changing them."""
-        self._packed = None
-        if self.weight.device.type != "cpu" or self.weight.dtype != torch.float32:
-            return
-        try:
-            packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.t().contiguous(), 4)
-            probe = torch.zeros(2, self.weight.shape[0])
-            other = probe.new_zeros(2, self.weight.shape[1])
-            torch.ops.mkldnn._linear_pointwise.binary(probe, other, packed, self.bias, "add")
-        except (AttributeError, RuntimeError):  # no oneDNN in this build or on this processor
-            return
-        self._packed = packed
 
     def step(self, x: Tensor, other: Tensor | None = None) -> Tensor:
         """x [..., in], other [..., out] -> [..., out]."""
-        if self._packed is not None:
-            # Overloads by name: finding them from the arguments takes longer than the product.
-            op, packed = torch.ops.mkldnn._linear_pointwise, self._packed
-            y: Tensor
-            if other is None:
-                y = op.default(x, packed, self.bias, "none", [], "")
-            else:
-                y = op.binary(x, other, packed, self.bias, "add")
-            return y
         flat = x.reshape(-1, x.shape[-1])
-        if other is None:
-            out = torch.mm(flat, self.weight)
+        rows = flat.shape[0]
+        late = None if other is None else other.reshape(rows, -1)
+        if rows < _ROWS:
+            spare = (0, 0, 0, _ROWS - rows)
+            flat, late = F.pad(flat, spare), None if late is None else F.pad(late, spare)
+        if late is not None:
+            out = torch.addmm(late, flat, self.weight)
+            if self.bias is not None:
+                out += self.bias
+        elif self.bias is not None:
+            out = torch.addmm(self.bias, flat, self.weight)
         else:
-            out = torch.addmm(other.reshape(flat.shape[0], -1), flat, self.weight)
-        if self.bias is not None:
-            out += self.bias
-        return out.view(*x.shape[:-1], -1)
+            out = torch.mm(flat, self.weight)
+        return out[:rows].view(*x.shape[:-1], -1)
 
 
 class Depthwise(nn.Module):
@@ -258,7 +246,7 @@ class Head(nn.Module):
     def __init__(self, alpha: Tensor, weight: Tensor, bias: Tensor) -> None:
         super().__init__()
         self.snake = Snake(alpha)
-        self.taps = Product(weight[0], None)  # [in, 7]
+        self.taps = Product(F.pad(weight[0], (0, -KERNEL % _ROWS)), None)  # [in, 7 and a spare]
         self.register_buffer("bias", bias)
         self.tail_shapes = [(KERNEL - 1, weight.shape[1])]
         self.delays = [KERNEL // 2]

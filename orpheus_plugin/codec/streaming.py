@@ -87,7 +87,6 @@ class StreamingDecoder:
     """
 
     def __init__(self, decoder: SnacDecoder, *, slots: int = 32) -> None:
-        decoder.prepare()
         self.decoder = decoder
         self.slots = slots
         self.delay = decoder.delay

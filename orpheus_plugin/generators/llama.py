@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
-import numpy as np
 import torch
 import torch.nn.functional as F
 
 from orpheus_plugin.generators.llama_weights import LlamaShape, LlamaWeights, rotary_frequencies
+from orpheus_plugin.generators.memory import LazyTensor
 from orpheus_plugin.vocabulary import CODES, SLOTS
 
 Tensor = torch.Tensor
@@ -18,14 +16,17 @@ STOP = CODES
 SPARE = CODES + 1
 """A column that is always -inf, so that lists of codes of different lengths can be padded with it."""
 COLUMNS = CODES + 2
+_ROWS = 16
+"""Prompts are read in multiples of so many ids: oneDNN keeps a kernel for every number of rows it meets in bfloat16."""
 
 
 class Llama:
     """The network and its cache. Not thread-safe; nothing here waits or allocates per stream.
 
     `dtype` is that of the residual stream, of attention and of the cache; the weights may have a narrower one, then the
-    matrix products are done in it. The cache is [layers, 2, streams, kv_heads, context, head_dim], zeroed (so memory is
-    taken from the system only as positions are used): `2 * layers * kv_heads * head_dim` numbers a position and stream.
+    matrix products are done in it. The cache is [layers, 2, streams, kv_heads, context, head_dim], zeroed:
+    `2 * layers * kv_heads * head_dim` numbers a position and stream. On a CPU it holds memory only for positions that were
+    used since the stream's last `clear`.
 
     A call of `hidden` costs one pass over the weights plus, for each stream, a read of its cache up to the longest one.
     """
@@ -44,18 +45,27 @@ class Llama:
         self.context = context
         self.device = weights.embedding.device
         self.dtype = dtype
-        self.cache = _lazy_zeros(
-            (shape.layers, 2, streams, shape.kv_heads, context, shape.head_dim), self.device, dtype
+        sizes = (shape.layers, 2, streams, shape.kv_heads, context, shape.head_dim)
+        self._memory = LazyTensor(sizes, dtype) if self.device.type == "cpu" else None
+        self.cache = (
+            torch.zeros(sizes, device=self.device, dtype=dtype)
+            if self._memory is None
+            else self._memory.tensor
         )
         angles = torch.outer(torch.arange(context, dtype=torch.float64), rotary_frequencies(shape))
         self._turns = torch.polar(torch.ones_like(angles), angles).to(
             device=self.device, dtype=torch.complex64
         )
+        self._eps = torch.tensor(shape.eps, device=self.device)
         self._places = torch.arange(context, device=self.device)
 
     def prefill(self, stream: int, ids: Tensor, start: int) -> None:
-        """Read `ids` (int64 [n]) into a stream's cache at positions start .. start + n - 1."""
-        end = start + len(ids)
+        """Read `ids` (int64 [n]) into a stream's cache at positions start .. start + n - 1.
+
+        Some positions behind them may be written to as well; whatever is read or drawn next overwrites them.
+        """
+        end = min(start + -(-len(ids) // _ROWS) * _ROWS, self.context)
+        ids = F.pad(ids, (0, end - start - len(ids)))
         positions = self._places[start:end]
         ahead = self._places[:end] > positions[:, None]
         mask = torch.zeros((len(ids), end), device=self.device, dtype=self.dtype)
@@ -83,7 +93,7 @@ class Llama:
             mask = torch.zeros((count, 1, 1, end), device=self.device, dtype=self.dtype)
             mask.masked_fill_(ahead[:, None, None], float("-inf"))
         x = self._run(ids, self._places[:count], positions, slice(0, count), end, mask)
-        return F.rms_norm(x, (self.shape.hidden,), self.weights.norm, self.shape.eps)
+        return self._normed(x, self.weights.norm)
 
     def logits(self, hidden: Tensor, slots: list[int]) -> Tensor:
         """Logits of the ids that may follow: fp32 [B, 4098], the codes of each row's slot, STOP (slot 0 only), SPARE.
@@ -113,6 +123,12 @@ class Llama:
         """Copy the first `length` positions of one stream's cache to another's."""
         self.cache[:, :, target, :, :length] = self.cache[:, :, source, :, :length]
 
+    def clear(self, stream: int) -> None:
+        """Give a stream's part of the cache back to the system, where it can be."""
+        if self._memory is not None:
+            for plane in self.cache.flatten(0, 1):
+                self._memory.give_back(plane[stream])
+
     def _run(
         self,
         ids: Tensor,
@@ -132,34 +148,34 @@ class Llama:
         turns = self._turns[positions][:, None]
         x = F.embedding(ids, self.weights.embedding).to(self.dtype)
         for layer, cache in zip(self.weights.layers, self.cache, strict=True):
-            normed = F.rms_norm(x, (shape.hidden,), layer.attention_norm, shape.eps)
-            qkv = _product(normed, layer.qkv).view(len(x), -1, shape.head_dim)
-            pairs = torch.view_as_complex(qkv[:, :rotated].float().view(len(x), rotated, half, 2))
-            qk = torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)
-            cache[0][rows, :, positions] = qk[:, shape.heads :]
-            cache[1][rows, :, positions] = qkv[:, rotated:].to(x.dtype)
+            normed = self._normed(x, layer.attention_norm)
+            qkv = _product(normed, layer.qkv).float().view(len(x), -1, shape.head_dim)
+            pairs = torch.view_as_complex(qkv[:, :rotated].view(len(x), rotated, half, 2))
+            pairs *= turns  # in place: queries and keys are views of it
+            qkv = qkv.to(x.dtype)
+            cache[:, rows, :, positions] = qkv[:, shape.heads :].view(
+                len(x), 2, shape.kv_heads, shape.head_dim
+            )
             # The queries that share a key-value head stand in one row of "positions", so that no key is repeated.
-            q = qk[:, : shape.heads].view(count, -1, shape.kv_heads, group, shape.head_dim)
+            q = qkv[:, : shape.heads].view(count, -1, shape.kv_heads, group, shape.head_dim)
             q = q.transpose(1, 2).reshape(count, shape.kv_heads, -1, shape.head_dim)
             seen = F.scaled_dot_product_attention(
                 q, cache[0, streams, :, :end], cache[1, streams, :, :end], attn_mask=mask
             )
             seen = seen.view(count, shape.kv_heads, -1, group, shape.head_dim).transpose(1, 2)
             x = _add_product(x, seen.reshape(len(x), -1), layer.out)
-            normed = F.rms_norm(x, (shape.hidden,), layer.mlp_norm, shape.eps)
+            normed = self._normed(x, layer.mlp_norm)
             gate, up = _product(normed, layer.gate_up).chunk(2, -1)
             x = _add_product(x, F.silu(gate) * up, layer.down)
         return x
 
-
-def _lazy_zeros(sizes: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Zeros that, on a CPU, take memory only where they are written to (torch.zeros writes all of them)."""
-    if device.type != "cpu":
-        return torch.zeros(sizes, device=device, dtype=dtype)
-    size = math.prod(sizes) * dtype.itemsize
-    raw = torch.from_numpy(np.zeros(size + 64, np.uint8))
-    start = -raw.data_ptr() % 64  # a cache line
-    return raw[start : start + size].view(dtype).view(sizes)
+    def _normed(self, x: Tensor, gain: Tensor) -> Tensor:
+        """RMS norm. On a CPU torch's own is some eight operations."""
+        if x.dtype != torch.float32 or x.device.type != "cpu":
+            return F.rms_norm(x, (self.shape.hidden,), gain, self.shape.eps)
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        squares = torch.addcmul(self._eps, length, length, value=1 / self.shape.hidden)
+        return (x * squares.rsqrt_()).mul_(gain)
 
 
 def _product(x: Tensor, matrix: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from orpheus_plugin.devices import compute_alone
 from orpheus_plugin.errors import BadCheckpoint, EngineDied, InvalidOptions, OrpheusError
 from orpheus_plugin.generators.base import Finish, Sampling, TokenChunk
 from orpheus_plugin.generators.checks import check_sampling, checked_prompt
@@ -68,7 +69,6 @@ class TorchLlama:
         max_context: int = 2048,
         device: str = "cpu",
         dtype: torch.dtype | str | None = None,
-        threads: int | None = None,
         prefill_chunk: int | None = None,
     ) -> None:
         """Nothing is loaded before `start`.
@@ -81,8 +81,6 @@ class TorchLlama:
             device: "cpu", "cuda", "cuda:1", or "auto".
             dtype: of the weights. By default bfloat16 on CUDA and on CPUs with instructions for it, where the blocks
                 are large enough to gain from it; else float32. On a CPU all but the matrix products is float32 always.
-            threads: CPU threads of torch's operations, for the whole process; None leaves torch's setting. One is best
-                for small models on busy machines.
             prefill_chunk: prompt ids read between two steps while others run; by default 64 on a CPU, 512 on CUDA.
 
         Raises InvalidOptions for sizes below 1 or an unknown dtype or device.
@@ -108,7 +106,6 @@ class TorchLlama:
         self._vocabulary = vocabulary
         self._max_streams = max_streams
         self._max_context = max_context
-        self._threads = threads
         self._chunk = prefill_chunk or (64 if on_cpu else 512)
         self._requests: dict[str, _Request] = {}
         self._worker: _Worker | None = None
@@ -140,7 +137,6 @@ class TorchLlama:
             self._vocabulary,
             self._max_streams,
             self._chunk,
-            self._threads,
             loop,
             self._died,
         )
@@ -271,7 +267,6 @@ class _Worker:
         vocabulary: Vocabulary,
         places: int,
         chunk: int,
-        threads: int | None,
         loop: asyncio.AbstractEventLoop,
         died: Callable[[_Worker, OrpheusError], None],
     ) -> None:
@@ -280,7 +275,6 @@ class _Worker:
         self._vocabulary = vocabulary
         self._limit = places
         self._chunk = chunk
-        self._threads = threads
         self._loop = loop
         self._died = died
         self._changed = threading.Condition()
@@ -315,8 +309,8 @@ class _Worker:
 
     def _work(self) -> None:
         try:
-            if self._threads is not None:
-                torch.set_num_threads(self._threads)
+            if self.model.device.type == "cpu":
+                compute_alone()
             with torch.inference_mode():
                 while self._wait():
                     self._leave_aborted()
@@ -388,6 +382,7 @@ class _Worker:
             self._sampler.move(last, place)
             self._ids[place] = self._ids[last]
             self._positions[place] = self._positions[last]
+        self.model.clear(last)
 
     def _step(self) -> _News:
         """Draw one id for every running request."""

@@ -121,6 +121,26 @@ def test_noise_does_not_depend_on_chunks_or_batch():
     )
 
 
+def test_a_streams_samples_are_the_same_to_the_last_bit_in_any_chunks_and_company():
+    """What makes one seed write one file: how a turn is chunked hangs on the machine's load."""
+    latents = random_latents(5)
+    padded = np.concatenate([latents, np.zeros((10, 3), np.int64)])
+    streaming = StreamingDecoder(DECODER, slots=5)
+    alone = run_alone(streaming, latents, [4], seed=7)
+    for chunks in ([1], [2], [3], [16], [1, 2, 4, 16]):
+        assert np.array_equal(alone, run_alone(streaming, latents, chunks, seed=7))
+    for company in (2, 3, 5):
+        lanes = [streaming.lane(slot, seed=7) for slot in range(company)]
+        for lane in lanes:
+            lane.end = len(latents)
+        steps = [
+            streaming.step(lanes, np.repeat(padded[None, i : i + 3], company, 0))
+            for i in range(0, 30, 3)
+        ]
+        for pieces in zip(*steps, strict=True):
+            assert np.array_equal(alone, np.concatenate(pieces))
+
+
 def test_noise_enters_where_the_reference_adds_it():
     """Given our draws, the snac package makes our samples: same layer, same positions, same scale."""
     latents = random_latents(4)

@@ -47,7 +47,7 @@ class Case:
 
 @asynccontextmanager
 async def torch_llama(model_dir: Path, vocabulary: Vocabulary) -> AsyncIterator[TokenGenerator]:
-    generator = TorchLlama(model_dir, vocabulary, max_streams=8, threads=1)
+    generator = TorchLlama(model_dir, vocabulary, max_streams=8)
     await generator.start()
     try:
         yield generator

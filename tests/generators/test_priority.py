@@ -25,7 +25,7 @@ Make = Callable[[ModelFiles, Vocabulary], TokenGenerator]
 
 
 def torch_llama(files: ModelFiles, vocabulary: Vocabulary) -> TokenGenerator:
-    return TorchLlama(files.lm, vocabulary, max_streams=1, threads=1)
+    return TorchLlama(files.lm, vocabulary, max_streams=1)
 
 
 def vllm(files: ModelFiles, vocabulary: Vocabulary) -> TokenGenerator:

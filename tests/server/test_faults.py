@@ -113,7 +113,7 @@ async def test_an_engine_that_dies_fails_its_turn_comes_back_and_is_counted(
     crafted_files: ModelFiles,
 ) -> None:
     def make(files: ModelFiles, vocabulary: Vocabulary) -> TorchLlama:
-        return Mortal(files.lm, vocabulary, max_streams=8, device="cpu", threads=1)
+        return Mortal(files.lm, vocabulary, max_streams=8, device="cpu")
 
     local = LocalEngine(
         EngineConfig(device="cpu", max_turns=4), files=crafted_files, generator=make
