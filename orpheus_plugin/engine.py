@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 from orpheus_plugin import models
-from orpheus_plugin.admission import TICK_S, Admission, Deliver, Progress, probe
+from orpheus_plugin.admission import TICK_S, Admission, Progress, probe
 from orpheus_plugin.errors import AtCapacity, EngineDied, InvalidOptions, OrpheusError
 from orpheus_plugin.generators.base import TokenGenerator
 from orpheus_plugin.models import ModelFiles, ModelSpec
@@ -28,6 +28,7 @@ from orpheus_plugin.text import TextOptions
 from orpheus_plugin.turn import (
     MAX_TEXT_CHARS,
     SAMPLE_RATE,
+    Deliver,
     SpeechOptions,
     Turn,
     TurnEnd,
@@ -289,9 +290,8 @@ class LocalEngine:
 
         failures: list[OrpheusError] = []
 
-        def discard(event: TurnEvent | OrpheusError) -> bool:
-            if isinstance(event, OrpheusError):
-                failures.append(event)
+        def discard(*events: TurnEvent | OrpheusError) -> bool:
+            failures.extend(event for event in events if isinstance(event, OrpheusError))
             return True
 
         speaker = self._speaker(
@@ -409,7 +409,7 @@ class LocalEngine:
         voice: str | None,
         options: SpeechOptions,
         stages: Callable[[], Awaitable[Stages]],
-        deliver: Callable[[TurnEvent | OrpheusError], bool],
+        deliver: Deliver,
         *,
         on_end: Callable[[OrpheusError | None], None],
     ) -> Speaker:
