@@ -560,18 +560,22 @@ class _LocalLink:
 # ---- building and sharing
 
 
+def generator_name(config: EngineConfig, device: str) -> GeneratorName:
+    """The token engine that a configuration means on this device."""
+    from orpheus_plugin.devices import vllm_installed
+
+    if config.generator != "auto":
+        return config.generator
+    if config.urls:
+        return "completions"
+    return "vllm" if device.startswith("cuda") and vllm_installed() else "torch"
+
+
 def build_generator(
     config: EngineConfig, files: ModelFiles, vocabulary: Vocabulary, *, device: str, streams: int
 ) -> TokenGenerator:
     """The token engine of a configuration, not yet started. `streams` is how many requests run at once."""
-    name = config.generator
-    if name == "auto":
-        from orpheus_plugin.devices import vllm_installed
-
-        if config.urls:
-            name = "completions"
-        else:
-            name = "vllm" if device.startswith("cuda") and vllm_installed() else "torch"
+    name = generator_name(config, device)
     options = config.generator_options
     if name == "completions":
         from orpheus_plugin.generators.completions import CompletionsGenerator, CompletionsOptions
@@ -653,5 +657,6 @@ __all__ = [
     "TurnEnd",
     "TurnStats",
     "build_generator",
+    "generator_name",
     "shared_engine",
 ]
