@@ -45,6 +45,7 @@ _ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
 }
 _SHUTDOWN_S = 2.0
+_MOST_OF_A_GPU = 0.92  # vLLM's own default
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,12 +221,12 @@ class VllmGenerator:
             "device_ids": device_ids(self._device, current_platform.device_type),
         }
         if current_platform.is_cuda_alike():
-            # vLLM does not start where less than this share of the card is free, although the cache's size is given; its
-            # default of 92 % would refuse a card that the codec or anything else is on.
+            # vLLM does not start where less than this share of the card is free, although the cache's size is given. Its
+            # default would refuse a card that the codec or anything else is on.
             index = (args["device_ids"] or [0])[0]
             total = int(current_platform.get_device_total_memory(index))
             needed = footprint(self._model_dir, options).total
-            args["gpu_memory_utilization"] = min(0.98, needed / total)
+            args["gpu_memory_utilization"] = min(_MOST_OF_A_GPU, needed / total)
         if not eager:
             args["cudagraph_capture_sizes"] = graph_sizes(options.max_streams)
         if options.restricted_head and config.get("architectures") == ["LlamaForCausalLM"]:
