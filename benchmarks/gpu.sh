@@ -49,7 +49,7 @@ step() { # name, most seconds, command...
         return
     fi
     if timeout -k 10 "$most" "$@" >"benchmarks/results/gpu_$name.log" 2>&1; then
-        grep -E '^\||passed|^[a-z_]+: |^[a-z_]+ \{' "benchmarks/results/gpu_$name.log" || true
+        grep -E '^\||passed|^[a-z_]+: |^[a-z_]+ [{0-9]' "benchmarks/results/gpu_$name.log" || true
     else
         echo "FAILED ($?), the end of benchmarks/results/gpu_$name.log:"
         tail -n 15 "benchmarks/results/gpu_$name.log"
@@ -59,9 +59,9 @@ step() { # name, most seconds, command...
 
 nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader
 # SNAC's captured graphs and whatever else is marked so.
-step tests 90 "$python" -m pytest -m gpu -q tests/codec
+step tests 90 "$python" -m pytest -m gpu tests/codec
 # vLLM's CUDA runner, graphs, sampler and restricted head under the contract that the CPU build passes.
-step contract 120 "$python" -m pytest -q tests/generators/test_vllm_head.py \
+step contract 120 "$python" -m pytest tests/generators/test_vllm_head.py \
     "tests/contract/test_generator_contract.py" -k "not completions_vllm" -m vllm
 # Listeners at once and the time to their first sound, tokens and codec on the one card.
 # shellcheck disable=SC2086

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from orpheus_plugin.errors import OrpheusError
-from orpheus_plugin.turn import SAMPLE_RATE, AudioChunk, TurnEvent
+from orpheus_plugin.turn import SAMPLE_RATE, AudioChunk, Deliver, TurnEvent
 
 logger = logging.getLogger(__name__)
 
@@ -146,16 +146,13 @@ class Probed(Protocol):
     async def aclose(self) -> None: ...
 
 
-Deliver = Callable[[TurnEvent | OrpheusError], bool]
-
-
 async def probe(turns: int, speak: Callable[[str, Deliver], Probed]) -> float | None:
     """Seconds of audio per second with this many turns at once; None if too little came to tell."""
     arrived: list[tuple[float, int]] = []
 
-    def count(event: TurnEvent | OrpheusError) -> bool:
-        if isinstance(event, AudioChunk):
-            arrived.append((time.monotonic(), event.samples))
+    def count(*events: TurnEvent | OrpheusError) -> bool:
+        now = time.monotonic()
+        arrived.extend((now, event.samples) for event in events if isinstance(event, AudioChunk))
         return True
 
     speakers = [speak(f"probe-{turns}-{number}", count) for number in range(turns)]

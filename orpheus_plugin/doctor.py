@@ -10,13 +10,18 @@ import time
 import numpy as np
 
 from orpheus_plugin import models
-from orpheus_plugin.devices import cuda_available, vllm_installed
+from orpheus_plugin.building import generator_name
+from orpheus_plugin.devices import cuda_available, pick_device
 from orpheus_plugin.engine import EngineConfig, LocalEngine
 from orpheus_plugin.errors import OrpheusError
+from orpheus_plugin.models import ModelFiles
 from orpheus_plugin.turn import AudioChunk, SpeechOptions
 from orpheus_plugin.version import __version__
 
 SENTENCE = "This is a test of the voice."
+
+CODEC_BYTES = 1 << 30
+"""SNAC with its streams' states, its graphs and a CUDA context: an estimate, never measured."""
 
 _TESTED = {
     "torch": "2.13",
@@ -46,7 +51,9 @@ async def examine(config: EngineConfig) -> int:
         chosen = models.choose(config.model, device=config.device)
         files = models.locate(chosen, codec=config.codec)
         print(f"  model: {chosen} in {files.lm} (licence: {files.spec.licence})")
-        print(f"  generator: {_why(config)}")
+        device = pick_device(config.device)
+        print(f"  generator: {_why(config, device)}")
+        _report_memory(config, files, device)
         return 0 if await _speaks(LocalEngine(config, files=files)) else 1
     except OrpheusError as error:
         print(f"  FAILED: {error.message}")
@@ -70,19 +77,58 @@ def _report_gpu() -> None:
         free, total = torch.cuda.mem_get_info(index)
         name = torch.cuda.get_device_name(index)
         print(f"  GPU {index}: {name}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free")
-    print(
-        "  Orpheus 3B in bf16 needs 6.2 GiB for weights, 112 KiB of KV cache a token, 1 GiB for SNAC"
-    )
 
 
-def _why(config: EngineConfig) -> str:
+def _why(config: EngineConfig, device: str) -> str:
+    name = generator_name(config, device)
     if config.generator != "auto":
-        return f"{config.generator}, as asked"
-    if config.urls:
+        return f"{name}, as asked"
+    if name == "completions":
         return f"completions, from {len(config.urls)} server(s)"
-    if cuda_available():
-        return "vLLM on the GPU" if vllm_installed() else "torch on the GPU: vLLM is not installed"
-    return "torch on the CPU: there is no GPU"
+    if name == "vllm":
+        return f"vLLM on {device}"
+    if device.startswith("cuda"):
+        return f"torch on {device}: vLLM is not installed"
+    return f"torch on the {device.upper()}" + ("" if cuda_available() else ": there is no GPU")
+
+
+def _report_memory(config: EngineConfig, files: ModelFiles, device: str) -> None:
+    """What the engine will take of its GPU against what is free there."""
+    if not device.startswith("cuda"):
+        return
+    import torch
+
+    needed = gpu_needs(config, files, device)
+    print(f"  GPU memory: {fits(needed, torch.cuda.mem_get_info(torch.device(device))[0])}")
+
+
+def gpu_needs(config: EngineConfig, files: ModelFiles, device: str) -> dict[str, int]:
+    """Bytes of GPU memory, by what they are for."""
+    from orpheus_plugin.generators.footprint import Footprint
+    from orpheus_plugin.generators.vllm import VllmOptions, footprint
+
+    needs = {"codec": CODEC_BYTES}
+    name, options = generator_name(config, device), config.generator_options
+    if name == "completions":
+        return needs  # the language model is elsewhere
+    if name == "vllm":
+        model = footprint(files.lm, options if isinstance(options, VllmOptions) else VllmOptions())
+    else:
+        model = Footprint.of(files.lm, cache=0)
+    return {
+        "weights": model.weights,
+        "attention cache": model.cache,
+        "graphs and activations": model.runtime,
+        **needs,
+    }
+
+
+def fits(needs: dict[str, int], free: int) -> str:
+    """One line of a report."""
+    parts = ", ".join(f"{size / 2**30:.1f} {name}" for name, size in needs.items() if size)
+    total = sum(needs.values())
+    verdict = "enough" if total <= free else "NOT ENOUGH"
+    return f"about {total / 2**30:.1f} GiB needed ({parts}), {free / 2**30:.1f} GiB free: {verdict}"
 
 
 async def _speaks(engine: LocalEngine) -> bool:

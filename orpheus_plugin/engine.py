@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from orpheus_plugin import models
-from orpheus_plugin.admission import TICK_S, Admission, Deliver, Progress, probe
+from orpheus_plugin.admission import TICK_S, Admission, Progress, probe
 from orpheus_plugin.building import MakeGenerator, build_stages, find_files, text_options
 from orpheus_plugin.config import EngineConfig
 from orpheus_plugin.devices import pick_device
@@ -25,7 +25,7 @@ from orpheus_plugin.errors import AtCapacity, EngineDied, OrpheusError
 from orpheus_plugin.models import ModelFiles
 from orpheus_plugin.speaker import Speaker
 from orpheus_plugin.synthesis import Stages
-from orpheus_plugin.turn import SAMPLE_RATE, SpeechOptions, Turn, TurnEvent
+from orpheus_plugin.turn import SAMPLE_RATE, Deliver, SpeechOptions, Turn, TurnEvent
 from orpheus_plugin.words import SpeakingRate
 
 logger = logging.getLogger(__name__)
@@ -219,9 +219,8 @@ class LocalEngine:
 
         failures: list[OrpheusError] = []
 
-        def discard(event: TurnEvent | OrpheusError) -> bool:
-            if isinstance(event, OrpheusError):
-                failures.append(event)
+        def discard(*events: TurnEvent | OrpheusError) -> bool:
+            failures.extend(event for event in events if isinstance(event, OrpheusError))
             return True
 
         speaker = self._speaker(
@@ -339,7 +338,7 @@ class LocalEngine:
         voice: str | None,
         options: SpeechOptions,
         stages: Callable[[], Awaitable[Stages]],
-        deliver: Callable[[TurnEvent | OrpheusError], bool],
+        deliver: Deliver,
         *,
         on_end: Callable[[OrpheusError | None], None],
     ) -> Speaker:

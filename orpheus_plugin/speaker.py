@@ -19,6 +19,7 @@ from orpheus_plugin.text import TextOptions, Utterance, UtteranceCutter
 from orpheus_plugin.turn import (
     SAMPLE_RATE,
     AudioChunk,
+    Deliver,
     SpeechOptions,
     TurnEnd,
     TurnEvent,
@@ -42,7 +43,7 @@ class Speaker:
 
     Args:
         stages: awaited before each utterance, so that a turn waits out a restart of the engine.
-        deliver: hands an event to the caller; False when the caller is gone.
+        deliver: hands events to the caller.
         look_ahead: utterances of this turn that may be generated at once.
         ahead_s: how far generation may be ahead of a listener who plays at once; None is no limit.
         rate: how fast the voice speaks, as far as known; its turns learn it together.
@@ -58,7 +59,7 @@ class Speaker:
         voice: str | None,
         options: SpeechOptions,
         text_options: TextOptions,
-        deliver: Callable[[TurnEvent | OrpheusError], bool],
+        deliver: Deliver,
         look_ahead: int,
         ahead_s: float | None,
         on_end: Callable[[OrpheusError | None], None],
@@ -169,8 +170,9 @@ class Speaker:
             if self._failures and not self._position:
                 raise self._failures[0]
             now_s = self._position / SAMPLE_RATE
-            for word in self._cutter.leftover:
-                self._deliver(Word(word.written, now_s, now_s, self.stats.utterances))
+            index = self.stats.utterances
+            if words := [Word(w.written, now_s, now_s, index) for w in self._cutter.leftover]:
+                self._deliver(*words)
             self._final = TurnEnd("done", self.stats)
         except OrpheusError as error:
             self._final = error
@@ -229,6 +231,7 @@ class Speaker:
                 priority=0 if ahead <= 0 and not self._live else 1,
                 ready_at=ready_at,
                 stats=self.stats,
+                sounds=self._pass_on,
                 wake=self._wake.set,
             )
             self._live.append(synthesis)
@@ -236,13 +239,19 @@ class Speaker:
             self._set_deadlines()
         return None
 
+    def _pass_on(self, synthesis: Synthesis) -> None:
+        """New audio: of the utterance being heard it is delivered at once, without waking the task for each piece."""
+        if not self._live or synthesis is not self._live[0]:
+            return  # its time comes, or the turn is over
+        if not self._emit_audio(synthesis) or self._waiting:
+            self._wake.set()
+
     def _emit(self) -> bool:
         """Deliver what is ready, in order. False if the caller is gone."""
         while self._live:
             head = self._live[0]
-            while head.out:
-                if not self._emit_audio(head, head.out.popleft()):
-                    return False
+            if not self._emit_audio(head):
+                return False
             if not head.done:
                 break
             self._live.popleft()
@@ -254,16 +263,24 @@ class Speaker:
             elif head.error is not None:
                 raise head.error
             if self._timer is not None:
-                self._emit_words(self._timer.finish(), head.index)
+                if words := self._placed(self._timer.finish(), head.index):
+                    self._deliver(*words)
                 self._timer = None
             self._utterance_start = self._position
         return True
 
-    def _emit_audio(self, head: Synthesis, samples: Samples) -> bool:
+    def _emit_audio(self, head: Synthesis) -> bool:
+        while head.out:
+            if not self._deliver(*self._events(head, head.out.popleft())):
+                return False
+        return True
+
+    def _events(self, head: Synthesis, samples: Samples) -> list[TurnEvent]:
+        """The next audio of the turn as events; the clocks go on."""
         now = time.monotonic()
         if self._timer is None:
             self._timer = WordTimer(head.utterance.words, rate=self._rate)
-        self._emit_words(self._timer.push(samples), head.index)
+        words = self._placed(self._timer.push(samples), head.index)
         if self.stats.ttfa_s is None and self._first_text_at is not None:
             self.stats.ttfa_s = now - self._first_text_at
         if self._dry_at is not None and now > self._dry_at >= head.ready_at:
@@ -274,13 +291,21 @@ class Speaker:
         self._position += samples.size
         self._unread += samples.size
         self.stats.audio_s = self._position / SAMPLE_RATE
-        return self._deliver(chunk)
+        return [*words, chunk]
 
-    def _emit_words(self, words: Sequence[TimedWord], utterance: int) -> None:
+    def _placed(self, words: Sequence[TimedWord], utterance: int) -> list[Word]:
+        """Words of an utterance, at their places in the turn."""
         offset = self._utterance_start / SAMPLE_RATE
-        for word in words:
-            start, end = offset + word.start_s, offset + word.end_s
-            self._deliver(Word(word.text, start, max(start, end), utterance, word.space_after))
+        return [
+            Word(
+                word.text,
+                offset + word.start_s,
+                offset + max(word.start_s, word.end_s),
+                utterance,
+                word.space_after,
+            )
+            for word in words
+        ]
 
     # ---- clocks
 

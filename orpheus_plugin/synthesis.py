@@ -40,10 +40,12 @@ class Stages:
 
 
 class Synthesis:
-    """Generates one utterance into `out`, calling `wake` whenever there is news.
+    """Generates one utterance into `out`.
 
     Args:
         priority: see TokenGenerator.generate.
+        sounds: called when there is audio in `out`.
+        wake: called when all of it is generated, and when it is done.
 
     Attributes:
         out: float32 arrays of audio to emit, in order.
@@ -65,6 +67,7 @@ class Synthesis:
         priority: int,
         ready_at: float,
         stats: TurnStats,
+        sounds: Callable[[Synthesis], None],
         wake: Callable[[], None],
     ) -> None:
         self.utterance = utterance
@@ -80,16 +83,12 @@ class Synthesis:
         self._options = options
         self._priority = priority
         self._stats = stats
+        self._sounds = sounds
         self._wake = wake
         self._sent = False
         self._stream: CodecStream | None = None
         self._deadline = ready_at
         self._task = asyncio.create_task(self._run(), name=f"orpheus-{request_id}")
-
-    @property
-    def heard(self) -> bool:
-        """Whether any of its audio has been put into `out`."""
-        return self._sent
 
     def set_deadline(self, deadline: float) -> None:
         """time.monotonic() at which the listener runs dry without this utterance's next audio."""
@@ -151,7 +150,7 @@ class Synthesis:
                 if kept.size:
                     self.out.append(kept)
                     self._sent = True
-                    self._wake()
+                    self._sounds(self)
                 if cut is not None:
                     return cut
             reason = await pump

@@ -7,7 +7,7 @@ The Turn is only the caller's end; what speaks behind it (this process or a serv
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -161,6 +161,12 @@ class TurnEnd:
 TurnEvent = AudioChunk | Word | TurnEnd
 
 
+class Deliver(Protocol):
+    """Hands events to a turn's caller; False when the caller is gone."""
+
+    def __call__(self, *events: TurnEvent | OrpheusError) -> bool: ...
+
+
 class TurnLink(Protocol):
     """The speaking side of a turn. Its methods are called on the caller's loop and never block it."""
 
@@ -277,18 +283,22 @@ class Turn:
 
     # ---- called by the link
 
-    def deliver(self, event: TurnEvent | OrpheusError) -> bool:
-        """Hand an event to the caller, from any thread. False if the caller's loop is gone: the turn should be dropped."""
+    def deliver(self, *events: TurnEvent | OrpheusError) -> bool:
+        """Hand events to the caller, from any thread. False if the caller's loop is gone: the turn should be dropped.
+
+        Each call wakes the caller's loop: what is there at once should come at once.
+        """
         try:
-            self._loop.call_soon_threadsafe(self._take, event)
+            self._loop.call_soon_threadsafe(self._take, events)
         except RuntimeError:
             return False
         return True
 
-    def _take(self, event: TurnEvent | OrpheusError) -> None:
-        if isinstance(event, TurnEnd):
-            self.stats = event.stats
-        if isinstance(event, TurnEnd | OrpheusError):
-            self._closed_for_text = True
-        if not self._finished:
-            self._events.put_nowait(event)
+    def _take(self, events: Sequence[TurnEvent | OrpheusError]) -> None:
+        for event in events:
+            if isinstance(event, TurnEnd):
+                self.stats = event.stats
+            if isinstance(event, TurnEnd | OrpheusError):
+                self._closed_for_text = True
+            if not self._finished:
+                self._events.put_nowait(event)

@@ -6,13 +6,20 @@ import io
 import json
 import shutil
 import wave
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from safetensors import safe_open
 
+from orpheus_plugin.building import generator_name
 from orpheus_plugin.cli import main
-from orpheus_plugin.models import ModelFiles
+from orpheus_plugin.doctor import fits, gpu_needs
+from orpheus_plugin.engine import EngineConfig
+from orpheus_plugin.generators.vllm import VllmOptions
+from orpheus_plugin.models import ModelFiles, ModelSpec
 from orpheus_plugin.version import __version__
+from tests.support.checkpoints import SMALL_TEXT, crafted_checkpoint
 
 
 @pytest.fixture
@@ -176,6 +183,46 @@ def test_doctor_speaks_a_sentence(model: list[str], capsys: pytest.CaptureFixtur
     assert "speaks" in report
     assert "GPU" in report
     assert "torch on the" in report
+
+
+def test_doctor_adds_up_what_the_gpu_must_hold(tmp_path: Path) -> None:
+    checkpoint = crafted_checkpoint(text=SMALL_TEXT)
+    files = ModelFiles(ModelSpec("crafted", ("tara",)), checkpoint, tmp_path)
+    with safe_open(checkpoint / "model.safetensors", "pt") as weights:
+        values = {name: weights.get_tensor(name).numel() for name in weights.keys()}  # noqa: SIM118
+    options = VllmOptions(kv_cache_bytes=3 << 30)
+    config = EngineConfig(generator="vllm", generator_options=options)
+    needs = gpu_needs(config, files, "cuda")
+    assert needs["weights"] == 2 * sum(values.values())
+    assert needs["attention cache"] == 3 << 30
+    halved = gpu_needs(
+        replace(config, generator_options=replace(options, quantization="fp8")), files, "cuda"
+    )
+    layers = sum(count for name, count in values.items() if "layers" in name)
+    assert needs["weights"] - halved["weights"] == layers
+    torch_needs = gpu_needs(EngineConfig(generator="torch"), files, "cuda")
+    assert torch_needs["weights"] == needs["weights"]
+    assert "weights" not in gpu_needs(EngineConfig(urls=("http://there",)), files, "cuda")
+    total = sum(needs.values())
+    assert fits(needs, total).endswith("enough")
+    assert fits(needs, total - 1).endswith("NOT ENOUGH")
+
+
+@pytest.mark.parametrize(
+    ("config", "device", "name"),
+    [
+        (EngineConfig(), "cpu", "torch"),
+        (EngineConfig(device="cuda"), "cuda", "vllm"),
+        (EngineConfig(device="cpu"), "cpu", "torch"),
+        (EngineConfig(urls=("http://there",)), "cuda", "completions"),
+        (EngineConfig(generator="torch"), "cuda", "torch"),
+    ],
+)
+def test_the_token_engine_is_chosen_by_where_it_runs(
+    config: EngineConfig, device: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orpheus_plugin.devices.vllm_installed", lambda: True)
+    assert generator_name(config, device) == name
 
 
 def test_doctor_fails_where_nothing_can_speak(

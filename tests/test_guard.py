@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
 
 from orpheus_plugin.guard import RunawayGuard, token_ceiling
 
@@ -35,6 +37,30 @@ def test_one_held_sound_is_a_loop_but_a_long_vowel_is_not() -> None:
 def test_a_word_said_three_times_is_not_a_loop() -> None:
     rows = np.concatenate([np.tile(latents(25), (3, 1)), latents(200, seed=1)])
     assert first_alarm(RunawayGuard(), rows) is None
+
+
+@given(st.lists(st.integers(0, 2), max_size=120), st.integers(1, 7))
+def test_a_loop_is_so_many_latents_in_a_row_that_equal_the_one_a_period_before(
+    codes: list[int], chunk: int
+) -> None:
+    guard, most = RunawayGuard(loop_s=0.26), 12
+    rows = np.array([(code, 0, 1) for code in codes], np.int32).reshape(-1, 3)
+
+    def run(until: int, period: int) -> int:
+        return next(
+            (n for n in range(until - period) if codes[until - 1 - n] != codes[until - 1 - n - period]),
+            until - period,
+        )  # fmt: skip
+
+    looping = [
+        any(run(until, period) >= max(most, 3 * period) for period in range(1, min(until, 49)))
+        for until in range(len(codes) + 1)
+    ]
+    for start in range(0, len(rows), chunk):
+        alarm = guard.push_latents(rows[start : start + chunk])
+        assert (alarm is not None) == any(looping[start + 1 : start + chunk + 1])
+        if alarm:
+            break
 
 
 def test_endless_silence_is_cut_and_a_pause_is_not() -> None:

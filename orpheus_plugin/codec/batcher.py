@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -12,8 +14,8 @@ from numpy.typing import NDArray
 
 from ..devices import compute_alone
 from ..errors import AtCapacity, EngineDied
-from .decoder import SnacDecoder
-from .stream import CodecStream
+from .decoder import LATENT_SAMPLES, SAMPLE_RATE, SnacDecoder
+from .stream import CodecStream, Waiting, wake
 from .streaming import StreamingDecoder
 
 __all__ = ["CodecBatcher", "CodecStream"]
@@ -21,22 +23,25 @@ __all__ = ["CodecBatcher", "CodecStream"]
 logger = logging.getLogger(__name__)
 
 FRAME_LATENTS = 4
-NEAR = 0.25
-"""Seconds of audio the listener has left below which latents are decoded one by one as they come."""
+LATENT_S = LATENT_SAMPLES / SAMPLE_RATE
+PATIENCE = 3.0
+"""A stream waits for a larger chunk while its listener has this many times the chunk's length left to play.
 
-COMFORTABLE = 1.0
-"""Seconds left above which a stream may take large chunks."""
+So latents are decoded one by one for a listener with less than 0.13 s, by frames from 0.26 s on, by two frames from 0.5 s
+on. On a CPU a step of two frames costs a stream that is alone little more than a step of one."""
+
+LONGEST_WAIT = 8
+"""Latents. Larger chunks are taken where there are so many, but not waited for: audio would come by fits and starts."""
 
 
 class CodecBatcher:
     """Serves up to `slots` streams from one thread.
 
-    The thread sleeps on a condition while nobody has new latents: no timer, no polling. When it wakes it takes the
-    stream that runs dry first and steps, together with it, all others that can take a chunk of the same size, those
-    that run dry first preferred. While one step runs, latents of the others gather for the next, so batches grow with
-    load by themselves. Chunks are as small as one latent for a listener who is (nearly) waiting, a frame in the steady
-    state (so a lone latent of a well-supplied listener waits for the next `push` or `finish`), and larger for one who is
-    far ahead.
+    The thread sleeps on a condition while nobody has new latents: no polling. When it wakes it takes the stream that
+    runs dry first and steps, together with it, all others that can take a chunk of the same size, those that run dry
+    first preferred. While one step runs, latents of the others gather for the next, so batches grow with load by
+    themselves. Chunks are as small as one latent for a listener who is (nearly) waiting, and larger the more he has left
+    to play; the thread wakes in time for what then waits for company.
 
     Cost per frame and stream: see `StreamingDecoder.step`; planning is a few microseconds per open stream.
 
@@ -66,9 +71,10 @@ class CodecBatcher:
         self._thread: threading.Thread | None = None
         self._stop = False
         self._error: EngineDied | None = None
+        self._sleeps_until = -math.inf  # by the clock; the past while the thread is at work
         self._fixed = cuda = decoder.device.type == "cuda"
         # A GPU step costs nearly the same for 1 or 32 lanes; a CPU step grows with both, and a newcomer waits for it.
-        self._chunks = (1, 2, FRAME_LATENTS, 8) if cuda else (1, 2, FRAME_LATENTS, 16)
+        self._chunks = (1, 2, FRAME_LATENTS, 8) if cuda else (1, 2, FRAME_LATENTS, 8, 16)
         self._max_latents = 256 if cuda else 64
 
     @property
@@ -146,7 +152,7 @@ class CodecBatcher:
             while True:
                 with self._changed:
                     while not self._stop and (picked := self._pick()) is None:
-                        self._changed.wait()
+                        self._sleep()
                     if self._stop or picked is None:
                         return
                 self._advance(*picked)
@@ -164,8 +170,36 @@ class CodecBatcher:
                 return
             self._advance(*picked)
 
+    def _sleep(self) -> None:
+        """Until there is news, or a stream has waited long enough. Under the lock, which others have meanwhile."""
+        now = self._clock()
+        self._sleeps_until = min(
+            (self._next(stream, now)[0] for stream in self._streams.values()), default=math.inf
+        )
+        pause = self._sleeps_until - now
+        self._changed.wait(None if pause == math.inf else max(0.0, pause))
+        self._sleeps_until = -math.inf
+
+    def _pushed(self, stream: CodecStream) -> None:
+        """The stream has new latents or its end: wake the thread if it sleeps too long for them. Under the lock.
+
+        A generator's step brings latents to many streams, by tasks that run one after the other. The thread is woken
+        behind them all, to find them together; it would come in between with the first one's alone.
+        """
+        now = self._clock()
+        if now < self._sleeps_until and self._next(stream, now)[0] < self._sleeps_until:
+            try:
+                asyncio.get_running_loop().call_soon(self._notify)
+            except RuntimeError:  # no event loop on this thread
+                self._changed.notify()
+
+    def _notify(self) -> None:
+        with self._changed:
+            self._changed.notify()
+
     def _advance(self, batch: list[CodecStream], codes: NDArray[np.int64], guess: bool) -> None:
         pieces = self._streaming.step([s.lane for s in batch], codes, commit=not guess)
+        waiting: list[Waiting] = []
         with self._changed:
             for stream, piece in zip(batch, pieces, strict=True):
                 if stream._closed:
@@ -173,34 +207,41 @@ class CodecBatcher:
                 stream._deliver(piece, guess=guess)
                 if stream._done:
                     self._release(stream)
-                if len(piece) or stream._done:
-                    stream._wake()
+                if stream._waiting is not None and (len(piece) or stream._done):
+                    waiting.append(stream._waiting)
+        wake(waiting)
 
-    def _size(self, stream: CodecStream, now: float) -> tuple[int, bool] | None:
-        """Latents this stream should step now and whether as a guess; None: it waits for more."""
+    def _next(self, stream: CodecStream, now: float) -> tuple[float, int, bool]:
+        """When the stream may be stepped if no more latents come for it, how many it then takes, whether as a guess."""
         flush = self._streaming.flush_latents
-        pending = stream._pending(flush)
         left = stream._deadline - now
         if stream._wants_guess(left):
-            return flush, True
+            return now, flush, True
+        pending = stream._pending(flush)
         if pending <= 0:
-            return None
-        largest = self._chunks[-1] if left > COMFORTABLE else FRAME_LATENTS
+            return math.inf, 0, False
+        supplied = [n for n in self._chunks if left > PATIENCE * n * LATENT_S]
+        largest = max([FRAME_LATENTS, *supplied])
         if stream._finished and pending <= largest:
             # All the rest at once. Fixed shapes: rows behind the flush cost less than another step.
-            return (min(c for c in self._chunks if c >= pending) if self._fixed else pending), False
-        if pending < FRAME_LATENTS and left > NEAR:
-            return None
-        return max(c for c in self._chunks if c <= min(pending, largest)), False
+            rest = min(c for c in self._chunks if c >= pending) if self._fixed else pending
+            return now, rest, False
+        n = max(c for c in self._chunks if c <= min(pending, largest))
+        if stream._finished or n >= LONGEST_WAIT:
+            return now, n, False
+        if n < FRAME_LATENTS and stream.lane.position + FRAME_LATENTS < flush:
+            return math.inf, n, False  # nothing could be heard of it yet
+        larger = min(c for c in self._chunks if c > n)
+        return stream._deadline - PATIENCE * larger * LATENT_S, n, False
 
     def _pick(self) -> tuple[list[CodecStream], NDArray[np.int64], bool] | None:
         """The next step: its streams, their codes [streams, n, 3], whether it is a guess. Under the lock."""
         now = self._clock()
         ready = []
         for stream in self._streams.values():
-            size = self._size(stream, now)
-            if size is not None:
-                ready.append((stream._deadline, stream.lane.slot, size, stream))
+            due, n, guess = self._next(stream, now)
+            if due <= now:
+                ready.append((stream._deadline, stream.lane.slot, (n, guess), stream))
         if not ready:
             return None
         ready.sort(key=lambda entry: entry[:2])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from threading import Condition
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from .batcher import CodecBatcher
 
 Samples = NDArray[np.float32]
+Waiting = tuple[asyncio.AbstractEventLoop, "asyncio.Future[None]"]
 
 
 class CodecStream:
@@ -41,7 +43,7 @@ class CodecStream:
         self._closed = False
         self._error: EngineDied | None = None
         self._out: deque[Samples] = deque()
-        self._waiting: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None = None
+        self._waiting: Waiting | None = None
         self._deadline = 0.0
         self._deadline_given = False
         self._joiner = Joiner() if fast_start else None
@@ -75,7 +77,7 @@ class CodecStream:
                 self._codes = grown
             self._codes[self._have : wanted] = rows
             self._have = wanted
-            self._changed.notify()
+            self._owner._pushed(self)
 
     def finish(self) -> None:
         """No more latents: decode the rest and the tail, then end the iteration. Idempotent."""
@@ -83,7 +85,7 @@ class CodecStream:
             if not self._finished and not self._closed:
                 self._finished = True
                 if self._have:
-                    self._changed.notify()
+                    self._owner._pushed(self)
                 else:
                     self._owner._release(self)
                     self._wake()
@@ -106,7 +108,7 @@ class CodecStream:
                     raise self._error
                 if self._done:
                     raise StopAsyncIteration
-                if self._waiting is not None:
+                if self._waiting is not None and not self._waiting[0].is_closed():
                     raise RuntimeError("two tasks iterate one codec stream")
                 future: asyncio.Future[None] = loop.create_future()
                 self._waiting = loop, future
@@ -199,16 +201,22 @@ class CodecStream:
         self._wake()
 
     def _wake(self) -> None:
-        """Have the iterating task look again. Cheap enough for every step: one callback per listener that waits."""
-        if self._waiting is None:
-            return
-        loop, future = self._waiting
+        """Have the iterating task look again."""
+        if self._waiting is not None:
+            wake([self._waiting])
 
-        def resolve(*_: Any) -> None:
-            if not future.done():
-                future.set_result(None)
 
-        try:
-            loop.call_soon_threadsafe(resolve)
-        except RuntimeError:  # the loop is closed; nobody is left to tell
-            self._waiting = None
+def wake(waiting: Iterable[Waiting]) -> None:
+    """Have tasks that wait look again, from any thread: one call for all of a loop."""
+    loops: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+    for loop, future in waiting:
+        loops.setdefault(loop, []).append(future)
+    for loop, futures in loops.items():
+        with contextlib.suppress(RuntimeError):  # a closed loop: nobody is left to tell
+            loop.call_soon_threadsafe(_resolve, futures)
+
+
+def _resolve(futures: list[asyncio.Future[None]]) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_result(None)

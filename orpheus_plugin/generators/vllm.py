@@ -33,6 +33,7 @@ from orpheus_plugin.errors import (
 from orpheus_plugin.generators import vllm_head
 from orpheus_plugin.generators.base import Finish, Sampling, TokenChunk
 from orpheus_plugin.generators.checks import check_sampling, checked_prompt
+from orpheus_plugin.generators.footprint import Footprint, tensors_in
 from orpheus_plugin.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ _ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
 }
 _SHUTDOWN_S = 2.0
+_MOST_OF_A_GPU = 0.92  # vLLM's own default
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +177,7 @@ class VllmGenerator:
         )
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
+        os.environ[vllm_head.PARENT_KEY] = str(os.getpid())
         try:
             from vllm.engine.arg_utils import AsyncEngineArgs
             from vllm.v1.engine.async_llm import AsyncLLM
@@ -217,6 +220,13 @@ class VllmGenerator:
             "use_tqdm_on_load": False,
             "device_ids": device_ids(self._device, current_platform.device_type),
         }
+        if current_platform.is_cuda_alike():
+            # vLLM does not start where less than this share of the card is free, although the cache's size is given. Its
+            # default would refuse a card that the codec or anything else is on.
+            index = (args["device_ids"] or [0])[0]
+            total = int(current_platform.get_device_total_memory(index))
+            needed = footprint(self._model_dir, options).total
+            args["gpu_memory_utilization"] = min(_MOST_OF_A_GPU, needed / total)
         if not eager:
             args["cudagraph_capture_sizes"] = graph_sizes(options.max_streams)
         if options.restricted_head and config.get("architectures") == ["LlamaForCausalLM"]:
@@ -333,6 +343,12 @@ def graph_sizes(max_streams: int) -> list[int]:
     return [size for size in sizes if size < max_streams] + [max_streams]
 
 
+def footprint(model_dir: Path, options: VllmOptions) -> Footprint:
+    """What vLLM takes of the GPU. Raises BadCheckpoint for a damaged weights file."""
+    eight_bit = "8" in (options.quantization or "")
+    return Footprint.of(model_dir, cache=options.kv_cache_bytes, eight_bit=eight_bit)
+
+
 def device_ids(device: str | None, built_for: str) -> list[int] | None:
     """vLLM's `device_ids` for a device such as "cuda:1"; None leaves the choice to vLLM.
 
@@ -387,27 +403,8 @@ def _read_config(model_dir: Path, weights_needed: bool) -> dict[str, Any]:
     if weights_needed and not weights:
         raise BadCheckpoint(f"{model_dir}: no *.safetensors")
     for file in weights:
-        _check_complete(file)
+        tensors_in(file)
     return config
-
-
-def _check_complete(path: Path) -> None:
-    """A cut-off download would otherwise show as a stack trace in another process.
-
-    Layout: 8 bytes little-endian length of a JSON header, the header, the tensors (github.com/huggingface/safetensors).
-    """
-    try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length)) if length < path.stat().st_size else {}
-        end = max(
-            entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"
-        )
-        whole = path.stat().st_size == 8 + length + end
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise BadCheckpoint(f"{path}: no safetensors file: {error}") from error
-    if not whole:
-        raise BadCheckpoint(f"{path}: incomplete; download it again")
 
 
 def _check_process() -> None:
@@ -459,4 +456,4 @@ def _discard(building: Future[Any]) -> None:
         _shut_down(building.result())
 
 
-__all__ = ["VllmGenerator", "VllmOptions", "device_ids", "graph_sizes"]
+__all__ = ["VllmGenerator", "VllmOptions", "device_ids", "footprint", "graph_sizes"]

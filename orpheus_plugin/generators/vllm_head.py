@@ -5,8 +5,11 @@ Imports nothing of vLLM by itself: it is the target of an entry point that every
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import threading
 from importlib import metadata
+from multiprocessing.connection import wait
 from typing import Any
 
 from orpheus_plugin.vocabulary import CODES, SLOTS, Vocabulary
@@ -19,14 +22,35 @@ _GROUP = "vllm.general_plugins"
 _TARGET = f"{__name__}:register"
 
 
+PARENT_KEY = "ORPHEUS_VLLM_PARENT"
+"""Environment variable: the id of the process that starts an engine for itself."""
+
+
 def register() -> None:
-    """Make the architecture known to vLLM. Its class is imported when a model of it is loaded."""
+    """Make the architecture known to vLLM. Its class is imported when a model of it is loaded.
+
+    In an engine process of ours besides: end with the process that started it.
+    """
+    _follow_parent()
     from vllm import ModelRegistry
 
     if ARCHITECTURE not in ModelRegistry.get_supported_archs():
         ModelRegistry.register_model(
             ARCHITECTURE, f"orpheus_plugin.generators.vllm_model:{ARCHITECTURE}"
         )
+
+
+def _follow_parent() -> None:
+    """vLLM's engine process outlives a parent that was killed, and keeps the GPU's memory: nobody could start again."""
+    parent = multiprocessing.parent_process()
+    if parent is None or os.environ.get(PARENT_KEY) != str(parent.pid):
+        return
+
+    def follow() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=follow, name="orpheus-parent", daemon=True).start()
 
 
 def overrides(vocabulary: Vocabulary) -> dict[str, Any]:

@@ -208,6 +208,61 @@ async def test_who_runs_dry_first_is_served_first():
     assert [name for at, name in enumerate(order) if name not in order[:at]] == ["b", "c", "a"]
 
 
+async def until(holds):
+    async with asyncio.timeout(30):
+        while not holds():
+            await asyncio.sleep(0.005)
+
+
+@pytest.mark.parametrize(
+    ("left", "pushed", "stepped"),
+    [
+        (0.0, 13, [4, 4, 4, 1]),
+        (0.0, 7, [4]),  # the three behind could not be heard before a tenth comes
+        (0.2, 15, [4, 4, 4, 2]),
+        (0.3, 15, [4, 4, 4]),
+        (0.7, 15, [8]),
+        (0.7, 16, [8, 8]),
+        (5.0, 7, []),
+        (5.0, 15, [8]),
+        (5.0, 40, [16, 16, 8]),
+    ],
+)
+def test_the_more_a_listener_has_left_the_larger_the_chunks(left, pushed, stepped):
+    batcher = CodecBatcher(DECODER, slots=1, clock=lambda: 100.0)
+    steps = []
+    step = batcher._streaming.step
+
+    def counting(lanes, codes, **options):
+        steps.append(codes.shape[1])
+        return step(lanes, codes, **options)
+
+    batcher._streaming.step = counting
+    stream = batcher.open_stream()
+    stream.deadline = 100.0 + left
+    stream.push(random_latents(10)[:pushed])
+    batcher.run_ready()
+    assert steps == stepped
+    stream.finish()
+    batcher.run_ready()
+    assert stream.delivered == 512 * pushed
+
+
+async def test_what_waits_for_company_is_decoded_in_time_though_nothing_more_comes(batcher):
+    patient, hurried = batcher.open_stream(), batcher.open_stream()
+    patient.deadline = time.monotonic() + 1000
+    patient.push(random_latents(1))
+    hurried.deadline = time.monotonic() + 0.6
+    hurried.push(random_latents(2)[:6])
+    await until(lambda: hurried.lane.position == 4)
+    assert hurried.deadline - time.monotonic() <= 0.512
+    hurried.push(random_latents(2)[6:])
+    await until(lambda: hurried.lane.position == 8)
+    assert patient.lane.position == 0
+    patient.close()
+    hurried.close()
+
+
 async def test_idle_thread_sleeps(batcher):
     picks = 0
     pick = batcher._pick

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import multiprocessing
 import os
 import signal
@@ -14,6 +15,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
@@ -295,6 +297,40 @@ class TestFailedStarts:
         )
         assert args.create_engine_config().parallel_config.assigned_physical_gpu_ids == [1]
 
+    def test_on_a_gpu_it_asks_for_no_more_of_the_card_than_it_needs(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """vLLM wants 92 % of the card free by default, although the codec is on it already."""
+        from vllm import platforms
+        from vllm.engine.arg_utils import AsyncEngineArgs
+
+        card = SimpleNamespace(
+            is_cuda_alike=lambda: True,
+            device_type="cuda",
+            get_device_total_memory=lambda index: (16 << 30) * (index + 1),
+        )
+        monkeypatch.setattr(platforms, "current_platform", card)
+        checkpoint = crafted_checkpoint(text=SMALL_TEXT)
+        vocabulary = Vocabulary.load(checkpoint)
+        args = [
+            VllmGenerator(checkpoint, vocabulary, options, device=device)._engine_args(
+                json.loads((checkpoint / "config.json").read_text())
+            )
+            for options, device in (
+                (VllmOptions(kv_cache_bytes=2 << 30), "cuda"),
+                (VllmOptions(kv_cache_bytes=2 << 30), "cuda:1"),
+                (VllmOptions(kv_cache_bytes=99 << 30), "cuda"),
+            )
+        ]
+        monkeypatch.undo()
+        shares = [AsyncEngineArgs(**arg).gpu_memory_utilization for arg in args]
+        weights = (checkpoint / "model.safetensors").stat().st_size
+        assert shares[0] * (16 << 30) == pytest.approx(weights + (7 << 29), rel=1e-3)
+        assert shares[1] == shares[0] / 2
+        assert shares[2] == AsyncEngineArgs.gpu_memory_utilization
+        assert not args[0]["enforce_eager"]
+        assert args[0]["cudagraph_capture_sizes"] == graph_sizes(64)
+
     async def test_a_start_that_is_cancelled_leaves_no_process(self) -> None:
         checkpoint = crafted_checkpoint(text=SMALL_TEXT)
         generator = VllmGenerator(
@@ -312,6 +348,39 @@ class TestFailedStarts:
             assert generator.engine is None
             while _engine_cores():
                 await asyncio.sleep(0.05)
+
+    def test_the_engine_ends_with_the_process_that_started_it(self, tmp_path: Path) -> None:
+        if not vllm_head.installed():
+            pytest.skip("the package is not installed with its entry points")
+        script = tmp_path / "killed.py"
+        script.write_text(
+            textwrap.dedent(f"""
+                import asyncio, multiprocessing, os, signal
+                from orpheus_plugin.generators.vllm import VllmGenerator, VllmOptions
+                from orpheus_plugin.vocabulary import Vocabulary
+                async def main():
+                    folder = {str(crafted_checkpoint(text=SMALL_TEXT))!r}
+                    options = VllmOptions(max_model_len=256, kv_cache_bytes=64 << 20)
+                    await VllmGenerator(folder, Vocabulary.load(folder), options).start()
+                    print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+                    os.kill(os.getpid(), signal.SIGKILL)
+                if __name__ == "__main__":
+                    asyncio.run(main())
+            """)
+        )
+        told = tmp_path / "told"
+        with told.open("w") as out:  # no pipe: what lives on would keep it open
+            ended = subprocess.run(
+                [sys.executable, str(script)], stdout=out, timeout=120, check=False,
+                env=os.environ | {"PYTHONPATH": os.getcwd()},
+            )  # fmt: skip
+        assert ended.returncode == -signal.SIGKILL
+        engines = [Path(f"/proc/{pid}") for pid in told.read_text().split()]
+        assert engines
+        until = time.monotonic() + 60
+        while any(engine.exists() for engine in engines):
+            assert time.monotonic() < until, "an engine process lives on"
+            time.sleep(0.1)
 
     def test_a_daemonic_process(self) -> None:
         context = multiprocessing.get_context("spawn")
