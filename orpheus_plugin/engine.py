@@ -176,6 +176,7 @@ class LocalEngine:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._closed = False
         self._starting: Future[None] | None = None
         self._start_task: asyncio.Task[None] | None = None
         self._stages: Stages | None = None
@@ -197,6 +198,7 @@ class LocalEngine:
             if self._starting is None or (
                 self._starting.done() and self._starting.exception() is not None
             ):
+                self._closed = False
                 if self._loop is None:
                     self._loop = asyncio.new_event_loop()
                     self._thread = threading.Thread(
@@ -212,18 +214,21 @@ class LocalEngine:
                 raise EngineDied("the engine was closed while it started") from None
             raise
 
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed and not started since: whoever keeps engines for others then makes a new one."""
+        return self._closed
+
     async def aclose(self) -> None:
         with self._lock:
             loop, thread = self._loop, self._thread
             self._loop = self._thread = self._starting = None
+            self._closed = True
         if loop is None or thread is None:
             return
         await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._stop(), loop))
         loop.call_soon_threadsafe(loop.stop)
         await asyncio.to_thread(thread.join)
-        with _shared_lock:
-            for key in [key for key, engine in _shared.items() if engine is self]:
-                del _shared[key]
 
     async def _start(self) -> None:
         began = time.monotonic()
@@ -630,7 +635,7 @@ def shared_engine(config: EngineConfig | None = None) -> LocalEngine:
     config = config or EngineConfig()
     with _shared_lock:
         engine = _shared.get(config)
-        if engine is None:
+        if engine is None or engine.closed:
             engine = _shared[config] = LocalEngine(config)
         return engine
 
