@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from orpheus_plugin.admission import RECOVER_S, TICK_S, Admission, Progress, probe
 from orpheus_plugin.engine import EngineConfig, LocalEngine
 from orpheus_plugin.models import ModelFiles
+from tests.support.calls import Calls
 
 
 class Machine:
@@ -107,6 +110,50 @@ def test_the_first_second_of_a_turn_is_always_tight_and_tells_nothing() -> None:
     admission = Admission(8)
     admission.look([Progress("a", 0.3, 0.01, True)], now=1.0)
     assert admission.limit == 8
+
+
+def small_machine(turns: int) -> float:
+    """The bundled voice on two cores: 2.5 seconds of audio a second alone, 5.4 with four turns, 6.8 with eight."""
+    return turns / (0.29 + 0.11 * turns)
+
+
+def measured(speed: Callable[[int], float], ceiling: int = 8) -> Admission:
+    """As after a warm-up."""
+    admission = Admission(ceiling)
+    for turns in (1, 2, 4, 8):
+        admission.learn(turns, speed(turns))
+        if not admission.suffices(turns):
+            break
+    return admission
+
+
+@pytest.mark.parametrize("callers", [4, 8, 16])
+def test_beyond_capacity_those_that_were_taken_hear_no_gap(callers: int) -> None:
+    calls = Calls(measured(small_machine), callers, small_machine)
+    calls.run(120)
+    assert not [call for call in calls.ended if call.dry_s]
+    assert bool(calls.refused) is (callers > 4)
+    assert sum(call.length_s for call in calls.ended) > 3.5 * 120
+
+
+def test_a_machine_that_loses_what_was_kept_spare_costs_no_gap() -> None:
+    calls = Calls(
+        measured(small_machine), 8, small_machine, lambda now: 0.8 if now % 20 > 10 else 1.0
+    )
+    calls.run(200)
+    assert not [call for call in calls.ended if call.dry_s]
+
+
+def test_a_machine_that_loses_half_is_remembered_the_second_time() -> None:
+    """Nobody can foresee the first time; those that speak then are heard out with gaps, and nobody later."""
+    calls = Calls(
+        measured(small_machine), 8, small_machine, lambda now: 0.5 if now % 40 > 20 else 1.0
+    )
+    calls.run(240)
+    gaps = [call.since for call in calls.ended if call.dry_s and call.since is not None]
+    assert len(gaps) <= 4
+    assert all(since < 40 for since in gaps)
+    assert sum(call.length_s for call in calls.ended) > 240
 
 
 async def test_an_engine_that_measures_takes_what_it_can_and_no_more(

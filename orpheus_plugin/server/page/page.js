@@ -96,6 +96,7 @@ async function look() {
     $("key-row").hidden &&= !state.key_needed;
     if ($("voice").options.length !== state.voices.length)
       $("voice").replaceChildren(...state.voices.map((voice) => new Option(voice, voice)));
+    $("voice-row").hidden = !state.voices.length;
   } catch {
     $("state").dataset.ready = false;
     $("state").textContent = "the server does not answer";
