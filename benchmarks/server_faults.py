@@ -38,7 +38,7 @@ from orpheus_plugin.turn import AudioChunk, Turn, TurnEnd  # noqa: E402
 
 TEXT = "The quick brown fox jumps over the lazy dog. "
 LONG = TEXT * 60
-SHORT = "Hello there."
+SHORT = "Yes, it is."
 
 
 class Harm:
