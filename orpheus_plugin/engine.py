@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 from orpheus_plugin import models
-from orpheus_plugin.admission import TICK_S, Admission, Deliver, Progress, probe
+from orpheus_plugin.admission import TICK_S, Admission, Deliver, Progress, Work, probe
 from orpheus_plugin.errors import AtCapacity, EngineDied, InvalidOptions, OrpheusError
 from orpheus_plugin.generators.base import TokenGenerator
 from orpheus_plugin.models import ModelFiles, ModelSpec
@@ -190,6 +190,7 @@ class LocalEngine:
         self._active = 0
         self._admission = Admission(self.config.max_turns or 0)
         self._watching: asyncio.Task[None] | None = None
+        self._ended = Work(0.0, 0.0)  # of the turns that are no more
 
     # ---- life
 
@@ -338,8 +339,12 @@ class LocalEngine:
         while True:
             await asyncio.sleep(TICK_S)
             speakers = self._speakers.values()
+            done = Work(
+                self._ended.audio_s + sum(s.stats.audio_s for s in speakers),
+                self._ended.busy_s + sum(s.busy_s for s in speakers),
+            )
             self._admission.look(
-                [Progress(s.id, s.stats.audio_s, s.ahead_s, s.generating) for s in speakers]
+                [Progress(s.stretch_s, s.ahead_s, s.generating) for s in speakers], done
             )
 
     async def _stop(self) -> None:
@@ -397,6 +402,9 @@ class LocalEngine:
     ) -> None:
         def retire(error: OrpheusError | None) -> None:
             self._speakers.pop(turn.id, None)
+            self._ended = Work(
+                self._ended.audio_s + speaker.stats.audio_s, self._ended.busy_s + speaker.busy_s
+            )
             with self._lock:
                 self._active -= 1
             if error is not None:

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from orpheus_plugin.admission import TICK_S, Admission, Progress
+from orpheus_plugin.admission import TICK_S, Admission, Progress, Work
 
 STEP_S = 0.02
 AGAIN_S = 0.5
@@ -17,7 +17,6 @@ AGAIN_S = 0.5
 class Call:
     """One turn: seconds of audio made, and since when it is heard."""
 
-    name: str
     length_s: float
     made_s: float = 0.0
     since: float | None = None
@@ -52,7 +51,8 @@ class Calls:
         self._chance = random.Random(1)
         self._asks_at = [self._chance.uniform(0, 3) for _ in range(callers)]
         self._calls: list[Call | None] = [None] * callers
-        admission.look([], now=0.0)
+        self._made_s = self._busy_s = 0.0
+        admission.look([], Work(0.0, 0.0), now=0.0)
 
     @property
     def speaking(self) -> list[Call]:
@@ -67,9 +67,10 @@ class Calls:
             if round(self.now / STEP_S) % round(TICK_S / STEP_S) == 0:
                 self.admission.look(
                     [
-                        Progress(c.name, c.made_s, c.ahead_s(self.now), c.made_s < c.length_s)
+                        Progress(c.made_s, c.ahead_s(self.now), c.made_s < c.length_s)
                         for c in self.speaking
                     ],
+                    Work(self._made_s, self._busy_s),
                     now=self.now,
                 )
 
@@ -77,8 +78,7 @@ class Calls:
         for caller, call in enumerate(self._calls):
             if call is None and self._asks_at[caller] <= self.now:
                 if len(self.speaking) < self.admission.limit:
-                    name = f"{caller} at {self.now:.2f}"
-                    self._calls[caller] = Call(name, self._chance.uniform(3, 13))
+                    self._calls[caller] = Call(self._chance.uniform(3, 13))
                 else:
                     self.refused += 1
                     self._asks_at[caller] = self.now + AGAIN_S
@@ -89,6 +89,8 @@ class Calls:
             share = self._speed(len(generated)) * self._pace(self.now) / len(generated) * STEP_S
             for call in generated:
                 call.made_s = min(call.length_s, call.made_s + share)
+            self._made_s += share * len(generated)
+            self._busy_s += STEP_S * len(generated)
 
     def _listen(self) -> None:
         for caller, call in enumerate(self._calls):
