@@ -332,7 +332,6 @@ def main() -> None:
         took_s = time.monotonic() - began
         rows.append({"fault": name, "seen": seen, "next_turn_s": audio_s, "took_s": took_s})
         print(f"{name}: {seen}; next turn {audio_s:.1f} s ({took_s:.0f} s)", flush=True)
-    if not args.only:
         save("server_deaths", {"faults": rows})
 
 

@@ -38,7 +38,7 @@ from orpheus_plugin.turn import AudioChunk, Turn, TurnEnd  # noqa: E402
 
 TEXT = "The quick brown fox jumps over the lazy dog. "
 LONG = TEXT * 60
-SHORT = "Yes, it is."
+SHORT = "Yes."
 
 
 class Harm:
@@ -455,17 +455,17 @@ def main() -> None:
             *(harm.oversized, harm.half_open, harm.mute_websockets, harm.slow_readers),
             *(harm.truncated, harm.fuzz_http, harm.fuzz, harm.killed_clients, harm.short_turns),
         )
-        rows = [
-            asyncio.run(inflict(harm, fault))
-            for fault in faults
-            if not args.only or fault.__name__ in args.only
-        ]
+        rows: list[dict[str, Any]] = []
+        for fault in faults:
+            if not args.only or fault.__name__ in args.only:
+                rows.append(asyncio.run(inflict(harm, fault)))
+                traces = server.log.read_text("utf-8").count("Traceback")
+                save(args.out, {"faults": rows, "tracebacks": traces})
         log = server.log.read_text("utf-8")
     traces = log.count("Traceback")
     print(f"tracebacks in the server's log: {traces}")
     if traces:
         print(log[log.index("Traceback") :][:3_000])
-    save(args.out, {"faults": rows, "tracebacks": traces})
 
 
 if __name__ == "__main__":
