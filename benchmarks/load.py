@@ -4,7 +4,8 @@ Starts `orpheus-tts serve` and, at every level, so many client processes, each i
 other, text coming as from a language model, and listens as a player would that starts with the first sample. Per level:
 
 * admitted and refused turns (a refused one waits half a second and asks again, as a router would elsewhere);
-* time from the first text to the first audio, as the client sees it: median and 99th percentile;
+* time from the first text to the first audio, as the client sees it: median and 99th percentile; and the median from the
+  moment when the words that are spoken first were all there, before which nobody could have spoken;
 * underruns: times a player ran dry and audio still came later, and their length together; for one that plays from the first
   sample on, and for one that starts 100 ms later, as calls do, with their jitter buffers;
 * the server's own view: capacity, memory;
@@ -45,6 +46,7 @@ from benchmarks.server_process import (  # noqa: E402
 )
 from orpheus_plugin.client import RemoteEngine  # noqa: E402
 from orpheus_plugin.errors import AtCapacity  # noqa: E402
+from orpheus_plugin.text import UtteranceCutter  # noqa: E402
 from orpheus_plugin.turn import AudioChunk  # noqa: E402
 
 TEXT = (
@@ -63,6 +65,7 @@ class Heard:
     """One turn, as its listener heard it."""
 
     ttfa_s: float = 0.0
+    after_text_s: float = 0.0
     audio_s: float = 0.0
     underruns: int = 0
     dry_s: float = 0.0
@@ -75,12 +78,16 @@ class Heard:
 
 async def listen(engine: RemoteEngine) -> Heard:
     heard, dry_at, buffered_dry_at = Heard(), 0.0, 0.0
+    cutter, text_at = UtteranceCutter(), 0.0
     async with engine.open_turn() as turn:
         began = time.monotonic()
 
         async def feed() -> None:
+            nonlocal text_at
             for word in TEXT.split(" "):
                 turn.push_text(word + " ")
+                if not text_at and cutter.push(word + " "):
+                    text_at = time.monotonic()
                 await asyncio.sleep(WORD_S)
             turn.end()
 
@@ -90,7 +97,7 @@ async def listen(engine: RemoteEngine) -> Heard:
                 if isinstance(event, AudioChunk):
                     now = time.monotonic()
                     if not heard.audio_s:
-                        heard.ttfa_s = now - began
+                        heard.ttfa_s, heard.after_text_s = now - began, now - text_at
                         dry_at, buffered_dry_at = now, now + BUFFER_S
                     elif now > dry_at + 0.001:
                         heard.underruns += 1
@@ -169,6 +176,7 @@ def level(server: ServerProcess, clients: int, seconds: float) -> dict[str, Any]
         "refused": len(turns) - len(spoken),
         "ttfa_p50_ms": 1000 * statistics.median(waits),
         "ttfa_p99_ms": 1000 * waits[min(len(waits) - 1, int(0.99 * len(waits)))],
+        "after_text_p50_ms": 1000 * statistics.median(turn.after_text_s for turn in spoken),
         "underruns": sum(turn.underruns for turn in spoken),
         "turns_with_underruns": sum(turn.underruns > 0 for turn in spoken),
         "underruns_with_100_ms": sum(turn.underruns_buffered for turn in spoken),
@@ -223,7 +231,7 @@ def main() -> None:
     with spinning(args.busy), server_process(*options) as server:
         print(f"capacity measured at warm-up: {health(server)['max_turns']}")
         print(
-            "clients  capacity  admitted  refused  TTFA p50  p99 ms  underruns  dry ms  with 100 ms  server MB"
+            "clients  capacity  admitted  refused  TTFA p50  p99 ms  after text  underruns  dry ms  with 100 ms  server MB"
             "  cores: server  clients  others"
         )
         clients = 1
@@ -242,7 +250,7 @@ def main() -> None:
 def show(row: dict[str, Any]) -> None:
     print(
         f"{row['clients']:7}  {row['capacity'][0]:8}  {row['admitted']:8}  {row['refused']:7}"
-        f"  {row['ttfa_p50_ms']:8.0f}  {row['ttfa_p99_ms']:6.0f}  {row['underruns']:9}"
+        f"  {row['ttfa_p50_ms']:8.0f}  {row['ttfa_p99_ms']:6.0f}  {row['after_text_p50_ms']:10.0f}  {row['underruns']:9}"
         f"  {row['dry_ms']:6.0f}  {row['underruns_with_100_ms']:11}  {row['server_mb']:9.0f}"
         f"  {row['cores']['server']:13.2f}  {row['cores']['clients']:7.2f}  {row['cores']['others']:6.2f}",
         flush=True,

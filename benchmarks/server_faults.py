@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import random
 import socket
@@ -17,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -33,11 +33,12 @@ from benchmarks.report import save  # noqa: E402
 from benchmarks.server_process import ServerProcess, server_process  # noqa: E402
 from orpheus_plugin import wire  # noqa: E402
 from orpheus_plugin.client import RemoteEngine  # noqa: E402
-from orpheus_plugin.errors import OrpheusError  # noqa: E402
-from orpheus_plugin.turn import AudioChunk, TurnEnd  # noqa: E402
+from orpheus_plugin.errors import AtCapacity  # noqa: E402
+from orpheus_plugin.turn import AudioChunk, Turn, TurnEnd  # noqa: E402
 
 TEXT = "The quick brown fox jumps over the lazy dog. "
-SHORT = "Hello there."
+LONG = TEXT * 60
+SHORT = "Yes."
 
 
 class Harm:
@@ -49,12 +50,14 @@ class Harm:
         self.ws = server.url.replace("http", "ws", 1)
         self.port = int(server.url.rsplit(":", 1)[1])
         self.random = random.Random(7)
+        self.spoken_s = 0.0
 
     async def short_turns(self) -> str:
         """1,000 short turns in a row on one connection"""
         engine = RemoteEngine(self.server.url)
         await engine.start()
         memory: list[float] = []
+        tasks: list[float] = []
         waits: list[float] = []
         for number in range(self.args.turns):
             async with engine.open_turn() as turn:
@@ -65,11 +68,13 @@ class Harm:
                         waits.append(event.stats.ttfa_s or 0.0)
             if number % max(1, self.args.turns // 10) == 0:
                 memory.append(self.server.rss_mb)
+                tasks.append(await self.metric("orpheus_tasks"))
         await engine.aclose()
         later = memory[1:] or memory
         return (
             f"{self.args.turns} spoken, TTFA p50 {1000 * statistics.median(waits):.0f} ms;"
-            f" server {later[0]:.0f} -> {later[-1]:.0f} MB between the first and the last tenth"
+            f" server {later[0]:.0f} -> {later[-1]:.0f} MB and {tasks[0]:.0f} -> {tasks[-1]:.0f} tasks"
+            " between the first and the last tenth"
         )
 
     async def killed_clients(self) -> str:
@@ -101,7 +106,7 @@ class Harm:
         return f"{self.args.kills} killed while hearing audio"
 
     async def half_open(self) -> str:
-        """sockets that open, say half a word, and fall silent"""
+        """half-open sockets: they connect, say half a word or nothing, and fall silent"""
         beginnings = (
             b"",
             b"GET ",
@@ -113,10 +118,21 @@ class Harm:
             connection = socket.create_connection(("127.0.0.1", self.port))
             connection.sendall(beginnings[number % len(beginnings)])
             sockets.append(connection)
+        began = time.monotonic()
         await self.speak()
+        answers: Counter[str] = Counter()
         for connection in sockets:
+            connection.settimeout(60)
+            try:
+                answer = await asyncio.to_thread(connection.recv, 4_096)
+            except ConnectionResetError:
+                answer = b""
+            answers[answer.split(b"\r\n")[0].decode() or "closed"] += 1
             connection.close()
-        return "40 held open while a turn was spoken; closed without an answer"
+        told = ", ".join(f"{count} x {answer}" for answer, count in answers.items())
+        return (
+            f"a turn spoken beside 40 of them; then {told}, after {time.monotonic() - began:.0f} s"
+        )
 
     async def mute_websockets(self) -> str:
         """websockets that answer no ping, a turn open on each"""
@@ -131,37 +147,80 @@ class Harm:
             await self.clean()
             return f"turns freed after {time.monotonic() - began:.1f} s"
 
-    async def slow_reader(self) -> str:
-        """a client that stops reading its socket, beside one that reads"""
-        async with aiohttp.ClientSession() as session:
-            before = self.server.rss_mb
+    async def slow_readers(self) -> str:
+        """clients of three doors that stop reading their sockets, beside one that reads"""
+        alone_s, _ = await self.hear()
+        before = self.server.rss_mb
+        async with aiohttp.ClientSession(read_bufsize=1_024) as session:
             response = await session.post(
                 f"{self.server.url}/v1/audio/speech",
-                json={"input": TEXT * 60, "response_format": "pcm"},
+                json={"input": LONG, "response_format": "pcm"},
             )
-            heard = await self.speak()
+            native = await session.ws_connect(self.ws + wire.PATH, autoping=False)
+            for message in (
+                {"type": "open", "id": "a", "window_s": None},
+                {"type": "text", "id": "a", "text": LONG},
+                {"type": "end", "id": "a"},
+            ):
+                await native.send_bytes(wire.pack(message))
+            unmute = await session.ws_connect(
+                f"{self.ws}/api/tts_streaming?format=PcmMessagePack", autoping=False
+            )
+            await unmute.send_bytes(msgpack.packb({"type": "Text", "text": LONG}))
+            await unmute.send_bytes(msgpack.packb({"type": "Eos"}))
+            transports = [ws._conn.transport for ws in (native, unmute) if ws._conn is not None]
+            for transport in transports:
+                assert isinstance(transport, asyncio.ReadTransport)
+                transport.pause_reading()
+            await asyncio.sleep(5)
+            beside = [await self.hear() for _ in range(4)]
             grown = self.server.rss_mb - before
             response.close()
-        return f"the other heard {heard:.1f} s meanwhile; the server grew by {grown:.1f} MB"
+            for transport in transports:
+                assert transport is not None
+                transport.close()
+        waits = ", ".join(f"{1000 * wait:.0f}" for wait, _ in beside)
+        dry = sum(underruns for _, underruns in beside)
+        return (
+            f"four turns beside them began after {waits} ms (alone {1000 * alone_s:.0f}) and ran dry {dry} times;"
+            f" the server grew by {grown:.1f} MB"
+        )
+
+    async def truncated(self) -> str:
+        """every message cut short at every byte, on the websockets that speak MessagePack"""
+        messages: list[wire.Message] = [
+            {"type": "open", "id": "a", "options": {"voice": "tara", "seed": 3}},
+            {"type": "text", "id": "a", "text": "Hello there."},
+            {"type": "consumed", "id": "a", "samples": 300},
+            {"type": "Text", "text": "Hello there."},
+            {"type": "Voice", "embeddings": [0.5, 1.5], "shape": [1, 2]},
+            {"type": "Eos"},
+        ]
+        seen: Counter[str] = Counter()
+        async with aiohttp.ClientSession() as session:
+            for message in messages:
+                whole = wire.pack(message)
+                door = "unmute" if message["type"] in ("Text", "Voice", "Eos") else "native"
+                for length in range(len(whole)):
+                    seen[await send_wrong(session, self.ws, (door, [whole[:length]]))] += 1
+        return ", ".join(f"{count} {outcome}" for outcome, count in sorted(seen.items()))
 
     async def fuzz(self) -> str:
-        """garbage, truncated and shuffled messages on every websocket"""
-        seen: dict[str, int] = {}
+        """fuzzed protocol input on every websocket (hypothesis)"""
         async with aiohttp.ClientSession() as session:
-            for number in range(self.args.fuzz):
-                outcome = await fuzz_once(session, self.ws, self.random, number)
-                seen[outcome] = seen.get(outcome, 0) + 1
-        return f"{self.args.fuzz} cases: " + ", ".join(f"{v} {k}" for k, v in sorted(seen.items()))
+            seen = await fuzz(session, self.ws, self.args.fuzz)
+        told = ", ".join(f"{count} {outcome}" for outcome, count in sorted(seen.items()))
+        return f"{sum(seen.values())} cases: {told}"
 
     async def fuzz_http(self) -> str:
         """garbage bodies and raw bytes on HTTP"""
-        seen: dict[str, int] = {}
+        seen: Counter[str] = Counter()
         async with aiohttp.ClientSession() as session:
             for _ in range(self.args.fuzz // 10):
                 body = self.random.randbytes(self.random.randrange(200))
                 path = self.random.choice(("/v1/audio/speech", "/predict"))
                 async with session.post(self.server.url + path, data=body) as response:
-                    seen[str(response.status)] = seen.get(str(response.status), 0) + 1
+                    seen[str(response.status)] += 1
         for _ in range(self.args.fuzz // 10):
             with socket.create_connection(("127.0.0.1", self.port)) as connection:
                 connection.sendall(self.random.randbytes(100) + b"\r\n\r\n")
@@ -191,27 +250,46 @@ class Harm:
 
     async def speak(self) -> float:
         """One whole turn over a new connection; seconds of audio."""
+        self.spoken_s = 0.0
+        await self.hear()
+        return self.spoken_s
+
+    async def hear(self) -> tuple[float, int]:
+        """The same; seconds to its first sound, and how often a listener who plays at once ran dry."""
         engine = RemoteEngine(self.server.url)
         try:
+            await engine.start()
             async with asyncio.timeout(120):
                 while True:
                     try:
                         async with engine.open_turn() as turn:
-                            turn.push_text(TEXT)
-                            turn.end()
-                            samples = 0
-                            async for event in turn:
-                                if isinstance(event, AudioChunk):
-                                    assert event.position == samples
-                                    samples += event.samples
-                            assert samples >= 2_048
-                            return samples / 24_000
-                    except OrpheusError as error:
-                        if error.code != "at_capacity":
-                            raise
+                            return await self._hear(turn)
+                    except AtCapacity:
                         await asyncio.sleep(0.2)
         finally:
             await engine.aclose()
+
+    async def _hear(self, turn: Turn) -> tuple[float, int]:
+        began = time.monotonic()
+        turn.push_text(TEXT)
+        turn.end()
+        samples = underruns = 0
+        first_s = dry_at = 0.0
+        async for event in turn:
+            if isinstance(event, AudioChunk):
+                now = time.monotonic()
+                if not samples:
+                    first_s = now - began
+                elif now > dry_at + 0.001:
+                    underruns += 1
+                assert event.position == samples
+                samples += event.samples
+                dry_at = max(dry_at, now) + event.duration_s
+        assert samples >= 2_048
+        self.spoken_s = samples / 24_000
+        return first_s, underruns
+
+    # ---- how it is
 
     async def clean(self) -> None:
         """Until no turn and no connection is left."""
@@ -219,26 +297,43 @@ class Harm:
             while True:
                 async with session.get(f"{self.server.url}/healthz") as response:
                     state = await response.json()
-                if state["active_turns"] == 0:
+                if state["active_turns"] == state["connections"] == 0:
                     return
                 await asyncio.sleep(0.05)
 
+    async def metric(self, name: str) -> float:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(f"{self.server.url}/metrics") as response,
+        ):
+            lines = (await response.text()).splitlines()
+        return next(float(line.split()[1]) for line in lines if line.startswith(f"{name} "))
 
-async def fuzz_once(
-    session: aiohttp.ClientSession, url: str, chance: random.Random, number: int
-) -> str:
-    """One connection with some wrong messages; how the server ended it."""
-    path = (wire.PATH, "/api/tts_streaming?format=PcmMessagePack", "/v1/websocket")[number % 3]
+
+# ---- wrong messages
+
+Case = tuple[str, list[bytes | str]]
+"""A door, and what is sent there, as binary and text messages."""
+
+DOORS = {
+    "native": wire.PATH,
+    "unmute": "/api/tts_streaming?format=PcmMessagePack",
+    "baseten": "/v1/websocket",
+}
+
+
+async def send_wrong(session: aiohttp.ClientSession, url: str, case: Case) -> str:
+    """One connection with these messages; how the server ended it."""
+    door, messages = case
     try:
-        async with session.ws_connect(url + path, max_msg_size=0) as ws:
-            for _ in range(chance.randrange(1, 6)):
-                data = _garbage(chance)
-                if number % 3 == 2 and chance.random() < 0.7:
-                    await ws.send_str(data.decode("latin-1"))
+        async with session.ws_connect(url + DOORS[door], max_msg_size=0) as ws:
+            for message in messages:
+                if isinstance(message, str):
+                    await ws.send_str(message)
                 else:
-                    await ws.send_bytes(data)
+                    await ws.send_bytes(message)
             try:
-                async with asyncio.timeout(0.05 if number % 5 else 0.3):
+                async with asyncio.timeout(0.05):
                     while not (await ws.receive()).type.value & 0x8:
                         pass
             except TimeoutError:
@@ -250,31 +345,72 @@ async def fuzz_once(
         return "cut"
 
 
-def _garbage(chance: random.Random) -> bytes:
-    """Messages of the protocols: with wrong values, cut short, with flipped bits, or no messages at all."""
-    values: list[Any] = [
-        *(None, True, -1, 0, 2**63, 1.5, float("nan"), "", "a", "\ud7ff" * 9, b"\x00\xff"),
-        *([], {}, [[]] * 3, {"voice": "nobody"}, {"voice": [], "seed": -1}, "x" * 7_000),
-    ]
-    kinds = ("open", "text", "flush", "end", "cancel", "consumed", "Text", "Eos", "Voice", "x", 7)
-    message: dict[Any, Any] = {"type": chance.choice(kinds)}
-    names = ("id", "text", "samples", "options", "format", "window_s", "embeddings", "voice")
-    for name in chance.sample(names, chance.randrange(5)):
-        message[name] = chance.choice((*values, "a", "a", "a"))
-    data = bytes(msgpack.packb(message))
-    kind = chance.randrange(5)
-    if kind == 0:
-        data = data[: chance.randrange(len(data))]
-    elif kind == 1:
-        broken = bytearray(data)
-        for _ in range(3):
-            broken[chance.randrange(len(broken))] ^= 1 << chance.randrange(8)
-        data = bytes(broken)
-    elif kind == 2:
-        data = chance.randbytes(chance.randrange(64))
-    elif kind == 3:
-        data = json.dumps({"voice": chance.choice(values[:8])}).encode()
-    return data
+async def fuzz(session: aiohttp.ClientSession, url: str, cases: int) -> Counter[str]:
+    """How the server ended the connections of so many cases that hypothesis made up."""
+    from hypothesis import HealthCheck, given, settings
+
+    loop = asyncio.get_running_loop()
+    seen: Counter[str] = Counter()
+
+    @settings(
+        max_examples=cases,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(_cases())
+    def one(case: Case) -> None:
+        sent = asyncio.run_coroutine_threadsafe(send_wrong(session, url, case), loop)
+        outcome = sent.result(timeout=30)
+        seen[outcome] += 1
+        assert outcome in ("left open", "closed 1000", "closed 1008", "closed 1011"), outcome
+
+    await asyncio.to_thread(one)
+    return seen
+
+
+def _cases() -> Any:
+    """Messages of the protocols with wrong values, some of them cut short or with flipped bits; others are no messages."""
+    from hypothesis import strategies as st
+
+    numbers = st.integers(-(2**63), 2**64 - 1) | st.floats()
+    plain = st.none() | st.booleans() | numbers | st.text(max_size=20) | st.binary(max_size=20)
+    odd = st.sampled_from(["a", "x" * 7_000, {"voice": "nobody"}, {"voice": [], "seed": -1}, 1e308])
+    values = st.recursive(
+        plain | odd,
+        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+        max_leaves=6,
+    )
+    kinds = st.sampled_from(
+        ["open", "text", "flush", "end", "cancel", "consumed", "Text", "Eos", "Voice", "x", 7]
+    )
+    names = st.sampled_from(
+        ["id", "text", "samples", "options", "format", "window_s", "embeddings", "voice"]
+    )
+    ids = st.sampled_from(["a", "a", "a", "b", "", 7])
+    maps = st.builds(
+        lambda kind, own, turn_id: {**own, "id": turn_id, "type": kind},
+        kinds,
+        st.dictionaries(names, values, max_size=4),
+        ids,
+    )
+    whole = maps.map(wire.pack)
+    cut = st.builds(lambda data, where: data[: where % len(data)], whole, st.integers(0, 10_000))
+    broken = st.builds(_flipped, whole, st.lists(st.integers(0, 80_000), min_size=1, max_size=3))
+    texts = st.sampled_from(["__END__", "{}", "[]", '{"voice": 3}', '{"temperature": NaN}', "Hi."])
+    message = whole | cut | broken | st.binary(max_size=64) | texts | st.text(max_size=40)
+    return st.tuples(st.sampled_from(sorted(DOORS)), st.lists(message, min_size=1, max_size=5))
+
+
+def _flipped(data: bytes, places: list[int]) -> bytes:
+    out = bytearray(data)
+    for place in places:
+        out[place // 8 % len(out)] ^= 1 << place % 8
+    return bytes(out)
+
+
+# ---- the run
 
 
 async def inflict(harm: Harm, fault: Callable[[], Awaitable[str]]) -> dict[str, Any]:
@@ -309,26 +445,27 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--fuzz", type=int, default=10_000)
     parser.add_argument("--only", nargs="*", help="names of faults")
+    parser.add_argument("--out", default="server_faults", help="name of the results' file")
     parser.add_argument("server", nargs="*", help="options of `orpheus-tts serve`, after --")
     args = parser.parse_args()
     options = args.server or ["--model", "mini", "--device", "cpu", "--max-turns", "8"]
     with server_process(*options) as server:
         harm = Harm(server, args)
         faults = (
-            *(harm.oversized, harm.half_open, harm.mute_websockets, harm.slow_reader),
-            *(harm.fuzz_http, harm.fuzz, harm.killed_clients, harm.short_turns),
+            *(harm.oversized, harm.half_open, harm.mute_websockets, harm.slow_readers),
+            *(harm.truncated, harm.fuzz_http, harm.fuzz, harm.killed_clients, harm.short_turns),
         )
-        rows = [
-            asyncio.run(inflict(harm, fault))
-            for fault in faults
-            if not args.only or fault.__name__ in args.only
-        ]
+        rows: list[dict[str, Any]] = []
+        for fault in faults:
+            if not args.only or fault.__name__ in args.only:
+                rows.append(asyncio.run(inflict(harm, fault)))
+                traces = server.log.read_text("utf-8").count("Traceback")
+                save(args.out, {"faults": rows, "tracebacks": traces})
         log = server.log.read_text("utf-8")
     traces = log.count("Traceback")
     print(f"tracebacks in the server's log: {traces}")
     if traces:
         print(log[log.index("Traceback") :][:3_000])
-    save("server_faults", {"faults": rows, "tracebacks": traces})
 
 
 if __name__ == "__main__":

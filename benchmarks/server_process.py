@@ -9,11 +9,13 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 READY_S = 600.0
+SERVE = ("-m", "orpheus_plugin.server")
 
 
 @dataclass
@@ -24,6 +26,14 @@ class ServerProcess:
     process: subprocess.Popen[str]
     log: Path
     lines: list[str] = field(default_factory=list)
+
+    @property
+    def ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.url}/readyz"):
+                return True
+        except OSError:  # 503 is one, too
+            return False
 
     @property
     def rss_mb(self) -> float:
@@ -59,12 +69,12 @@ def machine_cpu_s() -> float:
 
 
 @contextlib.contextmanager
-def server_process(*arguments: str) -> Iterator[ServerProcess]:
-    """`orpheus-tts serve ARGUMENTS` on a free port, ready to speak."""
+def server_process(*arguments: str, program: Sequence[str] = SERVE) -> Iterator[ServerProcess]:
+    """`orpheus-tts serve ARGUMENTS` on a free port, ready to speak. `program` may be a Python command that does the same."""
     with tempfile.TemporaryDirectory(prefix="orpheus-bench-") as folder:
         log = Path(folder) / "server.log"
         process = subprocess.Popen(
-            [sys.executable, "-m", "orpheus_plugin.server", "--port", "0", *arguments],
+            [sys.executable, *program, "--port", "0", *arguments],
             stdout=subprocess.PIPE,
             stderr=log.open("w"),
             text=True,
@@ -78,7 +88,7 @@ def server_process(*arguments: str) -> Iterator[ServerProcess]:
             server = ServerProcess(line.split()[-1], process, log)
             threading.Thread(target=process.stdout.read, daemon=True).start()
             deadline = time.monotonic() + READY_S
-            while " ready " not in log.read_text("utf-8"):
+            while not server.ready:
                 if process.poll() is not None or time.monotonic() > deadline:
                     raise SystemExit(f"the server is not ready:\n{log.read_text('utf-8')}")
                 time.sleep(0.1)

@@ -28,7 +28,7 @@ TICK_S = 0.5
 """How often the running turns are looked at."""
 
 TIGHT_S = 0.15
-"""A listener with less audio than this before him, later than a second into the turn, is about to hear a gap."""
+"""A listener with less audio than this before him, who has been hearing some for a second, is about to hear a gap."""
 
 RECOVER_S = 2.0
 """After such a moment one more turn is taken for every so many seconds without another."""
@@ -47,12 +47,30 @@ _WEIGHT = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """One turn as it is looked at: seconds of audio so far, seconds not yet heard, whether it is being generated."""
+    """One turn as it is looked at.
 
-    turn_id: str
-    audio_s: float
+    Attributes:
+        stretch_s: seconds of audio since its listener last had nothing to hear for want of text.
+        ahead_s: seconds of it not heard yet.
+        generating: whether more of it is being generated.
+    """
+
+    stretch_s: float
     ahead_s: float
     generating: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What an engine did so far, all turns together, those that ended included.
+
+    Attributes:
+        audio_s: seconds of audio it made.
+        busy_s: seconds its turns were being generated, each counted by itself; what they waited for text is not in it.
+    """
+
+    audio_s: float
+    busy_s: float
 
 
 class Admission:
@@ -69,8 +87,8 @@ class Admission:
         self._proven = 0
         self._brake = math.inf
         self._last_tight = 0.0
-        self._seen: dict[str, Progress] = {}
-        self._seen_at = 0.0
+        self._done = Work(0.0, 0.0)
+        self._seen_at = -math.inf
 
     @property
     def limit(self) -> int:
@@ -104,22 +122,16 @@ class Admission:
                 return low + (high - low) * (turns - below) / (above - below)
         return points[-1][1]
 
-    def look(self, turns: Sequence[Progress], *, now: float | None = None) -> None:
+    def look(self, turns: Sequence[Progress], done: Work, *, now: float | None = None) -> None:
         """Compare with the last look: learn the speed, and hold back where a listener is about to run dry."""
         now = time.monotonic() if now is None else now
         passed = now - self._seen_at
-        before = self._seen
-        self._seen = {turn.turn_id: turn for turn in turns if turn.generating}
-        self._seen_at = now
-        # Those that were generated all the while tell the speed; a turn that began or ended in between does not.
-        steady = [
-            turn.audio_s - before[turn.turn_id].audio_s
-            for turn in self._seen.values()
-            if turn.turn_id in before
-        ]
-        if steady and 0 < passed < 4 * TICK_S and len(self._seen) == len(before):
-            self.learn(len(before), sum(steady) / len(steady) * len(before) / passed)
-        if any(turn.audio_s > 1.0 and turn.ahead_s < TIGHT_S for turn in self._seen.values()):
+        audio_s, busy_s = done.audio_s - self._done.audio_s, done.busy_s - self._done.busy_s
+        self._done, self._seen_at = done, now
+        if passed < 4 * TICK_S and busy_s >= passed / 2:
+            spoke = round(busy_s / passed) or 1  # on the average of that time
+            self.learn(spoke, audio_s / busy_s * spoke)
+        if any(t.generating and t.stretch_s > 1.0 and t.ahead_s < TIGHT_S for t in turns):
             self._last_tight = now
             self._brake = max(1, len(turns) - 1)
         elif self._brake < self.ceiling and now - self._last_tight >= RECOVER_S:

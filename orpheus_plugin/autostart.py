@@ -23,7 +23,8 @@ from typing import IO
 
 import aiohttp
 
-from orpheus_plugin.client import Address, RemoteEngine
+from orpheus_plugin.client import RemoteEngine
+from orpheus_plugin.connection import Address
 from orpheus_plugin.errors import OrpheusError
 from orpheus_plugin.running import RunningServer, records, state_dir
 

@@ -2,7 +2,7 @@
 
 One websocket carries all turns of a process. It lives on a thread of its own with its own loop, so that turns may be
 opened from any number of event loops, a busy agent loop holds up nobody else's audio, and the connection outlives the
-loop that first asked for it.
+loop that first asked for it. What goes over it is `connection.py`'s.
 """
 
 from __future__ import annotations
@@ -16,13 +16,16 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
-from typing import Any
-from urllib.parse import urlsplit
+from dataclasses import replace
 
-import aiohttp
-
-from orpheus_plugin import wire
+from orpheus_plugin.connection import (
+    NO_HEALTH,
+    Address,
+    Connection,
+    Link,
+    open_connection,
+    websocket_url,
+)
 from orpheus_plugin.engine import EngineHealth
 from orpheus_plugin.errors import (
     ConnectionFailed,
@@ -31,27 +34,9 @@ from orpheus_plugin.errors import (
     UnknownVoice,
     without_login,
 )
-from orpheus_plugin.turn import MAX_TEXT_CHARS, SAMPLE_RATE, SpeechOptions, Turn, TurnEnd
+from orpheus_plugin.turn import MAX_TEXT_CHARS, SpeechOptions, Turn
 
 logger = logging.getLogger(__name__)
-
-MAX_SERVER_MESSAGE = 4 * 1024 * 1024
-HEARTBEAT_S = 5.0
-"""A server that answers no ping is given up after one and a half of this."""
-
-REPORT_S = 0.5
-"""How often, in seconds of audio, the server is told what the caller took."""
-
-CANCEL_S = 5.0
-"""How long `cancel` waits for a server's word that it holds nothing more."""
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where a server is: http(s)://host[:port][/prefix], ws(s)://..., host:port, or unix:///path."""
-
-    url: str
-    api_key: str | None = field(default=None, repr=False)
 
 
 class RemoteEngine:
@@ -88,14 +73,12 @@ class RemoteEngine:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._closed = False
-        # What the server said of itself last; replaced whole, so readable from every thread.
-        self._hello: wire.Message = {}
-        self._health: EngineHealth = _NO_HEALTH
+        # The last one there was. Replaced whole, so what the server says of itself is readable from every thread.
+        self._connection: Connection | None = None
         # The rest belongs to the connection's loop.
-        self._connection: _Connection | None = None
         self._keeper: asyncio.Task[None] | None = None
-        self._retiring: set[asyncio.Task[None]] = set()
-        self._waiting: dict[str, _Link] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._waiting: set[Link] = set()
         self._changed: asyncio.Event = asyncio.Event()
         self._error: OrpheusError | None = None
         self._locating = False
@@ -108,46 +91,58 @@ class RemoteEngine:
 
         Takes at most `connect_timeout_s`, and as long as `locate` needs.
         """
-        loop = self._ensure_loop()
-        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._first(), loop))
+        with self._lock:
+            started = asyncio.run_coroutine_threadsafe(self._first(), self._running_loop())
+        await asyncio.wrap_future(started)
 
     def prewarm(self) -> None:
         """Begin to connect, without waiting and without errors. From any thread."""
-        self._ensure_loop().call_soon_threadsafe(self._keep_connected)
+        self._post(self._keep_connected)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed, which is for good: whoever keeps engines for others then makes a new one."""
+        return self._closed
 
     async def aclose(self) -> None:
         with self._lock:
             loop, thread = self._loop, self._thread
             self._loop = self._thread = None
             self._closed = True
-        if loop is None or thread is None:
-            return
-        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._shut(), loop))
+            if loop is None or thread is None:
+                return
+            # Under the lock: it comes after all that was posted, and nothing is posted after it.
+            shut: Future[None] = asyncio.run_coroutine_threadsafe(self._shut(), loop)
+        await asyncio.wrap_future(shut)
         loop.call_soon_threadsafe(loop.stop)
         await asyncio.to_thread(thread.join)
 
-    def _ensure_loop(self) -> asyncio.AbstractEventLoop:
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        """Under the lock."""
+        if self._closed:
+            raise EngineDied("this engine was closed")
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(
+                target=_run_loop, args=(self._loop,), name="orpheus-client", daemon=True
+            )
+            self._thread.start()
+        return self._loop
+
+    def _post(self, callback: Callable[..., object], *args: object) -> None:
         with self._lock:
-            if self._closed:
-                raise EngineDied("this engine was closed")
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(
-                    target=_run_loop, args=(self._loop,), name="orpheus-client", daemon=True
-                )
-                self._thread.start()
-            return self._loop
+            self._running_loop().call_soon_threadsafe(callback, *args)
 
     async def _shut(self) -> None:
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
         closed = EngineDied("this engine was closed")
-        for link in list(self._waiting.values()):
+        for link in self._waiting:
             link.finish(closed)
-        for task in list(self._retiring):
+        for task in list(self._tasks):
             task.cancel()
-        await asyncio.gather(*self._retiring, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     # ---- turns
 
@@ -159,26 +154,26 @@ class RemoteEngine:
         options = options or SpeechOptions()
         if options.voice is not None:
             options = replace(options, voice=self.check_voice(options.voice))
-        loop = self._ensure_loop()
-        turn_id = uuid.uuid4().hex[:12]
-        link = _Link(self, loop, turn_id, options)
-        turn = Turn(turn_id, link, max_chars=self._hello.get("max_text_chars", MAX_TEXT_CHARS))
-        link.turn = turn
-        loop.call_soon_threadsafe(self._open, link)
-        return turn
+        last = self._connection
+        limit = MAX_TEXT_CHARS if last is None else last.hello.get("max_text_chars", MAX_TEXT_CHARS)
+        link = Link(uuid.uuid4().hex[:12], options, self._post)
+        link.turn = Turn(link.id, link, max_chars=limit)
+        self._post(self._open, link)
+        return link.turn
 
-    def _open(self, link: _Link) -> None:
+    def _open(self, link: Link) -> None:
         self._keep_connected()
-        if self._connection is not None:
-            self._connection.adopt(link)
+        if (connection := self._connected()) is not None:
+            connection.adopt(link)
         else:
-            self._waiting[link.id] = link
+            self._waiting.add(link)
             asyncio.get_running_loop().call_later(
                 self._connect_timeout_s, self._give_up_waiting, link
             )
 
-    def _give_up_waiting(self, link: _Link) -> None:
-        if link.id in self._waiting:
+    def _give_up_waiting(self, link: Link) -> None:
+        if link in self._waiting:
+            self._waiting.discard(link)
             link.finish(self._error or self._silent())
 
     def _silent(self) -> ConnectionFailed:
@@ -189,7 +184,8 @@ class RemoteEngine:
     @property
     def voices(self) -> tuple[str, ...]:
         """The server's voices; empty until the first connection."""
-        return tuple(self._hello.get("voices", ()))
+        last = self._connection
+        return () if last is None else tuple(last.hello.get("voices", ()))
 
     def check_voice(self, voice: str | None) -> str | None:
         """The voice as the server spells it. Before the first connection any name passes; the server then decides."""
@@ -205,16 +201,37 @@ class RemoteEngine:
 
     def health(self) -> EngineHealth:
         """The server's own word of at most a second ago; not ready while there is no connection."""
-        if self._connection is not None:
-            return self._health
-        return replace(self._health, ready=False, error=str(self._error) if self._error else None)
+        if (connection := self._connected()) is not None:
+            return connection.health
+        last = self._connection
+        return replace(
+            NO_HEALTH if last is None else last.health,
+            ready=False,
+            error=str(self._error) if self._error else None,
+        )
+
+    def _connected(self) -> Connection | None:
+        """The connection that new turns go to."""
+        last = self._connection
+        return None if last is None or last.retired.is_set() else last
 
     # ---- the connection's loop
 
     async def _first(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._hold(task)
+        try:
+            await self._until_connected()
+        except asyncio.CancelledError:
+            if self._closed:
+                raise EngineDied("this engine was closed") from None
+            raise
+
+    async def _until_connected(self) -> None:
         self._keep_connected()
         left = self._connect_timeout_s
-        while self._connection is None:
+        while self._connected() is None:
             if self._error is not None and not self._error.retryable:
                 raise self._error
             if left <= 0:
@@ -225,6 +242,11 @@ class RemoteEngine:
                 await asyncio.wait_for(self._changed.wait(), left if counts else None)
             if counts:
                 left -= time.monotonic() - began
+
+    def _hold(self, task: asyncio.Task[None]) -> None:
+        """It ends with this engine at the latest."""
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _keep_connected(self) -> None:
         if self._keeper is None:
@@ -250,305 +272,39 @@ class RemoteEngine:
             self._adopt(connection)
             await connection.retired.wait()
 
+    async def _connect(self) -> Connection:
+        self._locating = True
+        self._changed.set()
+        try:
+            address = await self._locate()
+        except OrpheusError:
+            raise
+        except Exception as error:
+            raise ConnectionFailed(f"no speech server was found: {error!r}") from error
+        finally:
+            self._locating = False
+            self._changed.set()
+        self._trying = without_login(address.url)
+        return await open_connection(address, timeout_s=self._connect_timeout_s)
+
     def _refused(self, error: OrpheusError) -> None:
         if self._error is None or str(self._error) != str(error):
             logger.warning("no connection to the speech server: %s", error)
         self._error = error
         if not error.retryable:
-            for link in list(self._waiting.values()):
+            waiting, self._waiting = self._waiting, set()
+            for link in waiting:
                 link.finish(error)
         self._changed.set()
 
-    def _adopt(self, connection: _Connection) -> None:
+    def _adopt(self, connection: Connection) -> None:
         self._connection, self._error = connection, None
-        self._hello = connection.hello
-        self.note_health(connection.hello.get("health"))
-        task = asyncio.get_running_loop().create_task(connection.run(), name="orpheus-client-read")
-        self._retiring.add(task)
-        task.add_done_callback(self._retiring.discard)
-        waiting, self._waiting = self._waiting, {}
-        for link in waiting.values():
-            connection.adopt(link)
+        self._hold(asyncio.get_running_loop().create_task(connection.run(), name="orpheus-client"))
+        waiting, self._waiting = self._waiting, set()
+        for link in waiting:
+            if not link.over:
+                connection.adopt(link)
         self._changed.set()
-
-    def retire(self, connection: _Connection) -> None:
-        """No new turns on this one."""
-        if self._connection is connection:
-            self._connection = None
-        connection.retired.set()
-
-    def forget(self, link: _Link) -> None:
-        self._waiting.pop(link.id, None)
-
-    def note_health(self, value: object) -> None:
-        if isinstance(value, dict):
-            known = _NO_HEALTH.__dataclass_fields__
-            try:
-                self._health = EngineHealth(**{k: v for k, v in value.items() if k in known})
-            except TypeError:
-                logger.debug("a health message without all of its fields")
-
-    async def _connect(self) -> _Connection:
-        self._locating = True
-        self._changed.set()
-        try:
-            address = await self._locate()
-        finally:
-            self._locating = False
-            self._changed.set()
-        name = self._trying = without_login(address.url)
-        session: aiohttp.ClientSession | None = None
-        try:
-            async with asyncio.timeout(self._connect_timeout_s):
-                url, connector = websocket_url(address.url)
-                session = aiohttp.ClientSession(connector=connector() if connector else None)
-                ws = await session.ws_connect(
-                    url,
-                    headers={"Authorization": f"Bearer {address.api_key}"}
-                    if address.api_key
-                    else {},
-                    heartbeat=HEARTBEAT_S,
-                    max_msg_size=MAX_SERVER_MESSAGE,
-                    compress=0,
-                )
-                hello = wire.unpack(await ws.receive_bytes(), max_bytes=MAX_SERVER_MESSAGE)
-            if hello["type"] != "hello" or hello.get("protocol") != wire.PROTOCOL:
-                raise ConnectionFailed(
-                    f"{name} speaks another protocol; use the same version of orpheus_plugin on both ends"
-                )
-            return _Connection(self, session, ws, hello)
-        except BaseException as error:
-            if session is not None:
-                await session.close()
-            if isinstance(error, OrpheusError | asyncio.CancelledError) or not isinstance(
-                error, Exception
-            ):
-                raise
-            raise _explain(name, error) from None
-
-
-class _Connection:
-    """One websocket and the turns on it."""
-
-    def __init__(
-        self,
-        engine: RemoteEngine,
-        session: aiohttp.ClientSession,
-        ws: aiohttp.ClientWebSocketResponse,
-        hello: wire.Message,
-    ) -> None:
-        self.hello = hello
-        self.retired = asyncio.Event()
-        self._engine = engine
-        self._session = session
-        self._ws = ws
-        self._links: dict[str, _Link] = {}
-        self._out: asyncio.Queue[wire.Message] = asyncio.Queue()
-
-    def adopt(self, link: _Link) -> None:
-        self._links[link.id] = link
-        link.attach(self)
-
-    def send(self, message: wire.Message) -> None:
-        self._out.put_nowait(message)
-
-    def release(self, link: _Link) -> None:
-        self._links.pop(link.id, None)
-
-    async def run(self) -> None:
-        """Until the connection ends; then every turn still on it fails."""
-        writer = asyncio.create_task(self._write(), name="orpheus-client-write")
-        end: OrpheusError = ConnectionFailed("the connection to the speech server was lost")
-        try:
-            async for message in self._ws:
-                if message.type is aiohttp.WSMsgType.BINARY:
-                    self._take(wire.unpack(message.data, max_bytes=MAX_SERVER_MESSAGE))
-        except wire.BadMessage as error:
-            end = ConnectionFailed(f"the speech server sent what is no message: {error}")
-        except asyncio.CancelledError:
-            end = EngineDied("this engine was closed")
-            raise
-        finally:
-            writer.cancel()
-            self._engine.retire(self)
-            for link in list(self._links.values()):
-                link.finish(end)
-            with contextlib.suppress(Exception):
-                async with asyncio.timeout(1):
-                    await self._ws.close()
-            await self._session.close()
-
-    async def _write(self) -> None:
-        try:
-            while True:
-                await self._ws.send_bytes(wire.pack(await self._out.get()))
-        except ConnectionError:
-            pass  # the reader sees the end, too
-
-    def _take(self, message: wire.Message) -> None:
-        kind = message["type"]
-        if kind == "health":
-            self._engine.note_health(message)
-        elif kind == "goodbye":
-            self._engine.retire(self)
-        elif kind == "error" and message.get("id") is None:
-            logger.warning("the speech server ends the connection: %s", message.get("message"))
-        else:
-            link = self._links.get(str(message.get("id")))
-            if link is not None:
-                link.take(message)
-
-
-class _Link:
-    """A turn's way to the server. The TurnLink methods run on the caller's loop, the others on the connection's."""
-
-    turn: Turn
-
-    def __init__(
-        self,
-        engine: RemoteEngine,
-        loop: asyncio.AbstractEventLoop,
-        turn_id: str,
-        options: SpeechOptions,
-    ) -> None:
-        self.id = turn_id
-        self._engine = engine
-        self._loop = loop
-        self._options = options
-        self._connection: _Connection | None = None
-        self._unsent: list[wire.Message] = []
-        self._unreported = 0
-        self._over = False
-        self._cancelled: list[Future[None]] = []
-
-    # ---- TurnLink
-
-    def send_text(self, text: str) -> None:
-        self._post({"type": "text", "id": self.id, "text": text})
-
-    def send_flush(self) -> None:
-        self._post({"type": "flush", "id": self.id})
-
-    def send_end(self) -> None:
-        self._post({"type": "end", "id": self.id})
-
-    def consumed(self, samples: int) -> None:
-        self._unreported += samples
-        if self._unreported >= REPORT_S * SAMPLE_RATE:
-            samples, self._unreported = self._unreported, 0
-            with contextlib.suppress(EngineDied):
-                self._post({"type": "consumed", "id": self.id, "samples": samples})
-
-    def send_cancel(self) -> Future[None]:
-        done: Future[None] = Future()
-        try:
-            self._loop.call_soon_threadsafe(self._cancel, done)
-        except RuntimeError:  # the engine was closed meanwhile: nothing is held
-            done.set_result(None)
-        return done
-
-    def _post(self, message: wire.Message) -> None:
-        try:
-            self._loop.call_soon_threadsafe(self._send, message)
-        except RuntimeError:
-            raise EngineDied("this engine was closed") from None
-
-    # ---- on the connection's loop
-
-    def attach(self, connection: _Connection) -> None:
-        self._connection = connection
-        connection.send(
-            {"type": "open", "id": self.id, "options": wire.options_to_map(self._options)}
-        )
-        for message in self._unsent:
-            connection.send(message)
-        self._unsent.clear()
-
-    def take(self, message: wire.Message) -> None:
-        try:
-            event = wire.event_from_message(message)
-        except wire.BadMessage as error:
-            event = ConnectionFailed(str(error))
-        if event is None:
-            return
-        if isinstance(event, TurnEnd | OrpheusError):
-            self.finish(event)
-        elif not self.turn.deliver(event) and not self._cancelled:
-            self._cancel(Future())  # the caller's loop is gone
-
-    def finish(self, event: TurnEnd | OrpheusError) -> None:
-        """The turn is over; whoever waits for it hears how."""
-        if self._over:
-            return
-        self._over = True
-        self._engine.forget(self)
-        if self._connection is not None:
-            self._connection.release(self)
-        self.turn.deliver(event)
-        for done in self._cancelled:
-            if not done.done():
-                done.set_result(None)
-
-    def _send(self, message: wire.Message) -> None:
-        if self._over:
-            return
-        if self._connection is not None:
-            self._connection.send(message)
-        else:
-            self._unsent.append(message)
-
-    def _cancel(self, done: Future[None]) -> None:
-        if self._over:
-            done.set_result(None)
-            return
-        self._cancelled.append(done)
-        if self._connection is None:
-            self.finish(TurnEnd("cancelled"))
-            return
-        self._connection.send({"type": "cancel", "id": self.id})
-        asyncio.get_running_loop().call_later(CANCEL_S, self.finish, TurnEnd("cancelled"))
-
-
-# ---- addresses
-
-
-def websocket_url(url: str) -> tuple[str, Callable[[], aiohttp.BaseConnector] | None]:
-    """Where to open the websocket, and through which connector. Raises ValueError for what is no address."""
-    if "://" not in url:
-        url = f"http://{url}"
-    schemes = {"http": "ws", "ws": "ws", "https": "wss", "wss": "wss"}
-    try:
-        parts = urlsplit(url)
-        known = parts.path if parts.scheme == "unix" else parts.scheme in schemes and parts.hostname
-        _ = parts.port
-    except ValueError:  # its text would quote what may be a password
-        known = None
-    if not known:
-        raise ValueError(f"not the address of a speech server: {without_login(url)!r}")
-    if parts.scheme == "unix":
-        return f"ws://localhost{wire.PATH}", lambda: aiohttp.UnixConnector(parts.path)
-    path = parts.path.rstrip("/").removesuffix(wire.PATH)
-    return f"{schemes[parts.scheme]}://{parts.netloc}{path}{wire.PATH}", None
-
-
-def _explain(url: str, error: Exception) -> OrpheusError:
-    """What went wrong at `url`, which holds no login."""
-    if isinstance(error, aiohttp.WSServerHandshakeError):
-        if error.status in (401, 403):
-            return wire.Unauthorized(
-                f"{url} refused the connection: give it the api_key it was started with"
-                if error.status == 401
-                else f"{url} refused the connection (403): it answers to other host names only"
-            )
-        if error.status in (429, 503):
-            return ConnectionFailed(f"{url} takes no connections at the moment ({error.status})")
-        return ConnectionFailed(
-            f"{url} is no Orpheus server of this version (status {error.status})"
-        )
-    if isinstance(error, TimeoutError):
-        return ConnectionFailed(f"{url} did not answer in time")
-    reason = without_login(str(error)) or type(error).__name__
-    return ConnectionFailed(f"cannot reach {url}: {reason}")
 
 
 def _always(address: Address) -> Callable[[], Awaitable[Address]]:
@@ -565,8 +321,3 @@ def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
     finally:
         loop.run_until_complete(loop.shutdown_asyncgens())
         loop.close()
-
-
-_NO_HEALTH: Any = EngineHealth(
-    ready=False, model="", generator="none", active_turns=0, max_turns=0, restarts=0
-)

@@ -73,8 +73,10 @@ class Cushion:
                     if listener.waits:
                         continue
                 listener.take()
+                handing_on = _now()
                 for event in held:
                     yield event
+                listener.pause(_now() - handing_on)
                 held.clear()
                 if isinstance(over, StopAsyncIteration):
                     return
@@ -136,6 +138,11 @@ class _Listener:
         if self._offered_s and self._dry_at is not None:
             self._dry_at = max(self._dry_at, _now()) + self._offered_s
         self._offered_s, self._patient_until = 0.0, None
+
+    def pause(self, seconds: float) -> None:
+        """What was taken could not be handed on for so long: who does not read has enough, and the engine no part in it."""
+        if self._dry_at is not None:
+            self._dry_at += seconds
 
 
 def _now() -> float:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from orpheus_plugin import models
-from orpheus_plugin.admission import TICK_S, Admission, Progress, probe
+from orpheus_plugin.admission import TICK_S, Admission, Progress, Work, probe
 from orpheus_plugin.building import MakeGenerator, build_stages, find_files, text_options
 from orpheus_plugin.config import EngineConfig
 from orpheus_plugin.devices import pick_device
@@ -113,6 +113,7 @@ class LocalEngine:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._closed = False
         self._starting: Future[None] | None = None
         self._start_task: asyncio.Task[None] | None = None
         self._stages: Stages | None = None
@@ -126,6 +127,7 @@ class LocalEngine:
         self._active = 0
         self._admission = Admission(self.config.max_turns or 0)
         self._watching: asyncio.Task[None] | None = None
+        self._ended = Work(0.0, 0.0)  # of the turns that are no more
 
     # ---- life
 
@@ -134,6 +136,7 @@ class LocalEngine:
             if self._starting is None or (
                 self._starting.done() and self._starting.exception() is not None
             ):
+                self._closed = False
                 if self._loop is None:
                     self._loop = asyncio.new_event_loop()
                     self._thread = threading.Thread(
@@ -149,18 +152,21 @@ class LocalEngine:
                 raise EngineDied("the engine was closed while it started") from None
             raise
 
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed and not started since: whoever keeps engines for others then makes a new one."""
+        return self._closed
+
     async def aclose(self) -> None:
         with self._lock:
             loop, thread = self._loop, self._thread
             self._loop = self._thread = self._starting = None
+            self._closed = True
         if loop is None or thread is None:
             return
         await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._stop(), loop))
         loop.call_soon_threadsafe(loop.stop)
         await asyncio.to_thread(thread.join)
-        with _shared_lock:
-            for key in [key for key, engine in _shared.items() if engine is self]:
-                del _shared[key]
 
     async def _start(self) -> None:
         began = time.monotonic()
@@ -262,8 +268,12 @@ class LocalEngine:
         while True:
             await asyncio.sleep(TICK_S)
             speakers = self._speakers.values()
+            done = Work(
+                self._ended.audio_s + sum(s.stats.audio_s for s in speakers),
+                self._ended.busy_s + sum(s.busy_s for s in speakers),
+            )
             self._admission.look(
-                [Progress(s.id, s.stats.audio_s, s.ahead_s, s.generating) for s in speakers]
+                [Progress(s.stretch_s, s.ahead_s, s.generating) for s in speakers], done
             )
 
     async def _stop(self) -> None:
@@ -321,6 +331,9 @@ class LocalEngine:
     ) -> None:
         def retire(error: OrpheusError | None) -> None:
             self._speakers.pop(turn.id, None)
+            self._ended = Work(
+                self._ended.audio_s + speaker.stats.audio_s, self._ended.busy_s + speaker.busy_s
+            )
             with self._lock:
                 self._active -= 1
             if error is not None:
@@ -497,7 +510,7 @@ def shared_engine(config: EngineConfig | None = None) -> LocalEngine:
     config = config or EngineConfig()
     with _shared_lock:
         engine = _shared.get(config)
-        if engine is None:
+        if engine is None or engine.closed:
             engine = _shared[config] = LocalEngine(config)
         return engine
 

@@ -81,6 +81,7 @@ class Speaker:
         self._timer: WordTimer | None = None
         self._rate = rate
         self._utterance_start = 0
+        self._stretch_start = 0
         self._position = 0
         self._unread = 0
         self._dry_at: float | None = None
@@ -139,6 +140,17 @@ class Speaker:
     def ahead_s(self) -> float:
         """Seconds of delivered audio that a listener who plays at once has not heard yet; negative when dry."""
         return self._dry_at - time.monotonic() if self._dry_at is not None else 0.0
+
+    @property
+    def stretch_s(self) -> float:
+        """Seconds of audio since its listener last had nothing to hear for want of text."""
+        return (self._position - self._stretch_start) / SAMPLE_RATE
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds during which an utterance of it was in the engine."""
+        since = self._busy_since
+        return self.stats.busy_s + (time.monotonic() - since if since is not None else 0.0)
 
     @property
     def queued(self) -> int:
@@ -283,8 +295,11 @@ class Speaker:
         words = self._placed(self._timer.push(samples), head.index)
         if self.stats.ttfa_s is None and self._first_text_at is not None:
             self.stats.ttfa_s = now - self._first_text_at
-        if self._dry_at is not None and now > self._dry_at >= head.ready_at:
-            self.stats.underruns += 1
+        if self._dry_at is not None and now > self._dry_at:
+            if self._dry_at >= head.ready_at:
+                self.stats.underruns += 1
+            else:
+                self._stretch_start = self._position
         self._dry_at = max(self._dry_at or now, now) + samples.size / SAMPLE_RATE
         self._set_deadlines()
         chunk = AudioChunk(to_pcm16(samples), self._position, head.index)

@@ -96,8 +96,12 @@ class AudioFormat:
 # ---- bytes
 
 
+# A language model's piece of text may hold half a character (a lone surrogate), whose other half comes with the next.
+_HALVES = {"unicode_errors": "surrogatepass"}
+
+
 def pack(message: Mapping[str, Any]) -> bytes:
-    return cast(bytes, msgpack.packb(message, use_bin_type=True))
+    return cast(bytes, msgpack.packb(message, use_bin_type=True, **_HALVES))
 
 
 def unpack(data: bytes, *, max_bytes: int = MAX_MESSAGE_BYTES) -> Message:
@@ -112,6 +116,7 @@ def unpack(data: bytes, *, max_bytes: int = MAX_MESSAGE_BYTES) -> Message:
             max_map_len=64,
             max_array_len=4096,
             max_ext_len=0,
+            **_HALVES,
         )
     except Exception as error:  # msgpack raises ValueError, its own classes, RecursionError, ...
         raise BadMessage(f"not MessagePack: {type(error).__name__}") from None

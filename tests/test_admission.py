@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
-from orpheus_plugin.admission import RECOVER_S, TICK_S, Admission, Progress, probe
+from orpheus_plugin.admission import RECOVER_S, TICK_S, Admission, Progress, Work, probe
 from orpheus_plugin.engine import EngineConfig, LocalEngine
 from orpheus_plugin.models import ModelFiles
+from tests.support.calls import Calls
 
 
 class Machine:
@@ -15,14 +18,27 @@ class Machine:
     def __init__(self, admission: Admission) -> None:
         self.admission = admission
         self.now = 100.0
-        self.audio = 0.0
+        self.audio_s = self.busy_s = 0.0
 
-    def run(self, turns: int, speed: float, seconds: float, ahead_s: float = 5.0) -> None:
+    def run(
+        self,
+        turns: int,
+        speed: float,
+        seconds: float,
+        *,
+        ahead_s: float = 5.0,
+        stretch_s: float = 5.0,
+        busy: float = 1.0,
+    ) -> None:
+        """`busy`: the part of the time in which there is text to speak."""
         for _ in range(round(seconds / TICK_S)):
             self.now += TICK_S
-            self.audio += speed / turns * TICK_S
+            self.audio_s += speed * busy * TICK_S
+            self.busy_s += turns * busy * TICK_S
             self.admission.look(
-                [Progress(str(n), self.audio, ahead_s, True) for n in range(turns)], now=self.now
+                [Progress(stretch_s, ahead_s, True)] * turns,
+                Work(self.audio_s, self.busy_s),
+                now=self.now,
             )
 
 
@@ -105,8 +121,68 @@ def test_a_tight_moment_holds_back_and_is_got_over_step_by_step() -> None:
 
 def test_the_first_second_of_a_turn_is_always_tight_and_tells_nothing() -> None:
     admission = Admission(8)
-    admission.look([Progress("a", 0.3, 0.01, True)], now=1.0)
+    Machine(admission).run(1, 16.0, TICK_S, ahead_s=0.01, stretch_s=0.3)
     assert admission.limit == 8
+
+
+def test_waiting_for_text_is_neither_slow_nor_tight() -> None:
+    """A language model that comes in bursts: between them nobody speaks, and after each the listener has nothing in hand."""
+    admission = Admission(8)
+    admission.learn(8, 16.0)
+    Machine(admission).run(4, 12.0, 60, busy=0.6, ahead_s=0.0, stretch_s=0.4)
+    assert admission.limit == 8
+
+
+def test_turns_that_come_and_go_tell_the_speed_of_those_that_speak() -> None:
+    admission = Admission(64)
+    admission.learn(64, 200.0)
+    calls = Calls(admission, 64, lambda turns: 40.0)
+    calls.run(60)
+    assert 30 <= admission.limit <= 35  # 32 times 1.25 is 40
+
+
+def small_machine(turns: int) -> float:
+    """The bundled voice on two cores: 2.5 seconds of audio a second alone, 5.4 with four turns, 6.8 with eight."""
+    return turns / (0.29 + 0.11 * turns)
+
+
+def measured(speed: Callable[[int], float], ceiling: int = 8) -> Admission:
+    """As after a warm-up."""
+    admission = Admission(ceiling)
+    for turns in (1, 2, 4, 8):
+        admission.learn(turns, speed(turns))
+        if not admission.suffices(turns):
+            break
+    return admission
+
+
+@pytest.mark.parametrize("callers", [4, 8, 16])
+def test_beyond_capacity_those_that_were_taken_hear_no_gap(callers: int) -> None:
+    calls = Calls(measured(small_machine), callers, small_machine)
+    calls.run(120)
+    assert not [call for call in calls.ended if call.dry_s]
+    assert bool(calls.refused) is (callers > 4)
+    assert sum(call.length_s for call in calls.ended) > 3.5 * 120
+
+
+def test_a_machine_that_loses_what_was_kept_spare_costs_no_gap() -> None:
+    calls = Calls(
+        measured(small_machine), 8, small_machine, lambda now: 0.8 if now % 20 > 10 else 1.0
+    )
+    calls.run(200)
+    assert not [call for call in calls.ended if call.dry_s]
+
+
+def test_a_machine_that_loses_half_is_remembered_the_second_time() -> None:
+    """Nobody can foresee the first time; those that speak then are heard out with gaps, and nobody later."""
+    calls = Calls(
+        measured(small_machine), 8, small_machine, lambda now: 0.5 if now % 40 > 20 else 1.0
+    )
+    calls.run(240)
+    gaps = [call.since for call in calls.ended if call.dry_s and call.since is not None]
+    assert len(gaps) <= 4
+    assert all(since < 40 for since in gaps)
+    assert sum(call.length_s for call in calls.ended) > 240
 
 
 async def test_an_engine_that_measures_takes_what_it_can_and_no_more(

@@ -136,6 +136,25 @@ def test_a_late_text_teaches_nothing() -> None:
     assert cushion.size_s < 0.1
 
 
+def test_who_takes_nothing_for_a_while_teaches_nothing() -> None:
+    """A client that stops reading must not cost the next callers their quick start."""
+    cushion = Cushion()
+    cushion.learn(0.0)
+
+    async def play() -> None:
+        async def events() -> AsyncIterator[TurnEvent]:
+            for number in range(40):
+                await asyncio.sleep(CHUNK_S / 4)
+                yield chunk(number)
+
+        async for event in cushion.pace(events(), lambda: 0.0):
+            if isinstance(event, AudioChunk) and event.position in (2, 20):
+                await asyncio.sleep(60.0)
+
+    run_in_virtual_time(play())
+    assert cushion.size_s < 0.1
+
+
 def test_behind_other_speech_nothing_is_held_back() -> None:
     silences, events = listen(Cushion(), [0.05, 0.05, 0.05], lead_s=1.0)
     assert silences == []

@@ -132,6 +132,32 @@ async def test_flush_speaks_what_is_there_and_the_turn_goes_on(crafted_engine: L
     assert words == ["And", "more."]
 
 
+async def test_what_a_turn_waits_for_text_is_no_work_and_begins_a_new_stretch(
+    crafted_engine: LocalEngine,
+) -> None:
+    async with crafted_engine.open_turn(SpeechOptions(seed=1)) as turn:
+        turn.push_text("Hello there.")
+        turn.flush()
+        events = turn.__aiter__()
+        while not isinstance(await anext(events), AudioChunk):
+            pass
+        (speaker,) = crafted_engine._speakers.values()
+        async with asyncio.timeout(20):
+            while speaker.generating or speaker.ahead_s > 0:
+                await asyncio.sleep(0.01)
+        first_s, busy_s = speaker.stats.audio_s, speaker.busy_s
+        assert speaker.stretch_s == first_s
+        await asyncio.sleep(0.1)
+        assert speaker.busy_s == busy_s
+        turn.push_text("And so on.")
+        turn.end()
+        async for _ in events:
+            pass
+    assert speaker.stretch_s == pytest.approx(speaker.stats.audio_s - first_s)
+    assert speaker.busy_s > busy_s
+    assert crafted_engine._ended.audio_s == speaker.stats.audio_s
+
+
 async def test_turns_of_several_event_loops_share_the_engine(crafted_engine: LocalEngine) -> None:
     results: list[int] = []
 

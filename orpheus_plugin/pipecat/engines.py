@@ -48,7 +48,7 @@ def _remote(url: str, key: str | None, wanted: tuple[str, str] | None = None) ->
 
     with _remotes_lock:
         engine = _remotes.get((url, key, wanted))
-        if engine is None or engine._closed:  # one that was closed stays so
+        if engine is None or engine.closed:
             if wanted is not None:
                 from orpheus_plugin.autostart import Wanted, find_or_start
 

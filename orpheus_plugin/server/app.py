@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import contextlib
 import errno
+import gc
 import logging
 import os
 import signal
@@ -70,6 +71,7 @@ class Server:
         idle_exit_s: end when nobody has been connected for so long; None is never.
         drain_s: how long running turns may go on after the wish to end.
         on_listening: told the URL as soon as the socket is open, before the model is loaded.
+        on_ready: called when the model is loaded, before the first turn.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Server:
         idle_exit_s: float | None = None,
         drain_s: float = 30.0,
         on_listening: Callable[[str], contextlib.AbstractContextManager[None]] | None = None,
+        on_ready: Callable[[], None] | None = None,
     ) -> None:
         self.url = ""
         self._service = service
@@ -91,6 +94,7 @@ class Server:
         self._idle_exit_s = idle_exit_s
         self._drain_s = drain_s
         self._on_listening = on_listening
+        self._on_ready = on_ready
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self.listening = asyncio.Event()
@@ -140,6 +144,8 @@ class Server:
             await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if loading.done():
                 await loading
+                if self._on_ready is not None:
+                    self._on_ready()
                 service.ready = True
                 service.last_used = time.monotonic()
                 logger.info("ready", extra={"url": self.url})
@@ -354,12 +360,20 @@ async def _serve(args: argparse.Namespace, engine: SpeechEngine, api_key: str | 
         idle_exit_s=args.idle_exit,
         drain_s=args.drain,
         on_listening=record,
+        on_ready=_keep_what_is_loaded,
     )
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         with contextlib.suppress(NotImplementedError):  # Windows
             loop.add_signal_handler(name, server.stop)
     return await server.run()
+
+
+def _keep_what_is_loaded() -> None:
+    """The garbage collector need not look again at what is there by now. With torch loaded a full collection holds up
+    every thread, and so everyone's audio, for a tenth of a second."""
+    gc.collect()
+    gc.freeze()
 
 
 __all__ = ["DEFAULT_PORT", "Server", "add_arguments", "make_app", "serve"]

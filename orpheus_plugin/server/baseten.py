@@ -77,9 +77,7 @@ def add_routes(app: web.Application, service: SpeechService, voices: VoiceMap) -
                 raise BadMessage('"prompt" must be a text')
             turn = service.open("baseten", _options(service, voices, body))
             try:
-                turn.push_text(prompt)
-                turn.end()
-                return await _stream(request, turn)
+                return await _stream(request, turn, prompt)
             finally:
                 await turn.close()
 
@@ -89,10 +87,12 @@ def add_routes(app: web.Application, service: SpeechService, voices: VoiceMap) -
         app.router.add_post(path, predict)
 
 
-async def _stream(request: web.Request, turn: ServedTurn) -> web.StreamResponse:
+async def _stream(request: web.Request, turn: ServedTurn, text: str) -> web.StreamResponse:
     # The original says audio/wav of what has no header; LiveKit's plugin does not look.
     response = web.StreamResponse(headers={"Content-Type": "audio/pcm;rate=24000;channels=1"})
     async with turn:
+        turn.push_text(text)
+        turn.end()
         async for event in turn:
             if isinstance(event, AudioChunk):
                 if not response.prepared:  # an error before the first sound still has its status

@@ -5,6 +5,7 @@ They cost milliseconds a piece, so callers run them off the event loop.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import struct
 from dataclasses import dataclass
@@ -43,6 +44,14 @@ def make_encoder(name: str) -> Encoder:
             f"response_format must be one of {', '.join(CONTENT_TYPES)}, not {name!r}"
         )
     return _AvEncoder(_RECIPES[name])
+
+
+def warm_up() -> None:
+    """Load the library, a third of a second of work, before a client's first request would wait for it."""
+    with contextlib.suppress(InvalidOptions):
+        for name in _RECIPES:
+            make_encoder(name).finish()
+        Tempo(2.0)
 
 
 def _wav_header() -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -118,6 +119,7 @@ class _Gauges:
             ("orpheus_capacity", "Turns it takes at once", health.max_turns),
             ("orpheus_connections", "Clients connected", service.connections),
             ("orpheus_cushion_seconds", "Audio a turn begins with", service.cushion.size_s),
+            ("orpheus_tasks", "Tasks of the server's event loop", len(asyncio.all_tasks())),
         )
         for name, text, value in (*gauges, *_load(service)):
             yield GaugeMetricFamily(name, text, value=float(value))

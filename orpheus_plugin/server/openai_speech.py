@@ -12,6 +12,7 @@ from typing import Any
 from aiohttp import web
 
 from orpheus_plugin.errors import InvalidOptions, OrpheusError
+from orpheus_plugin.server import encoders
 from orpheus_plugin.server.encoders import CONTENT_TYPES, Encoder, Tempo, make_encoder
 from orpheus_plugin.server.replies import error_response, json_body
 from orpheus_plugin.server.service import ServedTurn, SpeechService
@@ -27,10 +28,8 @@ def add_routes(app: web.Application, service: SpeechService, voices: VoiceMap) -
             tempo = Tempo(asked.speed) if asked.speed != 1 else None
             turn = service.open("openai", asked.options)
             try:
-                turn.push_text(asked.text)
-                turn.end()
                 sender = _Events(request) if asked.sse else _Bytes(request, asked.format)
-                return await _answer(turn, sender, encoder, tempo)
+                return await _answer(turn, asked.text, sender, encoder, tempo)
             finally:
                 await turn.close()
 
@@ -42,6 +41,10 @@ def add_routes(app: web.Application, service: SpeechService, voices: VoiceMap) -
     async def list_voices(request: web.Request) -> web.Response:
         return web.json_response({"voices": list(service.engine.voices)})
 
+    async def warm_up(app: web.Application) -> None:
+        await asyncio.to_thread(encoders.warm_up)
+
+    app.on_startup.append(warm_up)
     app.router.add_post("/v1/audio/speech", speech)
     app.router.add_get("/v1/models", models)
     app.router.add_get("/v1/audio/voices", list_voices)
@@ -96,10 +99,12 @@ class _Asked:
 
 
 async def _answer(
-    turn: ServedTurn, sender: _Bytes | _Events, encoder: Encoder, tempo: Tempo | None
+    turn: ServedTurn, text: str, sender: _Bytes | _Events, encoder: Encoder, tempo: Tempo | None
 ) -> web.StreamResponse:
     try:
         async with turn:
+            turn.push_text(text)
+            turn.end()
             async for data in _encoded(turn, encoder, tempo):
                 await sender.send(data)
             await sender.finish(turn)

@@ -61,6 +61,15 @@ async def settle(engine: SpeechEngine) -> None:
             await asyncio.sleep(0.02)
 
 
+async def test_a_character_cut_in_two_is_whole_again(engine: SpeechEngine) -> None:
+    async with engine.open_turn() as turn:
+        for piece in ("Hello \ud83d", "\ude00 there.", " \ud83d"):
+            turn.push_text(piece)
+        turn.end()
+        words = [event.text for event in await read(turn) if isinstance(event, Word)]
+    assert words == ["Hello", "😀", "there."]
+
+
 async def test_events_come_in_order_and_end_once(engine: SpeechEngine) -> None:
     events = await speak(engine, TEXT, seed=3)
     *before, end = events

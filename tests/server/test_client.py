@@ -15,9 +15,10 @@ import pytest
 from aiohttp import web
 
 from orpheus_plugin import wire
-from orpheus_plugin.client import Address, RemoteEngine, websocket_url
+from orpheus_plugin.client import RemoteEngine
+from orpheus_plugin.connection import Address, websocket_url
 from orpheus_plugin.engine import SpeechEngine
-from orpheus_plugin.errors import ConnectionFailed, ModelNotFound, UnknownVoice
+from orpheus_plugin.errors import ConnectionFailed, EngineDied, ModelNotFound, UnknownVoice
 from orpheus_plugin.turn import AudioChunk, SpeechOptions, Turn, TurnEnd, TurnEvent
 from tests.support.servers import RunningTestServer, serving
 
@@ -249,6 +250,58 @@ async def test_an_error_while_locating_is_the_error_of_start() -> None:
     with pytest.raises(ModelNotFound):
         await asyncio.wait_for(remote.start(), 2)
     await remote.aclose()
+
+
+async def test_a_locator_that_fails_in_its_own_way_is_told_and_asked_again(
+    server: RunningTestServer,
+) -> None:
+    asked = 0
+
+    async def locate() -> Address:
+        nonlocal asked
+        asked += 1
+        if asked < 3:
+            raise OSError("no space left on device")
+        return Address(server.url)
+
+    remote = RemoteEngine(None, locate=locate)
+    speaking = asyncio.create_task(speak(remote, "Hello."))
+    await settle(lambda: "no space left" in (remote.health().error or ""))
+    assert (await speaking)[-1].reason == "done"  # type: ignore[union-attr]
+    await remote.aclose()
+
+
+async def test_closing_ends_whoever_waits_for_a_connection() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:  # takes connections, says nothing
+        remote = RemoteEngine(f"127.0.0.1:{mute.getsockname()[1]}", connect_timeout_s=30)
+        starting = asyncio.create_task(remote.start())
+        turn = remote.open_turn()
+        turn.push_text("Is anyone there?")
+        reading = asyncio.create_task(read(turn))
+        await settle(lambda: bool(remote._waiting))
+        async with asyncio.timeout(5):
+            await remote.aclose()
+            for waiting in (starting, reading):
+                with pytest.raises(EngineDied, match="closed"):
+                    await waiting
+            await turn.cancel()
+        assert remote.closed
+
+
+async def test_a_turn_cancelled_before_there_is_a_connection_is_never_opened(
+    engine: SpeechEngine,
+) -> None:
+    port = free_port()
+    remote = RemoteEngine(f"127.0.0.1:{port}")
+    async with remote.open_turn() as turn:
+        turn.push_text("Never mind.")
+    turn = remote.open_turn()
+    turn.push_text(TEXT)
+    turn.end()
+    async with serving(engine, port=port) as server:
+        assert isinstance((await read(turn))[-1], TurnEnd)
+        assert server.service.metrics.render().count(b'outcome="cancelled"') == 0  # type: ignore[union-attr]
+        await remote.aclose()
 
 
 async def test_nothing_is_left_behind(server: RunningTestServer) -> None:

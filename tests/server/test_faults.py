@@ -5,16 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import random
 import threading
-from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import cast
 
 import aiohttp
 import pytest
 
-from benchmarks.server_faults import fuzz_once
+from benchmarks.server_faults import fuzz
 from orpheus_plugin import wire
 from orpheus_plugin.client import RemoteEngine
 from orpheus_plugin.engine import EngineConfig, LocalEngine
@@ -47,11 +45,8 @@ async def settle(server: RunningTestServer, seconds: float = 5) -> None:
 async def test_wrong_messages_in_quantity_leave_nothing_and_the_next_turn_is_spoken(
     server: RunningTestServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    chance = random.Random(3)
     async with aiohttp.ClientSession() as session:
-        outcomes = Counter(
-            [await fuzz_once(session, server.ws_url, chance, number) for number in range(300)]
-        )
+        outcomes = await fuzz(session, server.ws_url, 300)
     assert outcomes["closed 1008"] > 50
     await settle(server)
     assert not [record for record in caplog.records if record.levelname == "ERROR"]

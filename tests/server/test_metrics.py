@@ -20,11 +20,16 @@ async def test_metrics_tell_what_happened(server: RunningTestServer) -> None:
             f"{server.url}/v1/audio/speech", json={**body, "voice": "x"}
         ) as response:
             assert response.status == 400
+        for path, field in (("/v1/audio/speech", "input"), ("/predict", "prompt")):
+            async with session.post(server.url + path, json={field: "x" * 6_145}) as response:
+                assert response.status == 400
         async with session.get(f"{server.url}/metrics") as response:
             text = await response.text()
     for line in (
         'orpheus_turns_total{outcome="done",protocol="openai"} 1.0',
         'orpheus_ttfa_seconds_count{protocol="openai"} 1.0',
+        'orpheus_turns_total{outcome="text_too_long",protocol="openai"} 1.0',
+        'orpheus_turns_total{outcome="text_too_long",protocol="baseten"} 1.0',
         "orpheus_ready 1.0",
         "orpheus_capacity 8.0",
         "orpheus_engine_restarts_total 0.0",
@@ -40,6 +45,7 @@ async def test_metrics_tell_what_happened(server: RunningTestServer) -> None:
         "retries",
         "refused",
         "connections",
+        "tasks",
     ):
         assert f"orpheus_{name}" in text
 

@@ -6,6 +6,8 @@ import asyncio
 import base64
 import io
 import json
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
@@ -206,6 +208,23 @@ def test_an_encoder_lets_audio_out_as_it_comes(name: str) -> None:
     assert sum(sizes[:4]) > 0, "a third of a second in, and nothing out"
     assert all(sum(sizes[at : at + 3]) > 0 for at in range(1, len(sizes) - 3))
     encoder.finish()
+
+
+def test_the_encoders_are_loaded_before_the_first_request() -> None:
+    """On the event loop that would hold up everyone's audio for a third of a second."""
+    code = (
+        "import asyncio, sys\n"
+        "from aiohttp import web\n"
+        "from orpheus_plugin.server.openai_speech import add_routes\n"
+        "async def main():\n"
+        "    app = web.Application()\n"
+        "    add_routes(app, None, None)\n"
+        "    assert 'av' not in sys.modules\n"
+        "    await web.AppRunner(app).setup()\n"
+        "    assert 'av' in sys.modules\n"
+        "asyncio.run(main())\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_tempo_keeps_the_pitch() -> None:

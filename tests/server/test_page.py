@@ -32,6 +32,7 @@ async def test_it_speaks_as_it_streams_and_stops_at_once(server: RunningTestServ
         await page.run("document.getElementById('stop').click()")
         await page.until("document.getElementById('said').textContent === 'stopped'")
         assert await page.run("orpheus.nodes.size") == 0
+        assert await page.run("document.getElementById('stop').disabled")
         async with asyncio.timeout(2):
             while server.service.active_turns:
                 await asyncio.sleep(0.01)
@@ -44,6 +45,7 @@ async def test_it_speaks_as_it_streams_and_stops_at_once(server: RunningTestServ
             " document.getElementById('said').textContent"
         )
         assert float(said.split()[0]) > 0
+        await page.until("document.getElementById('stop').disabled")  # all of it has been heard
         assert await page.until(
             "document.getElementById('ttfa').textContent.endsWith('ms')", timeout_s=5
         )

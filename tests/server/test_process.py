@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,12 +29,12 @@ SERVE = [sys.executable, "-m", "orpheus_plugin.server", "--device", "cpu"]
 
 @contextlib.asynccontextmanager
 async def served(
-    files: ModelFiles, tmp_path: Path, *arguments: str
+    files: ModelFiles, tmp_path: Path, *arguments: str, program: Sequence[str] = SERVE[1:]
 ) -> AsyncIterator[tuple[subprocess.Popen[str], RemoteEngine]]:
     """A ready server and a client of it."""
     process = subprocess.Popen(
         [
-            *(*SERVE, "--model", str(files.lm), "--codec", str(files.codec)),
+            *(sys.executable, *program, "--model", str(files.lm), "--codec", str(files.codec)),
             *("--max-turns", "4", "--port", "0", *arguments),
         ],
         stdout=subprocess.PIPE,
@@ -89,6 +89,27 @@ async def test_asked_to_end_it_lets_everyone_finish_and_exits_clean(
         assert "Traceback" not in errors
         assert "Unclosed" not in errors
         assert text[:10] not in errors, "what is said is not logged unless asked for"
+
+
+async def test_what_it_loaded_is_not_collected_over_and_over(
+    crafted_files: ModelFiles, tmp_path: Path
+) -> None:
+    """A full collection would hold up everyone's audio for as long as it walks through torch."""
+    program = (
+        "-c",
+        "import gc, signal, sys\n"
+        "def tell(*_):\n"
+        "    print('frozen', gc.get_freeze_count(), 'of', gc.get_freeze_count() + len(gc.get_objects()), flush=True)\n"
+        "signal.signal(signal.SIGUSR1, tell)\n"
+        "from orpheus_plugin.cli import main\n"
+        "sys.exit(main(['serve', '--device', 'cpu', *sys.argv[1:]]))\n",
+    )
+    async with served(crafted_files, tmp_path, program=program) as (process, engine):
+        assert await speak(engine, "Hello there.") > 0
+        process.send_signal(signal.SIGUSR1)
+        assert process.stdout is not None
+        words = (await asyncio.to_thread(process.stdout.readline)).split()
+        assert int(words[1]) > 0.9 * int(words[3])
 
 
 async def test_killed_it_fails_its_turns_at_once(crafted_files: ModelFiles, tmp_path: Path) -> None:

@@ -28,7 +28,14 @@ function play(samples) {
   player.next += samples.length / RATE;
   player.samples += samples.length;
   player.nodes.add(node);
-  node.onended = () => player.nodes.delete(node);
+  node.onended = () => {
+    player.nodes.delete(node);
+    settle();
+  };
+}
+
+function settle() {
+  if (!player.abort && !player.nodes.size) $("stop").disabled = true;
 }
 
 function stop() {
@@ -69,7 +76,10 @@ async function speak() {
       const whole = bytes.length >> 1;
       rest = bytes.slice(2 * whole);
       if (!whole) continue;
-      if (!player.samples) $("here").textContent = `${Math.round(performance.now() - began)} ms`;
+      if (!player.samples) {
+        $("here").textContent = `${Math.round(performance.now() - began)} ms`;
+        $("said").textContent = "speaking…";
+      }
       play(Float32Array.from(new Int16Array(bytes.buffer, 0, whole), (x) => x / 32768));
     }
     $("said").textContent = `${(player.samples / RATE).toFixed(1)} s of speech, ${player.gaps} gaps`;
@@ -77,6 +87,7 @@ async function speak() {
     $("said").textContent = error.name === "AbortError" ? "stopped" : error.message;
   } finally {
     if (player.abort === abort) player.abort = null;
+    settle();
   }
 }
 
@@ -96,6 +107,7 @@ async function look() {
     $("key-row").hidden &&= !state.key_needed;
     if ($("voice").options.length !== state.voices.length)
       $("voice").replaceChildren(...state.voices.map((voice) => new Option(voice, voice)));
+    $("voice-row").hidden = !state.voices.length;
   } catch {
     $("state").dataset.ready = false;
     $("state").textContent = "the server does not answer";
