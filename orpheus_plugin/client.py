@@ -115,6 +115,11 @@ class RemoteEngine:
         """Begin to connect, without waiting and without errors. From any thread."""
         self._ensure_loop().call_soon_threadsafe(self._keep_connected)
 
+    @property
+    def closed(self) -> bool:
+        """Whether `aclose` was called: it cannot be used again."""
+        return self._closed
+
     async def aclose(self) -> None:
         with self._lock:
             loop, thread = self._loop, self._thread
