@@ -79,12 +79,12 @@ def test_an_interruption_cuts_audio_and_history_at_the_word_being_spoken(
             assert handle.interrupted
             await asyncio.sleep(0.3)
             assert len(audio.frames) == frames
-            kept = (stage.last_message.text_content or "").strip()
-            assert LONG.startswith(kept)
-            # LiveKit takes a word in when it has been heard.
-            assert len(kept.split()) == pytest.approx(int(audio.played_s / WORD_S), abs=1)
+            kept = (stage.last_message.text_content or "").split()
+            assert kept == LONG.split()[: len(kept)]
+            # LiveKit takes a word in when it has been heard, and shows it a little earlier.
+            assert len(kept) == pytest.approx(int(audio.played_s / WORD_S), abs=1)
             assert stage.last_message.interrupted
-            assert stage.captions.text.strip() == kept
+            assert stage.captions.text.split() in (kept, LONG.split()[: len(kept) + 1])
 
     run_in_virtual_time(interrupt(), wall_clock=True)
 
