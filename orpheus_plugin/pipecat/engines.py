@@ -28,18 +28,19 @@ def choose_engine(
     device: str,
 ) -> SpeechEngine:
     """The engine for these arguments; equal ones give the same engine within a process."""
+    url = url or None
     if engine is not None:
         if url is not None or model is not None:
             raise InvalidOptions("give either engine=, url= or model=, not several of them")
         return engine
-    if url == LOCAL:
-        return _remote(LOCAL, None, (model or "auto", device))
-    if url is not None and model is not None:
+    if url not in (None, LOCAL) and model is not None:
         raise InvalidOptions("a server speaks with its own model: give either url= or model=")
-    if model is None:
-        url = url or os.environ.get("ORPHEUS_URL") or None
+    if url is None and model is None:
+        url = os.environ.get("ORPHEUS_URL") or None
     if url is None:
         return shared_engine(EngineConfig(model=model or "auto", device=device))
+    if url == LOCAL:
+        return _remote(LOCAL, None, (model or "auto", device))
     return _remote(url, api_key or os.environ.get("ORPHEUS_API_KEY") or None)
 
 

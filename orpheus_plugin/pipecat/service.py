@@ -1,7 +1,7 @@
-"""OrpheusTTS, the Pipecat service.
+"""OrpheusTTS, the Pipecat service: frames in, frames out.
 
-One audio context is one `Turn`: each sentence of a reply is pushed into it as it comes, the engine generates ahead of
-the listener, and one task per context moves audio and timed words into the pipeline.
+What an audio context says is its `Speech`: each sentence of a reply goes into it as it comes, the engine generates
+ahead of the listener, and one task per context moves audio and timed words into the pipeline.
 
 Of what Pipecat keeps to itself this uses one thing, `_word_timestamp_tracker.last_pts`, in `start_word_timestamps`;
 pyproject.toml holds Pipecat to the minor version it was tested with for that.
@@ -11,12 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
-import unicodedata
-from collections import deque
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from loguru import logger
@@ -41,23 +38,17 @@ from pipecat.utils.types import NOT_GIVEN, is_given
 
 from orpheus_plugin.cushion import Cushion
 from orpheus_plugin.engine import SpeechEngine
-from orpheus_plugin.errors import (
-    AtCapacity,
-    EngineDied,
-    OrpheusError,
-    TextTooLong,
-    TurnClosed,
-)
+from orpheus_plugin.errors import EngineDied, OrpheusError
 from orpheus_plugin.pipecat.engines import choose_engine
+from orpheus_plugin.pipecat.sayable import is_sayable, may_be_sayable, text_options
 from orpheus_plugin.pipecat.settings import (
     OPTIONS,
     OrpheusTTSSettings,
     category_of,
     speech_options,
 )
-from orpheus_plugin.pipecat.speech import Playing, Speech
-from orpheus_plugin.text import ENGLISH_TAGS, TextOptions, UtteranceCutter
-from orpheus_plugin.turn import SAMPLE_RATE, AudioChunk, SpeechOptions, Turn, TurnEnd, Word
+from orpheus_plugin.pipecat.speech import Playing, Speech, Turns
+from orpheus_plugin.turn import SAMPLE_RATE, AudioChunk, SpeechOptions, Turn, TurnEvent, Word
 
 READY_TIMEOUT_S = 18.0
 """How long a pipeline waits for the engine. Pipecat abandons a pipeline that is not set up after 20 s."""
@@ -68,14 +59,16 @@ RETRY_S = 1.0
 STALL_TIMEOUT_S = 30.0
 """A reply that neither gets audio nor ends for this long is given up. Pipecat's 3 s would cut a busy engine's off."""
 
-HEAD_CHARS = 100
-"""Characters in which there is nearly always something to say."""
-
-_SILENT = frozenset({"Zs", "Zl", "Zp", "Cc", "Cf", "Cs", "Co", "Cn", "Mn", "Me", "So", "Sk"})
-"""Unicode categories with nothing to say in them."""
-
 _UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 """Scripts whose words are not separated by spaces."""
+
+
+@dataclass(slots=True)
+class _Context:
+    """An audio context of this service, while it speaks."""
+
+    speech: Speech
+    task: asyncio.Task[None]
 
 
 class OrpheusTTS(TTSService):
@@ -165,9 +158,10 @@ class OrpheusTTS(TTSService):
             **kwargs,
         )
         self._takes_tokens = kwargs.get("text_aggregation_mode") is TextAggregationMode.TOKEN
-        self._text_options = _text_options(self._engine)
-        self.add_text_transformer(self._only_speakable)
-        self._speeches: dict[str, Speech] = {}
+        self._text_options = text_options(self._engine)
+        self.add_text_transformer(self._only_sayable)
+        self._contexts: dict[str, _Context] = {}
+        self._turns = Turns()
         self._background: set[asyncio.Task[None]] = set()
         self._recovery: asyncio.Task[None] | None = None
         self._cushion = Cushion()
@@ -239,10 +233,15 @@ class OrpheusTTS(TTSService):
                 if error.retryable:
                     await asyncio.sleep(RETRY_S)
                     continue
-                await self.push_error(f"the speech engine did not start: {error}", exception=error)
+                await self._did_not_start(error)
+            except Exception as error:
+                await self._did_not_start(error)
             else:
                 await self.set_usable(True)
             return
+
+    async def _did_not_start(self, error: Exception) -> None:
+        await self.push_error(f"the speech engine did not start: {error}", exception=error)
 
     async def _know_the_engine(self) -> None:
         """A server's model and voices are known once it has been reached."""
@@ -253,8 +252,8 @@ class OrpheusTTS(TTSService):
         )
 
     async def stop(self, frame: EndFrame) -> None:
-        for speech in self._speeches.values():
-            speech.finish()
+        for context in self._contexts.values():
+            context.speech.finish()
         await super().stop(frame)  # plays out what is there
         await self._drop_all()
 
@@ -280,25 +279,19 @@ class OrpheusTTS(TTSService):
         text_type: str = "*",
         **kwargs: Any,
     ) -> None:
-        """Transform text of a type before it is spoken. The check for something to speak stays the last one."""
-        self.remove_text_transformer(self._only_speakable)
+        """Transform text of a type before it is spoken. The check for something to say stays the last one."""
+        self.remove_text_transformer(self._only_sayable)
         super().add_text_transformer(transform_function, text_type, **kwargs)
-        if transform_function != self._only_speakable:
-            super().add_text_transformer(self._only_speakable)
+        if transform_function != self._only_sayable:
+            super().add_text_transformer(self._only_sayable)
 
-    async def _only_speakable(self, text: str, text_type: str) -> str:
+    async def _only_sayable(self, text: str, text_type: str) -> str:
         """Nothing instead of text in which there is nothing to say, so that no audio context is opened for it."""
-        if self._takes_tokens:
-            if self._open_contexts and self.audio_context_available(self._open_contexts[-1]):
-                return text
-            return text if any(unicodedata.category(c) not in _SILENT for c in text) else ""
-        # Long text is not looked through on the agent's loop: its beginning nearly always tells.
-        head = text[:HEAD_CHARS].rpartition(" ")[0] if len(text) > HEAD_CHARS else ""
-        for part in (head, text):
-            cutter = UtteranceCutter(self._text_options)
-            if cutter.push(part) or cutter.flush():
-                return text
-        return ""
+        if not self._takes_tokens:
+            return text if is_sayable(text, self._text_options) else ""
+        if self._open_contexts and self.audio_context_available(self._open_contexts[-1]):
+            return text
+        return text if may_be_sayable(text) else ""
 
     async def on_turn_context_created(self, context_id: str) -> None:
         if context_id not in self._open_contexts:
@@ -323,43 +316,30 @@ class OrpheusTTS(TTSService):
             yield None
 
     def _say(self, text: str, context_id: str) -> bool:
-        """Whether it will be said: the rest of a refused reply is not."""
-        speech = self._speeches.get(context_id)
-        if speech is None:
-            speech = self._speeches[context_id] = Speech(context_id)
-            speech.task = self.create_task(self._drain(speech), f"orpheus::{context_id}")
-        if speech.refused:
-            return False
+        """Whether it will be said."""
+        context = self._contexts.get(context_id)
+        if context is None:
+            speech = Speech(self._turns, self._open_turn, self._pace)
+            task = self.create_task(self._voice(speech, context_id), f"orpheus::{context_id}")
+            context = self._contexts[context_id] = _Context(speech, task)
         if not self._takes_tokens and not text[-1:].isspace():
             text += " "  # sentences come without the space between them
-        turn = speech.turn
-        try:
-            if turn is None:
-                raise TurnClosed
-            turn.push_text(text)
-        except (TurnClosed, TextTooLong):
-            # None yet; or it failed, or is full, and this sentence gets another one.
-            speech.end_turn()
-            try:
-                turn = self._engine.open_turn(speech_options(self._settings))
-            except AtCapacity:
-                speech.refused = True  # the rest of a reply without its beginning helps nobody
-                raise
-            speech.next_turn(turn)
-            turn.push_text(text)
-        speech.held_chars += len(text)
-        if not self._takes_tokens:
-            speech.flush_in_time()
-        return True
+        return context.speech.say(text, complete=not self._takes_tokens)
+
+    def _open_turn(self) -> Turn:
+        return self._engine.open_turn(speech_options(self._settings))
+
+    def _pace(self, turn: Turn) -> AsyncGenerator[TurnEvent, None]:
+        return self._cushion.pace(aiter(turn), self._playing.ahead_s)
 
     async def flush_audio(self, context_id: str | None = None) -> None:
         """The reply is complete: speak the rest of it and close its context."""
         context_id = context_id or self.get_active_audio_context_id()
         if context_id is None:
             return
-        speech = self._speeches.get(context_id)
-        if speech is not None:
-            speech.finish()
+        context = self._contexts.get(context_id)
+        if context is not None:
+            context.speech.finish()
         elif self.audio_context_available(context_id):
             # Opened while this service could not be used.
             self._unspoken.add(context_id)
@@ -367,48 +347,36 @@ class OrpheusTTS(TTSService):
 
     # ---- audio out
 
-    async def _drain(self, speech: Speech) -> None:
-        """Move what the turns of a context say into the context, in order."""
-        while (turn := await speech.turns.get()) is not None:
-            try:
-                await self._speak_turn(speech, turn)
-            except Exception as error:
-                # A server refuses here, an engine in this process already in run_tts.
-                speech.refused = speech.refused or isinstance(error, AtCapacity)
-                failure = self._failure(error, speech.context_id)
-                await self.append_to_audio_context(speech.context_id, failure)
-            speech.unfinished.remove(turn)
-        if self._speeches.get(speech.context_id) is speech:
-            del self._speeches[speech.context_id]
-        await self._close_context(speech.context_id)
+    async def _voice(self, speech: Speech, context_id: str) -> None:
+        """Move what a context says into its queue, in order, and close it."""
+        try:
+            async with aclosing(speech.events()) as events:
+                async for event in events:
+                    if isinstance(event, AudioChunk):
+                        audio = TTSAudioRawFrame(event.pcm, SAMPLE_RATE, 1, context_id=context_id)
+                        await self.append_to_audio_context(context_id, audio)
+                    elif isinstance(event, Word):
+                        await self._add_word(event, context_id)
+                    elif isinstance(event, Exception):
+                        await self._fail(event, context_id)
+                    else:
+                        await self._call_event_handler("on_turn_stats", context_id, event.stats)
+        except Exception as error:
+            # A fault of this class: the reply ends, rather than keep its listener waiting and the engine busy.
+            self._cancel_turns(speech)
+            await self._fail(error, context_id)
+        self._contexts.pop(context_id, None)
+        await self._close_context(context_id)
 
-    async def _speak_turn(self, speech: Speech, turn: Turn) -> None:
-        context_id, offset = speech.context_id, speech.audio_s
-        words: deque[Word] = deque()
-        async with aclosing(self._cushion.pace(aiter(turn), self._playing.ahead_s)) as events:
-            async for event in events:
-                if isinstance(event, AudioChunk):
-                    # Silence the listener has heard, because text or audio came too late, moves the words.
-                    if speech.begins_at is not None:
-                        speech.pauses_s += max(0.0, -speech.ahead_s)
-                    audio = TTSAudioRawFrame(event.pcm, SAMPLE_RATE, 1, context_id=context_id)
-                    await self.append_to_audio_context(context_id, audio)
-                    speech.audio_s += event.duration_s
-                    while words and offset + words[0].start_s < speech.audio_s:
-                        await self._add_word(speech, words.popleft(), offset)
-                elif isinstance(event, Word):
-                    words.append(event)
-                elif isinstance(event, TurnEnd):
-                    for word in words:
-                        await self._add_word(speech, word, offset)
-                    await self._call_event_handler("on_turn_stats", context_id, event.stats)
-
-    async def _add_word(self, speech: Speech, word: Word, offset: float) -> None:
+    async def _add_word(self, word: Word, context_id: str) -> None:
         await self.add_word_timestamps(
-            [(word.text, offset + word.start_s + speech.pauses_s)],
-            speech.context_id,
+            [(word.text, word.start_s)],
+            context_id,
             includes_inter_frame_spaces=True if _UNSPACED.search(word.text) else None,
         )
+
+    async def _fail(self, error: Exception, context_id: str) -> None:
+        await self.append_to_audio_context(context_id, self._failure(error, context_id))
 
     async def _close_context(self, context_id: str) -> None:
         await self.append_to_audio_context(context_id, TTSStoppedFrame(context_id=context_id))
@@ -422,9 +390,9 @@ class OrpheusTTS(TTSService):
         wait = self._playing.ahead_s()
         tracker = self._word_timestamp_tracker
         tracker.last_pts = max(tracker.last_pts, self.get_clock().get_time() + int(wait * 1e9))
-        speech = self._speeches.get(self.get_active_audio_context_id() or "")
-        if speech is not None:
-            speech.begins_at = time.monotonic() + wait
+        context = self._contexts.get(self.get_active_audio_context_id() or "")
+        if context is not None:
+            context.speech.begins(wait)
         await super().start_word_timestamps()
 
     async def push_frame(
@@ -477,18 +445,22 @@ class OrpheusTTS(TTSService):
 
     async def _drop(self, context_id: str) -> None:
         """Take a context out of the engine: at once, without waiting for the engine's confirmation."""
-        speech = self._speeches.pop(context_id, None)
-        if speech is None:
-            return
-        speech.stop_timer()
-        for turn in speech.unfinished:
-            self._in_background(turn.cancel())
-        if speech.task is not None:
-            await self.cancel_task(speech.task)
+        context = self._contexts.pop(context_id, None)
+        if context is not None:
+            self._cancel_turns(context.speech)
+            await self.cancel_task(context.task)
 
     async def _drop_all(self) -> None:
-        for context_id in list(self._speeches):
+        for context_id in list(self._contexts):
             await self._drop(context_id)
+
+    def _cancel_turns(self, speech: Speech) -> None:
+        for turn in speech.abandon():
+            self._in_background(self._cancel_turn(turn))
+
+    async def _cancel_turn(self, turn: Turn) -> None:
+        await turn.cancel()
+        self._turns.over(turn)
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self.create_task(work, "orpheus::background")
@@ -518,15 +490,8 @@ class OrpheusTTS(TTSService):
                 setattr(delta, name, NOT_GIVEN)
         changed = await super()._update_settings(delta)
         if changed.keys() & set(OPTIONS):
-            for speech in self._speeches.values():
-                speech.end_turn()
+            for context in self._contexts.values():
+                context.speech.end_turn()
         for refusal in refused:
             await self.push_error(f"setting not changed: {refusal}", exception=refusal)
         return changed
-
-
-def _text_options(engine: SpeechEngine) -> TextOptions:
-    """How to tell whether there is anything to say."""
-    files = getattr(engine, "files", None)
-    tags = frozenset(files.spec.tags) if files is not None else ENGLISH_TAGS
-    return TextOptions(tags=tags, spell_numbers=False)

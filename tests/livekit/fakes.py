@@ -147,8 +147,9 @@ class Stage:
 
     @property
     def last_message(self) -> llm.ChatMessage:
+        """What the agent said last, as its history has it."""
         items = self.session.history.items
-        return [item for item in items if isinstance(item, llm.ChatMessage)][-1]
+        return [i for i in items if isinstance(i, llm.ChatMessage) and i.role == "assistant"][-1]
 
     async def speaking(self) -> None:
         """Until the first sound."""

@@ -6,13 +6,12 @@ import difflib
 import re
 import wave
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tests.support.chromium import AUDIBLE
-from tests.support.recogniser import listener, needs_recogniser
+from tests.support.recogniser import at_16_khz, listener, needs_recogniser
 
 EMPTY = 1e-5
 """Less than half a step of 16 bits."""
@@ -30,23 +29,13 @@ UNDERSTOOD = 0.6
 """Share of words by which a text is recognised as what was said: babble of the same voice has next to none."""
 
 
-def recogniser() -> Any:
-    """The process's one; skips the test where none is installed."""
-    needs_recogniser()
-    return listener().model
-
-
 def recognise(samples: npt.NDArray[np.int16], rate: int) -> list[str]:
     """The words, small and without punctuation."""
-    segments, _ = recogniser().transcribe(_at_16_khz(samples, rate), language="en", beam_size=5)
+    needs_recogniser()
+    sound = at_16_khz(samples, rate)
+    segments, _ = listener().model.transcribe(sound, language="en", beam_size=5)
     text = " ".join(segment.text for segment in segments).lower()
     return re.findall(r"[a-z0-9']+", text)
-
-
-def _at_16_khz(samples: npt.NDArray[np.int16], rate: int) -> npt.NDArray[np.float32]:
-    from scipy.signal import resample_poly
-
-    return np.asarray(resample_poly(samples.astype(np.float32) / 32768, 16_000, rate), np.float32)
 
 
 def understood(text: str, samples: npt.NDArray[np.int16], rate: int) -> float:
@@ -151,23 +140,3 @@ def _side_by_side(
         }
         i, j = min(steps, key=lambda at: steps[at])
     return [slice(min(way, default=0), max(way, default=0) + 1) for way in ways]
-
-
-def word_starts(text: str, samples: npt.NDArray[np.int16], rate: int) -> list[float]:
-    """When each word of a text begins in sound that says all of it, in seconds, as the recogniser finds it there.
-
-    The recogniser is told the text and only looks for its place (at most 30 s), so it need not understand every word.
-    """
-    from faster_whisper.tokenizer import Tokenizer
-
-    model = recogniser()
-    features = model.feature_extractor(_at_16_khz(samples, rate))
-    frames = features.shape[-1]
-    padded = np.pad(features, ((0, 0), (0, max(0, 3000 - frames))))[:, :3000]
-    tokenizer = Tokenizer(model.hf_tokenizer, model.model.is_multilingual, "transcribe", "en")
-    [pieces] = model.find_alignment(
-        tokenizer, [tokenizer.encode(f" {text}")], model.encode(padded), min(frames, 3000)
-    )
-    starts = [float(piece["start"]) for piece in pieces if piece["word"].startswith(" ")]
-    assert len(starts) == len(text.split())
-    return starts

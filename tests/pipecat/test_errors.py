@@ -8,6 +8,7 @@ import pytest
 from pipecat.frames.frames import (
     ErrorFrame,
     Frame,
+    InterruptionFrame,
     LLMFullResponseEndFrame,
     TTSSpeakFrame,
     TTSStoppedFrame,
@@ -86,6 +87,32 @@ async def test_after_a_refused_reply_the_next_one_is_spoken() -> None:
     assert text(down) == "But this."
 
 
+late = pytest.mark.parametrize("late", [False, True], ids=["at once", "late"])
+
+
+@late
+async def test_a_reply_waits_for_the_place_of_the_one_it_interrupted(late: bool) -> None:
+    """The engine takes its time to let go, and has room for one turn: that is no reason to be silent."""
+    engine = ToneEngine(speed=2, max_turns=1, release_s=0.2, refuses_late=late)
+    frames = [*reply(THREE), SleepFrame(sleep=0.3), InterruptionFrame(), *reply("Yes? I am here.")]
+    down, errors = await run(OrpheusTTS(engine=engine), frames)
+    assert text(down).endswith("Yes? I am here.")
+    after = down[[type(f) for f in down].index(InterruptionFrame) :]
+    assert seconds(after) == pytest.approx(4 * WORD_S)
+    assert not errors
+    assert not engine.turns
+
+
+@late
+async def test_what_is_said_behind_another_waits_for_its_place(late: bool) -> None:
+    engine = ToneEngine(max_turns=1, speed=10, refuses_late=late)
+    frames = [TTSSpeakFrame("First one here."), *reply(THREE), TTSSpeakFrame("Third.")]
+    down, errors = await run(OrpheusTTS(engine=engine), frames)
+    assert text(down) == f"First one here. {THREE} Third."
+    assert seconds(down) == pytest.approx(15 * WORD_S)
+    assert not errors
+
+
 async def test_an_engine_that_fails_ends_the_reply_without_a_stall() -> None:
     """Left to Pipecat, a reply whose last sentence brings no audio is silent for three seconds."""
     engine = ToneEngine(fail={"friend": EngineDied("the engine died")})
@@ -115,6 +142,21 @@ async def test_a_bug_in_the_engine_does_not_take_the_end_of_the_reply_with_it() 
     assert kinds(down).count("TTSStoppedFrame") == 1
     assert "boom" in errors[0].error
     assert not errors[0].category.is_permanent  # type: ignore[union-attr]
+
+
+async def test_a_fault_of_the_service_ends_the_reply_and_frees_the_engine() -> None:
+    class Faulty(OrpheusTTS):
+        async def add_word_timestamps(self, *args: object, **kwargs: object) -> None:
+            raise RuntimeError("boom")
+
+    engine = ToneEngine(speed=2)
+    began = time.monotonic()
+    down, errors = await run(Faulty(engine=engine), [*reply(THREE), SleepFrame(sleep=0.1)])
+    assert time.monotonic() - began < 2.0
+    assert not engine.turns
+    assert "boom" in errors[0].error
+    assert kinds(down).count("TTSStoppedFrame") == 1
+    assert isinstance(down[-1], LLMFullResponseEndFrame)
 
 
 async def test_what_was_not_said_is_not_remembered() -> None:

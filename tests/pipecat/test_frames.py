@@ -17,6 +17,7 @@ from pipecat.frames.frames import (
 from pipecat.metrics.metrics import TTFAMetricsData, TTFBMetricsData, TTSUsageMetricsData
 from pipecat.services.tts_service import TextAggregationMode
 from pipecat.tests.utils import SleepFrame
+from pipecat.utils.text.transforms.strip_markdown import strip_markdown
 
 from orpheus_plugin.pipecat import OrpheusTTS, OrpheusTTSService
 from orpheus_plugin.turn import TurnStats
@@ -138,6 +139,13 @@ async def test_an_emotion_tag_reaches_the_model_and_is_no_word() -> None:
     assert text(down).split()[:3] == ["That", "is", "funny"]
 
 
+async def test_pipecats_markdown_stripper_leaves_emotion_tags_to_the_model() -> None:
+    engine = ToneEngine()
+    tts = OrpheusTTS(engine=engine, text_transforms=[("*", strip_markdown)])
+    await run(tts, [TTSSpeakFrame("That is **very** funny <laugh> and true.")])
+    assert engine.spoken == ["That is very funny <laugh> and true."]
+
+
 async def test_numbers_are_read_out_and_remembered_as_written() -> None:
     engine = ToneEngine()
     down, _ = await run(OrpheusTTS(engine=engine), [TTSSpeakFrame("It costs $42.50 today.")])
@@ -160,6 +168,15 @@ async def test_in_token_mode_a_whole_reply_is_one_turn() -> None:
     assert len(engine.opened) == 1
     assert "".join(f"{said} " for said in engine.spoken).strip() == THREE
     assert text(down) == THREE
+    assert not errors
+
+
+async def test_in_token_mode_a_reply_without_a_word_is_a_moment_of_silence() -> None:
+    """Its context is open before it shows that nothing follows; Pipecat takes one without audio for a failure."""
+    tts = OrpheusTTS(engine=ToneEngine(), text_aggregation_mode=TextAggregationMode.TOKEN)
+    down, errors = await run(tts, reply("..."))
+    assert 0 < seconds(down) <= 0.2
+    assert not any(any(frame.audio) for frame in audio(down))
     assert not errors
 
 

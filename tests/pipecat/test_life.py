@@ -73,6 +73,21 @@ async def test_an_engine_still_loading_is_said_clearly_and_taken_when_it_is_ther
     assert text(down) == "Now."
 
 
+async def test_an_engine_that_fails_while_it_loads_is_reported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Broken(ToneEngine):
+        async def start(self) -> None:
+            await super().start()
+            raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(service, "READY_TIMEOUT_S", 0.1)
+    tts = OrpheusTTS(engine=Broken(start_s=0.3))
+    _, errors = await run(tts, [SleepFrame(sleep=0.6)])
+    assert not tts.is_usable
+    assert "out of memory" in errors[-1].error
+
+
 async def test_the_end_of_a_call_waits_for_what_is_being_said() -> None:
     engine = ToneEngine(speed=10)
     down, errors = await run(OrpheusTTS(engine=engine), [TTSSpeakFrame("Good bye then.")])

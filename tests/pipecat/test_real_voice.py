@@ -24,9 +24,9 @@ from tests.pipecat.hearing import (
     read_wav,
     recognise,
     understood,
-    word_starts,
 )
 from tests.pipecat.test_memory import converse
+from tests.support.recogniser import word_times
 
 pytestmark = pytest.mark.skipif("mini" not in known_models(), reason="no bundled voice")
 
@@ -134,5 +134,5 @@ async def test_the_agent_remembers_the_words_that_were_heard(
     )  # the same speech, and all of it up to the cut
     words = remembered.split()
     assert words == CLEAR.split()[: len(words)]
-    begun = sum(at < len(heard) / rate for at in word_starts(CLEAR, whole, SAMPLE_RATE))
+    begun = sum(start < len(heard) / rate for start, _ in word_times(CLEAR, whole, SAMPLE_RATE))
     assert len(words) == pytest.approx(begun, abs=1)

@@ -119,3 +119,8 @@ def test_one_engine_is_chosen_in_one_way() -> None:
         OrpheusTTS(engine=ToneEngine(), url="ws://localhost:1")
     with pytest.raises(InvalidOptions, match="either"):
         OrpheusTTS(url="ws://localhost:1", model="orpheus-3b")
+
+
+def test_the_environment_may_name_this_machines_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORPHEUS_URL", "local")
+    assert OrpheusTTS().engine is OrpheusTTS(url="local").engine

@@ -35,6 +35,8 @@ class ToneEngine:
     Attributes:
         first_s: seconds from an utterance's start to its first audio.
         speed: seconds of audio per second.
+        release_s: seconds until a cancelled turn has given up its place.
+        refuses_late: there is no room for a turn only after it was opened, as on a server.
         fail: an utterance that contains a key raises its value, after `fail_after_s` of its audio.
     """
 
@@ -42,6 +44,8 @@ class ToneEngine:
     speed: float = 50.0
     voices: tuple[str, ...] = ("tara", "leo")
     max_turns: int = 8
+    release_s: float = 0.0
+    refuses_late: bool = False
     max_chars: int = MAX_TEXT_CHARS
     fail: dict[str, Exception] = field(default_factory=dict)
     fail_after_s: float = 0.0
@@ -68,12 +72,16 @@ class ToneEngine:
     def open_turn(self, options: SpeechOptions | None = None) -> Turn:
         options = options or SpeechOptions()
         self.check_voice(options.voice)
-        if len(self.turns) >= self.max_turns:
+        full = len(self.turns) >= self.max_turns
+        if full and not self.refuses_late:
             raise AtCapacity("all turns are speaking")
-        self.opened.append(options)
         link = ToneLink(self)
         turn = Turn(uuid.uuid4().hex[:8], link, max_chars=self.max_chars)
-        link.begin(turn)
+        if full:
+            turn.deliver(AtCapacity("all turns are speaking"))
+        else:
+            self.opened.append(options)
+            link.begin(turn)
         return turn
 
     def check_voice(self, voice: str | None) -> str | None:
@@ -136,11 +144,15 @@ class ToneLink:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.generate_all(order, group))
                 await self.deliver_all(order)
+            self.engine.turns.discard(self.turn.id)
             self.turn.deliver(TurnEnd("done", self.stats))
         except* OrpheusError as errors:
             failure = errors.exceptions[0]
             assert isinstance(failure, OrpheusError)
+            self.engine.turns.discard(self.turn.id)
             self.turn.deliver(failure)
+        except* asyncio.CancelledError:
+            await asyncio.sleep(self.engine.release_s)
         finally:
             self.engine.turns.discard(self.turn.id)
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import selectors
+import time
 from collections.abc import Coroutine
 from typing import Any, TypeVar
+from unittest.mock import patch
 
 T = TypeVar("T")
 
@@ -31,6 +34,11 @@ class _Jumping(selectors.DefaultSelector):
         return super().select(0)
 
 
-def run_in_virtual_time(work: Coroutine[Any, Any, T]) -> T:
-    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+def run_in_virtual_time(work: Coroutine[Any, Any, T], *, wall_clock: bool = False) -> T:
+    """`wall_clock`: `time.time()` goes by the loop's clock too."""
+    began = time.time()
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner, contextlib.ExitStack() as patches:
+        if wall_clock:
+            loop = runner.get_loop()
+            patches.enter_context(patch("time.time", lambda: began + loop.time()))
         return runner.run(work)
