@@ -185,7 +185,7 @@ async def _feed(turn: Turn, text: str) -> None:
 
 async def _next_line(turn: Turn) -> str:
     """The next line of standard input, "" at its end. While none comes, what is there already is spoken."""
-    reading = asyncio.ensure_future(asyncio.to_thread(sys.stdin.readline))
+    reading: asyncio.Task[str] = asyncio.create_task(asyncio.to_thread(sys.stdin.readline))
     await asyncio.wait({reading}, timeout=TYPING_PAUSE_S)
     if not reading.done():
         turn.flush()
