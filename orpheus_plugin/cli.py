@@ -18,6 +18,9 @@ from orpheus_plugin.playback import Sink, SoundCard, WavFile
 from orpheus_plugin.turn import AudioChunk, SpeechOptions, Turn, TurnStats, Word
 from orpheus_plugin.version import __version__
 
+TYPING_PAUSE_S = 0.3
+"""When standard input pauses for so long, the lines so far are spoken, however they end."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the command. Returns the exit code."""
@@ -166,18 +169,27 @@ async def _speak(
 
 
 async def _feed(turn: Turn, text: str) -> None:
-    """Push the text; standard input is spoken line by line as it comes."""
+    """Push the text; standard input is spoken as it comes."""
     try:
         if text != "-":
             turn.push_text(text)
             return
-        while line := await asyncio.to_thread(sys.stdin.readline):
+        while line := await _next_line(turn):
             turn.push_text(line)
     except BaseException:
         await turn.cancel()
         raise
     finally:
         turn.end()
+
+
+async def _next_line(turn: Turn) -> str:
+    """The next line of standard input, "" at its end. While none comes, what is there already is spoken."""
+    reading: asyncio.Task[str] = asyncio.create_task(asyncio.to_thread(sys.stdin.readline))
+    await asyncio.wait({reading}, timeout=TYPING_PAUSE_S)
+    if not reading.done():
+        turn.flush()
+    return await reading
 
 
 def _voices(args: argparse.Namespace) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import threading
 import wave
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from orpheus_plugin.doctor import fits, gpu_needs
 from orpheus_plugin.engine import EngineConfig
 from orpheus_plugin.generators.vllm import VllmOptions
 from orpheus_plugin.models import ModelFiles, ModelSpec
+from orpheus_plugin.playback import WavFile
 from orpheus_plugin.version import __version__
 from tests.support.checkpoints import SMALL_TEXT, crafted_checkpoint
 
@@ -60,6 +62,30 @@ def test_say_reads_standard_input_and_prints_words(
     assert main(["say", "-", "--words", "-o", str(out), *model]) == 0
     lines = capsys.readouterr().out.split("\n")
     assert [line.split()[-1] for line in lines if line] == ["Hello", "there.", "How", "are", "you?"]
+
+
+def test_a_line_is_spoken_before_the_next_one_comes(
+    model: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard = threading.Event()
+    write = WavFile.write
+
+    def hear(self: WavFile, pcm: bytes) -> None:
+        write(self, pcm)
+        heard.set()
+
+    class Typed(io.StringIO):
+        """One line; its end comes when the line was heard."""
+
+        def readline(self, size: int = -1, /) -> str:
+            line = super().readline(size)
+            if not line:
+                assert heard.wait(30), "nothing was spoken while standard input was open"
+            return line
+
+    monkeypatch.setattr(WavFile, "write", hear)
+    monkeypatch.setattr("sys.stdin", Typed("Hello there, my friend.\n"))
+    assert main(["say", "-", "-o", str(tmp_path / "typed.wav"), *model]) == 0
 
 
 def test_text_with_nothing_to_speak_is_said_to_be_so(
