@@ -11,7 +11,11 @@ On a machine without a GPU vLLM runs the crafted test checkpoint with a cheap sa
 small one: the full-size codec alone would fill the cores and hide what is measured here. Beside the wall clock, the
 processor time of this process (engine, codec and caller; vLLM's model runs in others) for an id.
 
-    python benchmarks/engine_cost.py [--streams 1 8 32] [--full-codec]
+Where everything shares the cores, whatever this process computes, codec and all, is taken from vLLM's model: "alone" has it
+all to itself. So there is a second view, `--pinned`: vLLM's processes on one core and this one on another, as where the
+model runs on a GPU. There the engine slows vLLM only if it keeps it waiting.
+
+    python benchmarks/engine_cost.py [--streams 1 8 32] [--full-codec] [--pinned]
 """
 
 from __future__ import annotations
@@ -33,7 +37,7 @@ for _name, _value in (("OMP_NUM_THREADS", "1"), ("HF_HUB_OFFLINE", "1")):
 
 from benchmarks.report import save  # noqa: E402
 from benchmarks.vllm_models import Choice, add_model_arguments, options_for  # noqa: E402
-from benchmarks.vllm_raw import Runs, medians, ratio, raw_ids, speed  # noqa: E402
+from benchmarks.vllm_raw import Runs, children, medians, pin, ratio, raw_ids, speed  # noqa: E402
 from orpheus_plugin.codec.batcher import CodecBatcher, CodecStream  # noqa: E402
 from orpheus_plugin.codec.decoder import load_decoder  # noqa: E402
 from orpheus_plugin.engine import EngineConfig, LocalEngine  # noqa: E402
@@ -43,7 +47,8 @@ from orpheus_plugin.models import ModelFiles, ModelSpec  # noqa: E402
 from orpheus_plugin.turn import SpeechOptions, TurnEnd  # noqa: E402
 from orpheus_plugin.vocabulary import LatentAssembler, Vocabulary  # noqa: E402
 
-TEXT = "It is a fine day for a walk by the sea, and nobody has to be anywhere before the evening."
+TEXT = "It is a fine day for a walk by the sea."
+"""One utterance, so that a turn is one request as the others are."""
 
 
 class Vllm(VllmGenerator):
@@ -142,6 +147,7 @@ async def main() -> None:
     parser.add_argument("--ids", type=int, default=280, help="ids of a request or turn")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--full-codec", action="store_true", help="a codec of SNAC's own size")
+    parser.add_argument("--pinned", action="store_true", help="also with vLLM on a core of its own")
     args = parser.parse_args()
     choice = Choice.of(args)
 
@@ -176,22 +182,29 @@ async def main() -> None:
         "codec": "full size" if full else "small",
         "sampling": str(sampling),
         "rounds": args.rounds,
-        "streams": {},
     }
-    print(
-        "| streams | vLLM alone ids/s | decoded | engine | engine to alone, to decoded"
-        " | CPU us an id: alone, decoded, engine |"
-    )
-    print("|---|---|---|---|---|---|")
-    for streams in args.streams:
-        row = await bench.compare(streams, args.rounds)
-        figures["streams"][streams] = row
-        save(args.out or f"engine_cost{'_gpu' if choice.gpu else ''}", figures)
-        names = ("alone", "decoded", "engine")
-        speeds = " | ".join(f"{row[name]['ids_per_s']:.0f}" for name in names)
-        costs = ", ".join(f"{row[name]['cpu_us_per_id']:.0f}" for name in names)
-        ratios = f"{row['engine_to_alone']:.3f}, {row['engine_to_decoded']:.3f}"
-        print(f"| {streams} | {speeds} | {ratios} | {costs} |", flush=True)
+    for view in ("streams", "pinned") if args.pinned else ("streams",):
+        if view == "pinned":
+            print("vLLM's processes on one core, this one on another:")
+            ours, theirs = sorted(os.sched_getaffinity(0))[:2]
+            pin(os.getpid(), ours)
+            for process in children():
+                pin(process, theirs)
+        print(
+            "| streams | vLLM alone ids/s | decoded | engine | engine to alone, to decoded"
+            " | CPU us an id: alone, decoded, engine |"
+        )
+        print("|---|---|---|---|---|---|")
+        figures[view] = {}
+        for streams in args.streams:
+            row = await bench.compare(streams, args.rounds)
+            figures[view][streams] = row
+            save(args.out or f"engine_cost{'_gpu' if choice.gpu else ''}", figures)
+            names = ("alone", "decoded", "engine")
+            speeds = " | ".join(f"{row[name]['ids_per_s']:.0f}" for name in names)
+            costs = ", ".join(f"{row[name]['cpu_us_per_id']:.0f}" for name in names)
+            ratios = f"{row['engine_to_alone']:.3f}, {row['engine_to_decoded']:.3f}"
+            print(f"| {streams} | {speeds} | {ratios} | {costs} |", flush=True)
     await engine.aclose()
     codec.close()
 

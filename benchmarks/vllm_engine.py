@@ -2,7 +2,8 @@
 
 * ids/s of N requests at once through vLLM's AsyncLLM alone and through VllmGenerator, in turns on one engine, and the
   processor time this process spends on an id;
-* the time from leaving a request to vLLM's engine process holding nothing of any request, over 100 requests.
+* the time from leaving a request to vLLM's engine process holding nothing of any request, over 100 requests;
+* the time from killing that process to the last of eight requests being told (EngineDied), once.
 
 On a machine without a GPU it runs the crafted test checkpoint with a cheap sampler (temperature only), which makes
 vLLM's step short and so any cost around it large.
@@ -16,6 +17,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import multiprocessing
 import sys
 import time
 from contextlib import aclosing
@@ -29,6 +32,7 @@ if str(ROOT) not in sys.path:
 from benchmarks.report import save  # noqa: E402
 from benchmarks.vllm_models import Choice, add_model_arguments, options_for  # noqa: E402
 from benchmarks.vllm_raw import Runs, medians, ratio, raw_ids, speed  # noqa: E402
+from orpheus_plugin.errors import EngineDied  # noqa: E402
 from orpheus_plugin.generators.base import Sampling  # noqa: E402
 from orpheus_plugin.generators.vllm import VllmGenerator  # noqa: E402
 
@@ -103,6 +107,24 @@ class Bench:
             "max_ms": max(taken),
         }
 
+    async def death_ms(self, requests: int = 8) -> float:
+        """Milliseconds from killing vLLM's engine process to the end of the last request. The engine is dead then."""
+
+        async def run(begun: asyncio.Event) -> float:
+            with contextlib.suppress(EngineDied):
+                async for _ in self.generator.generate(self.prompt, self.sampling, self.name()):
+                    begun.set()
+                raise AssertionError("it ended before the engine did")
+            return time.perf_counter()
+
+        begun = [asyncio.Event() for _ in range(requests)]
+        tasks = [asyncio.create_task(run(event)) for event in begun]
+        await asyncio.gather(*(event.wait() for event in begun))
+        (core,) = (c for c in multiprocessing.active_children() if c.name.startswith("EngineCore"))
+        killed = time.perf_counter()
+        core.kill()
+        return 1e3 * (max(await asyncio.gather(*tasks)) - killed)
+
 
 async def first_id_ms(bench: Bench, times: int = 30) -> dict[str, float]:
     taken = []
@@ -165,6 +187,8 @@ async def main() -> None:
     figures["cancel_of_8"] = await bench.cancels(args.cancels, 7)
     for name in ("first_id", "cancel_alone", "cancel_of_8"):
         print(name, {key: round(value, 2) for key, value in figures[name].items()})
+    figures["death_ms"] = await bench.death_ms()
+    print("death_ms", round(figures["death_ms"], 1))
     await generator.aclose()
     save(args.out or f"vllm_engine{'_gpu' if choice.gpu else ''}", figures)
 

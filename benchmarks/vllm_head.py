@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import sys
 import time
 from pathlib import Path
@@ -23,29 +22,13 @@ if str(ROOT) not in sys.path:
 
 from benchmarks.report import save  # noqa: E402
 from benchmarks.vllm_models import Choice, add_model_arguments, options_for  # noqa: E402
+from benchmarks.vllm_raw import children  # noqa: E402
 from orpheus_plugin.generators.vllm import VllmGenerator  # noqa: E402
 
 SAMPLERS: dict[str, dict[str, Any]] = {
     "production": {"temperature": 0.6, "top_p": 0.8, "repetition_penalty": 1.1},
     "top_k": {"temperature": 0.6, "top_k": 50},
 }
-
-
-def children_s() -> float:
-    """Processor seconds of all processes below this one (Linux)."""
-    ticks = os.sysconf("SC_CLK_TCK")
-    below, total = {os.getpid()}, 0.0
-    rows = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text("utf-8").rsplit(")", 1)[1].split()
-        except OSError:
-            continue  # it ended just now
-        rows.append((int(stat.parent.name), int(fields[1]), int(fields[11]) + int(fields[12])))
-    for _ in range(4):  # children, grandchildren, ...
-        below |= {pid for pid, parent, _ in rows if parent in below}
-    total = sum(spent for pid, _, spent in rows if pid in below and pid != os.getpid())
-    return total / ticks
 
 
 async def measure(
@@ -70,12 +53,12 @@ async def measure(
         ):
             pass
 
-    began, spent = time.perf_counter(), children_s()
+    began, spent = time.perf_counter(), sum(children().values())
     await asyncio.gather(*(one(f"{time.monotonic_ns()}-{n}") for n in range(streams)))
     count = streams * ids
     return {
         "ids_per_s": count / (time.perf_counter() - began),
-        "engine_cpu_ms_per_id": 1e3 * (children_s() - spent) / count,
+        "engine_cpu_ms_per_id": 1e3 * (sum(children().values()) - spent) / count,
     }
 
 

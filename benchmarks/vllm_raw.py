@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import statistics
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from orpheus_plugin.generators.base import Sampling
@@ -49,6 +52,29 @@ async def speed(run: Callable[[], Awaitable[int]], streams: int) -> tuple[float,
     began, spent = time.perf_counter(), time.process_time()
     ids = sum(await asyncio.gather(*(run() for _ in range(streams))))
     return ids / (time.perf_counter() - began), 1e6 * (time.process_time() - spent) / ids
+
+
+def children() -> dict[int, float]:
+    """Processor seconds so far of all processes below this one (Linux)."""
+    ticks = os.sysconf("SC_CLK_TCK")
+    rows = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text("utf-8").rsplit(")", 1)[1].split()
+        except OSError:
+            continue  # it ended just now
+        rows.append((int(stat.parent.name), int(fields[1]), int(fields[11]) + int(fields[12])))
+    below = {os.getpid()}
+    for _ in range(4):  # children, grandchildren, ...
+        below |= {pid for pid, parent, _ in rows if parent in below}
+    return {pid: spent / ticks for pid, _, spent in rows if pid in below and pid != os.getpid()}
+
+
+def pin(process: int, core: int) -> None:
+    """Keep all threads of a process, and those that they start, on one core (Linux)."""
+    for task in Path(f"/proc/{process}/task").iterdir():
+        with contextlib.suppress(ProcessLookupError):  # it ended just now
+            os.sched_setaffinity(int(task.name), {core})
 
 
 def medians(found: Mapping[str, Runs]) -> dict[str, Any]:

@@ -255,7 +255,9 @@ class Speaker:
         """New audio: of the utterance being heard it is delivered at once, without waking the task for each piece."""
         if not self._live or synthesis is not self._live[0]:
             return  # its time comes, or the turn is over
-        if not self._emit_audio(synthesis) or self._waiting:
+        if not self._emit_audio(synthesis):
+            self._task.cancel()  # the caller is gone
+        elif self._waiting:
             self._wake.set()
 
     def _emit(self) -> bool:

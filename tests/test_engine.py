@@ -27,6 +27,7 @@ from orpheus_plugin.errors import (
 from orpheus_plugin.generators.base import Sampling, TokenChunk
 from orpheus_plugin.generators.torch_llama import TorchLlama
 from orpheus_plugin.models import ModelFiles
+from orpheus_plugin.speaker import Speaker
 from orpheus_plugin.turn import AudioChunk, SpeechOptions, Turn, TurnEnd, TurnEvent, Word
 from orpheus_plugin.vocabulary import Vocabulary
 from tests.support.generators import Wrapper
@@ -231,14 +232,16 @@ async def test_two_hundred_cancels_at_random_moments_leave_nothing_behind(
 
 
 async def test_a_caller_whose_loop_is_gone_frees_the_engine(crafted_engine: LocalEngine) -> None:
-    async def abandon() -> None:
+    async def abandon() -> Speaker:
         turn = crafted_engine.open_turn()
-        turn.push_text(TEXT)
+        turn.push_text(20 * TEXT)
         turn.end()
-        await asyncio.sleep(0.02)
+        await settle(lambda: turn.id in crafted_engine._speakers)
+        return crafted_engine._speakers[turn.id]
 
-    await asyncio.to_thread(asyncio.run, abandon())
+    speaker = await asyncio.to_thread(asyncio.run, abandon())
     await settle(lambda: idle(crafted_engine), 20)
+    assert speaker.queued, "it was all spoken, to nobody"
 
 
 # ---- limits and bad input

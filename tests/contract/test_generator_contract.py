@@ -86,14 +86,22 @@ async def completions_vllm(
 ) -> AsyncIterator[TokenGenerator]:
     async with AsyncExitStack() as stack:
         if model_dir not in _urls:
-            _urls[model_dir] = await stack.enter_async_context(vllm_server(model_dir))
+            server = vllm_server(model_dir, "--api-key", API_KEY, "--scheduling-policy", "priority")
+            _urls[model_dir] = await stack.enter_async_context(server)
             stack.callback(_urls.pop, model_dir)
-        yield await stack.enter_async_context(on_server(_urls[model_dir], vocabulary))
+        yield await stack.enter_async_context(
+            on_server(_urls[model_dir], vocabulary, api_key=API_KEY)
+        )
 
 
 @asynccontextmanager
-async def on_server(url: str, vocabulary: Vocabulary) -> AsyncIterator[TokenGenerator]:
-    generator = CompletionsGenerator([url], vocabulary)
+async def on_server(
+    url: str,
+    vocabulary: Vocabulary,
+    api_key: str | None = None,
+    options: CompletionsOptions | None = None,
+) -> AsyncIterator[TokenGenerator]:
+    generator = CompletionsGenerator([url], vocabulary, api_key=api_key, options=options)
     await generator.start()
     try:
         yield generator
@@ -101,6 +109,7 @@ async def on_server(url: str, vocabulary: Vocabulary) -> AsyncIterator[TokenGene
         await generator.aclose()
 
 
+API_KEY = "a-secret"
 _running: dict[Path, VllmGenerator] = {}
 _urls: dict[Path, str] = {}
 
@@ -116,6 +125,7 @@ GENERATORS: list[Any] = [
     pytest.param(Case(vllm, QUICK), id="vllm", marks=NEEDS_VLLM),
     pytest.param(Case(completions_vllm, QUICK), id="completions_vllm", marks=NEEDS_VLLM),
 ]
+on_a_real_server = pytest.mark.parametrize("case", [GENERATORS[-1]], indirect=True)
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 HOT = 2.0  # the most that vLLM takes; the crafted stop id then comes once in some 800 frames
@@ -344,12 +354,11 @@ async def test_a_request_id_in_use_is_refused(
     await until(lambda: generator.running == 0)
 
 
+@on_a_real_server
 async def test_a_server_reads_a_prompt_of_text_as_the_same_ids(
     generator: TokenGenerator, case: Case, checkpoint: Path, vocabulary: Vocabulary
 ) -> None:
     """What is sent to servers that take no ids, read by a real server's tokenizer."""
-    if case.make is not completions_vllm:
-        pytest.skip("only a server with a tokenizer reads text")
     url = _urls[checkpoint]
     prompt = vocabulary.prompt("tara", "Déjà vu - 5 < 6, “quoted”, ... \n<laugh> 你好 🙂")
     body = {
@@ -360,18 +369,97 @@ async def test_a_server_reads_a_prompt_of_text_as_the_same_ids(
         "return_token_ids": True,
     }
     async with (
-        aiohttp.ClientSession() as session,
+        aiohttp.ClientSession(headers={"Authorization": f"Bearer {API_KEY}"}) as session,
         session.post(f"{url}/v1/completions", json=body) as response,
     ):
         answer = await response.json()
     assert answer["choices"][0]["prompt_token_ids"] == prompt
-    as_text = CompletionsGenerator([url], vocabulary, options=CompletionsOptions(prompt="text"))
-    await as_text.start()
     sampling = replace(case.sampling, max_tokens=70)
-    ids, _ = await collect(as_text.generate(prompt, sampling, "text"))
+    async with on_server(url, vocabulary, API_KEY, CompletionsOptions(prompt="text")) as as_text:
+        ids, _ = await collect(as_text.generate(prompt, sampling, "text"))
     assert_frames(vocabulary, ids)
     assert ids == (await collect(generator.generate(prompt, sampling, "ids")))[0]
-    await as_text.aclose()
+
+
+@on_a_real_server
+async def test_text_of_a_server_that_gives_no_ids_is_the_same_ids(
+    generator: TokenGenerator,
+    case: Case,
+    checkpoint: Path,
+    vocabulary: Vocabulary,
+    prompt: list[int],
+) -> None:
+    sampling = replace(case.sampling, max_tokens=1900)
+    no_ids = CompletionsOptions(extra_body={"return_token_ids": False})
+    async with on_server(_urls[checkpoint], vocabulary, API_KEY, no_ids) as as_text:
+        found = await collect(as_text.generate(prompt, sampling, "no-ids"))
+    assert found[1] == "stop"
+    assert found == await collect(generator.generate(prompt, sampling, "with-ids"))
+
+
+@on_a_real_server
+async def test_a_server_wants_its_key(
+    generator: TokenGenerator, checkpoint: Path, vocabulary: Vocabulary
+) -> None:
+    for wrong in (None, "another"):
+        with pytest.raises(InvalidOptions, match="api key"):
+            async with on_server(_urls[checkpoint], vocabulary, wrong):
+                pass
+
+
+@on_a_real_server
+async def test_leaving_ends_the_request_on_the_server(
+    generator: TokenGenerator, case: Case, checkpoint: Path, prompt: list[int]
+) -> None:
+    async def running(session: aiohttp.ClientSession) -> float:
+        async with session.get(f"{_urls[checkpoint]}/metrics") as response:
+            text = await response.text()
+        (line,) = [row for row in text.splitlines() if row.startswith("vllm:num_requests_running{")]
+        return float(line.rsplit(" ", 1)[1])
+
+    options = replace(case.sampling, max_tokens=1900, temperature=HOT)
+    async with aiohttp.ClientSession() as session, asyncio.timeout(WAIT):
+        streams = [generator.generate(prompt, options, f"left{number}") for number in range(3)]
+        for stream in streams:
+            await anext(stream)
+        while await running(session) < 3:
+            await asyncio.sleep(0.01)
+        for stream in streams:
+            await stream.aclose()  # type: ignore[attr-defined]
+        while await running(session):
+            await asyncio.sleep(0.01)
+
+
+@on_a_real_server
+async def test_a_server_serves_the_urgent_first(
+    generator: TokenGenerator,
+    case: Case,
+    checkpoint: Path,
+    vocabulary: Vocabulary,
+    prompt: list[int],
+) -> None:
+    begun: list[str] = []
+
+    async def run(served: TokenGenerator, name: str, priority: int, ids: int) -> None:
+        options = replace(case.sampling, max_tokens=ids, temperature=HOT)
+        async for _ in served.generate(prompt, options, name, priority=priority):
+            if name not in begun:
+                begun.append(name)
+
+    told = CompletionsOptions(priorities=True, silence_timeout_s=WAIT)
+    async with (
+        asyncio.timeout(WAIT),
+        on_server(_urls[checkpoint], vocabulary, API_KEY, told) as served,
+        asyncio.TaskGroup() as group,
+    ):
+        for number in range(32):  # as many as run at once; they leave one by one
+            group.create_task(run(served, f"holder{number}", 0, 63 + 3 * number))
+        while len(begun) < 32:
+            await asyncio.sleep(0.005)
+        group.create_task(run(served, "ahead", 1, 7))
+        await asyncio.sleep(0.05)
+        group.create_task(run(served, "urgent", 0, 7))
+    assert begun[32:] == ["urgent", "ahead"]
 
 
 async def test_closing_the_generator_ends_what_runs_with_an_error(
