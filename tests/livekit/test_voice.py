@@ -232,6 +232,32 @@ def test_the_example_speaks_with_no_key_and_no_server(tmp_path: Path) -> None:
     assert {"what", "would", "you", "like", "talk", "about"} & set(found)
 
 
+def test_ctrl_c_ends_the_example_while_it_waits_for_a_line(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [
+            sys.executable,
+            str(ROOT / "agent_examples/livekit_agent.py"),
+            "console",
+            "--out",
+            "x.wav",
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+    ) as agent:
+        assert agent.stdout is not None
+        assert "What would you like to talk about?" in agent.stdout.readline()
+        agent.send_signal(signal.SIGINT)
+        try:
+            assert agent.wait(60) == 130
+        finally:
+            agent.kill()
+        assert agent.stderr is not None
+        assert "Traceback" not in agent.stderr.read()
+
+
 def test_the_example_is_a_livekit_program() -> None:
     done = subprocess.run(
         [sys.executable, str(ROOT / "agent_examples/livekit_agent.py"), "--help"],
