@@ -22,9 +22,9 @@ from orpheus_plugin.running import records
 from orpheus_plugin.turn import SAMPLE_RATE, AudioChunk, SpeechOptions, TurnEvent
 from tests.livekit.fakes import RoteLLM, on_stage, pcm, pieces, read
 from tests.livekit.jobs import SENTENCES
-from tests.livekit.recorded import RecordedEngine
 from tests.livekit.test_processes import ROOT, run_jobs
 from tests.support.recogniser import heard, needs_recogniser, word_error_rate, word_times, words
+from tests.support.recorded import RecordedEngine
 from tests.support.servers import RunningTestServer, serving
 from tests.support.virtual_time import run_in_virtual_time
 
