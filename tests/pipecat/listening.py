@@ -40,7 +40,7 @@ async def watched_bot(folder: Path, *options: str) -> AsyncIterator[str]:
         )  # fmt: skip
     url = f"http://localhost:{port}/"
     try:
-        await asyncio.wait_for(_answers(url, process), 120)
+        await asyncio.wait_for(answers(url, process), 120)
         yield url
     finally:
         with contextlib.suppress(ProcessLookupError):
@@ -53,7 +53,8 @@ async def watched_bot(folder: Path, *options: str) -> AsyncIterator[str]:
         end_servers(folder)
 
 
-async def _answers(url: str, process: asyncio.subprocess.Process) -> None:
+async def answers(url: str, process: asyncio.subprocess.Process) -> None:
+    """Until the process serves a page."""
     async with aiohttp.ClientSession() as session:
         while process.returncode is None:
             with contextlib.suppress(aiohttp.ClientError):

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
+import importlib
 import os
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import pytest
+from aiortc import MediaStreamTrack, RTCPeerConnection, RTCSessionDescription
+from pipecat.frames.frames import LLMMessagesAppendFrame
+from pipecat.runner.types import RunnerArguments
 
 from orpheus_plugin.models import known_models
+from orpheus_plugin.pipecat import OrpheusTTS
+from orpheus_plugin.pipecat.wav import WavTransport
 from tests.pipecat.hearing import UNDERSTOOD, last_audible_s, levels, read_wav, understood
+from tests.pipecat.listening import answers
+from tests.pipecat.tones import ToneEngine
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,6 +58,98 @@ def test_an_unknown_voice_is_one_line_and_a_failure(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "nobody" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+def test_a_wrong_option_is_heard_of_before_anything_is_loaded() -> None:
+    done = run("bot.py", "--voise", "tara")
+    assert done.returncode == 2
+    assert "--voise" in done.stderr.splitlines()[-1]
+    assert "loading" not in done.stderr
+
+
+def test_a_port_that_is_taken_is_one_line_before_anything_is_loaded() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run("bot.py", "--host", "127.0.0.1", "--port", str(port))
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(f"error: port {port} is taken")
+    assert "loading" not in done.stderr
+
+
+def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    done = run("bot.py", "--say", "Hi.", "--out", str(tmp_path / "nowhere" / "x.wav"))
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in done.stderr
+
+
+async def test_a_language_model_that_does_not_answer_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "agent_examples"))
+    bot: Any = importlib.import_module("bot")
+    engine = ToneEngine()
+
+    async def deaf() -> None:
+        return None
+
+    monkeypatch.setattr(bot, "make_tts", lambda args: OrpheusTTS(engine=engine))
+    monkeypatch.setattr(bot, "make_stt", deaf)
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    transport = WavTransport(tmp_path / "call.wav")
+
+    @transport.event_handler("on_client_connected")
+    async def talk(transport: WavTransport, client: object) -> None:
+        said = [{"role": "user", "content": "Hello?"}]
+        await transport.input().push_frame(LLMMessagesAppendFrame(messages=said, run_llm=True))
+
+    calling = asyncio.create_task(
+        bot.run_bot(transport, bot.options().parse_args([]), RunnerArguments())
+    )
+    async with asyncio.timeout(60):
+        while not any("language model does not answer" in text for text in engine.spoken):
+            await asyncio.sleep(0.05)
+    [call] = bot.calls
+    await call.cancel()
+    await calling
+
+
+async def test_ctrl_c_ends_the_agent_although_somebody_is_talking_to_it() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    agent = await asyncio.create_subprocess_exec(
+        sys.executable, str(ROOT / "agent_examples" / "bot.py"), "--in-process", "--port", str(port),
+        stderr=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    caller = RTCPeerConnection()
+    caller.addTransceiver("audio", direction="recvonly")
+    heard = asyncio.Event()
+
+    @caller.on("track")  # type: ignore[untyped-decorator]
+    async def listen(track: MediaStreamTrack) -> None:
+        await track.recv()
+        heard.set()
+
+    try:
+        url = f"http://localhost:{port}/"
+        await answers(url, agent)
+        await caller.setLocalDescription(await caller.createOffer())
+        offer = {"sdp": caller.localDescription.sdp, "type": caller.localDescription.type}
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(f"{url}api/offer", json=offer) as answer,
+        ):
+            told = await answer.json()
+        await caller.setRemoteDescription(RTCSessionDescription(told["sdp"], told["type"]))
+        await asyncio.wait_for(heard.wait(), 60)
+        agent.send_signal(signal.SIGINT)
+        await asyncio.wait_for(agent.wait(), 60)
+    finally:
+        await caller.close()
+        if agent.returncode is None:
+            agent.kill()
+            await agent.wait()
 
 
 def test_settings_are_changed_in_mid_speech(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from orpheus_plugin.engine import LocalEngine
 from orpheus_plugin.pipecat import OrpheusTTS
 from orpheus_plugin.turn import TurnStats
 from tests.pipecat.conversations import THREE, kinds, reply, run, seconds, text
+from tests.pipecat.tones import ToneEngine
 from tests.support.servers import KeptOpen, serving
 
 LONG = " ".join([THREE] * 25)
@@ -88,6 +89,20 @@ async def test_a_server_speaks_like_the_engine_in_this_process(
         assert text(down) == "I am here again."
         assert not errors
         await another.engine.aclose()
+
+
+async def test_on_a_server_with_one_place_each_reply_takes_over_from_the_one_it_interrupts() -> (
+    None
+):
+    async with serving(KeptOpen(ToneEngine(speed=2, max_turns=1, release_s=0.2))) as server:
+        remote = RemoteEngine(server.url)
+        frames: list[Frame] = []
+        for _ in range(5):
+            frames += [*reply(THREE), SleepFrame(sleep=0.5), InterruptionFrame()]
+        down, errors = await run(OrpheusTTS(engine=remote), [*frames, *reply("Yes, I am here.")])
+        await remote.aclose()
+    assert text(down).endswith("Yes, I am here.")
+    assert not errors
 
 
 async def test_a_server_that_is_away_is_an_error_of_connectivity_and_used_once_it_is_there(

@@ -21,6 +21,7 @@ from orpheus_plugin.pipecat import OrpheusTTS, OrpheusTTSSettings
 from orpheus_plugin.pipecat.wav import WavTransport
 from tests.pipecat.conversations import reply
 from tests.pipecat.tones import WORD_S, ToneEngine
+from tests.support.virtual_time import in_virtual_time
 
 LONG = (
     "Once there was a lighthouse at the end of a long road. Every evening a keeper climbed its stairs."
@@ -34,7 +35,7 @@ async def converse(
     *steps: list[Frame] | float | Callable[[], bool],
     settings: OrpheusTTSSettings | None = None,
 ) -> list[str]:
-    """Frames, seconds to wait, and what to wait for, before a listener who hears in real time.
+    """Frames, seconds to wait, and what to wait for, before a listener who hears at the speed of life.
 
     Returns what the agent remembers having said.
     """
@@ -79,6 +80,7 @@ def begun(path: Path) -> int:
 
 
 @pytest.mark.parametrize("after_s", [0.6, 1.3, 2.4])
+@in_virtual_time
 async def test_after_an_interruption_it_holds_the_words_that_were_heard(
     after_s: float, tmp_path: Path
 ) -> None:
@@ -87,9 +89,10 @@ async def test_after_an_interruption_it_holds_the_words_that_were_heard(
     [said] = await converse(engine, path, reply(LONG), after_s, [InterruptionFrame()])
     words = said.split()
     assert words == LONG.split()[: len(words)]
-    assert len(words) == pytest.approx(begun(path), abs=1)
+    assert len(words) == begun(path)
 
 
+@in_virtual_time
 async def test_it_holds_the_words_heard_of_a_reply_that_came_behind_a_greeting(
     tmp_path: Path,
 ) -> None:
@@ -104,9 +107,10 @@ async def test_it_holds_the_words_heard_of_a_reply_that_came_behind_a_greeting(
     )
     assert first == greeting
     heard = begun(path) - len(greeting.split())
-    assert len(second.split()) == pytest.approx(heard, abs=1)
+    assert len(second.split()) == heard
 
 
+@in_virtual_time
 async def test_it_holds_the_words_heard_after_a_pause_in_the_reply(tmp_path: Path) -> None:
     """The language model stopped to think; its first sentence had long been over."""
     path = tmp_path / "heard.wav"
@@ -115,9 +119,10 @@ async def test_it_holds_the_words_heard_after_a_pause_in_the_reply(tmp_path: Pat
     [said] = await converse(
         ToneEngine(speed=20), path, frames[:split], 4.5, frames[split:], 0.8, [InterruptionFrame()]
     )
-    assert len(said.split()) == pytest.approx(begun(path), abs=1)
+    assert len(said.split()) == begun(path)
 
 
+@in_virtual_time
 async def test_it_holds_the_words_heard_behind_a_notice_that_outlived_an_interruption(
     tmp_path: Path,
 ) -> None:
@@ -136,9 +141,10 @@ async def test_it_holds_the_words_heard_behind_a_notice_that_outlived_an_interru
     )
     words = " ".join(remembered).split()
     assert words == f"{notice.text} {LONG}".split()[: len(words)]
-    assert len(words) == pytest.approx(begun(path), abs=1)
+    assert len(words) == begun(path)
 
 
+@in_virtual_time
 async def test_a_reply_that_was_not_interrupted_is_remembered_whole(tmp_path: Path) -> None:
     [said] = await converse(
         ToneEngine(speed=20), tmp_path / "heard.wav", reply("Hello there. I am fine.")

@@ -15,7 +15,7 @@ from pipecat.tests.utils import SleepFrame
 from orpheus_plugin.engine import LocalEngine
 from orpheus_plugin.models import known_models
 from orpheus_plugin.pipecat import OrpheusTTS
-from orpheus_plugin.turn import SAMPLE_RATE, AudioChunk, SpeechOptions
+from orpheus_plugin.turn import SAMPLE_RATE, AudioChunk, SpeechOptions, TurnEvent
 from tests.pipecat.conversations import audio, metrics, reply, run, text
 from tests.pipecat.hearing import (
     UNDERSTOOD,
@@ -27,6 +27,8 @@ from tests.pipecat.hearing import (
 )
 from tests.pipecat.test_memory import converse
 from tests.support.recogniser import word_times
+from tests.support.recorded import RecordedEngine
+from tests.support.virtual_time import in_virtual_time
 
 pytestmark = pytest.mark.skipif("mini" not in known_models(), reason="no bundled voice")
 
@@ -81,25 +83,30 @@ async def test_text_the_model_has_nothing_to_say_for_is_passed_over(
     assert tts.is_usable
 
 
-async def speak(engine: LocalEngine, said: str, seed: int) -> npt.NDArray[np.int16]:
+async def speak(engine: LocalEngine, said: str, seed: int) -> list[TurnEvent]:
     turn = engine.open_turn(SpeechOptions(seed=seed))
     turn.push_text(f"{said} ")
     turn.end()
-    pcm = [event.pcm async for event in turn if isinstance(event, AudioChunk)]
-    return np.frombuffer(b"".join(pcm), "<i2")
+    return [event async for event in turn]
+
+
+def sound_of(events: list[TurnEvent]) -> npt.NDArray[np.int16]:
+    pcm = b"".join(event.pcm for event in events if isinstance(event, AudioChunk))
+    return np.frombuffer(pcm, "<i2")
 
 
 @pytest.fixture(scope="session")
-def clear_speech(mini_engine: LocalEngine) -> tuple[int, npt.NDArray[np.int16]]:
-    """A seed with which the bundled voice says CLEAR so that the recogniser finds every word of it, and how it says it."""
+def clear_speech(mini_engine: LocalEngine) -> list[TurnEvent]:
+    """The bundled voice says CLEAR so that the recogniser finds every word of it."""
 
-    async def look() -> tuple[int, npt.NDArray[np.int16]] | None:
+    async def look() -> list[TurnEvent] | None:
         for seed in range(1, 13):
-            whole = await speak(mini_engine, CLEAR, seed)
+            events = await speak(mini_engine, CLEAR, seed)
+            whole = sound_of(events)
             if understood(CLEAR, whole, SAMPLE_RATE) >= 0.9 and (
                 len(recognise(whole, SAMPLE_RATE)) <= len(CLEAR.split()) + 1
             ):
-                return seed, whole
+                return events
         return None
 
     found = asyncio.run(look())
@@ -109,22 +116,19 @@ def clear_speech(mini_engine: LocalEngine) -> tuple[int, npt.NDArray[np.int16]]:
 
 
 @pytest.mark.parametrize("cut_s", [0.5, 1.0, 1.7, 2.4, 3.0])
+@in_virtual_time
 async def test_the_agent_remembers_the_words_that_were_heard(
-    mini_engine: LocalEngine,
-    clear_speech: tuple[int, npt.NDArray[np.int16]],
-    cut_s: float,
-    tmp_path: Path,
+    clear_speech: list[TurnEvent], cut_s: float, tmp_path: Path
 ) -> None:
     """Where each word begins is told by the recogniser, in the whole sentence; where it was cut, by the sample."""
-    seed, whole = clear_speech
+    whole = sound_of(clear_speech)
     path = tmp_path / "heard.wav"
     [remembered] = await converse(
-        mini_engine,
+        RecordedEngine(clear_speech, speed=1.5),
         path,
         reply(CLEAR),
         lambda: path.exists() and path.stat().st_size >= cut_s * 2 * SAMPLE_RATE,
         [InterruptionFrame()],
-        settings=OrpheusTTS.Settings(seed=seed),
     )
     heard, rate = read_wav(path)
     assert rate == SAMPLE_RATE
