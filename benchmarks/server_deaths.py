@@ -38,7 +38,7 @@ from orpheus_plugin.client import RemoteEngine  # noqa: E402
 from orpheus_plugin.errors import OrpheusError  # noqa: E402
 from orpheus_plugin.turn import AudioChunk  # noqa: E402
 
-TEXT = "The quick brown fox jumps over the lazy dog, and so it goes on and on. " * 4
+TEXT = "The quick brown fox jumps over the lazy dog, and so it goes on and on. " * 2
 CLIENTS = 4
 
 MORTAL = """
