@@ -207,7 +207,10 @@ def snac_state(codec: Codec) -> dict[str, Tensor]:
 
 
 def export(work: Path, folder: Path, lm: str = "lm", codec: str = "codec") -> None:
-    """Write ``folder`` from the checkpoints ``work/{lm}.pt`` (its averaged weights) and ``codec.pt``."""
+    """Write ``folder`` from the checkpoints ``work/{lm}.pt`` (its averaged weights) and ``codec.pt``.
+
+    Without the latter the folder's codec stays: whoever goes on from the shipped files has only those.
+    """
     saved = torch.load(work / f"{lm}.pt", weights_only=True)
     net = VoiceModel(Size(**saved["size"]))
     net.load_state_dict(saved["average"])
@@ -218,10 +221,12 @@ def export(work: Path, folder: Path, lm: str = "lm", codec: str = "codec") -> No
     write_json(folder / "generation_config.json", {**ids, **SAMPLING})
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer(), ensure_ascii=False) + "\n")
     save_file(llama_state(net), folder / "model.safetensors", {"format": "pt"})
-    voice = Codec()
-    voice.load_state_dict(torch.load(work / f"{codec}.pt", weights_only=True)["average"])
     write_json(folder / "snac" / "config.json", CONFIG)
-    save_file(snac_state(voice), folder / "snac" / "model.safetensors", {"format": "pt"})
+    trained, kept = work / f"{codec}.pt", folder / "snac" / "model.safetensors"
+    if trained.exists() or not kept.exists():
+        voice = Codec()
+        voice.load_state_dict(torch.load(trained, weights_only=True)["average"])
+        save_file(snac_state(voice), kept, {"format": "pt"})
     for path in folder.rglob("*.safetensors"):
         path.chmod(0o644)
     size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
