@@ -177,10 +177,12 @@ def load_weights(
             up = read(at + "mlp.up_proj.weight", shape.inner, shape.hidden)
             return Layer(
                 attention_norm=read(at + "input_layernorm.weight", shape.hidden),
-                qkv=torch.cat([_pairs(q, shape.head_dim), _pairs(k, shape.head_dim), v]),
+                qkv=_by_columns(
+                    torch.cat([_pairs(q, shape.head_dim), _pairs(k, shape.head_dim), v])
+                ),
                 out=read(at + "self_attn.o_proj.weight", shape.hidden, width),
                 mlp_norm=read(at + "post_attention_layernorm.weight", shape.hidden),
-                gate_up=torch.cat([gate, up]),
+                gate_up=_by_columns(torch.cat([gate, up])),
                 down=read(at + "mlp.down_proj.weight", shape.hidden, shape.inner),
             )
 
@@ -203,6 +205,13 @@ def load_weights(
 def _pairs(rows: Tensor, size: int) -> Tensor:
     """Rows of each head from halves [0 .. d/2, d/2 .. d] to pairs [0, d/2, 1, d/2 + 1, ...]."""
     return rows.view(-1, 2, size // 2, rows.shape[1]).transpose(1, 2).reshape(rows.shape)
+
+
+def _by_columns(matrix: Tensor) -> Tensor:
+    """The same matrix, its columns in a row in memory: single precision on a CPU is up to twice as fast for few rows."""
+    if matrix.dtype != torch.float32 or matrix.device.type != "cpu":
+        return matrix
+    return matrix.t().contiguous().t()
 
 
 class _Files(Protocol):
