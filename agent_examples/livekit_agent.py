@@ -261,8 +261,29 @@ def has_microphone() -> bool:
     return True
 
 
+def lacking(arguments: list[str]) -> list[str]:
+    """What it takes to reach a LiveKit server and neither the environment nor an option gives."""
+    given = {argument.partition("=")[0] for argument in arguments}
+    needed = {
+        "LIVEKIT_URL": "--url",
+        "LIVEKIT_API_KEY": "--api-key",
+        "LIVEKIT_API_SECRET": "--api-secret",
+    }
+    return [
+        name for name, option in needed.items() if not os.environ.get(name) and option not in given
+    ]
+
+
 def main() -> int:
     arguments = sys.argv[1:]
+    joins = arguments[:1] in (["dev"], ["start"]) and "--help" not in arguments
+    if joins and (missing := lacking(arguments)):
+        print(
+            f"{arguments[0]} joins the rooms of a LiveKit server and needs {', '.join(missing)} (`livekit-server --dev`"
+            " gives ws://localhost:7880, devkey and secret). Without a server: console",
+            file=sys.stderr,
+        )
+        return 2
     out = None
     if "--out" in arguments:
         at = arguments.index("--out")

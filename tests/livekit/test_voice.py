@@ -268,3 +268,23 @@ def test_the_example_is_a_livekit_program() -> None:
     assert done.returncode == 0
     for command in ("console", "dev", "start"):
         assert command in done.stdout
+
+
+@pytest.mark.parametrize("command", ["dev", "start"])
+def test_the_example_says_what_it_needs_of_a_livekit_server(command: str) -> None:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("LIVEKIT_")}
+    done = subprocess.run(
+        [
+            sys.executable,
+            str(ROOT / "agent_examples/livekit_agent.py"),
+            command,
+            "--api-key=devkey",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=environment,
+    )
+    assert done.returncode == 2
+    assert "needs LIVEKIT_URL, LIVEKIT_API_SECRET (" in done.stderr
+    assert "Traceback" not in done.stderr
