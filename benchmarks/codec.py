@@ -10,6 +10,8 @@ One thread, the full-size SNAC decoder (19.8M parameters, random weights, noise 
 Figures are milliseconds of CPU time per frame and stream: on an idle machine that is wall time, and on a shared one it is what
 other processes change least. a to d take turns within a round; the median over the rounds counts. Small batches, whose rounds
 are short, have more of them.
+
+On a GPU (``--device cuda``) they are wall time, from codes in the machine's memory to samples there; b runs captured graphs.
 """
 
 from __future__ import annotations
@@ -56,13 +58,16 @@ STEPS = {"b_ours": 4, "b_one_latent": 1, "b_offline": 16}
 
 
 def contenders(
-    snac: SNAC, streaming: StreamingDecoder, lanes: int, frames: int
+    snac: SNAC, streaming: StreamingDecoder, lanes: int, frames: int, device: str
 ) -> dict[str, tuple[Callable[[], object], float]]:
     """By name: what to run, and how many frames a stream that makes."""
     rng = np.random.default_rng(0)
 
     def codes(count: int) -> list[torch.Tensor]:
-        return [torch.from_numpy(rng.integers(0, 4096, (lanes, count * k))) for k in (1, 2, 4)]
+        return [
+            torch.from_numpy(rng.integers(0, 4096, (lanes, count * k))).to(device)
+            for k in (1, 2, 4)
+        ]
 
     window, utterance = codes(WINDOW_FRAMES), codes(frames)
     running = [streaming.lane(slot, seed=slot) for slot in range(lanes)]
@@ -71,34 +76,39 @@ def contenders(
 
     def peers() -> object:
         # What they keep of it: the second of the four frames.
-        return snac.decode(window)[:, :, 2048:4096].numpy()
+        return snac.decode(window)[:, :, 2048:4096].cpu().numpy()
 
     runs: dict[str, tuple[Callable[[], object], float]] = {"a_peers": (peers, 1.0)}
     for name, n in STEPS.items():
         step_codes = rng.integers(0, 4096, (lanes, n, 3))
         runs[name] = partial(streaming.step, running, step_codes), n / 4
-    runs["c_one_shot"] = (lambda: snac.decode(utterance).numpy()), float(frames)
+    runs["c_one_shot"] = (lambda: snac.decode(utterance).cpu().numpy()), float(frames)
     whole = rng.integers(0, 4096, (lanes, 4 * frames, 3))
     runs["d_one_shot_ours"] = (lambda: streaming.step(running, whole)), float(frames)
     return runs
 
 
-def measure(lanes: int, rounds: int, frames: int) -> dict[str, float]:
+def measure(lanes: int, rounds: int, frames: int, device: str) -> dict[str, float]:
     torch.manual_seed(0)
     snac = SNAC(**FULL_SIZE).eval()
     config = SnacConfig.from_dict(FULL_SIZE)
-    decoder = SnacDecoder(config, fold_weights(config, snac.state_dict()))
-    runs = contenders(snac, StreamingDecoder(decoder, slots=lanes), lanes, frames)
+    decoder = SnacDecoder(config, fold_weights(config, snac.state_dict())).to(device)
+    streaming = StreamingDecoder(decoder, slots=lanes)
+    clock = time.process_time
+    if device != "cpu":
+        clock = time.perf_counter
+        streaming.warm_up([(lanes, n) for n in STEPS.values()])
+    runs = contenders(snac.to(device), streaming, lanes, frames, device)
     taken: dict[str, list[float]] = {name: [] for name in runs}
     with torch.inference_mode():
         for turn in range(rounds + 1):  # the first one warms up
             for name, (run, made) in runs.items():
                 repeats = max(1, round(4 / lanes / made))
-                start = time.process_time()
+                start = clock()
                 for _ in range(repeats):
                     run()
                 if turn:
-                    spent = time.process_time() - start
+                    spent = clock() - start
                     taken[name].append(spent * 1000 / repeats / made / lanes)
     return {name: statistics.median(values) for name, values in taken.items()}
 
@@ -110,6 +120,8 @@ def main() -> None:
     parser.add_argument(
         "--frames", type=int, default=24, help="of the one-shot utterance; fewer in large batches"
     )
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", default="codec", help="name of the file of results")
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
@@ -125,10 +137,13 @@ def main() -> None:
         "b/c",
         "b/d",
     )
-    print("milliseconds of CPU per frame and stream\n" + "".join(f"{head:>10}" for head in heads))
+    kind = "CPU" if options.device == "cpu" else options.device
+    print(
+        f"milliseconds of {kind} per frame and stream\n" + "".join(f"{head:>10}" for head in heads)
+    )
     for lanes in (int(part) for part in options.lanes.split(",")):
         rounds = options.rounds * max(1, 8 // lanes)
-        figures = measure(lanes, rounds, min(options.frames, max(1, 192 // lanes)))
+        figures = measure(lanes, rounds, min(options.frames, max(1, 192 // lanes)), options.device)
         ours = figures["b_ours"]
         ratios = {
             "a_over_b": figures["a_peers"] / ours,
@@ -142,9 +157,10 @@ def main() -> None:
             flush=True,
         )
     save(
-        "codec",
+        options.out,
         {
-            "unit": "ms of CPU time per 85.3 ms frame and stream, one thread",
+            "device": options.device,
+            "unit": "ms of CPU time (wall time on a GPU) per 85.3 ms frame and stream, one thread",
             "wanted": {"a_over_b": "4 at 1 stream, 5 at 16", "b_over_c": "at most 1.15 at 16"},
             "rows": rows,
         },

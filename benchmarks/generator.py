@@ -147,11 +147,12 @@ def main() -> None:
     parser.add_argument(
         "--dtype", default=None, help="of the weights; by default TorchLlama's choice"
     )
+    parser.add_argument("--out", default="generator", help="name of the file of results")
     arguments = parser.parse_args()
     arguments.streams = [int(number) for number in arguments.streams.split(",")]
     rows = asyncio.run(run(arguments))
     save(
-        "generator",
+        arguments.out,
         {
             "ids": arguments.ids,
             "device": arguments.device,
