@@ -5,9 +5,6 @@ samples, the share of listeners who ever ran dry and for how long, and seconds o
 at most one listener in twenty ran dry is the capacity.
 
     python benchmarks/capacity.py --model DIR --codec DIR     a model; by default what the engine chooses by itself
-    python benchmarks/capacity.py --crafted-3b                weights made up, the shape of Orpheus 3B: needs a GPU
-
-On a GPU it never ran.
 """
 
 from __future__ import annotations
@@ -26,7 +23,9 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from benchmarks.report import save  # noqa: E402
+from benchmarks.vllm_models import add_engine_arguments  # noqa: E402
 from orpheus_plugin.engine import EngineConfig, LocalEngine  # noqa: E402
+from orpheus_plugin.generators.vllm import VllmOptions  # noqa: E402
 from orpheus_plugin.turn import AudioChunk, SpeechOptions  # noqa: E402
 
 TEXT = "Your order is on its way, and it should be with you by tomorrow evening. Is there anything else?"
@@ -82,24 +81,21 @@ async def main() -> None:
     )
     parser.add_argument("--model", default="auto")
     parser.add_argument("--codec", type=Path)
-    parser.add_argument("--crafted-3b", action="store_true")
     parser.add_argument("--generator", default="auto", choices=["auto", "torch", "vllm"])
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64])
     parser.add_argument("--fast-start", action="store_true")
+    add_engine_arguments(parser)
     parser.add_argument("--out", default="capacity")
     args = parser.parse_args()
     model, codec = args.model, args.codec
-    if args.crafted_3b:
-        from benchmarks.vllm_models import crafted_3b
-        from tests.support.codecs import FULL_SIZE, random_codec
-
-        model = str(crafted_3b())
-        codec = codec or random_codec(FULL_SIZE)
     engine = LocalEngine(
         EngineConfig(
             model=model,
             codec=codec,
             generator=args.generator,
+            generator_options=VllmOptions(engine_args=args.engine_args)
+            if args.engine_args
+            else None,
             max_turns=max(args.streams),
             measure=False,
             fast_start=args.fast_start,

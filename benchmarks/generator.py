@@ -21,6 +21,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
@@ -62,7 +63,14 @@ class Row:
 
 def models() -> dict[str, Path]:
     """Checkpoints that never end an utterance by themselves."""
-    voice = {"hidden": 256, "layers": 6, "heads": 4, "kv_heads": 4, "head_dim": 64, "inner": 688}
+    voice: dict[str, Any] = {
+        "hidden": 256,
+        "layers": 6,
+        "heads": 4,
+        "kv_heads": 4,
+        "head_dim": 64,
+        "inner": 688,
+    }
     return {
         "crafted, width 64 x 2 layers": crafted_checkpoint(stop=0.0),
         "as the bundled voice, width 256 x 6 layers": crafted_checkpoint(

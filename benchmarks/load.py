@@ -219,7 +219,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0, help="per level (default: 20)")
     parser.add_argument("--levels", type=int, nargs="*", help="default: 1, 2, 4 ... up to refusal")
     parser.add_argument("--busy", type=int, default=0, metavar="N", help="spin beside")
+    parser.add_argument("--out", help="name of the file of results")
     parser.add_argument("--client", help=argparse.SUPPRESS)
+    parser.add_argument("server", nargs="*", help="options of `orpheus-tts serve`, after --")
     args = parser.parse_args()
     if args.client:
         asyncio.run(client(args.client, args.seconds))
@@ -227,6 +229,7 @@ def main() -> None:
     options = ["--model", args.model, "--device", args.device]
     if args.max_turns:
         options += ["--max-turns", args.max_turns]
+    options += args.server
     rows: list[dict[str, Any]] = []
     with spinning(args.busy), server_process(*options) as server:
         print(f"capacity measured at warm-up: {health(server)['max_turns']}")
@@ -244,7 +247,7 @@ def main() -> None:
             rows.append(level(server, 2 * clients, args.seconds))
             show(rows[-1])
     figures = {"model": args.model, "seconds_per_level": args.seconds, "levels": rows}
-    save("load" if not args.busy else f"load_busy_{args.busy}", figures)
+    save(args.out or ("load" if not args.busy else f"load_busy_{args.busy}"), figures)
 
 
 def show(row: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from orpheus_plugin import models
 from orpheus_plugin.config import EngineConfig
@@ -46,8 +47,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2 if isinstance(error, InvalidOptions) else 1
 
 
+class _OneLineParser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as all of this command's errors do."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
 def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _OneLineParser(
         prog="orpheus-tts", description="Orpheus text-to-speech for real-time voice agents."
     )
     parser.add_argument("--version", action="version", version=f"orpheus-tts {__version__}")
@@ -99,7 +107,7 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_server_command(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser], argv: Sequence[str]
+    commands: argparse._SubParsersAction[_OneLineParser], argv: Sequence[str]
 ) -> None:
     serve = commands.add_parser("serve", help="one engine for many agents, over websocket and HTTP")
     serve.set_defaults(run=_serve)
@@ -135,6 +143,7 @@ def _say(args: argparse.Namespace) -> int:
     sink: Sink = WavFile(args.out) if args.out else SoundCard()
     with contextlib.closing(sink):
         stats = asyncio.run(_speak(engine, options, args.text, sink, show_words=args.words))
+        sink.write(b"")  # nothing spoken is an empty file, a failure none
     if stats.audio_s == 0:
         print("orpheus-tts: there is nothing to speak in this text", file=sys.stderr)
         return 0

@@ -18,24 +18,40 @@ class Sink(Protocol):
 
 
 class WavFile:
-    """Writes a WAV file as audio comes; its header is kept true, so a broken-off file still plays."""
+    """Writes a WAV file as audio comes; its header is kept true, so a broken-off file still plays.
+
+    A path that cannot be written is refused at once; a file that is there already stays as it is until there is audio.
+    """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: wave.Wave_write | None = None
         try:
-            self._raw = path.open("wb")
+            self._new = not path.exists()
+            self._raw = path.open("r+b" if path.is_file() else "wb")
         except OSError as error:
             raise InvalidOptions(f"cannot write {path}: {error.strerror or error}") from error
-        self._file = wave.open(self._raw, "wb")  # noqa: SIM115 - closed by close()
-        self._file.setnchannels(1)
-        self._file.setsampwidth(2)
-        self._file.setframerate(SAMPLE_RATE)
 
     def write(self, pcm: bytes) -> None:
+        if self._file is None:
+            self._file = self._begin()
         self._file.writeframes(pcm)
 
+    def _begin(self) -> wave.Wave_write:
+        if self._path.is_file():  # and no pipe or device
+            self._raw.truncate(0)
+        file = wave.open(self._raw, "wb")  # noqa: SIM115 - closed by close()
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(SAMPLE_RATE)
+        return file
+
     def close(self) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
         self._raw.close()
+        if self._file is None and self._new:
+            self._path.unlink(missing_ok=True)
 
 
 class SoundCard:

@@ -69,11 +69,13 @@ _SPELLED_LIST = (
 )
 _YEAR_LIST = (
     "in since of year by until till from before after during circa ca c around was is early late mid the spring summer "
-    "autumn fall winter"
+    "autumn fall winter born died"
 )
 _CODE_LIST = "code pin zip number id extension ext room flight account order confirmation reference tracking passcode password"
 _SPELLED = frozenset(_SPELLED_LIST.split())
 _YEAR_BEFORE = frozenset(_YEAR_LIST.split())
+_YEAR = r"((?:1[1-9]|20)\d\d)"
+_YEARS_IN_BRACKETS = re.compile(rf"{_YEAR}(?:[-–]{_YEAR})?")  # Gandhi (1869-1948)
 _DIGITS_BEFORE = frozenset(_CODE_LIST.split())
 _LINKS = frozenset({"is", "was", "are", "number", "code"})  # "your code is", "the order number is"
 _TIME = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?\s?([ap])?\.?(m)?\.?", re.IGNORECASE)
@@ -195,7 +197,7 @@ class _English:
         before, after = self._near(index, -1), self._near(index, 1)
         if full := _calendar(core, before, after, dotted=tail == "."):
             return f"{head}{full}"
-        said = self._core(core, before, after)
+        said = _bracketed(head, core, tail) or self._core(core, before, after)
         # "the U.K. is", "40 min. before": the stop belongs to the abbreviation.
         short = _INITIALS.fullmatch(core) or (core.lower() in _UNITS and after[:1].islower())
         if tail == "." and short and not self._ends_sentence(index):
@@ -229,6 +231,16 @@ class _English:
         if symbol and core.isupper() and before[:1].isdecimal():
             return _CURRENCIES[symbol][1]
         return _acronym(core)
+
+
+def _bracketed(head: str, core: str, tail: str) -> str | None:
+    """A year or two alone in brackets; "(1200)" may as well be a count."""
+    match = _YEARS_IN_BRACKETS.fullmatch(core)
+    if not match or head[-1:] not in ("(", "[") or tail[:1] not in (")", "]"):
+        return None
+    if match[2] is None and core.endswith("00"):
+        return None
+    return " to ".join(_year(year) for year in match.groups() if year)
 
 
 def _calendar(core: str, before: str, after: str, *, dotted: bool) -> str | None:
@@ -371,7 +383,7 @@ def _years(core: str, before: str, after: str) -> str | None:
         digits = match[1]
         said = _year(digits) if len(digits) == 4 else _integer(digits)
         return said[:-1] + "ies" if said.endswith("y") else said + "s"
-    if re.fullmatch(r"(?:1[1-9]|20)\d\d", core):
+    if re.fullmatch(_YEAR, core):
         dated = before.lower() in _YEAR_BEFORE or before.lower() in _MONTH_NAMES
         day = re.fullmatch(r"\d{1,2}(?:st|nd|rd|th)?", before) is not None
         if dated or day or (core[:2] in ("19", "20") and not after[:1].islower() and not before):

@@ -21,7 +21,8 @@ from orpheus_plugin.generators.vllm import VllmOptions
 from orpheus_plugin.models import ModelFiles, ModelSpec
 from orpheus_plugin.playback import WavFile
 from orpheus_plugin.version import __version__
-from tests.support.checkpoints import SMALL_TEXT, crafted_checkpoint
+from tests.support.checkpoints import SMALL_TEXT, crafted_checkpoint, random_checkpoint
+from tests.support.codecs import random_codec
 
 
 @pytest.fixture
@@ -91,8 +92,39 @@ def test_a_line_is_spoken_before_the_next_one_comes(
 def test_text_with_nothing_to_speak_is_said_to_be_so(
     model: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["say", "😀", "-o", str(tmp_path / "none.wav"), *model]) == 0
+    out = tmp_path / "none.wav"
+    assert main(["say", "😀", "-o", str(out), *model]) == 0
     assert "nothing to speak" in capsys.readouterr().err
+    with wave.open(str(out)) as file:
+        assert file.getnframes() == 0
+
+
+def test_a_failure_leaves_the_output_file_as_it_was(tmp_path: Path) -> None:
+    """The failure is one that shows only when the model is loaded: the file has long been checked."""
+    broken = random_checkpoint(hidden=32, layers=1, heads=2, kv_heads=1, head_dim=16)
+    lm = tmp_path / "lm"
+    shutil.copytree(broken, lm)
+    weights = (lm / "model.safetensors").read_bytes()
+    (lm / "model.safetensors").write_bytes(weights[:1000])
+    old, fresh = tmp_path / "old.wav", tmp_path / "fresh.wav"
+    old.write_bytes(b"precious")
+    for out in (old, fresh):
+        options = ["--model", str(lm), "--codec", str(random_codec()), "--device", "cpu"]
+        assert main(["say", "Hi.", "-o", str(out), *options]) == 1
+    assert old.read_bytes() == b"precious"
+    assert not fresh.exists()
+
+
+@pytest.mark.parametrize("arguments", [["say"], ["sya", "Hi."], ["say", "Hi.", "--seed", "x"]])
+def test_a_usage_error_is_one_line(
+    capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert len(error.strip().splitlines()) == 1
+    assert error.startswith("orpheus-tts")
 
 
 @pytest.mark.parametrize(

@@ -147,7 +147,10 @@ class Llama:
         group = shape.heads // shape.kv_heads
         turns = self._turns[positions][:, None]
         x = F.embedding(ids, self.weights.embedding).to(self.dtype)
-        for layer, cache in zip(self.weights.layers, self.cache, strict=True):
+        keys, values = self.cache[:, :, streams, :, :end].unbind(1)
+        for layer, cache, key, value in zip(
+            self.weights.layers, self.cache, keys.unbind(0), values.unbind(0), strict=True
+        ):
             normed = self._normed(x, layer.attention_norm)
             qkv = _product(normed, layer.qkv).float().view(len(x), -1, shape.head_dim)
             pairs = torch.view_as_complex(qkv[:, :rotated].view(len(x), rotated, half, 2))
@@ -159,9 +162,7 @@ class Llama:
             # The queries that share a key-value head stand in one row of "positions", so that no key is repeated.
             q = qkv[:, : shape.heads].view(count, -1, shape.kv_heads, group, shape.head_dim)
             q = q.transpose(1, 2).reshape(count, shape.kv_heads, -1, shape.head_dim)
-            seen = F.scaled_dot_product_attention(
-                q, cache[0, streams, :, :end], cache[1, streams, :, :end], attn_mask=mask
-            )
+            seen = F.scaled_dot_product_attention(q, key, value, attn_mask=mask)
             seen = seen.view(count, shape.kv_heads, -1, group, shape.head_dim).transpose(1, 2)
             x = _add_product(x, seen.reshape(len(x), -1), layer.out)
             normed = self._normed(x, layer.mlp_norm)
@@ -179,10 +180,10 @@ class Llama:
 
 
 def _product(x: Tensor, matrix: Tensor) -> Tensor:
-    return F.linear(x.to(matrix.dtype), matrix)
+    return torch.mm(x.to(matrix.dtype), matrix)
 
 
 def _add_product(x: Tensor, y: Tensor, matrix: Tensor) -> Tensor:
     if x.dtype == matrix.dtype:
-        return torch.addmm(x, y, matrix.t())
-    return x + F.linear(y.to(matrix.dtype), matrix)
+        return torch.addmm(x, y, matrix)
+    return x + torch.mm(y.to(matrix.dtype), matrix)

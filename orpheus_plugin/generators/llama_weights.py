@@ -123,14 +123,14 @@ def rotary_frequencies(shape: LlamaShape) -> Tensor:
 
 @dataclass(frozen=True)
 class Layer:
-    """One block. Query and key rows are permuted so that each rotated pair lies side by side."""
+    """One block. Queries and keys are permuted so that each rotated pair lies side by side."""
 
     attention_norm: Tensor  # [hidden]
-    qkv: Tensor  # [(heads + 2 * kv_heads) * head_dim, hidden]
-    out: Tensor  # [hidden, heads * head_dim]
+    qkv: Tensor  # [hidden, (heads + 2 * kv_heads) * head_dim]
+    out: Tensor  # [heads * head_dim, hidden]
     mlp_norm: Tensor  # [hidden]
-    gate_up: Tensor  # [2 * inner, hidden]
-    down: Tensor  # [hidden, inner]
+    gate_up: Tensor  # [hidden, 2 * inner]
+    down: Tensor  # [inner, hidden]
 
 
 @dataclass(frozen=True)
@@ -140,8 +140,8 @@ class LlamaWeights:
     embedding: Tensor  # [vocab, hidden]
     layers: tuple[Layer, ...]
     norm: Tensor  # [hidden]
-    head: Tensor  # [7, 4096, hidden]
-    stop: Tensor  # [1, hidden]
+    head: tuple[Tensor, ...]  # of each slot [hidden, 4096]
+    stop: Tensor  # [hidden, 1]
 
 
 def load_weights(
@@ -177,28 +177,25 @@ def load_weights(
             up = read(at + "mlp.up_proj.weight", shape.inner, shape.hidden)
             return Layer(
                 attention_norm=read(at + "input_layernorm.weight", shape.hidden),
-                qkv=_by_columns(
-                    torch.cat([_pairs(q, shape.head_dim), _pairs(k, shape.head_dim), v])
-                ),
-                out=read(at + "self_attn.o_proj.weight", shape.hidden, width),
+                qkv=_turned(torch.cat([_pairs(q, shape.head_dim), _pairs(k, shape.head_dim), v])),
+                out=_turned(read(at + "self_attn.o_proj.weight", shape.hidden, width)),
                 mlp_norm=read(at + "post_attention_layernorm.weight", shape.hidden),
-                gate_up=_by_columns(torch.cat([gate, up])),
-                down=read(at + "mlp.down_proj.weight", shape.hidden, shape.inner),
+                gate_up=_turned(torch.cat([gate, up])),
+                down=_turned(read(at + "mlp.down_proj.weight", shape.hidden, shape.inner)),
             )
 
-        embedding = read("model.embed_tokens.weight", shape.vocab, shape.hidden)
-        if shape.tied:
-            head, stop_row = embedding[base:end], embedding[stop : stop + 1]
-        else:
-            whole = (shape.vocab, shape.hidden)
-            head = read("lm_head.weight", *whole, rows=(base, end))
-            stop_row = read("lm_head.weight", *whole, rows=(stop, stop + 1))
+        table, whole = "model.embed_tokens.weight", (shape.vocab, shape.hidden)
+        head = table if shape.tied else "lm_head.weight"
+        embedding = files.read(table, whole, None)
+        # Single rows of it are read: a narrow one is widened with them.
+        narrow = min(embedding.dtype, dtype, key=lambda kind: kind.itemsize)
+        slots = [(base + slot * CODES, base + (slot + 1) * CODES) for slot in range(SLOTS)]
         return LlamaWeights(
-            embedding=embedding,
+            embedding=embedding.to(device=device, dtype=narrow),
             layers=tuple(block(number) for number in range(shape.layers)),
             norm=read("model.norm.weight", shape.hidden),
-            head=head.view(SLOTS, CODES, shape.hidden),
-            stop=stop_row,
+            head=tuple(_turned(read(head, *whole, rows=rows)) for rows in slots),
+            stop=_turned(read(head, *whole, rows=(stop, stop + 1))),
         )
 
 
@@ -207,11 +204,11 @@ def _pairs(rows: Tensor, size: int) -> Tensor:
     return rows.view(-1, 2, size // 2, rows.shape[1]).transpose(1, 2).reshape(rows.shape)
 
 
-def _by_columns(matrix: Tensor) -> Tensor:
-    """The same matrix, its columns in a row in memory: single precision on a CPU is up to twice as fast for few rows."""
+def _turned(matrix: Tensor) -> Tensor:
+    """[out, in] to [in, out]. Single precision on a CPU is moved in memory as well: up to twice as fast for few rows."""
     if matrix.dtype != torch.float32 or matrix.device.type != "cpu":
-        return matrix
-    return matrix.t().contiguous().t()
+        return matrix.t()
+    return matrix.t().contiguous()
 
 
 class _Files(Protocol):

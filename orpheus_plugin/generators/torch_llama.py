@@ -57,7 +57,7 @@ class TorchLlama:
 
     A step costs, for B streams: one pass over the blocks' weights, `4096 * hidden` products a stream for the head, a read of
     each stream's cache up to the longest one, and some 20 operations of sampling for the whole batch. benchmarks/generator.py
-    has figures. On CUDA the same code runs operation by operation (no graphs); it has never been run on a GPU.
+    has figures. On CUDA the same code runs operation by operation (no graphs): tested there, not tuned.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class TorchLlama:
     @property
     def dtype(self) -> str:
         """Of the weights, "" before `start`."""
-        weights = self._worker.model.weights.head if self._worker is not None else None
+        weights = self._worker.model.weights.head[0] if self._worker is not None else None
         return str(weights.dtype).removeprefix("torch.") if weights is not None else ""
 
     async def start(self) -> None:

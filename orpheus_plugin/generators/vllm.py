@@ -1,7 +1,7 @@
 """Tokens from vLLM's AsyncLLM: one engine in processes of its own, batching every request of this process.
 
-Tested with vLLM 0.32 (the CPU build). Nothing in this module ever ran on a GPU; what only matters there (CUDA graph
-sizes, fp8, the CUDA runner) follows vLLM's documentation and source.
+Tested with vLLM 0.32: its CPU build in every test run, its CUDA build once on an H200 (CUDA graphs, FlashAttention 3, the
+restricted head; not fp8, and without FlashInfer). What that run gave is in benchmarks/results/gpu_*.json.
 
 vLLM starts its processes by spawning: a script that starts this generator at import time, without the usual
 `if __name__ == "__main__":`, would start itself again in each of them.
@@ -46,6 +46,10 @@ _ENVIRONMENT = {
 }
 _SHUTDOWN_S = 2.0
 _MOST_OF_A_GPU = 0.92  # vLLM's own default
+_CONTEXT = 4096
+_WARM_BATCH = 32
+"""Requests of the second warm-up round. Batches of more than some sixteen take other sampling kernels, compiled at first use:
+2.5 s on an H200, for everybody who speaks just then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +58,8 @@ class VllmOptions:
 
     Attributes:
         max_streams: requests generated at once; others wait in vLLM's queue.
-        max_model_len: ids of prompt and speech together. The model's own limit (131,072) would ask for 14 GiB of cache.
+        max_model_len: ids of prompt and speech together; None is 4,096, or the model's own limit where that is less.
+            Orpheus 3B's own (131,072) would ask for 14 GiB of cache.
         kv_cache_bytes: memory for attention keys and values. Orpheus 3B takes 112 KiB an id in bf16, so 4 GiB hold
             38,000 ids: 64 utterances of 7 s. An exact size, unlike vLLM's share of the whole card, leaves room for
             the codec whatever started first.
@@ -74,7 +79,7 @@ class VllmOptions:
     """
 
     max_streams: int = 64
-    max_model_len: int = 4096
+    max_model_len: int | None = None
     kv_cache_bytes: int = 4 << 30
     dtype: str = "bfloat16"
     quantization: str | None = None
@@ -88,8 +93,9 @@ class VllmOptions:
 
     def __post_init__(self) -> None:
         for name in ("max_streams", "max_model_len", "kv_cache_bytes", "stream_interval"):
-            if getattr(self, name) < 1:
-                raise InvalidOptions(f"{name} must be at least 1, not {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InvalidOptions(f"{name} must be at least 1, not {value}")
         if self.fine_tokens < 0:
             raise InvalidOptions(f"fine_tokens must not be negative, but is {self.fine_tokens}")
 
@@ -120,6 +126,7 @@ class VllmGenerator:
         self._model_dir = Path(model_dir)
         self._vocabulary = vocabulary
         self._device = device
+        self._context = 0
         self._engine: Any = None
         self._requests: set[str] = set()
         self._starting = asyncio.Lock()
@@ -202,6 +209,9 @@ class VllmGenerator:
         from vllm.platforms import current_platform
 
         options = self.options
+        self._context = options.max_model_len or min(
+            _CONTEXT, int(config.get("max_position_embeddings") or _CONTEXT)
+        )
         eager = not current_platform.is_cuda_alike() if options.eager is None else options.eager
         args: dict[str, Any] = {
             "model": str(self._model_dir),
@@ -210,7 +220,7 @@ class VllmGenerator:
             "dtype": options.dtype,
             "quantization": options.quantization,
             "kv_cache_dtype": options.kv_cache_dtype,
-            "max_model_len": options.max_model_len,
+            "max_model_len": self._context,
             "max_num_seqs": options.max_streams,
             "kv_cache_memory_bytes": options.kv_cache_bytes,
             "enable_prefix_caching": options.prefix_caching,
@@ -240,11 +250,21 @@ class VllmGenerator:
         return args
 
     async def _warm_up(self) -> None:
+        """One request; on a GPU then as many as need the kernels of large batches, all with Orpheus' own sampling."""
         prompt = self._vocabulary.prompt(None, "")
-        chunks = self.generate(prompt, Sampling(max_tokens=8), "warm-up")
-        async with contextlib.aclosing(chunks):
-            async for _ in chunks:
-                pass
+
+        async def speak(name: str) -> None:
+            chunks = self.generate(prompt, Sampling(max_tokens=8), name)
+            async with contextlib.aclosing(chunks):
+                async for _ in chunks:
+                    pass
+
+        await speak("warm-up")
+        from vllm.platforms import current_platform
+
+        if current_platform.is_cuda_alike():
+            many = min(_WARM_BATCH, self.options.max_streams)
+            await asyncio.gather(*(speak(f"warm-up-{number}") for number in range(many)))
 
     # ---- requests
 
@@ -261,7 +281,7 @@ class VllmGenerator:
         priority: where the cache is full, requests with the highest number lose their place.
         """
         self._alive()
-        prompt = checked_prompt(prompt_ids, self._vocabulary.size, self.options.max_model_len)
+        prompt = checked_prompt(prompt_ids, self._vocabulary.size, self._context)
         check_sampling(sampling)
         return self._stream(prompt, sampling, request_id, priority)
 
@@ -325,7 +345,7 @@ class VllmGenerator:
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
                 repetition_penalty=sampling.repetition_penalty,
-                max_tokens=min(sampling.max_tokens, self.options.max_model_len - prompt_length),
+                max_tokens=min(sampling.max_tokens, self._context - prompt_length),
                 # A seed in any request takes vLLM's whole step off its fused GPU sampler.
                 seed=sampling.seed,
                 stop_token_ids=[self._vocabulary.end_of_speech],

@@ -17,6 +17,7 @@ from typing import Any
 import aiohttp
 import pytest
 import pytest_asyncio
+import torch
 
 from orpheus_plugin.errors import EngineDied, InvalidOptions
 from orpheus_plugin.generators.base import Finish, Sampling, TokenChunk, TokenGenerator
@@ -48,6 +49,16 @@ class Case:
 @asynccontextmanager
 async def torch_llama(model_dir: Path, vocabulary: Vocabulary) -> AsyncIterator[TokenGenerator]:
     generator = TorchLlama(model_dir, vocabulary, max_streams=8)
+    await generator.start()
+    try:
+        yield generator
+    finally:
+        await generator.aclose()
+
+
+@asynccontextmanager
+async def torch_cuda(model_dir: Path, vocabulary: Vocabulary) -> AsyncIterator[TokenGenerator]:
+    generator = TorchLlama(model_dir, vocabulary, max_streams=8, device="cuda")
     await generator.start()
     try:
         yield generator
@@ -119,8 +130,13 @@ NEEDS_VLLM = [
     pytest.mark.vllm,
     pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed"),
 ]
+NEEDS_GPU = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
+]
 GENERATORS: list[Any] = [
     pytest.param(Case(torch_llama), id="torch_llama"),
+    pytest.param(Case(torch_cuda), id="torch_cuda", marks=NEEDS_GPU),
     pytest.param(Case(completions), id="completions"),
     pytest.param(Case(vllm, QUICK), id="vllm", marks=NEEDS_VLLM),
     pytest.param(Case(completions_vllm, QUICK), id="completions_vllm", marks=NEEDS_VLLM),

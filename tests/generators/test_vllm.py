@@ -21,6 +21,7 @@ from typing import ClassVar
 import pytest
 import pytest_asyncio
 
+from orpheus_plugin import models
 from orpheus_plugin.errors import (
     BadCheckpoint,
     EngineDied,
@@ -31,7 +32,7 @@ from orpheus_plugin.errors import (
 from orpheus_plugin.generators import vllm_head
 from orpheus_plugin.generators.base import Sampling
 from orpheus_plugin.generators.vllm import VllmGenerator, VllmOptions, device_ids, graph_sizes
-from orpheus_plugin.vocabulary import Vocabulary
+from orpheus_plugin.vocabulary import LatentAssembler, Vocabulary
 from tests.support.checkpoints import SMALL_TEXT, crafted_checkpoint
 
 needs_vllm = [
@@ -330,6 +331,25 @@ class TestFailedStarts:
         assert shares[2] == AsyncEngineArgs.gpu_memory_utilization
         assert not args[0]["enforce_eager"]
         assert args[0]["cudagraph_capture_sizes"] == graph_sizes(64)
+
+    async def test_the_bundled_voice_speaks_although_its_context_is_short(self) -> None:
+        files = models.locate("mini")
+        vocabulary = Vocabulary.load(files.lm)
+        generator = VllmGenerator(files.lm, vocabulary, VllmOptions(kv_cache_bytes=64 << 20))
+        await generator.start()
+        try:
+            assert generator.engine.model_config.max_model_len == 2048
+            prompt = vocabulary.prompt("heart", "Good morning.")
+            ids: list[int] = []
+            finish = None
+            async for chunk in generator.generate(prompt, Sampling(temperature=0.3, seed=1), "a"):
+                ids, finish = [*ids, *chunk.ids], chunk.finish or finish
+            latents = LatentAssembler(vocabulary).push(ids)
+            assert finish == "stop"
+            assert 5 * 4 < len(latents) < 30 * 4  # between half a second and two and a half
+            assert len(ids) * 4 == len(latents) * 7  # every id in its slot
+        finally:
+            await generator.aclose()
 
     async def test_a_start_that_is_cancelled_leaves_no_process(self) -> None:
         checkpoint = crafted_checkpoint(text=SMALL_TEXT)

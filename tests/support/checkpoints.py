@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import pre_tokenizers
 
-_VERSION = 3  # raise it when what is written changes
+_VERSION = 4  # raise it when what is written changes
 AUDIO_IDS = 7 * 4096
 CUSTOM_TOKENS = 10 + AUDIO_IDS + 2
 FULL_TEXT = 128_000
@@ -124,13 +124,14 @@ def llama_config(
 
 
 def random_weights(
-    config: dict[str, Any], seed: int = 0, scale: float = 0.05
+    config: dict[str, Any], seed: int = 0, scale: float = 0.05, device: str = "cpu"
 ) -> dict[str, torch.Tensor]:
-    """Weights of a Llama of that config, by the names of Hugging Face checkpoints."""
-    noise = torch.Generator().manual_seed(seed)
+    """Weights of a Llama of that config, by the names of Hugging Face checkpoints; bf16 on a GPU."""
+    noise = torch.Generator(device).manual_seed(seed)
+    kind = torch.float32 if device == "cpu" else torch.bfloat16
 
     def matrix(rows: int, columns: int) -> torch.Tensor:
-        return torch.randn(rows, columns, generator=noise) * scale
+        return torch.randn(rows, columns, generator=noise, device=device, dtype=kind) * scale
 
     hidden, inner, size = config["hidden_size"], config["intermediate_size"], config["head_dim"]
     heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
@@ -148,9 +149,9 @@ def random_weights(
         for name, shape in shapes.items():
             weights[f"model.layers.{layer}.{name}.weight"] = matrix(*shape)
         for name in ("input_layernorm", "post_attention_layernorm"):
-            gain = 1 + 0.1 * torch.randn(hidden, generator=noise)
+            gain = 1 + 0.1 * torch.randn(hidden, generator=noise, device=device)
             weights[f"model.layers.{layer}.{name}.weight"] = gain
-    weights["model.norm.weight"] = 1 + 0.1 * torch.randn(hidden, generator=noise)
+    weights["model.norm.weight"] = 1 + 0.1 * torch.randn(hidden, generator=noise, device=device)
     if not config["tie_word_embeddings"]:
         weights["lm_head.weight"] = matrix(config["vocab_size"], hidden)
     return weights
@@ -158,15 +159,17 @@ def random_weights(
 
 def _craft(weights: dict[str, torch.Tensor], config: dict[str, Any], stop: float) -> None:
     """Set the weights so that slot follows slot. Dimension s of the residual stream says "this is slot s", 7 "text"."""
+    device = weights["model.norm.weight"].device
     hidden, vocab = config["hidden_size"], config["vocab_size"]
     audio = vocab - AUDIO_IDS - 2
     end_of_speech = audio - 8
-    slot = torch.arange(AUDIO_IDS) // 4096
-    ids = audio + torch.arange(AUDIO_IDS)
+    slot = torch.arange(AUDIO_IDS, device=device) // 4096
+    ids = audio + torch.arange(AUDIO_IDS, device=device)
     loud = math.sqrt(hidden)  # so loud that the rest hardly counts in the norms
-    noise = torch.Generator().manual_seed(1)
-    embedding = torch.randn(vocab, hidden, generator=noise) * 0.3
-    head = torch.randn(vocab, hidden, generator=noise) * 0.15
+    noise = torch.Generator(device).manual_seed(1)
+    embedding = torch.randn(vocab, hidden, generator=noise, device=device) * 0.3
+    # The logits of a slot's codes differ by about as much in any width.
+    head = torch.randn(vocab, hidden, generator=noise, device=device) * (1.2 / loud)
     embedding[:, :8] = 0
     head[:, :8] = 0
     embedding[ids, slot] = loud
@@ -181,6 +184,8 @@ def _craft(weights: dict[str, torch.Tensor], config: dict[str, Any], stop: float
     for name, tensor in weights.items():
         if name.endswith("layernorm.weight") or name == "model.norm.weight":
             tensor.fill_(1)
+        if config["num_hidden_layers"] > 8 and name.endswith(("o_proj.weight", "down_proj.weight")):
+            tensor.zero_()  # the noise of many blocks would drown the slot; they are computed all the same
     weights["model.embed_tokens.weight"] = embedding
     weights["lm_head.weight"] = head
 
@@ -190,7 +195,7 @@ def save_checkpoint(folder: Path, config: dict[str, Any], weights: dict[str, tor
     folder.mkdir(parents=True, exist_ok=True)
     kind = torch.float32 if config["torch_dtype"] == "float32" else torch.bfloat16
     save_file(
-        {name: tensor.to(kind).contiguous() for name, tensor in weights.items()},
+        {name: tensor.to("cpu", kind).contiguous() for name, tensor in weights.items()},
         folder / "model.safetensors",
         metadata={"format": "pt"},
     )
@@ -204,6 +209,7 @@ def crafted_checkpoint(
     hidden: int = 64,
     layers: int = 2,
     text: int = FULL_TEXT,
+    device: str = "cpu",
     **shape: int,
 ) -> Path:
     """A checkpoint that emits well-formed frames and ends each utterance by itself.
@@ -212,6 +218,7 @@ def crafted_checkpoint(
         stop: chance of the end after each frame, at temperature 0.6; 0 never ends, 1 ends after the first frame.
         hidden: width; by default with heads of 32 and half as many key-value heads.
         text: size of the text vocabulary; SMALL_TEXT makes a checkpoint of 4M parameters instead of 20M.
+        device: where the weights are made up; for large models a GPU, which takes seconds.
         shape: heads, kv_heads, head_dim and inner as in `llama_config`.
     """
 
@@ -219,7 +226,7 @@ def crafted_checkpoint(
         size = write_tokenizer(folder, text)
         heads: dict[str, Any] = {"heads": hidden // 32, "kv_heads": max(1, hidden // 64)} | shape
         config = llama_config(size, hidden=hidden, layers=layers, **heads)
-        weights = random_weights(config, scale=0.02)
+        weights = random_weights(config, scale=0.02, device=device)
         _craft(weights, config, min(stop, 0.999999))
         save_checkpoint(folder, config, weights)
         (folder / "generation_config.json").write_text(
