@@ -24,7 +24,6 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -39,20 +38,8 @@ if str(ROOT) not in sys.path:
 from benchmarks.report import save  # noqa: E402
 from orpheus_plugin.codec.decoder import SnacConfig, SnacDecoder, fold_weights  # noqa: E402
 from orpheus_plugin.codec.streaming import StreamingDecoder  # noqa: E402
+from tests.support.codecs import FULL_SIZE  # noqa: E402
 
-FULL_SIZE: dict[str, Any] = {
-    "sampling_rate": 24000,
-    "encoder_dim": 48,
-    "encoder_rates": [2, 4, 8, 8],
-    "decoder_dim": 1024,
-    "decoder_rates": [8, 8, 4, 2],
-    "attn_window_size": None,
-    "codebook_size": 4096,
-    "codebook_dim": 8,
-    "vq_strides": [4, 2, 1],
-    "noise": True,
-    "depthwise": True,
-}
 WINDOW_FRAMES = 4
 STEPS = {"b_ours": 4, "b_one_latent": 1, "b_offline": 16}
 

@@ -164,8 +164,8 @@ async def mini_latents() -> list[Latents]:
 def random_codec() -> tuple[SnacDecoder, list[Latents]]:
     from snac import SNAC
 
-    from benchmarks.codec import FULL_SIZE
     from orpheus_plugin.codec.decoder import SnacConfig, fold_weights
+    from tests.support.codecs import FULL_SIZE
 
     torch.manual_seed(0)
     config = SnacConfig.from_dict(FULL_SIZE)

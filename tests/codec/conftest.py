@@ -19,21 +19,7 @@ from snac.layers import NoiseBlock
 
 from orpheus_plugin.codec.decoder import SnacConfig, SnacDecoder, fold_weights
 from orpheus_plugin.codec.streaming import StreamingDecoder
-
-FULL_SIZE: dict[str, Any] = {
-    "sampling_rate": 24000,
-    "encoder_dim": 48,
-    "encoder_rates": [2, 4, 8, 8],
-    "decoder_dim": 1024,
-    "decoder_rates": [8, 8, 4, 2],
-    "attn_window_size": None,
-    "codebook_size": 4096,
-    "codebook_dim": 8,
-    "vq_strides": [4, 2, 1],
-    "noise": True,
-    "depthwise": True,
-}
-SMALL = FULL_SIZE | {"encoder_dim": 2, "decoder_dim": 64}
+from tests.support.codecs import FULL_SIZE, SMALL
 
 
 def make_reference(config: dict[str, Any], seed: int = 0) -> SNAC:

@@ -13,8 +13,9 @@ import pytest
 
 from orpheus_plugin.codec import CodecBatcher
 from orpheus_plugin.errors import AtCapacity, EngineDied
+from tests.support.codecs import SMALL
 
-from .conftest import SMALL, make_decoder, make_reference, random_latents, reference_decode
+from .conftest import make_decoder, make_reference, random_latents, reference_decode
 
 REFERENCE = make_reference(SMALL)
 DECODER = make_decoder(REFERENCE, SMALL)

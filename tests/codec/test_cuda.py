@@ -10,8 +10,9 @@ import torch
 
 from orpheus_plugin.codec import CodecBatcher
 from orpheus_plugin.codec.streaming import StreamingDecoder
+from tests.support.codecs import SMALL
 
-from .conftest import SMALL, make_decoder, random_latents, reference_decode
+from .conftest import make_decoder, random_latents, reference_decode
 
 pytestmark = [
     pytest.mark.gpu,

@@ -15,8 +15,9 @@ import orpheus_plugin
 from orpheus_plugin.codec import load_decoder
 from orpheus_plugin.codec.streaming import StreamingDecoder
 from orpheus_plugin.errors import BadCheckpoint, ModelNotFound
+from tests.support.codecs import SMALL
 
-from .conftest import SMALL, random_latents, reference_decode
+from .conftest import random_latents, reference_decode
 
 BUNDLED = Path(orpheus_plugin.__file__).parent / "mini" / "snac"
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from orpheus_plugin.codec import CodecBatcher
 from orpheus_plugin.codec.fast_start import FADE_SAMPLES, HOLD_BACK_SAMPLES, Joiner
+from tests.support.codecs import SMALL
 
-from .conftest import SMALL, make_decoder, make_reference, random_latents, reference_decode
+from .conftest import make_decoder, make_reference, random_latents, reference_decode
 
 REFERENCE = make_reference(SMALL)
 DECODER = make_decoder(REFERENCE, SMALL)

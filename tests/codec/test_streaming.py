@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 
 from orpheus_plugin.codec.noise import normal
 from orpheus_plugin.codec.streaming import StreamingDecoder
+from tests.support.codecs import FULL_SIZE, SMALL
 
 from .conftest import (
-    FULL_SIZE,
-    SMALL,
     decode_in_chunks,
     make_decoder,
     make_reference,
