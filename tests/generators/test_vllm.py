@@ -16,7 +16,7 @@ from contextlib import aclosing
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import pytest_asyncio
@@ -30,7 +30,7 @@ from orpheus_plugin.errors import (
     OrpheusError,
 )
 from orpheus_plugin.generators import vllm_head
-from orpheus_plugin.generators.base import Sampling
+from orpheus_plugin.generators.base import Sampling, TokenChunk
 from orpheus_plugin.generators.vllm import VllmGenerator, VllmOptions, device_ids, graph_sizes
 from orpheus_plugin.vocabulary import LatentAssembler, Vocabulary
 from tests.support.checkpoints import SMALL_TEXT, crafted_checkpoint
@@ -124,6 +124,26 @@ class TestEngine:
         ]  # fmt: skip
         places = [vocabulary.slot_and_code(i) for i in ids]
         assert [place[0] for place in places if place] == [n % 7 for n in range(70)]
+
+    async def test_warming_up_for_a_gpu_ends_with_as_many_requests_as_there_is_room_for(
+        self, generator: VllmGenerator, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Large batches have sampling kernels of their own, compiled when they are first met."""
+        from vllm.platforms import current_platform
+
+        generate, most = generator.generate, 0
+
+        async def watched(*args: Any) -> AsyncIterator[TokenChunk]:
+            nonlocal most
+            async for chunk in generate(*args):
+                most = max(most, generator.running)
+                yield chunk
+
+        monkeypatch.setattr(type(current_platform), "is_cuda_alike", lambda self: True)
+        monkeypatch.setattr(generator, "generate", watched)
+        await generator._warm_up()
+        assert most == STREAMS
+        assert generator.running == 0
 
     async def test_ids_come_one_by_one_and_later_in_frames(
         self, generator: VllmGenerator, prompt: list[int]
