@@ -23,9 +23,7 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from benchmarks.report import save  # noqa: E402
-from benchmarks.vllm_models import add_engine_arguments  # noqa: E402
 from orpheus_plugin.engine import EngineConfig, LocalEngine  # noqa: E402
-from orpheus_plugin.generators.vllm import VllmOptions  # noqa: E402
 from orpheus_plugin.turn import AudioChunk, SpeechOptions  # noqa: E402
 
 TEXT = "Your order is on its way, and it should be with you by tomorrow evening. Is there anything else?"
@@ -75,6 +73,18 @@ async def together(engine: LocalEngine, streams: int) -> dict[str, Any]:
     }
 
 
+HEADING = """| listeners | first sound p50, p95 ms | ran dry | longest, ms | s of speech a second |
+|---|---|---|---|---|"""
+
+
+def show(streams: int, row: dict[str, Any]) -> None:
+    print(
+        f"| {streams} | {row['first_ms_p50']:.0f}, {row['first_ms_p95']:.0f}"
+        f" | {row['ran_dry']:.0%} | {row['dry_ms_max']:.0f} | {row['speech_s_per_s']:.1f} |",
+        flush=True,
+    )
+
+
 async def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -84,18 +94,13 @@ async def main() -> None:
     parser.add_argument("--generator", default="auto", choices=["auto", "torch", "vllm"])
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64])
     parser.add_argument("--fast-start", action="store_true")
-    add_engine_arguments(parser)
     parser.add_argument("--out", default="capacity")
     args = parser.parse_args()
-    model, codec = args.model, args.codec
     engine = LocalEngine(
         EngineConfig(
-            model=model,
-            codec=codec,
+            model=args.model,
+            codec=args.codec,
             generator=args.generator,
-            generator_options=VllmOptions(engine_args=args.engine_args)
-            if args.engine_args
-            else None,
             max_turns=max(args.streams),
             measure=False,
             fast_start=args.fast_start,
@@ -104,24 +109,19 @@ async def main() -> None:
     began = time.perf_counter()
     await engine.start()
     figures: dict[str, Any] = {
-        "model": model,
+        "model": args.model,
         "engine": engine.health().generator,
         "fast_start": args.fast_start,
         "start_s": time.perf_counter() - began,
         "streams": {},
     }
-    print("| listeners | first sound p50, p95 ms | ran dry | longest, ms | s of speech a second |")
-    print("|---|---|---|---|---|")
+    print(HEADING)
     capacity = 0
     try:
         await together(engine, min(args.streams))
         for streams in args.streams:
             row = figures["streams"][streams] = await together(engine, streams)
-            print(
-                f"| {streams} | {row['first_ms_p50']:.0f}, {row['first_ms_p95']:.0f}"
-                f" | {row['ran_dry']:.0%} | {row['dry_ms_max']:.0f} | {row['speech_s_per_s']:.1f} |",
-                flush=True,
-            )
+            show(streams, row)
             if row["ran_dry"] <= 0.05:
                 capacity = streams
             elif row["ran_dry"] > 0.5:

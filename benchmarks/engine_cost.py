@@ -167,7 +167,7 @@ async def main() -> None:
     made: list[Vllm] = []
 
     def make(files: ModelFiles, vocabulary: Vocabulary) -> Vllm:
-        options = options_for(choice, most, args)
+        options = options_for(choice, most, quantization=args.quantization)
         made.append(Vllm(files.lm, vocabulary, options))
         return made[0]
 

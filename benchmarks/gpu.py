@@ -95,15 +95,10 @@ async def main() -> None:
 
     await capacity.together(engine, 1)
     figures["listeners"] = {}
-    print("| listeners | first sound p50, p95 ms | ran dry | longest, ms | s of speech a second |")
-    print("|---|---|---|---|---|")
+    print(capacity.HEADING)
     for listeners in args.listeners:
         row = figures["listeners"][listeners] = await capacity.together(engine, listeners)
-        print(
-            f"| {listeners} | {row['first_ms_p50']:.0f}, {row['first_ms_p95']:.0f}"
-            f" | {row['ran_dry']:.0%} | {row['dry_ms_max']:.0f} | {row['speech_s_per_s']:.1f} |",
-            flush=True,
-        )
+        capacity.show(listeners, row)
     save(args.out, figures)
 
     choice = Choice(model.name, model, Vocabulary.load(model), True)

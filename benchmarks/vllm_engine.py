@@ -157,7 +157,7 @@ async def main() -> None:
     generator = VllmGenerator(
         choice.directory,
         choice.vocabulary,
-        options_for(choice, max(args.streams), args),
+        options_for(choice, max(args.streams), quantization=args.quantization),
     )
     began = time.perf_counter()
     await generator.start()

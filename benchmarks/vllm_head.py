@@ -65,7 +65,9 @@ async def measure(
 async def run(
     choice: Choice, restricted: bool, args: argparse.Namespace
 ) -> dict[str, dict[int, dict[str, float]]]:
-    options = options_for(choice, max(args.streams), args, restricted_head=restricted)
+    options = options_for(
+        choice, max(args.streams), restricted_head=restricted, quantization=args.quantization
+    )
     generator = VllmGenerator(choice.directory, choice.vocabulary, options)
     await generator.start()
     try:

@@ -48,8 +48,8 @@ class Choice:
 
 
 def crafted_3b() -> Path:
-    """A checkpoint of Orpheus 3B's shape that emits well-formed frames without end, made if it is not there yet: 7 GB on disk, and
-    to make it 10 GB of a GPU's memory, or 25 GB of the machine's."""
+    """A checkpoint of Orpheus 3B's shape that emits well-formed frames without end, made if it is not there yet: 7 GB on
+    disk, and to make it 10 GB of a GPU's memory, or 25 GB of the machine's."""
     import torch
 
     from tests.support.checkpoints import crafted_checkpoint
@@ -70,30 +70,18 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", type=Path, help="directory of a model")
     parser.add_argument("--random-3b", action="store_true", help="Orpheus 3B's shape, no weights")
     parser.add_argument("--quantization", help="such as fp8 (needs a GPU)")
-    add_engine_arguments(parser)
     parser.add_argument("--out", help="name of the file of results")
 
 
-def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--engine-args",
-        type=json.loads,
-        default={},
-        metavar="JSON",
-        help="further arguments of vLLM's AsyncEngineArgs",
-    )
-
-
 def options_for(
-    choice: Choice, streams: int, args: argparse.Namespace, *, restricted_head: bool = True
+    choice: Choice, streams: int, *, restricted_head: bool = True, quantization: str | None = None
 ) -> VllmOptions:
-    """For a model and the arguments of `add_model_arguments`."""
     extra: dict[str, Any] = {"load_format": "dummy"} if choice.dummy else {}
     return VllmOptions(
         max_streams=streams,
         max_model_len=2048,
         kv_cache_bytes=(4 << 30) if choice.gpu or choice.dummy else (256 << 20),
         restricted_head=restricted_head,
-        quantization=args.quantization,
-        engine_args=extra | args.engine_args,
+        quantization=quantization,
+        engine_args=extra,
     )

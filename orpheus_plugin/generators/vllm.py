@@ -126,7 +126,6 @@ class VllmGenerator:
         self._model_dir = Path(model_dir)
         self._vocabulary = vocabulary
         self._device = device
-        self._context = 0
         self._engine: Any = None
         self._requests: set[str] = set()
         self._starting = asyncio.Lock()
@@ -209,9 +208,6 @@ class VllmGenerator:
         from vllm.platforms import current_platform
 
         options = self.options
-        self._context = options.max_model_len or min(
-            _CONTEXT, int(config.get("max_position_embeddings") or _CONTEXT)
-        )
         eager = not current_platform.is_cuda_alike() if options.eager is None else options.eager
         args: dict[str, Any] = {
             "model": str(self._model_dir),
@@ -220,7 +216,8 @@ class VllmGenerator:
             "dtype": options.dtype,
             "quantization": options.quantization,
             "kv_cache_dtype": options.kv_cache_dtype,
-            "max_model_len": self._context,
+            "max_model_len": options.max_model_len
+            or min(_CONTEXT, int(config.get("max_position_embeddings") or _CONTEXT)),
             "max_num_seqs": options.max_streams,
             "kv_cache_memory_bytes": options.kv_cache_bytes,
             "enable_prefix_caching": options.prefix_caching,
@@ -280,8 +277,8 @@ class VllmGenerator:
 
         priority: where the cache is full, requests with the highest number lose their place.
         """
-        self._alive()
-        prompt = checked_prompt(prompt_ids, self._vocabulary.size, self._context)
+        context = _context(self._alive())
+        prompt = checked_prompt(prompt_ids, self._vocabulary.size, context)
         check_sampling(sampling)
         return self._stream(prompt, sampling, request_id, priority)
 
@@ -299,7 +296,7 @@ class VllmGenerator:
         from vllm.exceptions import VLLMClientError
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
-        params = self._params(sampling, len(prompt))
+        params = self._params(sampling, len(prompt), _context(engine))
         self._requests.add(request_id)
         count, fine, finish = 0, True, None
         outputs = engine.generate(
@@ -337,7 +334,7 @@ class VllmGenerator:
             if finish is None and not engine.errored:
                 await engine.abort(request_id)  # nothing to do unless vLLM's own cleanup missed it
 
-    def _params(self, sampling: Sampling, prompt_length: int) -> Any:
+    def _params(self, sampling: Sampling, prompt_length: int, context: int) -> Any:
         from vllm.sampling_params import RequestOutputKind, SamplingParams
 
         try:
@@ -345,7 +342,7 @@ class VllmGenerator:
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
                 repetition_penalty=sampling.repetition_penalty,
-                max_tokens=min(sampling.max_tokens, self._context - prompt_length),
+                max_tokens=min(sampling.max_tokens, context - prompt_length),
                 # A seed in any request takes vLLM's whole step off its fused GPU sampler.
                 seed=sampling.seed,
                 stop_token_ids=[self._vocabulary.end_of_speech],
@@ -383,6 +380,11 @@ def device_ids(device: str | None, built_for: str) -> list[int] | None:
             f" use device={built_for!r}, or use generator='torch'"
         )
     return [int(index)] if index else None
+
+
+def _context(engine: Any) -> int:
+    """Ids of prompt and speech together that a request may have."""
+    return int(engine.model_config.max_model_len)
 
 
 def _finish(reason: str | None) -> Finish:

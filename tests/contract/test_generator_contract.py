@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -47,18 +48,10 @@ class Case:
 
 
 @asynccontextmanager
-async def torch_llama(model_dir: Path, vocabulary: Vocabulary) -> AsyncIterator[TokenGenerator]:
-    generator = TorchLlama(model_dir, vocabulary, max_streams=8)
-    await generator.start()
-    try:
-        yield generator
-    finally:
-        await generator.aclose()
-
-
-@asynccontextmanager
-async def torch_cuda(model_dir: Path, vocabulary: Vocabulary) -> AsyncIterator[TokenGenerator]:
-    generator = TorchLlama(model_dir, vocabulary, max_streams=8, device="cuda")
+async def torch_llama(
+    model_dir: Path, vocabulary: Vocabulary, device: str = "cpu"
+) -> AsyncIterator[TokenGenerator]:
+    generator = TorchLlama(model_dir, vocabulary, max_streams=8, device=device)
     await generator.start()
     try:
         yield generator
@@ -136,7 +129,7 @@ NEEDS_GPU = [
 ]
 GENERATORS: list[Any] = [
     pytest.param(Case(torch_llama), id="torch_llama"),
-    pytest.param(Case(torch_cuda), id="torch_cuda", marks=NEEDS_GPU),
+    pytest.param(Case(partial(torch_llama, device="cuda")), id="torch_cuda", marks=NEEDS_GPU),
     pytest.param(Case(completions), id="completions"),
     pytest.param(Case(vllm, QUICK), id="vllm", marks=NEEDS_VLLM),
     pytest.param(Case(completions_vllm, QUICK), id="completions_vllm", marks=NEEDS_VLLM),
