@@ -27,8 +27,14 @@ LATENT_S = LATENT_SAMPLES / SAMPLE_RATE
 PATIENCE = 3.0
 """A stream waits for a larger chunk while its listener has this many times the chunk's length left to play.
 
-So latents are decoded one by one for a listener with less than 0.13 s, by frames from 0.26 s on, by two frames from 0.5 s
-on. On a CPU a step of two frames costs a stream that is alone little more than a step of one."""
+So while a stream begins, small chunks are for a listener with less than 0.26 s; from 0.5 s on two frames are waited for. On a
+CPU a step of two frames costs a stream that is alone little more than a step of one."""
+
+BEGINNING = 24
+"""Latents: the first half second that can be heard. The first sound comes as soon as its latent is there, then they are taken
+in pairs, and behind the beginning by whole frames at least. A listener who is still near to running dry then has an engine
+that is hardly faster than he is, and small chunks cost up to twice the time (a CPU with AVX2: 24 ms a frame in steps of one
+latent, 20 in pairs, 12 whole): they would take what is lacking already."""
 
 LONGEST_WAIT = 8
 """Latents. Larger chunks are taken where there are so many, but not waited for: audio would come by fits and starts."""
@@ -40,8 +46,8 @@ class CodecBatcher:
     The thread sleeps on a condition while nobody has new latents: no polling. When it wakes it takes the stream that
     runs dry first and steps, together with it, all others that can take a chunk of the same size, those that run dry
     first preferred. While one step runs, latents of the others gather for the next, so batches grow with load by
-    themselves. Chunks are as small as one latent for a listener who is (nearly) waiting, and larger the more he has left
-    to play; the thread wakes in time for what then waits for company.
+    themselves. Chunks are as small as one latent for a listener who waits for the beginning, and larger the more he has
+    left to play; the thread wakes in time for what then waits for company.
 
     Cost per frame and stream: see `StreamingDecoder.step`; planning is a few microseconds per open stream.
 
@@ -229,10 +235,17 @@ class CodecBatcher:
         n = max(c for c in self._chunks if c <= min(pending, largest))
         if stream._finished or n >= LONGEST_WAIT:
             return now, n, False
-        if n < FRAME_LATENTS and stream.lane.position + FRAME_LATENTS < flush:
-            return math.inf, n, False  # nothing could be heard of it yet
+        if n < self._smallest(stream.lane.position - flush):
+            return math.inf, n, False
         larger = min(c for c in self._chunks if c > n)
         return stream._deadline - PATIENCE * larger * LATENT_S, n, False
+
+    @staticmethod
+    def _smallest(heard: int) -> int:
+        """The smallest chunk that is worth a step for a listener who has heard so many latents; below 0 they are to come."""
+        if -FRAME_LATENTS <= heard < 0:
+            return 1
+        return 2 if 0 <= heard < BEGINNING else FRAME_LATENTS
 
     def _pick(self) -> tuple[list[CodecStream], NDArray[np.int64], bool] | None:
         """The next step: its streams, their codes [streams, n, 3], whether it is a guess. Under the lock."""

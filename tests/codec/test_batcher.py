@@ -218,8 +218,12 @@ async def until(holds):
 @pytest.mark.parametrize(
     ("left", "pushed", "stepped"),
     [
-        (0.0, 13, [4, 4, 4, 1]),
         (0.0, 7, [4]),  # the three behind could not be heard before a tenth comes
+        (0.0, 9, [4, 4, 1]),
+        (0.0, 11, [4, 4, 2]),  # the tenth is the first to be heard; from there on in pairs
+        (0.0, 33, [4] * 8),
+        (0.0, 34, [4] * 8 + [2]),
+        (0.0, 39, [4] * 9),  # the beginning is over: a few latents are not worth a step
         (0.2, 15, [4, 4, 4, 2]),
         (0.3, 15, [4, 4, 4]),
         (0.7, 15, [8]),
