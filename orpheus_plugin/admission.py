@@ -42,7 +42,8 @@ PROBE_TEXT = (
     " Then we know how many people may be spoken to at the same time, without a gap for any of them."
 )
 
-_WEIGHT = 0.2
+_RISE, _FALL = 0.1, 0.5
+"""Of a new figure in what is known. A machine that wavers is judged by its slow moments: those are what a listener hears."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +97,8 @@ class Admission:
 
     def learn(self, turns: int, speed: float) -> None:
         """`turns` at once came to `speed` seconds of audio per second, all together."""
-        known = self._speed.get(turns)
-        speed = speed if known is None else known + _WEIGHT * (speed - known)
+        known = self._speed.get(turns, speed)
+        speed = known + (_RISE if speed > known else _FALL) * (speed - known)
         self._speed[turns] = speed
         # More at once are never slower altogether. What says so is of another hour of this machine.
         for other, then in self._speed.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 
 import pytest
@@ -171,6 +172,16 @@ def test_a_machine_that_loses_what_was_kept_spare_costs_no_gap() -> None:
     )
     calls.run(200)
     assert not [call for call in calls.ended if call.dry_s]
+
+
+@pytest.mark.parametrize("lasts_s", [2, 6])
+def test_a_machine_that_wavers_is_judged_by_its_slow_moments(lasts_s: float) -> None:
+    chance = random.Random(3)
+    paces = [chance.choice((1.15, 0.6)) for _ in range(200)]
+    calls = Calls(measured(small_machine), 6, small_machine, lambda now: paces[int(now / lasts_s)])
+    calls.run(400)
+    assert not [call for call in calls.ended if call.dry_s and call.since and call.since > 40]
+    assert sum(call.length_s for call in calls.ended) > 400
 
 
 def test_a_machine_that_loses_half_is_remembered_the_second_time() -> None:
