@@ -270,9 +270,11 @@ class Responder(LLMService):
             for m in frame.context.get_messages()
             if isinstance(m, dict) and m.get("role") == "user"
         ]
+        reply = answer(str(said[-1].get("content", "")) if said else "")
         await self.push_frame(LLMFullResponseStartFrame())
-        for word in answer(str(said[-1].get("content", "")) if said else "").split():
-            await self.push_frame(LLMTextFrame(f"{word} "))
+        # By the sentence: seventy words at once would keep the loop from sending sound for a tenth of a second.
+        for sentence in re.split(r"(?<=[.!?])\s+", reply) if reply else ():
+            await self.push_frame(LLMTextFrame(f"{sentence} "))
         await self.push_frame(LLMFullResponseEndFrame())
 
 

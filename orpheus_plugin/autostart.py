@@ -32,6 +32,10 @@ logger = logging.getLogger(__name__)
 
 URL_VARIABLE = "ORPHEUS_URL"
 KEY_VARIABLE = "ORPHEUS_API_KEY"
+NICE = 5
+"""How far the voice gives way on a CPU. Speech is made ahead, but an agent that started it sends a frame every 10 ms, and
+where a browser hears it on the same machine, that cannot wait either."""
+
 POLL_S = 0.2
 
 
@@ -147,6 +151,7 @@ def _spawn(wanted: Wanted) -> tuple[subprocess.Popen[bytes], Path]:
     command = [
         *(sys.executable, "-m", "orpheus_plugin.server", "--host", "127.0.0.1", "--port", "0"),
         *("--model", wanted.model, "--device", wanted.device),
+        *("--nice", str(NICE)),
         *("--idle-exit", f"{wanted.idle_exit_s:g}"),
         *("--log-file", str(directory / f"server-{wanted.name}.log")),
         *wanted.arguments,

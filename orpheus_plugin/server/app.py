@@ -18,6 +18,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
+from orpheus_plugin.devices import pick_device
 from orpheus_plugin.engine import EngineConfig, LocalEngine, SpeechEngine
 from orpheus_plugin.errors import InvalidOptions, OrpheusError
 from orpheus_plugin.running import RunningServer, recorded
@@ -302,6 +303,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="let turns end (default: %(default)s)",
     )
+    life.add_argument(
+        "--nice",
+        type=int,
+        default=0,
+        choices=range(20),
+        metavar="0-19",
+        help="how far a model on the CPU gives way to other programs, such as agents that send sound (Unix)",
+    )
     life.add_argument("--log-file", type=Path, help="default: standard error")
     life.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
     life.add_argument("--log-text", action="store_true", help="log what is spoken")
@@ -313,6 +322,8 @@ def serve(args: argparse.Namespace) -> int:
     if args.uds is None:
         check_bind(args.host, api_key=api_key, insecure=args.insecure)
     logs.set_up(level=args.log_level, file=args.log_file)
+    if args.nice and hasattr(os, "nice") and pick_device(args.device) == "cpu":
+        os.nice(args.nice)
     engine = LocalEngine(
         EngineConfig(
             model=args.model,

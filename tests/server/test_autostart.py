@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import pytest
 from aiohttp import web
 
-from orpheus_plugin.autostart import ServerNotStarted, Wanted, connect, find_or_start
+from orpheus_plugin.autostart import NICE, ServerNotStarted, Wanted, connect, find_or_start
 from orpheus_plugin.running import RunningServer, recorded, records, state_dir
 from orpheus_plugin.turn import TurnEnd
 
@@ -84,6 +84,11 @@ async def test_who_starts_at_once_gets_one_server_which_ends_when_unused(
     command = Path(f"/proc/{server.pid}/cmdline")
     if command.exists():
         assert key.encode() not in command.read_bytes(), "others see the command line"
+
+    if hasattr(os, "getpriority"):
+        assert (
+            os.getpriority(os.PRIO_PROCESS, server.pid) == os.getpriority(os.PRIO_PROCESS, 0) + NICE
+        )
 
     # A new process' agent speaks through it, and while it is connected the server stays.
     engine = connect(wanted=Wanted(**json.loads(asked)))
