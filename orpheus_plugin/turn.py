@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Literal, Protocol, Self
 
 from orpheus_plugin.errors import InvalidOptions, OrpheusError, TextTooLong, TurnClosed
+from orpheus_plugin.thoughts import Reading, without_thoughts
 
 SAMPLE_RATE = 24_000
 """Hz. SNAC's rate, and so Orpheus'; every AudioChunk is mono s16le at this rate."""
@@ -200,6 +201,7 @@ class Turn:
         self._link = link
         self._max_chars = max_chars
         self._chars = 0
+        self._reading = Reading()
         self._closed_for_text = False
         self._finished = False
         self._loop = asyncio.get_running_loop()
@@ -210,32 +212,46 @@ class Turn:
     def push_text(self, text: str) -> None:
         """Add a piece of text; pieces are joined as they come, so spaces between words must be in them.
 
+        What stands within `<think>` and `</think>` is left out and does not count.
+
         Raises:
             TextTooLong: the turn's text would pass the limit; this piece is not taken at all.
             TurnClosed: after `end` or `cancel`.
         """
         if self._closed_for_text:
             raise TurnClosed("this turn has been ended; open another one for more text")
-        if not text:
-            return
-        if self._chars + len(text) > self._max_chars:
-            raise TextTooLong(
-                f"a turn takes {self._max_chars} characters, this text would make it"
-                f" {self._chars + len(text)}; split it over several turns"
-            )
-        self._chars += len(text)
-        self._link.send_text(text)
+        spoken, reading = without_thoughts(text, self._reading)
+        self._send(spoken)
+        self._reading = reading
 
     def flush(self) -> None:
         """Speak all text pushed so far without waiting for the end of its sentence."""
         if not self._closed_for_text:
+            self._send_held()
             self._link.send_flush()
 
     def end(self) -> None:
         """No more text will come. Idempotent."""
         if not self._closed_for_text:
+            self._send_held()
             self._closed_for_text = True
             self._link.send_end()
+
+    def _send(self, text: str) -> None:
+        if self._chars + len(text) > self._max_chars:
+            raise TextTooLong(
+                f"a turn takes {self._max_chars} characters, this text would make it"
+                f" {self._chars + len(text)}; split it over several turns"
+            )
+        if text:
+            self._chars += len(text)
+            self._link.send_text(text)
+
+    def _send_held(self) -> None:
+        """What might have become a tag is text after all."""
+        held, self._reading = self._reading.held, self._reading._replace(held="")
+        if held and not self._reading.thinking and self._chars + len(held) <= self._max_chars:
+            self._send(held)
 
     # ---- events out
 

@@ -61,6 +61,40 @@ async def test_text_beyond_the_limit_is_refused_whole_and_the_turn_goes_on() -> 
     assert link.sent == ["y" * 6144, "[end]"]
 
 
+THOUGHT = "<think>The user greets me. 1 < 2 </b>\n</think>\n\nHello <laugh> 3 < 4 <"
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 100])
+async def test_what_a_model_thinks_is_not_spoken_however_it_is_split(size: int) -> None:
+    link = Recorder()
+    turn = Turn("t", link, max_chars=40)
+    for at in range(0, len(THOUGHT), size):
+        turn.push_text(THOUGHT[at : at + size])
+    turn.end()
+    assert link.sent.pop() == "[end]"
+    assert "".join(link.sent) == "\n\nHello <laugh> 3 < 4 <"
+
+
+@pytest.mark.parametrize(
+    ("pieces", "spoken"),
+    [
+        (["Yes. <Thinking>no", "</thinking> Done."], "Yes.  Done."),
+        (["<think>cut off"], ""),
+        (["<think>cut off </thi"], ""),
+        (["a </think> b"], "a  b"),
+        (["<thinker> is a word"], "<thinker> is a word"),
+        (["wait <thin", "g"], "wait <thing"),
+    ],
+)
+async def test_thoughts_end_where_their_tags_say(pieces: list[str], spoken: str) -> None:
+    link = Recorder()
+    turn = Turn("t", link)
+    for piece in pieces:
+        turn.push_text(piece)
+    turn.end()
+    assert "".join(link.sent[:-1]) == spoken
+
+
 async def test_text_after_the_end_is_an_error() -> None:
     turn = Turn("t", Recorder())
     turn.end()
