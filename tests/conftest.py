@@ -34,6 +34,15 @@ if TYPE_CHECKING:
     from orpheus_plugin.models import ModelFiles
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What tests measured (`record_property`), whether they passed and wherever they ran."""
+    reports = [report for some in terminalreporter.stats.values() for report in some]
+    for report in reports:
+        if getattr(report, "when", None) == "call":
+            for name, value in report.user_properties:
+                terminalreporter.write_line(f"{name}: {value}")
+
+
 @pytest.fixture(scope="session")
 def crafted_files() -> ModelFiles:
     """Well-formed frames of random codes, ending by themselves after some 50 frames; voices tara and leo."""

@@ -311,13 +311,15 @@ async def test_closing_ends_open_streams_and_the_thread():
     batcher = CodecBatcher(DECODER, slots=2)
     batcher.start()
     batcher.start()
+    thread = batcher._thread
+    assert thread is not None
     listening = asyncio.create_task(listen(batcher.open_stream()))
     await asyncio.sleep(0)
     batcher.close()
     batcher.close()
     with pytest.raises(EngineDied):
         await asyncio.wait_for(listening, 5)
-    assert not any(thread.name == "orpheus-codec" for thread in threading.enumerate())
+    assert not thread.is_alive()
 
 
 async def test_a_finished_stream_is_not_kept_alive(batcher):

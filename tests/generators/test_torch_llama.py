@@ -406,7 +406,7 @@ async def test_two_hundred_requests_cancelled_at_random_moments_leave_nothing() 
         assert not worker._waiting
         prompt = vocabulary.prompt("tara", "Hello.")
         assert (await run(generator, prompt, Sampling(max_tokens=7), "after"))[1] == "length"
-    assert not any(thread.name == "orpheus-torch" for thread in threading.enumerate())
+    assert not worker._thread.is_alive()
 
 
 def resident_bytes(address: int) -> int:

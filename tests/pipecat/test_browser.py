@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,9 @@ STRICT = bool(os.environ.get("ORPHEUS_STRICT_TIMING"))
 pytestmark = pytest.mark.skipif(find_chromium() is None, reason="Chromium is not installed")
 
 
-async def test_the_page_is_greeted_and_an_interruption_silences_the_agent(tmp_path: Path) -> None:
+async def test_the_page_is_greeted_and_an_interruption_silences_the_agent(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     async with watched_bot(tmp_path) as url, browse(url) as page:
         await connect(page)
         await silence(page, 3.0, 120)
@@ -51,7 +54,7 @@ async def test_the_page_is_greeted_and_an_interruption_silences_the_agent(tmp_pa
     lost_s = sum(holes(greeting, RECORD_RATE, greeted.sent.reshape(-1), SAMPLE_RATE))
     assert lost_s <= concealed / RECORD_RATE + 0.01
     late = holes(greeting, RECORD_RATE, made, SAMPLE_RATE)
-    print(f"\n{1e3 * sum(late):.0f} ms of the greeting's speech were silent in the browser")
+    record_property("browser", f"{1e3 * sum(late):.0f} ms of the greeting's speech were silent")
     # A few gaps are no matter of the words; in shreds, as on a machine that cannot keep up, nobody can tell them.
     if sum(late) < 0.25 * len(made) / SAMPLE_RATE:
         words = without_silence(greeting, RECORD_RATE)
@@ -67,7 +70,9 @@ async def test_the_page_is_greeted_and_an_interruption_silences_the_agent(tmp_pa
     ]
     assert audible[0] <= 1.05 * audible[1] + made_up / RECORD_RATE + 0.1
     silent_after_s = last_audible_s(heard[int(sent_s * RECORD_RATE) :], RECORD_RATE)
-    print(f"silent in the browser {1e3 * silent_after_s:.0f} ms after the interruption was sent")
+    record_property(
+        "browser", f"silent {1e3 * silent_after_s:.0f} ms after the interruption was sent"
+    )
     if STRICT:
         assert not [hole for hole in late if hole >= 0.02]
         assert silent_after_s < 0.3

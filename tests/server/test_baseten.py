@@ -129,7 +129,7 @@ async def test_a_post_is_answered_with_the_audio(engine: SpeechEngine) -> None:
         body = {"prompt": "Hello there.", "voice": "leo", "temperature": 0.6, "language": "en"}
         async with session.post(f"{server.url}/production/predict", json=body) as response:
             assert response.status == 200
-            assert len(await response.read()) > 4_096
+            assert len(await response.read()) >= 4_096  # a frame
         for wrong in (
             {"prompt": " "},
             {"prompt": 3},
