@@ -11,6 +11,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from collections.abc import AsyncIterator
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import pytest
@@ -32,6 +33,19 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 if TYPE_CHECKING:
     from orpheus_plugin.engine import LocalEngine
     from orpheus_plugin.models import ModelFiles
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what is marked for a machine that has what this one lacks."""
+    lacking = {"vllm": find_spec("vllm") is None}
+    if any(item.get_closest_marker("gpu") for item in items):
+        import torch
+
+        lacking["gpu"] = not torch.cuda.is_available()
+    for item in items:
+        for name, lacks in lacking.items():
+            if lacks and item.get_closest_marker(name):
+                item.add_marker(pytest.mark.skip(reason=f"no {name} here"))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from orpheus_plugin.engine import EngineConfig, LocalEngine
 from orpheus_plugin.generators.base import Sampling
@@ -16,10 +14,7 @@ from orpheus_plugin.turn import AudioChunk, SpeechOptions, TurnEnd
 from orpheus_plugin.vocabulary import Vocabulary
 from tests.support.checkpoints import random_checkpoint
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
-]
+pytestmark = pytest.mark.gpu
 TEXT = "Your order is on its way, and it should be with you by tomorrow evening."
 
 
@@ -41,19 +36,7 @@ async def test_greedy_ids_on_the_gpu_are_those_of_the_processor() -> None:
     assert len(spoken[0]) == 70
 
 
-@pytest.mark.parametrize(
-    "generator",
-    [
-        "torch",
-        pytest.param(
-            "vllm",
-            marks=[
-                pytest.mark.vllm,
-                pytest.mark.skipif(find_spec("vllm") is None, reason="needs vLLM"),
-            ],
-        ),
-    ],
-)
+@pytest.mark.parametrize("generator", ["torch", pytest.param("vllm", marks=pytest.mark.vllm)])
 async def test_the_bundled_voice_speaks_whole_turns_at_once(generator: Any) -> None:
     engine = LocalEngine(
         EngineConfig(model="mini", device="cuda", generator=generator, max_turns=8)

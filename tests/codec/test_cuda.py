@@ -6,7 +6,6 @@ import asyncio
 
 import numpy as np
 import pytest
-import torch
 
 from orpheus_plugin.codec import CodecBatcher
 from orpheus_plugin.codec.streaming import StreamingDecoder
@@ -14,10 +13,7 @@ from tests.support.codecs import SMALL
 
 from .conftest import make_decoder, random_latents, reference_decode
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
-]
+pytestmark = pytest.mark.gpu
 
 
 def test_captured_graphs_are_exact_for_lanes_joining_and_leaving(small_reference):

@@ -11,14 +11,12 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 import pytest_asyncio
-import torch
 
 from orpheus_plugin.errors import EngineDied, InvalidOptions
 from orpheus_plugin.generators.base import Finish, Sampling, TokenChunk, TokenGenerator
@@ -119,20 +117,12 @@ _urls: dict[Path, str] = {}
 
 # vLLM's CPU sampler sorts the whole vocabulary for top_p: 12 ms an id.
 QUICK = Sampling(seed=1, top_p=1.0, repetition_penalty=1.0)
-NEEDS_VLLM = [
-    pytest.mark.vllm,
-    pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed"),
-]
-NEEDS_GPU = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
-]
 GENERATORS: list[Any] = [
     pytest.param(Case(torch_llama), id="torch_llama"),
-    pytest.param(Case(partial(torch_llama, device="cuda")), id="torch_cuda", marks=NEEDS_GPU),
+    pytest.param(Case(partial(torch_llama, device="cuda")), id="torch_cuda", marks=pytest.mark.gpu),
     pytest.param(Case(completions), id="completions"),
-    pytest.param(Case(vllm, QUICK), id="vllm", marks=NEEDS_VLLM),
-    pytest.param(Case(completions_vllm, QUICK), id="completions_vllm", marks=NEEDS_VLLM),
+    pytest.param(Case(vllm, QUICK), id="vllm", marks=pytest.mark.vllm),
+    pytest.param(Case(completions_vllm, QUICK), id="completions_vllm", marks=pytest.mark.vllm),
 ]
 on_a_real_server = pytest.mark.parametrize("case", [GENERATORS[-1]], indirect=True)
 

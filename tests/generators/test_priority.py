@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from importlib.util import find_spec
 from typing import Any, cast
 
 import pytest
@@ -62,14 +61,7 @@ class Watched(Wrapper[TokenGenerator]):
     "make",
     [
         pytest.param(torch_llama, id="torch_llama"),
-        pytest.param(
-            vllm,
-            id="vllm",
-            marks=[
-                pytest.mark.vllm,
-                pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed"),
-            ],
-        ),
+        pytest.param(vllm, id="vllm", marks=pytest.mark.vllm),
     ],
 )
 async def test_a_new_turn_goes_before_what_others_generate_ahead(

@@ -35,10 +35,6 @@ from orpheus_plugin.generators.vllm import VllmGenerator, VllmOptions, device_id
 from orpheus_plugin.vocabulary import LatentAssembler, Vocabulary
 from tests.support.checkpoints import SMALL_TEXT, crafted_checkpoint
 
-needs_vllm = [
-    pytest.mark.vllm,
-    pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed"),
-]
 STREAMS = 4
 OPTIONS = VllmOptions(max_streams=STREAMS, max_model_len=2048, kv_cache_bytes=256 << 20)
 QUICK = Sampling(top_p=1.0, repetition_penalty=1.0, max_tokens=1900)
@@ -113,7 +109,7 @@ def prompt(vocabulary: Vocabulary) -> list[int]:
 class TestEngine:
     """One engine for all, on a checkpoint that never stops."""
 
-    pytestmark: ClassVar = [*needs_vllm, pytest.mark.asyncio(loop_scope="class")]
+    pytestmark: ClassVar = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="class")]
 
     async def test_production_sampling(
         self, generator: VllmGenerator, vocabulary: Vocabulary, prompt: list[int]
@@ -271,7 +267,7 @@ def _start_in_vain(model_dir: Path, **options: object) -> OrpheusError:
 
 
 class TestFailedStarts:
-    pytestmark = needs_vllm
+    pytestmark = pytest.mark.vllm
 
     def test_no_directory(self, tmp_path: Path) -> None:
         assert isinstance(_start_in_vain(tmp_path / "none"), ModelNotFound)
