@@ -16,12 +16,17 @@ class Reading(NamedTuple):
     """Where a stream of text stands.
 
     Attributes:
-        held: its last characters, which may be the beginning of a tag; at the end of the text they are text.
+        held: its last characters, which may be the beginning of a tag.
         thinking: whether it is within a thought.
     """
 
     held: str = ""
     thinking: bool = False
+
+    @property
+    def pending(self) -> str:
+        """What is text after all if no more comes."""
+        return "" if self.thinking else self.held
 
 
 def without_thoughts(delta: str, reading: Reading) -> tuple[str, Reading]:

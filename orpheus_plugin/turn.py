@@ -221,37 +221,37 @@ class Turn:
         if self._closed_for_text:
             raise TurnClosed("this turn has been ended; open another one for more text")
         spoken, reading = without_thoughts(text, self._reading)
-        self._send(spoken)
+        chars = self._chars + len(spoken) + len(reading.pending)
+        if chars > self._max_chars:
+            raise TextTooLong(
+                f"a turn takes {self._max_chars} characters, this text would make it"
+                f" {chars}; split it over several turns"
+            )
         self._reading = reading
+        self._send(spoken)
 
     def flush(self) -> None:
         """Speak all text pushed so far without waiting for the end of its sentence."""
         if not self._closed_for_text:
-            self._send_held()
+            self._send_pending()
             self._link.send_flush()
 
     def end(self) -> None:
         """No more text will come. Idempotent."""
         if not self._closed_for_text:
-            self._send_held()
+            self._send_pending()
             self._closed_for_text = True
             self._link.send_end()
 
     def _send(self, text: str) -> None:
-        if self._chars + len(text) > self._max_chars:
-            raise TextTooLong(
-                f"a turn takes {self._max_chars} characters, this text would make it"
-                f" {self._chars + len(text)}; split it over several turns"
-            )
         if text:
             self._chars += len(text)
             self._link.send_text(text)
 
-    def _send_held(self) -> None:
-        """What might have become a tag is text after all."""
-        held, self._reading = self._reading.held, self._reading._replace(held="")
-        if held and not self._reading.thinking and self._chars + len(held) <= self._max_chars:
-            self._send(held)
+    def _send_pending(self) -> None:
+        if pending := self._reading.pending:
+            self._reading = Reading()
+            self._send(pending)
 
     # ---- events out
 

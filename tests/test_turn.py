@@ -95,6 +95,26 @@ async def test_thoughts_end_where_their_tags_say(pieces: list[str], spoken: str)
     assert "".join(link.sent[:-1]) == spoken
 
 
+async def test_a_flush_within_a_closing_tag_does_not_lose_what_follows() -> None:
+    link = Recorder()
+    turn = Turn("t", link)
+    turn.push_text("<think>hm</thi")
+    turn.flush()
+    turn.push_text("nk>Hello.")
+    turn.end()
+    assert link.sent == ["[flush]", "Hello.", "[end]"]
+
+
+async def test_what_may_become_a_tag_counts_like_other_text() -> None:
+    link = Recorder()
+    turn = Turn("t", link, max_chars=5)
+    with pytest.raises(TextTooLong):
+        turn.push_text("12345<")
+    turn.push_text("1234<")
+    turn.end()
+    assert link.sent == ["1234", "<", "[end]"]
+
+
 async def test_text_after_the_end_is_an_error() -> None:
     turn = Turn("t", Recorder())
     turn.end()
