@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 URL_VARIABLE = "ORPHEUS_URL"
 KEY_VARIABLE = "ORPHEUS_API_KEY"
+
 NICE = 5
 """How far the voice gives way on a CPU. Speech is made ahead, but an agent that started it sends a frame every 10 ms, and
 where a browser hears it on the same machine, that cannot wait either."""

@@ -11,7 +11,6 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from collections.abc import AsyncIterator
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import pytest
@@ -37,14 +36,12 @@ if TYPE_CHECKING:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what is marked for a machine that has what this one lacks."""
-    lacking = {"vllm": find_spec("vllm") is None}
-    if any(item.get_closest_marker("gpu") for item in items):
-        import torch
+    from orpheus_plugin.devices import cuda_available, vllm_installed
 
-        lacking["gpu"] = not torch.cuda.is_available()
-    for item in items:
-        for name, lacks in lacking.items():
-            if lacks and item.get_closest_marker(name):
+    for name, is_here in (("gpu", cuda_available), ("vllm", vllm_installed)):
+        marked = [item for item in items if item.get_closest_marker(name)]
+        if marked and not is_here():
+            for item in marked:
                 item.add_marker(pytest.mark.skip(reason=f"no {name} here"))
 
 
