@@ -11,9 +11,10 @@ On a machine without a GPU vLLM runs the crafted test checkpoint with a cheap sa
 small one: the full-size codec alone would fill the cores and hide what is measured here. Beside the wall clock, the
 processor time of this process (engine, codec and caller; vLLM's model runs in others) for an id.
 
-Where everything shares the cores, whatever this process computes, codec and all, is taken from vLLM's model: "alone" has it
-all to itself. So there is a second view, `--pinned`: vLLM's processes on one core and this one on another, as where the
-model runs on a GPU. There the engine slows vLLM only if it keeps it waiting.
+Where everything shares the cores, some of what this process computes, codec and all, is taken from vLLM's model: "alone" has
+a core to itself, for vLLM's scheduler only spins on the other. So there is a second view, `--pinned`: vLLM's model on one core,
+its scheduler and this process on another, as where the model runs on a GPU and all else shares the host. There the engine slows
+vLLM only if it keeps its scheduler waiting.
 
     python benchmarks/engine_cost.py [--streams 1 8 32] [--full-codec] [--pinned]
 """
@@ -27,7 +28,7 @@ import os
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
@@ -37,7 +38,16 @@ for _name, _value in (("OMP_NUM_THREADS", "1"), ("HF_HUB_OFFLINE", "1")):
 
 from benchmarks.report import save  # noqa: E402
 from benchmarks.vllm_models import Choice, add_model_arguments, options_for  # noqa: E402
-from benchmarks.vllm_raw import Runs, children, medians, pin, ratio, raw_ids, speed  # noqa: E402
+from benchmarks.vllm_raw import (  # noqa: E402
+    Runs,
+    children,
+    medians,
+    pin,
+    ratio,
+    raw_ids,
+    speed,
+    workers,
+)
 from orpheus_plugin.codec.batcher import CodecBatcher, CodecStream  # noqa: E402
 from orpheus_plugin.codec.decoder import load_decoder  # noqa: E402
 from orpheus_plugin.engine import EngineConfig, LocalEngine  # noqa: E402
@@ -46,6 +56,8 @@ from orpheus_plugin.generators.vllm import VllmGenerator  # noqa: E402
 from orpheus_plugin.models import ModelFiles, ModelSpec  # noqa: E402
 from orpheus_plugin.turn import SpeechOptions, TurnEnd  # noqa: E402
 from orpheus_plugin.vocabulary import LatentAssembler, Vocabulary  # noqa: E402
+
+T = TypeVar("T")
 
 TEXT = "It is a fine day for a walk by the sea."
 """One utterance, so that a turn is one request as the others are."""
@@ -60,6 +72,10 @@ class Vllm(VllmGenerator):
         self.loop = asyncio.get_running_loop()
         await super().start()
 
+    async def there(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run on that loop."""
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self.loop))
+
 
 class Bench:
     def __init__(
@@ -72,10 +88,6 @@ class Bench:
         self.sampling = engine.files.spec.sampling
         self.prompt = self.vocabulary.prompt("tara", TEXT)
         self.number = 0
-
-    async def there(self, work: Coroutine[Any, Any, int]) -> int:
-        """Run on the engine's loop."""
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self.vllm.loop))
 
     async def _request(self, stream: CodecStream | None) -> int:
         self.number += 1
@@ -94,7 +106,7 @@ class Bench:
         return count
 
     async def alone(self) -> int:
-        return await self.there(self._request(None))
+        return await self.vllm.there(self._request(None))
 
     async def decoded(self) -> int:
         async def speak() -> int:
@@ -111,7 +123,7 @@ class Bench:
                 pass
             return await feeding
 
-        return await self.there(speak())
+        return await self.vllm.there(speak())
 
     async def turn(self) -> int:
         async with self.engine.open_turn(SpeechOptions()) as turn:
@@ -147,7 +159,9 @@ async def main() -> None:
     parser.add_argument("--ids", type=int, default=280, help="ids of a request or turn")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--full-codec", action="store_true", help="a codec of SNAC's own size")
-    parser.add_argument("--pinned", action="store_true", help="also with vLLM on a core of its own")
+    parser.add_argument(
+        "--pinned", action="store_true", help="also with vLLM's model on a core of its own"
+    )
     args = parser.parse_args()
     choice = Choice.of(args)
 
@@ -185,11 +199,11 @@ async def main() -> None:
     }
     for view in ("streams", "pinned") if args.pinned else ("streams",):
         if view == "pinned":
-            print("vLLM's processes on one core, this one on another:")
-            ours, theirs = sorted(os.sched_getaffinity(0))[:2]
-            pin(os.getpid(), ours)
-            for process in children():
-                pin(process, theirs)
+            print("vLLM's model on one core, its scheduler and this process on another:")
+            the_models, host = sorted(os.sched_getaffinity(0))[:2]
+            models = workers()
+            for process in (os.getpid(), *children()):
+                pin(process, the_models if process in models else host)
         print(
             "| streams | vLLM alone ids/s | decoded | engine | engine to alone, to decoded"
             " | CPU us an id: alone, decoded, engine |"

@@ -18,9 +18,8 @@ import asyncio
 import logging
 import sys
 import time
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
@@ -36,8 +35,6 @@ from orpheus_plugin.generators.base import Sampling  # noqa: E402
 from orpheus_plugin.generators.vllm import VllmOptions  # noqa: E402
 from orpheus_plugin.models import ModelFiles, ModelSpec  # noqa: E402
 from orpheus_plugin.vocabulary import Vocabulary  # noqa: E402
-
-T = TypeVar("T")
 
 
 async def main() -> None:
@@ -89,10 +86,6 @@ async def main() -> None:
     print(f"start_s: {figures['start_s']:.0f}", flush=True)
     (vllm,) = made
 
-    async def there(work: Coroutine[Any, Any, T]) -> T:
-        """Run on the engine's loop: vLLM may be used there only."""
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, vllm.loop))
-
     await capacity.together(engine, 1)
     figures["listeners"] = {}
     print(capacity.HEADING)
@@ -103,9 +96,9 @@ async def main() -> None:
 
     choice = Choice(model.name, model, Vocabulary.load(model), True)
     requests = vllm_engine.Bench(vllm, choice, sampling)
-    figures["first_id"] = await there(vllm_engine.first_id_ms(requests))
-    figures["cancel_alone"] = await there(requests.cancels(args.cancels, 0))
-    figures["cancel_of_8"] = await there(requests.cancels(args.cancels, 7))
+    figures["first_id"] = await vllm.there(vllm_engine.first_id_ms(requests))
+    figures["cancel_alone"] = await vllm.there(requests.cancels(args.cancels, 0))
+    figures["cancel_of_8"] = await vllm.there(requests.cancels(args.cancels, 7))
     for name in ("first_id", "cancel_alone", "cancel_of_8"):
         print(name, {key: round(value, 2) for key, value in figures[name].items()}, flush=True)
 
@@ -127,7 +120,7 @@ async def main() -> None:
         save(args.out, figures)
     codec.close()
 
-    figures["death_ms"] = await there(requests.death_ms())
+    figures["death_ms"] = await vllm.there(requests.death_ms())
     print("death_ms", round(figures["death_ms"], 1))
     await engine.aclose()
     save(args.out, figures)

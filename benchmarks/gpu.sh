@@ -69,19 +69,19 @@ step tests 120 "$python" -m pytest -q -m "gpu and not vllm" tests/codec \
 step codec 40 "$python" benchmarks/codec.py --device cuda --lanes 1,4,16,32,64 --rounds 10 --out gpu_codec
 # One start of vLLM: listeners at once, time to their first sound, cancelling, what the engine costs over vLLM.
 step engine 270 "$python" benchmarks/gpu.py ${1:+--model "$model"} ${2:+--codec "$codec"}
-# The restricted head against the whole one.
-step head 240 "$python" benchmarks/vllm_head.py --model "$model" --streams 1 8 32 --ids 1680 --rounds 2 --out gpu_head
+# vLLM's CUDA runner, graphs, sampler and restricted head under the contract that the CPU build passes.
+step contract 300 "$python" -m pytest -q -m vllm tests/generators/test_vllm_head.py tests/test_gpu.py \
+    tests/contract/test_generator_contract.py -k "not completions_vllm"
 # fp8 weights.
 step fp8 150 "$python" benchmarks/vllm_head.py --model "$model" --streams 1 8 32 --ids 1680 --rounds 2 \
     --only restricted --quantization fp8 --out gpu_fp8
+# The restricted head against the whole one.
+step head 240 "$python" benchmarks/vllm_head.py --model "$model" --streams 1 8 32 --ids 1680 --rounds 2 --out gpu_head
 # Callers of a server, in processes of their own.
 step load 200 "$python" benchmarks/load.py --model "$model" --device cuda --levels 1 16 48 --seconds 10 --out gpu_load \
     -- --codec "$codec" --generator vllm
 # The torch engine, which is there for processors.
 step torch 60 "$python" benchmarks/generator.py --device cuda --repeats 1 --out gpu_generator
-# vLLM's CUDA runner, graphs, sampler and restricted head under the contract that the CPU build passes.
-step contract 300 "$python" -m pytest -q -m vllm tests/generators/test_vllm_head.py tests/test_gpu.py \
-    tests/contract/test_generator_contract.py -k "not completions_vllm"
 
 echo "== done in $(($(date +%s) - began)) s, $failed steps failed"
 exit $failed

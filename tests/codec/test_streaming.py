@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orpheus_plugin.codec.noise import normal
-from orpheus_plugin.codec.streaming import StreamingDecoder
+from orpheus_plugin.codec.streaming import Lane, StreamingDecoder, _Plan
 from tests.support.codecs import FULL_SIZE, SMALL
 
 from .conftest import (
@@ -201,3 +201,45 @@ def test_warm_up_leaves_running_streams_alone():
     np.testing.assert_allclose(
         np.concatenate(pieces), reference_decode(REFERENCE, latents), rtol=0, atol=TOLERANCE
     )
+
+
+def test_a_captured_shape_reads_each_steps_inputs_where_it_was_captured():
+    """What a CUDA graph does, on the processor: always the same work, on the same memory, spare lanes and all."""
+    plain, captured = (StreamingDecoder(DECODER, slots=3) for _ in range(2))
+    whole = _Plan(skip=[False] * len(DECODER.stages))
+    with torch.inference_mode():
+        inputs = captured._inputs([Lane(3), Lane(3)], np.zeros((4, 2, 3), np.int64))
+        audio = captured._forward(inputs, whole, True)
+
+    class Graph:
+        replays = 0
+
+        def replay(self):
+            self.replays += 1
+            audio.copy_(captured._forward(inputs, whole, True))
+
+    graph = Graph()
+    captured._graphs[2, 4] = graph, inputs, audio
+    jobs = [random_latents(frames, frames) for frames in (6, 3)]
+    for streaming in (plain, captured):
+        lanes = [streaming.lane(slot, seed=slot, noise=slot == 0) for slot in (0, 1)]
+        for lane, latents in zip(lanes, jobs, strict=True):
+            lane.end = len(latents)
+        got = [[], []]
+        for turn in range(9):
+            chosen = [0] if turn in (1, 2) else [0, 1]
+            codes = np.zeros((len(chosen), 4, 3), np.int64)
+            for row, i in enumerate(chosen):
+                part = jobs[i][lanes[i].position : lanes[i].position + 4]
+                codes[row, : len(part)] = part
+            for i, piece in zip(
+                chosen, streaming.step([lanes[i] for i in chosen], codes), strict=True
+            ):
+                got[i].append(piece)
+        if streaming is plain:
+            wanted = [np.concatenate(pieces) for pieces in got]
+        else:
+            assert graph.replays == 9
+            for pieces, samples in zip(got, wanted, strict=True):
+                np.testing.assert_allclose(np.concatenate(pieces), samples, rtol=0, atol=TOLERANCE)
+                assert np.abs(samples).max() > 0.01
