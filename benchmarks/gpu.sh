@@ -75,8 +75,9 @@ step contract 300 "$python" -m pytest -q -m vllm tests/generators/test_vllm_head
 # fp8 weights.
 step fp8 150 "$python" benchmarks/vllm_head.py --model "$model" --streams 1 8 32 --ids 1680 --rounds 2 \
     --only restricted --quantization fp8 --out gpu_fp8
-# The restricted head against the whole one.
-step head 240 "$python" benchmarks/vllm_head.py --model "$model" --streams 1 8 32 --ids 1680 --rounds 2 --out gpu_head
+# The whole head, where "engine" and "fp8" have the restricted one.
+step head 150 "$python" benchmarks/vllm_head.py --model "$model" --streams 1 8 32 --ids 1680 --rounds 2 \
+    --only whole --out gpu_head
 # Callers of a server, in processes of their own.
 step load 200 "$python" benchmarks/load.py --model "$model" --device cuda --levels 1 16 48 --seconds 10 --out gpu_load \
     -- --codec "$codec" --generator vllm

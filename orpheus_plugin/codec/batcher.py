@@ -240,11 +240,12 @@ class CodecBatcher:
         larger = min(c for c in self._chunks if c > n)
         return stream._deadline - PATIENCE * larger * LATENT_S, n, False
 
-    @staticmethod
-    def _smallest(heard: int) -> int:
+    def _smallest(self, heard: int) -> int:
         """The smallest chunk that is worth a step for a listener who has heard so many latents; below 0 they are to come."""
         if -FRAME_LATENTS <= heard < 0:
-            return 1
+            # The last two before the first sound come one id apart. A GPU takes as long for one as for both, and the
+            # second would have to wait for the first, which gives no sound.
+            return 2 if self._fixed else 1
         return 2 if 0 <= heard < BEGINNING else FRAME_LATENTS
 
     def _pick(self) -> tuple[list[CodecStream], NDArray[np.int64], bool] | None:

@@ -215,8 +215,35 @@ async def until(holds):
             await asyncio.sleep(0.005)
 
 
+@pytest.fixture
+def stepped(monkeypatch):
+    """A batcher that is stepped by hand, and the latents of each step it has taken."""
+    batcher = CodecBatcher(DECODER, slots=1, clock=lambda: 100.0)
+    steps = []
+    step = batcher._streaming.step
+
+    def counting(lanes, codes, **options):
+        steps.append(codes.shape[1])
+        return step(lanes, codes, **options)
+
+    monkeypatch.setattr(batcher._streaming, "step", counting)
+    return batcher, steps
+
+
+def test_where_one_latent_takes_as_long_as_two_the_first_sound_comes_with_two(stepped):
+    batcher, steps = stepped
+    batcher._fixed = True  # as on a GPU
+    stream = batcher.open_stream()
+    for row in random_latents(3)[:11]:
+        stream.push(row[None])
+        batcher.run_ready()
+    assert steps == [4, 4, 2]
+    assert stream.delivered == 363
+    stream.close()
+
+
 @pytest.mark.parametrize(
-    ("left", "pushed", "stepped"),
+    ("left", "pushed", "wanted"),
     [
         (0.0, 7, [4]),  # the three behind could not be heard before a tenth comes
         (0.0, 9, [4, 4, 1]),
@@ -233,21 +260,13 @@ async def until(holds):
         (5.0, 40, [16, 16, 8]),
     ],
 )
-def test_the_more_a_listener_has_left_the_larger_the_chunks(left, pushed, stepped):
-    batcher = CodecBatcher(DECODER, slots=1, clock=lambda: 100.0)
-    steps = []
-    step = batcher._streaming.step
-
-    def counting(lanes, codes, **options):
-        steps.append(codes.shape[1])
-        return step(lanes, codes, **options)
-
-    batcher._streaming.step = counting
+def test_the_more_a_listener_has_left_the_larger_the_chunks(stepped, left, pushed, wanted):
+    batcher, steps = stepped
     stream = batcher.open_stream()
     stream.deadline = 100.0 + left
     stream.push(random_latents(10)[:pushed])
     batcher.run_ready()
-    assert steps == stepped
+    assert steps == wanted
     stream.finish()
     batcher.run_ready()
     assert stream.delivered == 512 * pushed

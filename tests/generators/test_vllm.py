@@ -13,7 +13,6 @@ import textwrap
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -22,6 +21,7 @@ import pytest
 import pytest_asyncio
 
 from orpheus_plugin import models
+from orpheus_plugin.devices import vllm_installed
 from orpheus_plugin.errors import (
     BadCheckpoint,
     EngineDied,
@@ -79,7 +79,7 @@ def test_the_head_covers_control_and_audio_ids() -> None:
     assert end == vocabulary.audio_id(6, 4095) + 1
 
 
-@pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed")
+@pytest.mark.skipif(vllm_installed(), reason="vLLM is installed")
 async def test_without_vllm_it_says_so() -> None:
     with pytest.raises(InvalidOptions, match=r"pip install 'orpheus_plugin\[vllm\]'"):
         await VllmGenerator("somewhere", Vocabulary(*range(10))).start()
