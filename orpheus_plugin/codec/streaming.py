@@ -156,7 +156,7 @@ class StreamingDecoder:
         for column, lane in enumerate(lanes):
             first = lane.position * LATENT_SAMPLES - self.delay
             stop = min(n * LATENT_SAMPLES, lane.end * LATENT_SAMPLES - first)
-            pieces.append(np.ascontiguousarray(host[max(0, -first) : max(0, stop), column]))
+            pieces.append(host[max(0, -first) : max(0, stop), column].copy())
             if commit:
                 lane.position += n
         return pieces
@@ -353,11 +353,12 @@ class StreamingDecoder:
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
                 audio = self._forward(inputs, whole, True)
+            _on_host(audio)  # the first step of this shape finds its memory on the host
         self._graphs[len(idle), codes.shape[0]] = graph, inputs, audio
 
 
 def _on_host(audio: Tensor) -> NDArray[np.float32]:
-    """The samples once they are there: all that a step waits for."""
+    """The samples once they are there, all that a step waits for; from a GPU in memory that it writes by itself."""
     audio = audio.float()
     if audio.device.type != "cuda":
         return audio.numpy()

@@ -1,7 +1,7 @@
 """Tokens from vLLM's AsyncLLM: one engine in processes of its own, batching every request of this process.
 
-Tested with vLLM 0.32: its CPU build in every test run, its CUDA build once on an H200 (CUDA graphs, FlashAttention 3, the
-restricted head; not fp8, and without FlashInfer). What that run gave is in benchmarks/results/gpu_*.json.
+Tested with vLLM 0.32: its CPU build in every test run, its CUDA build twice on an H200 (CUDA graphs, FlashAttention 3, the
+restricted head; not fp8, and without FlashInfer). What those runs gave is in benchmarks/results/gpu_*.json.
 
 vLLM starts its processes by spawning: a script that starts this generator at import time, without the usual
 `if __name__ == "__main__":`, would start itself again in each of them.
@@ -250,18 +250,19 @@ class VllmGenerator:
         """One request; on a GPU then as many as need the kernels of large batches, all with Orpheus' own sampling."""
         prompt = self._vocabulary.prompt(None, "")
 
-        async def speak(name: str) -> None:
-            chunks = self.generate(prompt, Sampling(max_tokens=8), name)
+        async def speak(name: str, ids: int) -> None:
+            chunks = self.generate(prompt, Sampling(max_tokens=ids), name)
             async with contextlib.aclosing(chunks):
                 async for _ in chunks:
                     pass
 
-        await speak("warm-up")
+        await speak("warm-up", 8)
         from vllm.platforms import current_platform
 
         if current_platform.is_cuda_alike():
+            # Long enough that the first still runs when the last arrives.
             many = min(_WARM_BATCH, self.options.max_streams)
-            await asyncio.gather(*(speak(f"warm-up-{number}") for number in range(many)))
+            await asyncio.gather(*(speak(f"warm-up-{number}", 64) for number in range(many)))
 
     # ---- requests
 
