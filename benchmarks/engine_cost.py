@@ -46,7 +46,6 @@ from benchmarks.vllm_raw import (  # noqa: E402
     ratio,
     raw_ids,
     speed,
-    workers,
 )
 from orpheus_plugin.codec.batcher import CodecBatcher, CodecStream  # noqa: E402
 from orpheus_plugin.codec.decoder import load_decoder  # noqa: E402
@@ -159,9 +158,7 @@ async def main() -> None:
     parser.add_argument("--ids", type=int, default=280, help="ids of a request or turn")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--full-codec", action="store_true", help="a codec of SNAC's own size")
-    parser.add_argument(
-        "--pinned", action="store_true", help="also with vLLM's model on a core of its own"
-    )
+    parser.add_argument("--pinned", action="store_true", help="vLLM on a core of its own")
     args = parser.parse_args()
     choice = Choice.of(args)
 
@@ -176,7 +173,9 @@ async def main() -> None:
         else Sampling(top_p=1.0, repetition_penalty=1.0, max_tokens=args.ids)
     )
     spec = ModelSpec(choice.name, voices=("tara",), sampling=sampling)
-    files = ModelFiles(spec, choice.directory, random_codec(FULL_SIZE if full else SMALL))
+    files = ModelFiles(
+        spec, choice.directory, random_codec(FULL_SIZE if full else SMALL | {"decoder_dim": 16})
+    )
     most = max(args.streams)
     made: list[Vllm] = []
 
@@ -193,32 +192,31 @@ async def main() -> None:
     bench = Bench(engine, made[0], choice, codec)
     figures: dict[str, Any] = {
         "model": choice.name,
-        "codec": "full size" if full else "small",
+        "codec": "full size" if full else "16 channels to 1",
+        "pinned": args.pinned,
         "sampling": str(sampling),
         "rounds": args.rounds,
     }
-    for view in ("streams", "pinned") if args.pinned else ("streams",):
-        if view == "pinned":
-            print("vLLM's model on one core, its scheduler and this process on another:")
-            the_models, host = sorted(os.sched_getaffinity(0))[:2]
-            models = workers()
-            for process in (os.getpid(), *children()):
-                pin(process, the_models if process in models else host)
-        print(
-            "| streams | vLLM alone ids/s | decoded | engine | engine to alone, to decoded"
-            " | CPU us an id: alone, decoded, engine |"
-        )
-        print("|---|---|---|---|---|---|")
-        figures[view] = {}
-        for streams in args.streams:
-            row = await bench.compare(streams, args.rounds)
-            figures[view][streams] = row
-            save(args.out or f"engine_cost{'_gpu' if choice.gpu else ''}", figures)
-            names = ("alone", "decoded", "engine")
-            speeds = " | ".join(f"{row[name]['ids_per_s']:.0f}" for name in names)
-            costs = ", ".join(f"{row[name]['cpu_us_per_id']:.0f}" for name in names)
-            ratios = f"{row['engine_to_alone']:.3f}, {row['engine_to_decoded']:.3f}"
-            print(f"| {streams} | {speeds} | {ratios} | {costs} |", flush=True)
+    if args.pinned:
+        ours, theirs = sorted(os.sched_getaffinity(0))[:2]
+        pin(os.getpid(), ours)
+        for process in children():
+            pin(process, theirs)
+    print(
+        "| streams | vLLM alone ids/s | decoded | engine | engine to alone, to decoded"
+        " | CPU us an id: alone, decoded, engine |"
+    )
+    print("|---|---|---|---|---|---|")
+    figures["streams"] = {}
+    for streams in args.streams:
+        row = await bench.compare(streams, args.rounds)
+        figures["streams"][streams] = row
+        save(args.out or f"engine_cost{'_gpu' if choice.gpu else ''}", figures)
+        names = ("alone", "decoded", "engine")
+        speeds = " | ".join(f"{row[name]['ids_per_s']:.0f}" for name in names)
+        costs = ", ".join(f"{row[name]['cpu_us_per_id']:.0f}" for name in names)
+        ratios = f"{row['engine_to_alone']:.3f}, {row['engine_to_decoded']:.3f}"
+        print(f"| {streams} | {speeds} | {ratios} | {costs} |", flush=True)
     await engine.aclose()
     codec.close()
 

@@ -70,15 +70,6 @@ def children() -> dict[int, float]:
     return {pid: spent / ticks for pid, _, spent in rows if pid in below and pid != os.getpid()}
 
 
-def workers() -> list[int]:
-    """The processes below this one in which vLLM runs its model on a CPU; its scheduler has another, which spins (Linux)."""
-    return [
-        pid
-        for pid in children()
-        if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"VLLM::Worker")
-    ]
-
-
 def pin(process: int, core: int) -> None:
     """Keep all threads of a process, and those that they start, on one core (Linux)."""
     for task in Path(f"/proc/{process}/task").iterdir():

@@ -45,6 +45,7 @@ _ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
 }
 _SHUTDOWN_S = 2.0
+_ONE_PROCESS = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 _MOST_OF_A_GPU = 0.92  # vLLM's own default
 _CONTEXT = 4096
 _WARM_BATCH = 65
@@ -234,6 +235,10 @@ class VllmGenerator:
             total = int(current_platform.get_device_total_memory(index))
             needed = footprint(self._model_dir, options).total
             args["gpu_memory_utilization"] = min(_MOST_OF_A_GPU, needed / total)
+        if current_platform.device_type == "cpu" and os.environ.get("OMP_NUM_THREADS") == "1":
+            # As on one GPU, scheduler and model in one process. On a CPU vLLM takes two, so as to bind the model's threads
+            # to cores, and the scheduler's spins on a core of its own. One thread needs no binding, and it starts sooner.
+            args["distributed_executor_backend"] = _ONE_PROCESS
         if not eager:
             args["cudagraph_capture_sizes"] = graph_sizes(options.max_streams)
         if options.restricted_head and config.get("architectures") == ["LlamaForCausalLM"]:

@@ -348,6 +348,17 @@ class TestFailedStarts:
         assert not args[0]["enforce_eager"]
         assert args[0]["cudagraph_capture_sizes"] == graph_sizes(64)
 
+    @pytest.mark.parametrize(("threads", "one_process"), [("1", True), ("2", False)])
+    def test_one_thread_needs_no_process_beside_the_schedulers(
+        self, monkeypatch: pytest.MonkeyPatch, threads: str, one_process: bool
+    ) -> None:
+        """Where there are more, vLLM's second process is what binds them to cores."""
+        monkeypatch.setenv("OMP_NUM_THREADS", threads)
+        checkpoint = crafted_checkpoint(text=SMALL_TEXT)
+        generator = VllmGenerator(checkpoint, Vocabulary.load(checkpoint))
+        args = generator._engine_args(json.loads((checkpoint / "config.json").read_text()))
+        assert ("distributed_executor_backend" in args) is one_process
+
     async def test_the_bundled_voice_speaks_although_its_context_is_short(self) -> None:
         files = models.locate("mini")
         vocabulary = Vocabulary.load(files.lm)
