@@ -7,14 +7,14 @@ machine does:
 * decoded: the same, and every id decoded to sound by the codec, which any speech server must do;
 * engine: N turns of LocalEngine, from text to events.
 
-On a machine without a GPU vLLM runs the crafted test checkpoint with a cheap sampler (temperature only) and the codec is a
-small one: the full-size codec alone would fill the cores and hide what is measured here. Beside the wall clock, the
-processor time of this process (engine, codec and caller; vLLM's model runs in others) for an id.
+On a machine without a GPU vLLM runs the crafted test checkpoint with a cheap sampler (temperature only), and the codec is one
+with 16 channels to 1, which takes the operations of a real one and hardly any arithmetic: that of a real one would fill the
+cores and hide what is measured here. Beside the wall clock, the processor time of this process (engine, codec and caller;
+vLLM runs in another) for an id.
 
-Where everything shares the cores, some of what this process computes, codec and all, is taken from vLLM's model: "alone" has
-a core to itself, for vLLM's scheduler only spins on the other. So there is a second view, `--pinned`: vLLM's model on one core,
-its scheduler and this process on another, as where the model runs on a GPU and all else shares the host. There the engine slows
-vLLM only if it keeps its scheduler waiting.
+Where everything shares the cores, what this process computes may be taken from vLLM. So there is a second view, `--pinned`:
+vLLM on one core and this process on another, as where the model runs on a GPU. There the engine slows vLLM only if it keeps
+it waiting.
 
     python benchmarks/engine_cost.py [--streams 1 8 32] [--full-codec] [--pinned]
 """
@@ -38,15 +38,7 @@ for _name, _value in (("OMP_NUM_THREADS", "1"), ("HF_HUB_OFFLINE", "1")):
 
 from benchmarks.report import save  # noqa: E402
 from benchmarks.vllm_models import Choice, add_model_arguments, options_for  # noqa: E402
-from benchmarks.vllm_raw import (  # noqa: E402
-    Runs,
-    children,
-    medians,
-    pin,
-    ratio,
-    raw_ids,
-    speed,
-)
+from benchmarks.vllm_raw import Runs, children, medians, pin, ratio, raw_ids, speed  # noqa: E402
 from orpheus_plugin.codec.batcher import CodecBatcher, CodecStream  # noqa: E402
 from orpheus_plugin.codec.decoder import load_decoder  # noqa: E402
 from orpheus_plugin.engine import EngineConfig, LocalEngine  # noqa: E402
