@@ -35,6 +35,7 @@ from types import FrameType
 from typing import Any
 
 from loguru import logger
+from offline_page import serve_offline
 from pipecat.audio.vad.silero import SileroVADAnalyzer
 from pipecat.evals.transport import EvalTransportParams
 from pipecat.frames.frames import (
@@ -69,7 +70,6 @@ from pipecat.workers.runner import WorkerRunner
 
 from orpheus_plugin.errors import OrpheusError
 from orpheus_plugin.pipecat import OrpheusTTS
-from orpheus_plugin.pipecat.offline_page import serve_offline
 from orpheus_plugin.pipecat.wav import WavTransport
 
 GREETING = "Hello there, and welcome. What would you like to talk about today? You can stop me at any time."

@@ -51,8 +51,8 @@ from livekit.agents.types import DEFAULT_API_CONNECT_OPTIONS
 from livekit.agents.voice import io
 
 from orpheus_plugin import OrpheusError, shared_engine
+from orpheus_plugin.cli.playback import Sink, SoundCard, WavFile
 from orpheus_plugin.livekit import OrpheusTTS, load_fnc
-from orpheus_plugin.playback import Sink, SoundCard, WavFile
 
 GREETING = "Hello! I am speaking with Orpheus. What would you like to talk about?"
 INSTRUCTIONS = (

@@ -16,6 +16,7 @@ import asyncio
 import sys
 from pathlib import Path
 
+from offline_page import serve_offline
 from pipecat.frames.frames import (
     EndFrame,
     Frame,
@@ -31,11 +32,10 @@ from pipecat.runner.utils import create_transport
 from pipecat.transports.base_transport import BaseTransport, TransportParams
 from pipecat.workers.runner import WorkerRunner
 
-from orpheus_plugin.engine import SpeechEngine
 from orpheus_plugin.errors import OrpheusError
 from orpheus_plugin.pipecat import OrpheusTTS, OrpheusTTSSettings
-from orpheus_plugin.pipecat.offline_page import serve_offline
 from orpheus_plugin.pipecat.wav import WavTransport
+from orpheus_plugin.turn import SpeechEngine
 
 transport_params = {"webrtc": lambda: TransportParams(audio_out_enabled=True)}
 

@@ -41,12 +41,13 @@ from benchmarks.vllm_models import Choice, add_model_arguments, options_for  # n
 from benchmarks.vllm_raw import Runs, children, medians, pin, ratio, raw_ids, speed  # noqa: E402
 from orpheus_plugin.codec.batcher import CodecBatcher, CodecStream  # noqa: E402
 from orpheus_plugin.codec.decoder import load_decoder  # noqa: E402
-from orpheus_plugin.engine import EngineConfig, LocalEngine  # noqa: E402
-from orpheus_plugin.generators.base import Sampling  # noqa: E402
-from orpheus_plugin.generators.vllm import VllmGenerator  # noqa: E402
-from orpheus_plugin.models import ModelFiles, ModelSpec  # noqa: E402
+from orpheus_plugin.engine.config import EngineConfig  # noqa: E402
+from orpheus_plugin.engine.local import LocalEngine  # noqa: E402
+from orpheus_plugin.models.files import ModelFiles, ModelSpec  # noqa: E402
+from orpheus_plugin.tokens.base import Sampling  # noqa: E402
+from orpheus_plugin.tokens.vllm.generator import VllmGenerator  # noqa: E402
+from orpheus_plugin.tokens.vocabulary import LatentAssembler, Vocabulary  # noqa: E402
 from orpheus_plugin.turn import SpeechOptions, TurnEnd  # noqa: E402
-from orpheus_plugin.vocabulary import LatentAssembler, Vocabulary  # noqa: E402
 
 T = TypeVar("T")
 

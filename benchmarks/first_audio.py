@@ -141,9 +141,9 @@ async def listen(
 
 async def mini_latents() -> list[Latents]:
     """The sentences above as the bundled voice says them."""
-    from orpheus_plugin.generators.base import Sampling
-    from orpheus_plugin.generators.torch_llama import TorchLlama
-    from orpheus_plugin.vocabulary import LatentAssembler, Vocabulary
+    from orpheus_plugin.tokens.base import Sampling
+    from orpheus_plugin.tokens.torch.generator import TorchLlama
+    from orpheus_plugin.tokens.vocabulary import LatentAssembler, Vocabulary
 
     vocabulary = Vocabulary.load(MINI)
     generator = TorchLlama(MINI, vocabulary)

@@ -28,9 +28,9 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from benchmarks.report import save  # noqa: E402
-from orpheus_plugin.generators.base import Sampling  # noqa: E402
-from orpheus_plugin.generators.torch_llama import TorchLlama  # noqa: E402
-from orpheus_plugin.vocabulary import Vocabulary  # noqa: E402
+from orpheus_plugin.tokens.base import Sampling  # noqa: E402
+from orpheus_plugin.tokens.torch.generator import TorchLlama  # noqa: E402
+from orpheus_plugin.tokens.vocabulary import Vocabulary  # noqa: E402
 from tests.support.checkpoints import SMALL_TEXT, crafted_checkpoint  # noqa: E402
 
 REAL_TIME = 7 * 24000 / 2048  # ids a second

@@ -30,11 +30,12 @@ from benchmarks.report import save  # noqa: E402
 from benchmarks.vllm_models import Choice, crafted_3b  # noqa: E402
 from orpheus_plugin.codec.batcher import CodecBatcher  # noqa: E402
 from orpheus_plugin.codec.decoder import load_decoder  # noqa: E402
-from orpheus_plugin.engine import EngineConfig, LocalEngine  # noqa: E402
-from orpheus_plugin.generators.base import Sampling  # noqa: E402
-from orpheus_plugin.generators.vllm import VllmOptions  # noqa: E402
-from orpheus_plugin.models import ModelFiles, ModelSpec  # noqa: E402
-from orpheus_plugin.vocabulary import Vocabulary  # noqa: E402
+from orpheus_plugin.engine.config import EngineConfig  # noqa: E402
+from orpheus_plugin.engine.local import LocalEngine  # noqa: E402
+from orpheus_plugin.models.files import ModelFiles, ModelSpec  # noqa: E402
+from orpheus_plugin.tokens.base import Sampling  # noqa: E402
+from orpheus_plugin.tokens.vllm.generator import VllmOptions  # noqa: E402
+from orpheus_plugin.tokens.vocabulary import Vocabulary  # noqa: E402
 
 
 async def main() -> None:

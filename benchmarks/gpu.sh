@@ -70,7 +70,7 @@ step codec 40 "$python" benchmarks/codec.py --device cuda --lanes 1,4,16,32,64 -
 # One start of vLLM: listeners at once, time to their first sound, cancelling, what the engine costs over vLLM.
 step engine 270 "$python" benchmarks/gpu.py ${1:+--model "$model"} ${2:+--codec "$codec"}
 # vLLM's CUDA runner, graphs, sampler and restricted head under the contract that the CPU build passes.
-step contract 300 "$python" -m pytest -q -m vllm tests/generators/test_vllm_head.py tests/test_gpu.py \
+step contract 300 "$python" -m pytest -q -m vllm tests/tokens/test_vllm_head.py tests/test_gpu.py \
     tests/contract/test_generator_contract.py -k "not completions_vllm"
 # fp8 weights.
 step fp8 150 "$python" benchmarks/vllm_head.py --model "$model" --streams 1 8 32 --ids 1680 --rounds 2 \

@@ -23,8 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import save
-from orpheus_plugin.engine import EngineConfig, LocalEngine, SpeechEngine
+from orpheus_plugin.engine.config import EngineConfig
+from orpheus_plugin.engine.local import LocalEngine
 from orpheus_plugin.livekit import OrpheusTTS
+from orpheus_plugin.turn import SpeechEngine
 from tests.livekit.fakes import on_stage
 from tests.livekit.jobs import private_mb, resident_mb
 from tests.support.servers import serving

@@ -44,9 +44,9 @@ from benchmarks.server_process import (  # noqa: E402
     machine_cpu_s,
     server_process,
 )
-from orpheus_plugin.client import RemoteEngine  # noqa: E402
 from orpheus_plugin.errors import AtCapacity  # noqa: E402
-from orpheus_plugin.text import UtteranceCutter  # noqa: E402
+from orpheus_plugin.remote.engine import RemoteEngine  # noqa: E402
+from orpheus_plugin.text.cutter import UtteranceCutter  # noqa: E402
 from orpheus_plugin.turn import AudioChunk  # noqa: E402
 
 TEXT = (

@@ -33,9 +33,9 @@ import aiohttp  # noqa: E402
 
 from benchmarks.report import save  # noqa: E402
 from benchmarks.server_process import SERVE, ServerProcess, server_process  # noqa: E402
-from orpheus_plugin import wire  # noqa: E402
-from orpheus_plugin.client import RemoteEngine  # noqa: E402
-from orpheus_plugin.errors import OrpheusError  # noqa: E402
+from orpheus_plugin import protocol  # noqa: E402
+from orpheus_plugin.errors import OrpheusError, Unauthorized  # noqa: E402
+from orpheus_plugin.remote.engine import RemoteEngine  # noqa: E402
 from orpheus_plugin.turn import AudioChunk  # noqa: E402
 
 TEXT = "The quick brown fox jumps over the lazy dog, and so it goes on and on. " * 2
@@ -51,14 +51,14 @@ def kill(name):
 
 signal.signal(signal.SIGUSR1, lambda *_: kill("orpheus-torch"))
 signal.signal(signal.SIGUSR2, lambda *_: kill("orpheus-codec"))
-from orpheus_plugin.cli import main
+from orpheus_plugin.cli.main import main
 sys.exit(main(["serve", *sys.argv[1:]]))
 """
 """A server whose token engine dies of SIGUSR1, whose codec of SIGUSR2."""
 
 FIND_OR_START = """
 import asyncio, sys
-from orpheus_plugin.autostart import Wanted, find_or_start
+from orpheus_plugin.remote.autostart import Wanted, find_or_start
 print(asyncio.run(find_or_start(Wanted(model=sys.argv[1], device="cpu"))).url)
 """
 
@@ -155,7 +155,7 @@ def free_port() -> str:
 async def wrong_key(options: list[str]) -> tuple[str, float]:
     """no key, a wrong one, the beginning of the right one, on every door"""
     doors = {
-        "native": ("GET", wire.PATH),
+        "native": ("GET", protocol.PATH),
         "unmute": ("GET", "/api/tts_streaming"),
         "Baseten": ("GET", "/v1/websocket"),
         "OpenAI": ("POST", "/v1/audio/speech"),
@@ -176,7 +176,7 @@ async def wrong_key(options: list[str]) -> tuple[str, float]:
                             seen[str(response.status)] += 1
         wrong = RemoteEngine(server.url, api_key="wrong")
         began = time.monotonic()
-        with contextlib.suppress(wire.Unauthorized):
+        with contextlib.suppress(Unauthorized):
             await wrong.start()
             raise AssertionError("a wrong key was let in")
         told_s = time.monotonic() - began

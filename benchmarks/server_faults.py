@@ -31,9 +31,9 @@ import msgpack  # noqa: E402
 
 from benchmarks.report import save  # noqa: E402
 from benchmarks.server_process import ServerProcess, server_process  # noqa: E402
-from orpheus_plugin import wire  # noqa: E402
-from orpheus_plugin.client import RemoteEngine  # noqa: E402
+from orpheus_plugin import protocol  # noqa: E402
 from orpheus_plugin.errors import AtCapacity  # noqa: E402
+from orpheus_plugin.remote.engine import RemoteEngine  # noqa: E402
 from orpheus_plugin.turn import AudioChunk, Turn, TurnEnd  # noqa: E402
 
 TEXT = "The quick brown fox jumps over the lazy dog. "
@@ -81,7 +81,7 @@ class Harm:
         """clients killed in mid-turn (SIGKILL)"""
         code = (
             "import asyncio, sys\n"
-            "from orpheus_plugin.client import RemoteEngine\n"
+            "from orpheus_plugin.remote.engine import RemoteEngine\n"
             "async def main():\n"
             "    engine = RemoteEngine(sys.argv[1])\n"
             "    await engine.start()\n"
@@ -139,9 +139,9 @@ class Harm:
         async with aiohttp.ClientSession() as session:
             sockets = []
             for _ in range(4):
-                ws = await session.ws_connect(self.ws + wire.PATH, autoping=False)
+                ws = await session.ws_connect(self.ws + protocol.PATH, autoping=False)
                 await ws.receive()
-                await ws.send_bytes(wire.pack({"type": "open", "id": "a"}))
+                await ws.send_bytes(protocol.pack({"type": "open", "id": "a"}))
                 sockets.append(ws)
             began = time.monotonic()
             await self.clean()
@@ -156,13 +156,13 @@ class Harm:
                 f"{self.server.url}/v1/audio/speech",
                 json={"input": LONG, "response_format": "pcm"},
             )
-            native = await session.ws_connect(self.ws + wire.PATH, autoping=False)
+            native = await session.ws_connect(self.ws + protocol.PATH, autoping=False)
             for message in (
                 {"type": "open", "id": "a", "window_s": None},
                 {"type": "text", "id": "a", "text": LONG},
                 {"type": "end", "id": "a"},
             ):
-                await native.send_bytes(wire.pack(message))
+                await native.send_bytes(protocol.pack(message))
             unmute = await session.ws_connect(
                 f"{self.ws}/api/tts_streaming?format=PcmMessagePack", autoping=False
             )
@@ -188,7 +188,7 @@ class Harm:
 
     async def truncated(self) -> str:
         """every message cut short at every byte, on the websockets that speak MessagePack"""
-        messages: list[wire.Message] = [
+        messages: list[protocol.Message] = [
             {"type": "open", "id": "a", "options": {"voice": "tara", "seed": 3}},
             {"type": "text", "id": "a", "text": "Hello there."},
             {"type": "consumed", "id": "a", "samples": 300},
@@ -199,7 +199,7 @@ class Harm:
         seen: Counter[str] = Counter()
         async with aiohttp.ClientSession() as session:
             for message in messages:
-                whole = wire.pack(message)
+                whole = protocol.pack(message)
                 door = "unmute" if message["type"] in ("Text", "Voice", "Eos") else "native"
                 for length in range(len(whole)):
                     seen[await send_wrong(session, self.ws, (door, [whole[:length]]))] += 1
@@ -237,7 +237,7 @@ class Harm:
                 f"{self.server.url}/v1/audio/speech", data=b"x" * 10_000_000
             ) as response:
                 seen.append(f"{response.status} for 10 MB")
-            async with session.ws_connect(self.ws + wire.PATH) as ws:
+            async with session.ws_connect(self.ws + protocol.PATH) as ws:
                 await ws.receive()
                 await ws.send_bytes(b"\0" * 1_000_000)
                 message = await ws.receive()
@@ -316,7 +316,7 @@ Case = tuple[str, list[bytes | str]]
 """A door, and what is sent there, as binary and text messages."""
 
 DOORS = {
-    "native": wire.PATH,
+    "native": protocol.PATH,
     "unmute": "/api/tts_streaming?format=PcmMessagePack",
     "baseten": "/v1/websocket",
 }
@@ -395,7 +395,7 @@ def _cases() -> Any:
         st.dictionaries(names, values, max_size=4),
         ids,
     )
-    whole = maps.map(wire.pack)
+    whole = maps.map(protocol.pack)
     cut = st.builds(lambda data, where: data[: where % len(data)], whole, st.integers(0, 10_000))
     broken = st.builds(_flipped, whole, st.lists(st.integers(0, 80_000), min_size=1, max_size=3))
     texts = st.sampled_from(["__END__", "{}", "[]", '{"voice": 3}', '{"temperature": NaN}', "Hi."])

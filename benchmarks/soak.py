@@ -26,7 +26,8 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from benchmarks.report import save  # noqa: E402
-from orpheus_plugin.engine import EngineConfig, LocalEngine  # noqa: E402
+from orpheus_plugin.engine.config import EngineConfig  # noqa: E402
+from orpheus_plugin.engine.local import LocalEngine  # noqa: E402
 from orpheus_plugin.errors import AtCapacity  # noqa: E402
 from orpheus_plugin.turn import AudioChunk, SpeechOptions  # noqa: E402
 

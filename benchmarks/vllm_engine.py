@@ -33,8 +33,8 @@ from benchmarks.report import save  # noqa: E402
 from benchmarks.vllm_models import Choice, add_model_arguments, options_for  # noqa: E402
 from benchmarks.vllm_raw import Runs, medians, ratio, raw_ids, speed  # noqa: E402
 from orpheus_plugin.errors import EngineDied  # noqa: E402
-from orpheus_plugin.generators.base import Sampling  # noqa: E402
-from orpheus_plugin.generators.vllm import VllmGenerator  # noqa: E402
+from orpheus_plugin.tokens.base import Sampling  # noqa: E402
+from orpheus_plugin.tokens.vllm.generator import VllmGenerator  # noqa: E402
 
 
 def quantile(values: list[float], q: float) -> float:

@@ -23,7 +23,7 @@ if str(ROOT) not in sys.path:
 from benchmarks.report import save  # noqa: E402
 from benchmarks.vllm_models import Choice, add_model_arguments, options_for  # noqa: E402
 from benchmarks.vllm_raw import children  # noqa: E402
-from orpheus_plugin.generators.vllm import VllmGenerator  # noqa: E402
+from orpheus_plugin.tokens.vllm.generator import VllmGenerator  # noqa: E402
 
 SAMPLERS: dict[str, dict[str, Any]] = {
     "production": {"temperature": 0.6, "top_p": 0.8, "repetition_penalty": 1.1},

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.shapes import ORPHEUS_3B
-from orpheus_plugin.generators.vllm import VllmOptions
-from orpheus_plugin.vocabulary import Vocabulary
+from orpheus_plugin.tokens.vllm.generator import VllmOptions
+from orpheus_plugin.tokens.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)

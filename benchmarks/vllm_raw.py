@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from pathlib import Path
 from typing import Any
 
-from orpheus_plugin.generators.base import Sampling
+from orpheus_plugin.tokens.base import Sampling
 
 Runs = list[tuple[float, float]]
 """Of one way of doing it, a pair for each round: see `speed`."""

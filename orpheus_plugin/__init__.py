@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from orpheus_plugin.version import __version__
 
 if TYPE_CHECKING:
-    from orpheus_plugin.config import EngineConfig
-    from orpheus_plugin.engine import LocalEngine, SpeechEngine, shared_engine
+    from orpheus_plugin.engine.config import EngineConfig
+    from orpheus_plugin.engine.local import LocalEngine, shared_engine
     from orpheus_plugin.errors import (
         AtCapacity,
         EngineDied,
@@ -23,11 +23,19 @@ if TYPE_CHECKING:
         TextTooLong,
         UnknownVoice,
     )
-    from orpheus_plugin.turn import AudioChunk, SpeechOptions, Turn, TurnEnd, TurnStats, Word
+    from orpheus_plugin.turn import (
+        AudioChunk,
+        SpeechEngine,
+        SpeechOptions,
+        Turn,
+        TurnEnd,
+        TurnStats,
+        Word,
+    )
 
 _HOME = {
-    "config": ("EngineConfig",),
-    "engine": ("LocalEngine", "SpeechEngine", "shared_engine"),
+    "engine.config": ("EngineConfig",),
+    "engine.local": ("LocalEngine", "SpeechEngine", "shared_engine"),
     "errors": (
         "AtCapacity",
         "EngineDied",

@@ -89,6 +89,37 @@ class ConnectionFailed(OrpheusError):
     retryable = True
 
 
+class BadMessage(OrpheusError, ValueError):
+    """A message is not MessagePack, not a map, or lacks what its type needs."""
+
+    code = "bad_message"
+
+
+class Unauthorized(OrpheusError):
+    """The server wants another key than the one it was given."""
+
+    code = "unauthorized"
+
+
+class TurnTimedOut(OrpheusError):
+    """The server ended a turn that waited for text, or for its reader, or lasted, longer than it allows."""
+
+    code = "timed_out"
+
+
+class ShuttingDown(OrpheusError):
+    """The server takes no new turns because it is about to end."""
+
+    code = "shutting_down"
+    retryable = True
+
+
+class ServerNotStarted(OrpheusError):
+    """The speech server of this machine could not be started; the message says where its log is."""
+
+    code = "server_not_started"
+
+
 ERRORS_BY_CODE: dict[str, type[OrpheusError]] = {
     kind.code: kind
     for kind in (
@@ -103,6 +134,11 @@ ERRORS_BY_CODE: dict[str, type[OrpheusError]] = {
         ModelNotFound,
         BadCheckpoint,
         ConnectionFailed,
+        BadMessage,
+        Unauthorized,
+        TurnTimedOut,
+        ShuttingDown,
+        ServerNotStarted,
     )
 }
 

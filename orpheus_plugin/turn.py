@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Literal, Protocol, Self
 
 from orpheus_plugin.errors import InvalidOptions, OrpheusError, TextTooLong, TurnClosed
-from orpheus_plugin.thoughts import Reading, without_thoughts
+from orpheus_plugin.text.think import Reading, without_thoughts
 
 SAMPLE_RATE = 24_000
 """Hz. SNAC's rate, and so Orpheus'; every AudioChunk is mono s16le at this rate."""
@@ -318,3 +318,58 @@ class Turn:
                 self._closed_for_text = True
             if not self._finished:
                 self._events.put_nowait(event)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineHealth:
+    """A snapshot for health checks and metrics."""
+
+    ready: bool
+    model: str
+    generator: str
+    active_turns: int
+    max_turns: int
+    restarts: int
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLoad:
+    """What an engine of this process is busy with, for metrics.
+
+    Attributes:
+        generating: utterances whose tokens are being generated: the size of the generator's batch.
+        decoding: utterances that hold a place in the codec.
+        queued: utterances that wait for their time.
+        margin_s: how far the turn that is closest to running dry is from it; None when nothing is being spoken.
+    """
+
+    generating: int
+    decoding: int
+    queued: int
+    margin_s: float | None
+
+
+class SpeechEngine(Protocol):
+    """What adapters and servers need. Methods may be called from any thread with a running event loop."""
+
+    async def start(self) -> None:
+        """Load and warm up; returns at once when running. Raises ModelNotFound, BadCheckpoint, ConnectionFailed..."""
+
+    async def aclose(self) -> None:
+        """End all turns and free everything. Idempotent."""
+
+    def open_turn(self, options: SpeechOptions | None = None) -> Turn:
+        """A new turn on the calling event loop. Raises UnknownVoice, AtCapacity, EngineDied."""
+        ...
+
+    def check_voice(self, voice: str | None) -> str | None:
+        """The voice that will speak. Raises UnknownVoice."""
+        ...
+
+    @property
+    def voices(self) -> tuple[str, ...]:
+        """The model's voices, the default first; empty when the model does not name them."""
+        ...
+
+    def health(self) -> EngineHealth: ...

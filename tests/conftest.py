@@ -30,13 +30,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if TYPE_CHECKING:
-    from orpheus_plugin.engine import LocalEngine
-    from orpheus_plugin.models import ModelFiles
+    from orpheus_plugin.engine.local import LocalEngine
+    from orpheus_plugin.models.files import ModelFiles
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what is marked for a machine that has what this one lacks."""
-    from orpheus_plugin.devices import cuda_available, vllm_installed
+    from orpheus_plugin.models.devices import cuda_available, vllm_installed
 
     for name, is_here in (("gpu", cuda_available), ("vllm", vllm_installed)):
         marked = [item for item in items if item.get_closest_marker(name)]
@@ -59,7 +59,7 @@ def crafted_files() -> ModelFiles:
     """Well-formed frames of random codes, ending by themselves after some 50 frames; voices tara and leo."""
     import torch
 
-    from orpheus_plugin.models import ModelFiles, ModelSpec
+    from orpheus_plugin.models.files import ModelFiles, ModelSpec
     from tests.support.checkpoints import SMALL_TEXT, crafted_checkpoint
     from tests.support.codecs import random_codec
 
@@ -71,7 +71,8 @@ def crafted_files() -> ModelFiles:
 @pytest.fixture
 async def crafted_engine(crafted_files: ModelFiles) -> AsyncIterator[LocalEngine]:
     """A running engine on `crafted_files`, small enough to start in a second."""
-    from orpheus_plugin.engine import EngineConfig, LocalEngine
+    from orpheus_plugin.engine.config import EngineConfig
+    from orpheus_plugin.engine.local import LocalEngine
 
     engine = LocalEngine(EngineConfig(device="cpu", max_turns=8), files=crafted_files)
     await engine.start()

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orpheus_plugin.engine import EngineConfig, LocalEngine
-from orpheus_plugin.generators.base import Sampling
-from orpheus_plugin.generators.torch_llama import TorchLlama
+from orpheus_plugin.engine.config import EngineConfig
+from orpheus_plugin.engine.local import LocalEngine
+from orpheus_plugin.tokens.base import Sampling
+from orpheus_plugin.tokens.torch.generator import TorchLlama
+from orpheus_plugin.tokens.vocabulary import Vocabulary
 from orpheus_plugin.turn import AudioChunk, SpeechOptions, TurnEnd
-from orpheus_plugin.vocabulary import Vocabulary
 from tests.support.checkpoints import random_checkpoint
 
 pytestmark = pytest.mark.gpu

@@ -3,7 +3,7 @@
 `decoder.load_decoder` reads a snapshot, `batcher.CodecBatcher` serves it. Importing this package loads torch.
 """
 
-from .batcher import CodecBatcher, CodecStream
-from .decoder import SnacConfig, SnacDecoder, load_decoder
+from orpheus_plugin.codec.batcher import CodecBatcher, CodecStream
+from orpheus_plugin.codec.decoder import SnacConfig, SnacDecoder, load_decoder
 
 __all__ = ["CodecBatcher", "CodecStream", "SnacConfig", "SnacDecoder", "load_decoder"]

@@ -12,11 +12,11 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from ..devices import compute_alone
-from ..errors import AtCapacity, EngineDied
-from .decoder import LATENT_SAMPLES, SAMPLE_RATE, SnacDecoder
-from .stream import CodecStream, Waiting, wake
-from .streaming import StreamingDecoder
+from orpheus_plugin.codec.decoder import LATENT_SAMPLES, SAMPLE_RATE, SnacDecoder
+from orpheus_plugin.codec.stream import CodecStream, Waiting, wake
+from orpheus_plugin.codec.streaming import StreamingDecoder
+from orpheus_plugin.errors import AtCapacity, EngineDied
+from orpheus_plugin.models.devices import compute_alone
 
 __all__ = ["CodecBatcher", "CodecStream"]
 

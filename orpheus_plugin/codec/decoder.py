@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import BadCheckpoint, ModelNotFound
-from .layers import Block, Head, Stem
+from orpheus_plugin.codec.layers import Block, Head, Stem
+from orpheus_plugin.errors import BadCheckpoint, ModelNotFound
 
 CODEBOOK_SIZE = 4096
 SAMPLE_RATE = 24_000

@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from .decoder import LATENT_SAMPLES
+from orpheus_plugin.codec.decoder import LATENT_SAMPLES
 
 Samples = NDArray[np.float32]
 

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..errors import EngineDied
-from .decoder import CODEBOOK_SIZE, LATENT_SAMPLES, SAMPLE_RATE
-from .fast_start import FIRST_GUESS_LATENTS, GUESS_BELOW, GUESS_UP_TO, Joiner
-from .streaming import Lane
+from orpheus_plugin.codec.decoder import CODEBOOK_SIZE, LATENT_SAMPLES, SAMPLE_RATE
+from orpheus_plugin.codec.fast_start import FIRST_GUESS_LATENTS, GUESS_BELOW, GUESS_UP_TO, Joiner
+from orpheus_plugin.codec.streaming import Lane
+from orpheus_plugin.errors import EngineDied
 
 if TYPE_CHECKING:
-    from .batcher import CodecBatcher
+    from orpheus_plugin.codec.batcher import CodecBatcher
 
 Samples = NDArray[np.float32]
 Waiting = tuple[asyncio.AbstractEventLoop, "asyncio.Future[None]"]

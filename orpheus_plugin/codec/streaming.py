@@ -20,9 +20,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .decoder import LATENT_SAMPLES, SnacDecoder
-from .layers import Block, Tails
-from .noise import normal, stream_keys
+from orpheus_plugin.codec.decoder import LATENT_SAMPLES, SnacDecoder
+from orpheus_plugin.codec.layers import Block, Tails
+from orpheus_plugin.codec.noise import normal, stream_keys
 
 FAR = 1 << 40
 """End of a stream whose end is not known yet, in latents."""

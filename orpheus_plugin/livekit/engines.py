@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from orpheus_plugin.livekit.log import logger
 
 if TYPE_CHECKING:
-    from orpheus_plugin.client import RemoteEngine
-    from orpheus_plugin.engine import SpeechEngine
+    from orpheus_plugin.remote.engine import RemoteEngine
+    from orpheus_plugin.turn import SpeechEngine
 
 CONNECT_S = 3.0
 """How long a server that refuses connections may take to come back before an attempt fails. LiveKit then tries again, or
@@ -129,8 +129,8 @@ async def _release(shared: _Shared) -> None:
 
 
 def _connect_to(url: str | None, api_key: str | None, model: str) -> RemoteEngine:
-    from orpheus_plugin.autostart import Wanted, find_or_start
-    from orpheus_plugin.client import RemoteEngine
+    from orpheus_plugin.remote.autostart import Wanted, find_or_start
+    from orpheus_plugin.remote.engine import RemoteEngine
 
     if url is not None:
         return RemoteEngine(url, api_key=api_key, connect_timeout_s=CONNECT_S)

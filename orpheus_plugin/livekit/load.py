@@ -14,7 +14,7 @@ from urllib.parse import SplitResult, urlsplit
 from livekit.agents import AgentServer
 from livekit.agents.utils.hw import get_cpu_monitor
 
-from orpheus_plugin import wire
+from orpheus_plugin import protocol
 
 ANSWER_S = 2.0
 """Seconds the server may take to tell how busy it is."""
@@ -48,7 +48,7 @@ def _speech_load(url: str | None) -> float:
     if url is not None:
         load = _ask(url)
         return 1.0 if load is None else load
-    from orpheus_plugin.running import records
+    from orpheus_plugin.remote.registry import records
 
     loads = [load for server in records() if (load := _ask(server.url)) is not None]
     return min(loads, default=0.0)
@@ -68,7 +68,7 @@ def _ask(url: str) -> float | None:
 def _get(url: str, path: str) -> dict[str, Any]:
     parts = urlsplit(url if "://" in url else f"http://{url}")
     connection = _connection(parts)
-    prefix = "" if parts.scheme == "unix" else parts.path.rstrip("/").removesuffix(wire.PATH)
+    prefix = "" if parts.scheme == "unix" else parts.path.rstrip("/").removesuffix(protocol.PATH)
     try:
         connection.request("GET", prefix + path)
         answer: dict[str, Any] = json.loads(connection.getresponse().read(1_000_000))

@@ -13,7 +13,7 @@ from livekit.agents.types import TimedString
 
 from orpheus_plugin.errors import OrpheusError, TextTooLong, TurnClosed
 from orpheus_plugin.livekit.api_errors import is_about_one_turn, to_api_error
-from orpheus_plugin.livekit.patience import Patience
+from orpheus_plugin.livekit.stall_timeout import Patience
 from orpheus_plugin.turn import SAMPLE_RATE, AudioChunk, Turn, TurnEnd, Word
 
 if TYPE_CHECKING:

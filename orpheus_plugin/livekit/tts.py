@@ -17,7 +17,7 @@ from orpheus_plugin.livekit.streams import OrpheusChunkedStream, OrpheusSynthesi
 from orpheus_plugin.turn import SAMPLE_RATE, SpeechOptions, Turn
 
 if TYPE_CHECKING:
-    from orpheus_plugin.engine import SpeechEngine
+    from orpheus_plugin.turn import SpeechEngine
 
 
 class OrpheusTTS(tts.TTS[Any]):

@@ -1,7 +1,7 @@
 """Orpheus for Pipecat: `tts = OrpheusTTS()` in a pipeline. Importing this loads no torch."""
 
-from orpheus_plugin.pipecat.service import OrpheusTTS
 from orpheus_plugin.pipecat.settings import OrpheusTTSSettings
+from orpheus_plugin.pipecat.tts import OrpheusTTS
 
 OrpheusTTSService = OrpheusTTS
 """The name by Pipecat's convention for services."""

@@ -7,11 +7,13 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING
 
-from orpheus_plugin.engine import EngineConfig, SpeechEngine, shared_engine
+from orpheus_plugin.engine.config import EngineConfig
+from orpheus_plugin.engine.local import shared_engine
 from orpheus_plugin.errors import InvalidOptions
+from orpheus_plugin.turn import SpeechEngine
 
 if TYPE_CHECKING:
-    from orpheus_plugin.client import RemoteEngine
+    from orpheus_plugin.remote.engine import RemoteEngine
 
 LOCAL = "local"
 """As a url: this machine's speech server, started if none runs."""
@@ -45,13 +47,13 @@ def choose_engine(
 
 
 def _remote(url: str, key: str | None, wanted: tuple[str, str] | None = None) -> SpeechEngine:
-    from orpheus_plugin.client import RemoteEngine
+    from orpheus_plugin.remote.engine import RemoteEngine
 
     with _remotes_lock:
         engine = _remotes.get((url, key, wanted))
         if engine is None or engine.closed:
             if wanted is not None:
-                from orpheus_plugin.autostart import Wanted, find_or_start
+                from orpheus_plugin.remote.autostart import Wanted, find_or_start
 
                 engine = RemoteEngine(None, locate=partial(find_or_start, Wanted(*wanted)))
             else:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import unicodedata
 
-from orpheus_plugin.engine import SpeechEngine
-from orpheus_plugin.text import ENGLISH_TAGS, TextOptions, UtteranceCutter
+from orpheus_plugin.text.cutter import ENGLISH_TAGS, TextOptions, UtteranceCutter
+from orpheus_plugin.turn import SpeechEngine
 
 HEAD_CHARS = 100
 """Characters in which there is nearly always something to say."""

@@ -18,16 +18,18 @@ from typing import Any
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
-from orpheus_plugin.devices import pick_device
-from orpheus_plugin.engine import EngineConfig, LocalEngine, SpeechEngine
+from orpheus_plugin.engine.config import EngineConfig
+from orpheus_plugin.engine.local import LocalEngine
 from orpheus_plugin.errors import InvalidOptions, OrpheusError
-from orpheus_plugin.running import RunningServer, recorded
-from orpheus_plugin.server import baseten, health, logs, native, openai_speech, status, unmute
+from orpheus_plugin.models.devices import pick_device
+from orpheus_plugin.remote.registry import RunningServer, recorded
+from orpheus_plugin.server import health, logs, status
+from orpheus_plugin.server.protocols import baseten, native, openai, unmute
 from orpheus_plugin.server.replies import errors_as_responses
 from orpheus_plugin.server.security import check_bind, guard, is_loopback
 from orpheus_plugin.server.service import Limits, SpeechService
 from orpheus_plugin.server.voicemap import VoiceMap
-from orpheus_plugin.turn import MAX_TEXT_CHARS
+from orpheus_plugin.turn import MAX_TEXT_CHARS, SpeechEngine
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +62,7 @@ def make_app(
     status.add_routes(app)
     health.add_routes(app, service, key_needed=api_key is not None)
     native.add_routes(app, service)
-    for protocol in (unmute, openai_speech, baseten):
+    for protocol in (unmute, openai, baseten):
         protocol.add_routes(app, service, voices)
     return app
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from orpheus_plugin.turn import TurnStats
 
 if TYPE_CHECKING:
-    from orpheus_plugin.engine import EngineLoad
     from orpheus_plugin.server.service import SpeechService
+    from orpheus_plugin.turn import EngineLoad
 
 _TTFA_BUCKETS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
 _FACTOR_BUCKETS = (0.5, 0.8, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0)

@@ -10,8 +10,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from orpheus_plugin.errors import OrpheusError
-from orpheus_plugin.wire import BadMessage, TurnTimedOut
+from orpheus_plugin.errors import BadMessage, OrpheusError, TurnTimedOut
 
 logger = logging.getLogger(__name__)
 

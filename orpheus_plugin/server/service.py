@@ -11,12 +11,19 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from orpheus_plugin.cushion import Cushion
-from orpheus_plugin.engine import SpeechEngine
-from orpheus_plugin.errors import AtCapacity, EngineDied, OrpheusError
+from orpheus_plugin.engine.prebuffer import Cushion
+from orpheus_plugin.errors import AtCapacity, EngineDied, OrpheusError, ShuttingDown, TurnTimedOut
+from orpheus_plugin.protocol import MAX_MESSAGE_BYTES
 from orpheus_plugin.server.metrics import Metrics
-from orpheus_plugin.turn import AudioChunk, SpeechOptions, Turn, TurnEnd, TurnEvent, TurnStats
-from orpheus_plugin.wire import MAX_MESSAGE_BYTES, ShuttingDown, TurnTimedOut
+from orpheus_plugin.turn import (
+    AudioChunk,
+    SpeechEngine,
+    SpeechOptions,
+    Turn,
+    TurnEnd,
+    TurnEvent,
+    TurnStats,
+)
 
 logger = logging.getLogger(__name__)
 

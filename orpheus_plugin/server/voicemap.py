@@ -11,8 +11,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
-from orpheus_plugin.engine import SpeechEngine
 from orpheus_plugin.errors import InvalidOptions, UnknownVoice
+from orpheus_plugin.turn import SpeechEngine
 
 BUILT_IN = Path(__file__).parent / "voices.json"
 

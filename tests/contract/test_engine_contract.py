@@ -9,12 +9,21 @@ from collections.abc import AsyncIterator, Sequence
 import numpy as np
 import pytest
 
-from orpheus_plugin.client import RemoteEngine
-from orpheus_plugin.engine import EngineConfig, LocalEngine, SpeechEngine
+from orpheus_plugin.engine.config import EngineConfig
+from orpheus_plugin.engine.local import LocalEngine
 from orpheus_plugin.errors import AtCapacity, EngineDied, TextTooLong, TurnClosed, UnknownVoice
-from orpheus_plugin.models import ModelFiles
-from orpheus_plugin.turn import AudioChunk, SpeechOptions, Turn, TurnEnd, TurnEvent, Word
-from orpheus_plugin.vocabulary import Vocabulary
+from orpheus_plugin.models.files import ModelFiles
+from orpheus_plugin.remote.engine import RemoteEngine
+from orpheus_plugin.tokens.vocabulary import Vocabulary
+from orpheus_plugin.turn import (
+    AudioChunk,
+    SpeechEngine,
+    SpeechOptions,
+    Turn,
+    TurnEnd,
+    TurnEvent,
+    Word,
+)
 from tests.support.servers import serving
 
 TEXT = "The quick brown fox jumps over the lazy dog. It does so every single day. Why is that?"

@@ -19,11 +19,11 @@ import pytest
 import pytest_asyncio
 
 from orpheus_plugin.errors import EngineDied, InvalidOptions
-from orpheus_plugin.generators.base import Finish, Sampling, TokenChunk, TokenGenerator
-from orpheus_plugin.generators.completions import CompletionsGenerator, CompletionsOptions
-from orpheus_plugin.generators.torch_llama import TorchLlama
-from orpheus_plugin.generators.vllm import VllmGenerator, VllmOptions
-from orpheus_plugin.vocabulary import Vocabulary
+from orpheus_plugin.tokens.base import Finish, Sampling, TokenChunk, TokenGenerator
+from orpheus_plugin.tokens.completions.generator import CompletionsGenerator, CompletionsOptions
+from orpheus_plugin.tokens.torch.generator import TorchLlama
+from orpheus_plugin.tokens.vllm.generator import VllmGenerator, VllmOptions
+from orpheus_plugin.tokens.vocabulary import Vocabulary
 from tests.support.checkpoints import crafted_checkpoint
 from tests.support.token_servers import openai_server, vllm_server
 

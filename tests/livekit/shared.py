@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 from functools import cache
 
-from orpheus_plugin.engine import EngineConfig, LocalEngine
-from orpheus_plugin.models import ModelFiles, ModelSpec
+from orpheus_plugin.engine.config import EngineConfig
+from orpheus_plugin.engine.local import LocalEngine
+from orpheus_plugin.models.files import ModelFiles, ModelSpec
 
 _lock = threading.Lock()
 

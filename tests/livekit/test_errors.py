@@ -18,8 +18,6 @@ from livekit.agents import (
     tts,
 )
 
-from orpheus_plugin import wire
-from orpheus_plugin.autostart import ServerNotStarted
 from orpheus_plugin.errors import (
     AtCapacity,
     BadCheckpoint,
@@ -29,7 +27,11 @@ from orpheus_plugin.errors import (
     InvalidOptions,
     ModelNotFound,
     OrpheusError,
+    ServerNotStarted,
+    ShuttingDown,
     TextTooLong,
+    TurnTimedOut,
+    Unauthorized,
     UnknownVoice,
 )
 from orpheus_plugin.livekit import OrpheusTTS
@@ -65,11 +67,11 @@ both_ways = pytest.mark.parametrize("streamed", [True, False], ids=["stream", "s
         (InvalidOptions("no"), APIStatusError, 400, False),
         (TextTooLong("long"), APIStatusError, 413, False),
         (ModelNotFound("none"), APIStatusError, 404, False),
-        (wire.Unauthorized("key"), APIStatusError, 401, False),
+        (Unauthorized("key"), APIStatusError, 401, False),
         (BadCheckpoint("bad"), APIStatusError, 500, False),
-        (wire.TurnTimedOut("idle"), APIStatusError, 408, False),
+        (TurnTimedOut("idle"), APIStatusError, 408, False),
         (AtCapacity("full"), APIStatusError, 429, True),
-        (wire.ShuttingDown("bye"), APIStatusError, 503, True),
+        (ShuttingDown("bye"), APIStatusError, 503, True),
         (GenerationFailed("loop"), APIStatusError, 500, True),
         (EngineDied("dead"), APIConnectionError, None, True),
         (ConnectionFailed("gone"), APIConnectionError, None, True),

@@ -16,9 +16,10 @@ import pytest
 from livekit.agents import Plugin
 
 from orpheus_plugin import models
-from orpheus_plugin.engine import EngineConfig, LocalEngine
+from orpheus_plugin.engine.config import EngineConfig
+from orpheus_plugin.engine.local import LocalEngine
 from orpheus_plugin.livekit import OrpheusPlugin, OrpheusTTS
-from orpheus_plugin.models import ModelFiles
+from orpheus_plugin.models.files import ModelFiles
 from tests.livekit import jobs
 from tests.support.servers import serving
 

@@ -15,11 +15,12 @@ from livekit.agents import (
     APITimeoutError,
 )
 
-from orpheus_plugin.engine import EngineConfig, LocalEngine
+from orpheus_plugin.engine.config import EngineConfig
+from orpheus_plugin.engine.local import LocalEngine
 from orpheus_plugin.errors import UnknownVoice
 from orpheus_plugin.livekit import OrpheusTTS, load_fnc
 from orpheus_plugin.livekit import load as load_module
-from orpheus_plugin.models import ModelFiles
+from orpheus_plugin.models.files import ModelFiles
 from tests.livekit.fakes import Events, on_stage, pcm, read, words
 from tests.support.servers import RunningTestServer, serving
 

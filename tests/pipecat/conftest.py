@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from orpheus_plugin.engine import LocalEngine
+    from orpheus_plugin.engine.local import LocalEngine
 
 pytest.importorskip("pipecat.services.tts_service", reason="pipecat-ai is not installed")
 
@@ -23,8 +23,9 @@ logger.add(lambda message: sys.stderr.write(message), level="WARNING")
 @pytest.fixture(scope="session")
 def mini_engine() -> Iterator[LocalEngine]:
     """The bundled voice, for tests of what is heard."""
-    from orpheus_plugin.engine import EngineConfig, LocalEngine
-    from orpheus_plugin.models import known_models
+    from orpheus_plugin.engine.config import EngineConfig
+    from orpheus_plugin.engine.local import LocalEngine
+    from orpheus_plugin.models.files import known_models
 
     if "mini" not in known_models():
         pytest.skip("no bundled voice")

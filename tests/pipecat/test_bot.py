@@ -18,7 +18,7 @@ from aiortc import MediaStreamTrack, RTCPeerConnection, RTCSessionDescription
 from pipecat.frames.frames import LLMMessagesAppendFrame
 from pipecat.runner.types import RunnerArguments
 
-from orpheus_plugin.models import known_models
+from orpheus_plugin.models.files import known_models
 from orpheus_plugin.pipecat import OrpheusTTS
 from orpheus_plugin.pipecat.wav import WavTransport
 from tests.pipecat.hearing import UNDERSTOOD, last_audible_s, levels, read_wav, understood

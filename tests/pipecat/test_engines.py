@@ -10,9 +10,9 @@ from pipecat.frames.frames import ErrorFrame, Frame, InterruptionFrame, TTSSpeak
 from pipecat.tests.utils import SleepFrame
 from pipecat.utils.errors import ErrorCategory
 
-from orpheus_plugin.client import RemoteEngine
-from orpheus_plugin.engine import LocalEngine
+from orpheus_plugin.engine.local import LocalEngine
 from orpheus_plugin.pipecat import OrpheusTTS
+from orpheus_plugin.remote.engine import RemoteEngine
 from orpheus_plugin.turn import TurnStats
 from tests.pipecat.conversations import THREE, kinds, reply, run, seconds, text
 from tests.pipecat.tones import ToneEngine

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from orpheus_plugin.models import known_models
+from orpheus_plugin.models.files import known_models
 from tests.pipecat.conversations import end_servers
 
 ROOT = Path(__file__).parents[2]

@@ -13,7 +13,8 @@ from pipecat.frames.frames import EndFrame, TTSSpeakFrame, TTSUpdateSettingsFram
 from pipecat.tests.utils import SleepFrame
 
 from orpheus_plugin.errors import EngineDied
-from orpheus_plugin.pipecat import OrpheusTTS, engines, service
+from orpheus_plugin.pipecat import OrpheusTTS, engines
+from orpheus_plugin.pipecat import tts as service
 from tests.pipecat.conversations import THREE, kinds, reply, run, text
 from tests.pipecat.tones import ToneEngine
 

@@ -16,9 +16,9 @@ from pipecat.processors.aggregators.llm_context import LLMContext
 from pipecat.processors.aggregators.llm_response_universal import LLMContextAggregatorPair
 from pipecat.workers.runner import WorkerRunner
 
-from orpheus_plugin.engine import SpeechEngine
 from orpheus_plugin.pipecat import OrpheusTTS, OrpheusTTSSettings
 from orpheus_plugin.pipecat.wav import WavTransport
+from orpheus_plugin.turn import SpeechEngine
 from tests.pipecat.conversations import reply
 from tests.pipecat.tones import WORD_S, ToneEngine
 from tests.support.virtual_time import in_virtual_time

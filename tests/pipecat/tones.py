@@ -9,13 +9,13 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from orpheus_plugin.engine import EngineHealth
 from orpheus_plugin.errors import AtCapacity, OrpheusError, UnknownVoice
-from orpheus_plugin.text import Utterance, UtteranceCutter
+from orpheus_plugin.text.cutter import Utterance, UtteranceCutter
 from orpheus_plugin.turn import (
     MAX_TEXT_CHARS,
     SAMPLE_RATE,
     AudioChunk,
+    EngineHealth,
     SpeechOptions,
     Turn,
     TurnEnd,

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from orpheus_plugin.engine import EngineConfig, LocalEngine, SpeechEngine
+from orpheus_plugin.engine.config import EngineConfig
+from orpheus_plugin.engine.local import LocalEngine
+from orpheus_plugin.turn import SpeechEngine
 from tests.support.servers import KeptOpen, RunningTestServer, serving
 
 if TYPE_CHECKING:
-    from orpheus_plugin.models import ModelFiles
+    from orpheus_plugin.models.files import ModelFiles
 
 
 @pytest.fixture(scope="session")

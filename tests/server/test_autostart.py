@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING
 import pytest
 from aiohttp import web
 
-from orpheus_plugin.autostart import NICE, ServerNotStarted, Wanted, connect, find_or_start
-from orpheus_plugin.running import RunningServer, recorded, records, state_dir
+from orpheus_plugin.errors import ServerNotStarted
+from orpheus_plugin.remote.autostart import NICE, Wanted, connect, find_or_start
+from orpheus_plugin.remote.registry import RunningServer, recorded, records, state_dir
 from orpheus_plugin.turn import TurnEnd
 
 if TYPE_CHECKING:
-    from orpheus_plugin.models import ModelFiles
+    from orpheus_plugin.models.files import ModelFiles
 
 pytestmark = pytest.mark.skipif(
     sys.platform == "win32", reason="looks at processes as POSIX has them"
@@ -32,7 +33,7 @@ pytestmark = pytest.mark.skipif(
 
 ASK = """
 import asyncio, json, sys
-from orpheus_plugin.autostart import Wanted, find_or_start
+from orpheus_plugin.remote.autostart import Wanted, find_or_start
 address = asyncio.run(find_or_start(Wanted(**json.loads(sys.argv[1]))))
 print(json.dumps([address.url, address.api_key]))
 """
@@ -120,7 +121,7 @@ async def test_what_no_longer_answers_or_is_something_else_is_passed_over(
         started.append(asked)
         raise ServerNotStarted("not in this test")
 
-    monkeypatch.setattr("orpheus_plugin.autostart._spawn", refuse)
+    monkeypatch.setattr("orpheus_plugin.remote.autostart._spawn", refuse)
 
     async def hello(request: web.Request) -> web.Response:
         return web.json_response({"server": "something else", "ready": True})

@@ -13,9 +13,9 @@ from contextlib import asynccontextmanager
 import aiohttp
 import pytest
 
-from orpheus_plugin.engine import SpeechEngine
-from orpheus_plugin.server.baseten import Joiner
+from orpheus_plugin.server.protocols.baseten import Joiner
 from orpheus_plugin.server.service import Limits
+from orpheus_plugin.turn import SpeechEngine
 from tests.support.servers import RunningTestServer, serving
 
 TEXT = "The quick brown fox jumps over the lazy dog. And so on it goes."

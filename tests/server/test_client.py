@@ -14,12 +14,16 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 from aiohttp import web
 
-from orpheus_plugin import wire
-from orpheus_plugin.client import RemoteEngine
-from orpheus_plugin.connection import Address, websocket_url
-from orpheus_plugin.engine import SpeechEngine
-from orpheus_plugin.errors import ConnectionFailed, EngineDied, ModelNotFound, UnknownVoice
-from orpheus_plugin.turn import AudioChunk, SpeechOptions, Turn, TurnEnd, TurnEvent
+from orpheus_plugin.errors import (
+    ConnectionFailed,
+    EngineDied,
+    ModelNotFound,
+    Unauthorized,
+    UnknownVoice,
+)
+from orpheus_plugin.remote.connection import Address, websocket_url
+from orpheus_plugin.remote.engine import RemoteEngine
+from orpheus_plugin.turn import AudioChunk, SpeechEngine, SpeechOptions, Turn, TurnEnd, TurnEvent
 from tests.support.servers import RunningTestServer, serving
 
 TEXT = "The quick brown fox jumps over the lazy dog. And so on it goes."
@@ -107,7 +111,7 @@ async def test_a_wrong_key_is_told_at_once_and_not_tried_for_long(engine: Speech
     async with serving(engine, api_key="right") as server:
         for key in (None, "wrong", "right\u00e9"):
             wrong = RemoteEngine(server.url, api_key=key)
-            with pytest.raises(wire.Unauthorized):
+            with pytest.raises(Unauthorized):
                 await asyncio.wait_for(wrong.start(), 2)
             await wrong.aclose()
         right = RemoteEngine(server.url, api_key="right")
@@ -388,7 +392,7 @@ async def test_a_login_in_the_address_shows_nowhere(caplog: pytest.LogCaptureFix
 
 def test_importing_the_client_loads_no_model_code() -> None:
     code = (
-        "import sys, orpheus_plugin.client as c; "
+        "import sys, orpheus_plugin.remote.engine as c; "
         "print([m for m in ('torch', 'vllm', 'transformers', 'tokenizers', 'av', 'prometheus_client') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

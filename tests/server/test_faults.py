@@ -13,15 +13,16 @@ import aiohttp
 import pytest
 
 from benchmarks.server_faults import fuzz
-from orpheus_plugin import wire
-from orpheus_plugin.client import RemoteEngine
-from orpheus_plugin.engine import EngineConfig, LocalEngine
+from orpheus_plugin import protocol
+from orpheus_plugin.engine.config import EngineConfig
+from orpheus_plugin.engine.local import LocalEngine
 from orpheus_plugin.errors import EngineDied
-from orpheus_plugin.generators.base import Sampling, TokenChunk
-from orpheus_plugin.generators.torch_llama import TorchLlama
-from orpheus_plugin.models import ModelFiles
+from orpheus_plugin.models.files import ModelFiles
+from orpheus_plugin.remote.engine import RemoteEngine
+from orpheus_plugin.tokens.base import Sampling, TokenChunk
+from orpheus_plugin.tokens.torch.generator import TorchLlama
+from orpheus_plugin.tokens.vocabulary import Vocabulary
 from orpheus_plugin.turn import AudioChunk, TurnEnd
-from orpheus_plugin.vocabulary import Vocabulary
 from tests.support.servers import RunningTestServer, serving
 
 
@@ -141,18 +142,18 @@ async def test_clients_cut_off_in_mid_turn_do_not_disturb_one_another(
         turn.end()
         hearing = asyncio.create_task(_collect(turn.__aiter__()))
         for _ in range(20):
-            ws = await session.ws_connect(server.ws_url + wire.PATH)
+            ws = await session.ws_connect(server.ws_url + protocol.PATH)
             for message in (
                 {"type": "open", "id": "a"},
                 {"type": "text", "id": "a", "text": "Hi. " * 50},
             ):
-                await ws.send_bytes(wire.pack(message))
+                await ws.send_bytes(protocol.pack(message))
             kind = ""
             while kind not in (
                 "opened",
                 "error",
             ):  # an error where those before are not yet noticed
-                kind = wire.unpack((await ws.receive(timeout=20)).data)["type"]
+                kind = protocol.unpack((await ws.receive(timeout=20)).data)["type"]
             assert ws._response.connection is not None
             ws._response.connection.transport.abort()  # type: ignore[union-attr]
         assert (await hearing).reason == "done"

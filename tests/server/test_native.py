@@ -10,9 +10,9 @@ import aiohttp
 import msgpack
 import pytest
 
-from orpheus_plugin import wire
-from orpheus_plugin.engine import SpeechEngine
+from orpheus_plugin import protocol
 from orpheus_plugin.server.service import Limits
+from orpheus_plugin.turn import SpeechEngine
 from orpheus_plugin.version import __version__
 from tests.support.servers import RunningTestServer, serving
 
@@ -25,31 +25,31 @@ class Client:
     def __init__(self, ws: aiohttp.ClientWebSocketResponse) -> None:
         self.ws = ws
 
-    async def send(self, *messages: wire.Message) -> None:
+    async def send(self, *messages: protocol.Message) -> None:
         for message in messages:
             await self.ws.send_bytes(msgpack.packb(message))
 
-    async def receive(self, seconds: float = 20) -> wire.Message:
+    async def receive(self, seconds: float = 20) -> protocol.Message:
         message = await self.ws.receive(timeout=seconds)
         assert message.type is aiohttp.WSMsgType.BINARY, message
         unpacked: Any = msgpack.unpackb(message.data)
         return dict(unpacked)
 
-    async def until(self, kind: str, seconds: float = 20) -> list[wire.Message]:
+    async def until(self, kind: str, seconds: float = 20) -> list[protocol.Message]:
         """All messages up to and with the next of this type; health is left out."""
-        seen: list[wire.Message] = []
+        seen: list[protocol.Message] = []
         while not seen or seen[-1]["type"] != kind:
             message = await self.receive(seconds)
             if message["type"] != "health":
                 seen.append(message)
         return seen
 
-    async def speak(self, turn_id: str, text: str = TEXT, **more: object) -> list[wire.Message]:
+    async def speak(self, turn_id: str, text: str = TEXT, **more: object) -> list[protocol.Message]:
         await self.send(*turn(turn_id, text, **more))
         return await self.until("done")
 
 
-def turn(turn_id: str, text: str = TEXT, **more: object) -> list[wire.Message]:
+def turn(turn_id: str, text: str = TEXT, **more: object) -> list[protocol.Message]:
     return [
         {"type": "open", "id": turn_id, **more},
         {"type": "text", "id": turn_id, "text": text},
@@ -61,7 +61,7 @@ def turn(turn_id: str, text: str = TEXT, **more: object) -> list[wire.Message]:
 async def client(server: RunningTestServer) -> AsyncIterator[Client]:
     async with (
         aiohttp.ClientSession() as session,
-        session.ws_connect(server.ws_url + wire.PATH, max_msg_size=0) as ws,
+        session.ws_connect(server.ws_url + protocol.PATH, max_msg_size=0) as ws,
     ):
         client = Client(ws)
         assert (await client.receive())["type"] == "hello"
@@ -74,7 +74,7 @@ async def settle(condition: Callable[[], bool], seconds: float = 5) -> None:
             await asyncio.sleep(0.01)
 
 
-def samples(messages: list[wire.Message], width: int = 2) -> int:
+def samples(messages: list[protocol.Message], width: int = 2) -> int:
     position = 0
     for message in messages:
         if message["type"] == "audio":
@@ -86,10 +86,10 @@ def samples(messages: list[wire.Message], width: int = 2) -> int:
 async def test_hello_tells_what_a_client_needs(server: RunningTestServer) -> None:
     async with (
         aiohttp.ClientSession() as session,
-        session.ws_connect(server.ws_url + wire.PATH) as ws,
+        session.ws_connect(server.ws_url + protocol.PATH) as ws,
     ):
         hello = await Client(ws).receive()
-    assert hello["protocol"] == wire.PROTOCOL
+    assert hello["protocol"] == protocol.PROTOCOL
     assert hello["version"] == __version__
     assert hello["voices"] == ["tara", "leo"]
     assert hello["max_text_chars"] == 6_144
@@ -153,7 +153,7 @@ async def test_telephony_formats_last_as_long_as_the_audio(
     ],
 )
 async def test_a_wrong_opening_fails_its_turn_only(
-    client: Client, opening: wire.Message, code: str
+    client: Client, opening: protocol.Message, code: str
 ) -> None:
     await client.send(*turn("wrong", **opening))
     (error,) = await client.until("error")
@@ -210,7 +210,7 @@ async def test_what_is_no_message_ends_its_connection_only(
     assert closing.type is aiohttp.WSMsgType.CLOSE
     assert client.ws.close_code == 1008
     await settle(lambda: not server.service.active_turns)
-    async with aiohttp.ClientSession() as s, s.ws_connect(server.ws_url + wire.PATH) as ws:
+    async with aiohttp.ClientSession() as s, s.ws_connect(server.ws_url + protocol.PATH) as ws:
         other = Client(ws)
         assert (await other.receive())["type"] == "hello"
         assert (await other.speak("b"))[-1]["reason"] == "done"
@@ -291,7 +291,7 @@ async def test_a_turn_in_which_nothing_moves_is_ended(engine: SpeechEngine) -> N
     async with (
         serving(engine, limits=Limits(turn_idle_s=0.3)) as server,
         aiohttp.ClientSession() as session,
-        session.ws_connect(server.ws_url + wire.PATH) as ws,
+        session.ws_connect(server.ws_url + protocol.PATH) as ws,
     ):
         client = Client(ws)
         await client.receive()
@@ -310,7 +310,7 @@ async def test_a_connection_without_turns_is_closed_after_its_time(
     async with (
         serving(engine, limits=Limits(connection_idle_s=0.2)) as server,
         aiohttp.ClientSession() as session,
-        session.ws_connect(server.ws_url + wire.PATH) as ws,
+        session.ws_connect(server.ws_url + protocol.PATH) as ws,
     ):
         await Client(ws).receive()
         assert (await ws.receive(timeout=4)).type is aiohttp.WSMsgType.CLOSE

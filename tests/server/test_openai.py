@@ -15,8 +15,8 @@ import aiohttp
 import numpy as np
 import pytest
 
-from orpheus_plugin.engine import SpeechEngine
 from orpheus_plugin.server.encoders import Tempo, make_encoder
+from orpheus_plugin.turn import SpeechEngine
 from tests.support.servers import RunningTestServer, serving
 
 if TYPE_CHECKING:
@@ -215,7 +215,7 @@ def test_the_encoders_are_loaded_before_the_first_request() -> None:
     code = (
         "import asyncio, sys\n"
         "from aiohttp import web\n"
-        "from orpheus_plugin.server.openai_speech import add_routes\n"
+        "from orpheus_plugin.server.protocols.openai import add_routes\n"
         "async def main():\n"
         "    app = web.Application()\n"
         "    add_routes(app, None, None)\n"

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 import aiohttp
 import pytest
 
-from orpheus_plugin.client import RemoteEngine
 from orpheus_plugin.errors import ConnectionFailed
+from orpheus_plugin.remote.engine import RemoteEngine
 from orpheus_plugin.turn import AudioChunk, TurnEnd
 
 if TYPE_CHECKING:
-    from orpheus_plugin.models import ModelFiles
+    from orpheus_plugin.models.files import ModelFiles
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals as POSIX has them")
 SERVE = [sys.executable, "-m", "orpheus_plugin.server", "--device", "cpu"]
@@ -101,7 +101,7 @@ async def test_what_it_loaded_is_not_collected_over_and_over(
         "def tell(*_):\n"
         "    print('frozen', gc.get_freeze_count(), 'of', gc.get_freeze_count() + len(gc.get_objects()), flush=True)\n"
         "signal.signal(signal.SIGUSR1, tell)\n"
-        "from orpheus_plugin.cli import main\n"
+        "from orpheus_plugin.cli.main import main\n"
         "sys.exit(main(['serve', '--device', 'cpu', *sys.argv[1:]]))\n",
     )
     async with served(crafted_files, tmp_path, program=program) as (process, engine):

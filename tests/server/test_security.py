@@ -10,16 +10,16 @@ from dataclasses import replace
 import aiohttp
 import pytest
 
-from orpheus_plugin import wire
-from orpheus_plugin.engine import SpeechEngine
+from orpheus_plugin import protocol
 from orpheus_plugin.errors import InvalidOptions
 from orpheus_plugin.server.logs import LineFormatter
 from orpheus_plugin.server.security import check_bind, is_loopback
 from orpheus_plugin.server.service import Limits
+from orpheus_plugin.turn import SpeechEngine
 from tests.support.servers import RunningTestServer, serving
 
 DOORS = [
-    ("GET", wire.PATH),
+    ("GET", protocol.PATH),
     ("GET", "/api/tts_streaming"),
     ("GET", "/v1/websocket"),
     ("POST", "/v1/audio/speech"),
@@ -124,11 +124,11 @@ async def test_more_connections_than_allowed_are_refused(engine: SpeechEngine) -
     async with (
         serving(engine, limits=Limits(connections=2)) as server,
         aiohttp.ClientSession() as session,
-        session.ws_connect(server.ws_url + wire.PATH),
-        session.ws_connect(server.ws_url + wire.PATH),
+        session.ws_connect(server.ws_url + protocol.PATH),
+        session.ws_connect(server.ws_url + protocol.PATH),
     ):
         with pytest.raises(aiohttp.WSServerHandshakeError) as refusal:
-            await session.ws_connect(server.ws_url + wire.PATH)
+            await session.ws_connect(server.ws_url + protocol.PATH)
         assert refusal.value.status == 429
         async with session.get(f"{server.url}/healthz") as response:
             assert (await response.json())["connections"] == 2
@@ -138,14 +138,14 @@ async def test_more_turns_than_a_connection_may_have_are_refused(engine: SpeechE
     async with (
         serving(engine, limits=Limits(turns_per_connection=1)) as server,
         aiohttp.ClientSession() as session,
-        session.ws_connect(server.ws_url + wire.PATH) as ws,
+        session.ws_connect(server.ws_url + protocol.PATH) as ws,
     ):
         for turn_id in "ab":
-            await ws.send_bytes(wire.pack({"type": "open", "id": turn_id}))
+            await ws.send_bytes(protocol.pack({"type": "open", "id": turn_id}))
         codes: set[tuple[str, str | None]] = set()
         async with asyncio.timeout(5):
             while len(codes) < 2:
-                message = wire.unpack((await ws.receive()).data)
+                message = protocol.unpack((await ws.receive()).data)
                 if message["type"] in ("opened", "error"):
                     codes.add((message["id"], message.get("code")))
         assert codes == {("a", None), ("b", "at_capacity")}

@@ -17,10 +17,10 @@ import msgpack
 import numpy as np
 import pytest
 
-from orpheus_plugin.engine import SpeechEngine
 from orpheus_plugin.errors import InvalidOptions
 from orpheus_plugin.server.service import Limits
 from orpheus_plugin.server.voicemap import VoiceMap
+from orpheus_plugin.turn import SpeechEngine
 from tests.support.servers import RunningTestServer, serving
 
 TEXT = "The quick brown fox jumps over the lazy dog. And so on it goes."

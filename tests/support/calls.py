@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from orpheus_plugin.admission import TICK_S, Admission, Progress, Work
+from orpheus_plugin.engine.admission import TICK_S, Admission, Progress, Work
 
 STEP_S = 0.02
 AGAIN_S = 0.5

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import Generic, TypeVar
 
-from orpheus_plugin.generators.base import Sampling, TokenChunk, TokenGenerator
+from orpheus_plugin.tokens.base import Sampling, TokenChunk, TokenGenerator
 
 G = TypeVar("G", bound=TokenGenerator)
 

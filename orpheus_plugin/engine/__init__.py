@@ -1,0 +1,1 @@
+"""Joins text, tokens and codec into turns, in this process."""

@@ -1,0 +1,62 @@
+"""What one engine is: the model, where it runs, and how much it takes on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from orpheus_plugin.errors import InvalidOptions
+from orpheus_plugin.turn import MAX_TEXT_CHARS
+
+if TYPE_CHECKING:
+    from orpheus_plugin.tokens.completions.generator import CompletionsOptions
+    from orpheus_plugin.tokens.vllm.generator import VllmOptions
+
+GeneratorName = Literal["auto", "torch", "vllm", "completions"]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """What one engine is. Equal configurations share an engine within a process.
+
+    Attributes:
+        model: a known name (`orpheus-tts voices` lists them), a hub repository, a local directory, or "auto":
+            Orpheus 3B where there is CUDA, else the bundled small voice.
+        codec: a SNAC 24 kHz snapshot directory; None is the model's own.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        generator: which token engine; "auto" is vLLM where CUDA and vLLM are present, completions where `urls` are
+            given, else the torch engine.
+        urls: OpenAI-style servers for the completions generator.
+        api_key: their key.
+        generator_options: a VllmOptions or CompletionsOptions, for the generator of that kind; None is its defaults.
+        max_turns: turns that may speak at once; None is a figure for the device.
+        measure: find out at warm-up, and while running, how many turns (up to that) stay in real time, and take no more.
+        look_ahead: utterances of one turn generated at once.
+        ahead_s: seconds generation may be ahead of a listener who plays at once; None is no limit.
+        max_text_chars: characters of text a turn takes.
+        fast_start: first sound from approximated right context by default.
+    """
+
+    model: str = "auto"
+    codec: Path | None = None
+    device: str = "auto"
+    generator: GeneratorName = "auto"
+    urls: tuple[str, ...] = ()
+    api_key: str | None = field(default=None, repr=False)
+    generator_options: VllmOptions | CompletionsOptions | None = None
+    max_turns: int | None = None
+    measure: bool = False
+    look_ahead: int = 2
+    ahead_s: float | None = 20.0
+    max_text_chars: int = MAX_TEXT_CHARS
+    fast_start: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value, low in (
+            ("max_turns", self.max_turns, 1),
+            ("look_ahead", self.look_ahead, 1),
+            ("max_text_chars", self.max_text_chars, 1),
+        ):
+            if value is not None and value < low:
+                raise InvalidOptions(f"{name} must be at least {low}, not {value}")

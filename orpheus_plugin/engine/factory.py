@@ -1,0 +1,106 @@
+"""From a configuration to the running parts of an engine: which files, which token engine, how text is cut."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from orpheus_plugin import models
+from orpheus_plugin.engine.config import EngineConfig, GeneratorName
+from orpheus_plugin.engine.utterance_job import Stages
+from orpheus_plugin.errors import InvalidOptions
+from orpheus_plugin.models.files import ModelFiles, ModelSpec
+from orpheus_plugin.text.cutter import TextOptions
+from orpheus_plugin.tokens.base import TokenGenerator
+from orpheus_plugin.tokens.vocabulary import Vocabulary
+
+MakeGenerator = Callable[[ModelFiles, Vocabulary], TokenGenerator]
+
+
+def find_files(config: EngineConfig) -> ModelFiles:
+    """Where the model lies on this machine. Raises ModelNotFound, saying what to run, or BadCheckpoint."""
+    return models.locate(models.choose(config.model, device=config.device), codec=config.codec)
+
+
+def build_stages(
+    config: EngineConfig,
+    files: ModelFiles,
+    *,
+    device: str,
+    streams: int,
+    generator: MakeGenerator | None = None,
+) -> Stages:
+    """Read vocabulary and codec, make the token engine; the codec runs, the token engine is not started. Blocking.
+
+    Args:
+        device: "cpu", "cuda" or "cuda:N".
+        streams: utterances that are generated and decoded at once.
+        generator: makes the token engine in place of `build_generator`.
+    """
+    from orpheus_plugin.codec.batcher import CodecBatcher
+    from orpheus_plugin.codec.decoder import load_decoder
+
+    vocabulary = Vocabulary.load(files.lm)
+    if generator is not None:
+        made = generator(files, vocabulary)
+    else:
+        made = build_generator(config, files, vocabulary, device=device, streams=streams)
+    codec = CodecBatcher(load_decoder(files.codec, device=device), slots=streams)
+    codec.start()
+    return Stages(vocabulary, made, codec, files.spec.sampling, config.fast_start)
+
+
+def generator_name(config: EngineConfig, device: str) -> GeneratorName:
+    """The token engine that a configuration means on this device."""
+    from orpheus_plugin.models.devices import vllm_installed
+
+    if config.generator != "auto":
+        return config.generator
+    if config.urls:
+        return "completions"
+    return "vllm" if device.startswith("cuda") and vllm_installed() else "torch"
+
+
+def build_generator(
+    config: EngineConfig, files: ModelFiles, vocabulary: Vocabulary, *, device: str, streams: int
+) -> TokenGenerator:
+    """The token engine of a configuration, not yet started. `streams` is how many requests run at once."""
+    name, options = generator_name(config, device), config.generator_options
+    if name == "completions":
+        from orpheus_plugin.tokens.completions.generator import (
+            CompletionsGenerator,
+            CompletionsOptions,
+        )
+
+        if not config.urls:
+            raise InvalidOptions(
+                "the completions generator needs urls=(...) of OpenAI-style servers"
+            )
+        if options is not None and not isinstance(options, CompletionsOptions):
+            raise InvalidOptions("generator_options must be CompletionsOptions for this generator")
+        return CompletionsGenerator(
+            config.urls, vocabulary, api_key=config.api_key, options=options
+        )
+    if name == "vllm":
+        from orpheus_plugin.tokens.vllm.generator import VllmGenerator, VllmOptions
+
+        if options is not None and not isinstance(options, VllmOptions):
+            raise InvalidOptions("generator_options must be VllmOptions for this generator")
+        return VllmGenerator(files.lm, vocabulary, options, max_streams=streams, device=device)
+    if options is not None:
+        raise InvalidOptions("the torch generator takes no generator_options")
+    from orpheus_plugin.tokens.torch.generator import TorchLlama
+
+    return TorchLlama(files.lm, vocabulary, max_streams=streams, device=device)
+
+
+def text_options(spec: ModelSpec) -> TextOptions:
+    """How text is cut for a model: in its language, with its tags, no longer than it speaks well."""
+    defaults = TextOptions()
+    longest = min(defaults.max_chars, spec.max_utterance_chars or defaults.max_chars)
+    return TextOptions(
+        tags=frozenset(spec.tags),
+        spell_numbers=spec.spell_numbers,
+        language=spec.languages[0] if spec.languages else "en",
+        max_chars=longest,
+        join_chars=min(defaults.join_chars, longest),
+    )

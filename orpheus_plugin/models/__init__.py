@@ -1,0 +1,13 @@
+"""Which models exist, where their files lie, and fetching them."""
+
+from orpheus_plugin.models.catalog import ModelSpec
+from orpheus_plugin.models.files import (
+    ModelFiles,
+    check_voice,
+    choose,
+    download,
+    known_models,
+    locate,
+)
+
+__all__ = ["ModelFiles", "ModelSpec", "check_voice", "choose", "download", "known_models", "locate"]

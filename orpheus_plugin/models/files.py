@@ -1,0 +1,347 @@
+"""Which Orpheus models there are, and where their files lie.
+
+Nothing here loads torch, and only `download` uses the network.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from orpheus_plugin.errors import BadCheckpoint, ModelNotFound, UnknownVoice
+from orpheus_plugin.models.catalog import ALIASES, CATALOGUE, SNAC_24KHZ, ModelSpec
+from orpheus_plugin.models.hub import (
+    Snapshot,
+    cached,
+    fetch_first,
+    hub_snapshot,
+    looks_like_repo,
+    progress_bars,
+)
+from orpheus_plugin.tokens.base import Sampling
+
+__all__ = [
+    "SNAC_24KHZ",
+    "ModelFiles",
+    "ModelSpec",
+    "check_voice",
+    "choose",
+    "download",
+    "known_models",
+    "locate",
+]
+
+logger = logging.getLogger(__name__)
+
+_MINI_DIR = Path(__file__).parents[1] / "mini"
+_LM_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "model*.safetensors",
+    "model.safetensors.index.json",
+)
+_CODEC_FILES = ("config.json", "pytorch_model.bin", "model.safetensors")
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """A model on this machine: its language model's directory and its codec's."""
+
+    spec: ModelSpec
+    lm: Path
+    codec: Path
+
+
+def known_models() -> dict[str, ModelSpec]:
+    """Every model that has a name here, by name. `mini` is among them when this installation carries its files."""
+    models = dict(CATALOGUE)
+    if _lacks_lm(_MINI_DIR) is None:
+        models["mini"] = _described_by_files(ModelSpec(name="mini"), _MINI_DIR)
+    return models
+
+
+def choose(name: str = "auto", *, device: str = "auto") -> str:
+    """The model to use: `name` itself, or for "auto" `orpheus-3b` on a CUDA device and the bundled `mini` elsewhere.
+
+    `device` "auto" asks torch whether there is a CUDA device; without torch there is none.
+    """
+    if name != "auto":
+        return name
+    cuda = _cuda_available() if device == "auto" else device.startswith("cuda")
+    chosen = "orpheus-3b" if cuda else "mini"
+    reason = "a CUDA GPU is present" if cuda else "no CUDA GPU is used"
+    logger.info("Model: %s (chosen because %s)", chosen, reason)
+    return chosen
+
+
+def _cuda_available() -> bool:
+    try:
+        import torch
+    except ImportError:
+        return False
+    return torch.cuda.is_available()
+
+
+def check_voice(spec: ModelSpec, voice: str | None) -> str:
+    """The voice to prompt with, spelled as the model knows it. None is the model's first voice.
+
+    Returns "" when none was asked for and the model names none: the prompt then carries no voice.
+    Raises UnknownVoice, listing the voices. A model whose voices are unknown accepts any name.
+    """
+    if voice is None:
+        return spec.voices[0] if spec.voices else ""
+    if not spec.voices:
+        if not voice.strip():
+            raise UnknownVoice("a voice's name cannot be empty")
+        return voice
+    for known in spec.voices:
+        if known.casefold() == voice.casefold():
+            return known
+    raise UnknownVoice(
+        f"{spec.name} has no voice {voice!r}; its voices are {', '.join(spec.voices)}"
+    )
+
+
+def locate(
+    name_or_path: str | Path,
+    *,
+    codec: str | Path | None = None,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+) -> ModelFiles:
+    """Find a model's files on this machine. Reads the local hub cache, never the network.
+
+    Args:
+        name_or_path: a name of `known_models`, a hub repository (`owner/name`), or a directory laid out like a
+            repository's snapshot. A directory may hold its codec in `snac/` and describe itself in a block "orpheus" of
+            its config.json (voices, languages, tags, licence, spell_numbers).
+        codec: directory of the SNAC codec; by default the model's own, else SNAC 24 kHz from the hub cache.
+        revision: branch, tag or commit of the hub repository; by default `main`.
+        cache_dir: the hub cache, by default where huggingface_hub keeps it.
+
+    Raises ModelNotFound, saying what to run; BadCheckpoint for a directory that cannot be a model.
+    """
+    text = str(name_or_path)
+    folder = Path(name_or_path).expanduser()
+    spec = _spec_of(text)
+    if spec is not None and spec.name == "mini":
+        return ModelFiles(spec, _MINI_DIR, _find_codec(spec, _MINI_DIR, codec, text, cache_dir))
+    if spec is None:
+        if folder.is_dir():
+            missing = _lacks_lm(folder)
+            if missing is not None:
+                raise BadCheckpoint(f"{folder} is no Orpheus model: {missing}")
+            spec = _described_by_files(ModelSpec(name=folder.resolve().name), folder)
+            return ModelFiles(spec, folder, _find_codec(spec, folder, codec, text, cache_dir))
+        if not looks_like_repo(text):
+            if text == "mini":
+                raise ModelNotFound("this installation does not carry the bundled model 'mini'")
+            raise ModelNotFound(
+                f"no model {text!r}: neither a directory nor one of {', '.join(known_models())}"
+            )
+        spec = ModelSpec(name=text, repo_ids=(text,))
+    for repo in spec.repo_ids:
+        snapshot = cached(repo, revision, cache_dir)
+        if snapshot is not None and _lacks_lm(snapshot) is None:
+            if _unknown(spec):
+                spec = _described_by_files(spec, snapshot)
+            return ModelFiles(spec, snapshot, _find_codec(spec, snapshot, codec, text, cache_dir))
+    raise ModelNotFound(
+        f"{text} is not on this machine; run: orpheus-tts download {text}"
+        + (f" (revision {revision})" if revision else "")
+    )
+
+
+def download(
+    name: str,
+    *,
+    revision: str | None = None,
+    progress: bool = True,
+    cache_dir: str | Path | None = None,
+    snapshot: Snapshot | None = None,
+) -> ModelFiles:
+    """Fetch a model and its codec into the hub cache (only the files that are needed) and return where they are.
+
+    Where the official repository refuses (it asks for an account and an accepted licence), its open mirrors are tried.
+    A token is taken from the environment (`HF_TOKEN`) or from `hf auth login`, as ever with huggingface_hub.
+
+    Args:
+        name: a name of `known_models` or a hub repository.
+        revision: of the model's official repository, by default `main`. Mirrors are always read at `main`.
+        progress: whether to show progress bars.
+        cache_dir: the hub cache, by default where huggingface_hub keeps it.
+        snapshot: replaces `huggingface_hub.snapshot_download`.
+
+    Raises ModelNotFound when no source gave the files, saying why each did not.
+    """
+    spec = _spec_of(name)
+    if spec is None:
+        if not looks_like_repo(name):
+            raise ModelNotFound(
+                f"no model {name!r} to download: use owner/name or one of {', '.join(known_models())}"
+            )
+        spec = ModelSpec(name=name, repo_ids=(name,))
+    if not spec.repo_ids:
+        return locate(name, cache_dir=cache_dir)
+    fetch = snapshot if snapshot is not None else hub_snapshot()
+    logger.info("Licence of %s: %s", spec.name, spec.licence)
+    with progress_bars(progress):
+        lm = fetch_first(fetch, spec.name, spec.repo_ids, _LM_FILES, revision, cache_dir, _lacks_lm)
+        if _unknown(spec):
+            spec = _described_by_files(spec, lm)
+        own = lm / "snac"
+        codec = (
+            own
+            if _lacks_codec(own) is None
+            else fetch_first(
+                fetch, "its codec", (spec.codec_repo,), _CODEC_FILES, None, cache_dir, _lacks_codec
+            )
+        )
+    return ModelFiles(spec, lm, codec)
+
+
+def _spec_of(name: str) -> ModelSpec | None:
+    """The spec of a known name, an alias or a known repository."""
+    models = known_models()
+    name_there = ALIASES.get(name.lower(), name)
+    if name_there in models:
+        return models[name_there]
+    holders = [spec for spec in models.values() if name in spec.repo_ids]
+    if not holders:
+        return None
+    if len(holders) == 1:
+        return holders[0]
+    return replace(  # one checkpoint speaks several languages
+        holders[0],
+        name=name,
+        repo_ids=(name,),
+        voices=tuple(v for spec in holders for v in spec.voices),
+        languages=tuple(code for spec in holders for code in spec.languages),
+        tags=tuple(dict.fromkeys(t for spec in holders for t in spec.tags)),
+    )
+
+
+def _unknown(spec: ModelSpec) -> bool:
+    """Whether all that is known of the model is its repository."""
+    return spec.name in spec.repo_ids and not spec.voices
+
+
+def _described_by_files(spec: ModelSpec, folder: Path) -> ModelSpec:
+    """`spec` with what the "orpheus" block of config.json and generation_config.json say over it."""
+    block = _read_json(folder / "config.json").get("orpheus", {})
+    if not isinstance(block, dict):
+        raise BadCheckpoint(f"{folder / 'config.json'}: the block orpheus is no table")
+    said: dict[str, Any] = {}
+    for key in ("voices", "languages", "tags"):
+        if key in block:
+            value = block[key]
+            if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
+                raise BadCheckpoint(f"{folder / 'config.json'}: orpheus.{key} is no list of names")
+            said[key] = tuple(value)
+    for key, attribute, kind in (
+        ("licence", "licence", str),
+        ("codec_repo", "codec_repo", str),
+        ("spell_numbers", "spell_numbers", bool),
+        ("max_text_chars", "max_utterance_chars", int),
+    ):
+        if key in block:
+            if type(block[key]) is not kind:
+                raise BadCheckpoint(
+                    f"{folder / 'config.json'}: orpheus.{key} is no {kind.__name__}"
+                )
+            said[attribute] = block[key]
+    return replace(spec, sampling=_sampling_of(folder, spec.sampling), **said)
+
+
+def _sampling_of(folder: Path, default: Sampling) -> Sampling:
+    """Defaults of generation_config.json over `default`; a value out of range is a bad checkpoint."""
+    path = folder / "generation_config.json"
+    if not path.is_file():
+        return default
+    generation = _read_json(path)
+    said: dict[str, Any] = {}
+    for key, low, high in (
+        ("temperature", 0.0, 5.0),
+        ("top_p", 1e-6, 1.0),
+        ("repetition_penalty", 0.1, 10.0),
+    ):
+        value = generation.get(key)
+        if value is None:
+            continue
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not low <= value <= high
+        ):
+            raise BadCheckpoint(f"{path}: {key} = {value!r} is not between {low:g} and {high:g}")
+        said[key] = float(value)
+    if generation.get("do_sample") is False and "temperature" not in said:
+        said["temperature"] = 0.0
+    return replace(default, **said)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadCheckpoint(f"{path}: cannot be read: {error}") from error
+    if not isinstance(value, dict):
+        raise BadCheckpoint(f"{path}: no table")
+    return value
+
+
+def _lacks_lm(folder: Path) -> str | None:
+    """What a directory lacks to be a language model, None if nothing."""
+    for name in ("config.json", "tokenizer.json"):
+        if not (folder / name).is_file():
+            return f"no {name}"
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        shards = _read_json(index).get("weight_map")
+        if not isinstance(shards, dict) or not shards:
+            return f"{index.name} lists no weights"
+        for shard in sorted({str(s) for s in shards.values()}):
+            if not (folder / shard).is_file():
+                return f"no {shard}"
+        return None
+    if any((folder / n).is_file() for n in ("model.safetensors", "pytorch_model.bin")):
+        return None
+    return "no model.safetensors"
+
+
+def _lacks_codec(folder: Path) -> str | None:
+    """What a directory lacks to be a SNAC codec, None if nothing."""
+    if not (folder / "config.json").is_file():
+        return "no config.json"
+    if any((folder / n).is_file() for n in ("model.safetensors", "pytorch_model.bin")):
+        return None
+    return "no model.safetensors or pytorch_model.bin"
+
+
+def _find_codec(
+    spec: ModelSpec,
+    lm: Path,
+    given: str | Path | None,
+    asked_for: str,
+    cache_dir: str | Path | None,
+) -> Path:
+    if given is not None:
+        folder = Path(given).expanduser()
+        missing = _lacks_codec(folder)
+        if missing is not None:
+            raise ModelNotFound(f"{folder} is no SNAC codec: {missing}")
+        return folder
+    if _lacks_codec(lm / "snac") is None:
+        return lm / "snac"
+    shared = cached(spec.codec_repo, None, cache_dir)
+    if shared is not None and _lacks_codec(shared) is None:
+        return shared
+    name = asked_for if spec.repo_ids else "orpheus-3b"
+    raise ModelNotFound(
+        f"the SNAC codec {spec.codec_repo} is not on this machine; run: orpheus-tts download {name}"
+    )

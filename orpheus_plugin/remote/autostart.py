@@ -1,0 +1,218 @@
+"""The machine's speech server: found where one runs, else started. For frameworks with a process per call.
+
+`connect()` is all most callers need. A server that was started here is detached and outlives whoever started it; it ends
+by itself when nobody has been connected for a while. Two processes that start one at once get the same one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import os
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import IO
+
+import aiohttp
+
+from orpheus_plugin.errors import ServerNotStarted
+from orpheus_plugin.remote.connection import Address
+from orpheus_plugin.remote.engine import RemoteEngine
+from orpheus_plugin.remote.registry import RunningServer, records, state_dir
+
+logger = logging.getLogger(__name__)
+
+URL_VARIABLE = "ORPHEUS_URL"
+KEY_VARIABLE = "ORPHEUS_API_KEY"
+
+NICE = 5
+"""How far the voice gives way on a CPU. Speech is made ahead, but an agent that started it sends a frame every 10 ms, and
+where a browser hears it on the same machine, that cannot wait either."""
+
+POLL_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which server will do.
+
+    Attributes:
+        model: "auto" takes whatever model a running server has; any other name only that one.
+        device: the same, for the device.
+        idle_exit_s: a server started here ends when nobody has been connected for so long.
+        start_timeout_s: how long loading its model may take.
+        arguments: more options of `orpheus-tts serve` for one that is started here.
+    """
+
+    model: str = "auto"
+    device: str = "auto"
+    idle_exit_s: float = 600.0
+    start_timeout_s: float = 600.0
+    arguments: tuple[str, ...] = ()
+
+    def accepts(self, server: RunningServer) -> bool:
+        return self.model in ("auto", server.model) and self.device in ("auto", server.device)
+
+    @property
+    def name(self) -> str:
+        """Of the files that belong to it; nothing a user wrote gets into a path."""
+        identity = repr((self.model, self.device, self.arguments))
+        return hashlib.sha256(identity.encode()).hexdigest()[:12]
+
+
+def connect(
+    url: str | None = None, *, api_key: str | None = None, wanted: Wanted | None = None
+) -> RemoteEngine:
+    """An engine on the server at `url`, else at $ORPHEUS_URL, else on this machine's, which is started if need be.
+
+    Not yet connected: `await engine.start()`, or open a turn.
+    """
+    url = url or os.environ.get(URL_VARIABLE) or None
+    api_key = api_key or os.environ.get(KEY_VARIABLE) or None
+    if url is not None:
+        return RemoteEngine(url, api_key=api_key)
+    return RemoteEngine(None, locate=partial(find_or_start, wanted))
+
+
+async def find_or_start(wanted: Wanted | None = None) -> Address:
+    """The address of a server on this machine that is ready to speak. Raises ServerNotStarted."""
+    wanted = wanted or Wanted()
+    deadline = time.monotonic() + wanted.start_timeout_s
+    # One that runs but is still loading is waited for; one that no longer answers is not there.
+    if (address := await _find(wanted, deadline)) is not None:
+        return address
+    async with _only_one(wanted, deadline):
+        if (address := await _find(wanted, deadline)) is not None:
+            return address
+        process, output = await asyncio.to_thread(_spawn, wanted)
+        while time.monotonic() < deadline:
+            if (address := await _find(wanted, deadline)) is not None:
+                return address
+            if process.poll() is not None:
+                raise ServerNotStarted(_why(process.returncode, output))
+            await asyncio.sleep(POLL_S)
+        process.terminate()
+        raise ServerNotStarted(
+            f"the speech server was not ready within {wanted.start_timeout_s:g} s; see {output}"
+        )
+
+
+# ---- finding
+
+
+async def _find(wanted: Wanted, deadline: float) -> Address | None:
+    timeout = aiohttp.ClientTimeout(total=2)
+    async with aiohttp.ClientSession(timeout=timeout) as session:
+        for server in await asyncio.to_thread(records):
+            if not wanted.accepts(server) or server.url.startswith("unix:"):
+                continue
+            while (ready := await _ready(session, server)) is not None:
+                if ready:
+                    key = server.api_key or os.environ.get(KEY_VARIABLE) or None
+                    return Address(server.url, key)
+                if time.monotonic() >= deadline:
+                    break
+                await asyncio.sleep(POLL_S)
+    return None
+
+
+async def _ready(session: aiohttp.ClientSession, server: RunningServer) -> bool | None:
+    """Whether it takes turns; None when it does not answer, ends, or is something else."""
+    try:
+        async with session.get(f"{server.url}/healthz") as response:
+            state = await response.json()
+    except (aiohttp.ClientError, TimeoutError, ValueError):
+        return None
+    if not isinstance(state, dict) or state.get("server") != "orpheus_plugin":
+        return None
+    return None if state.get("draining") else bool(state.get("ready"))
+
+
+# ---- starting
+
+
+def _spawn(wanted: Wanted) -> tuple[subprocess.Popen[bytes], Path]:
+    """A detached server on a free port of loopback, with a key that only this user can read."""
+    directory = state_dir()
+    output = directory / f"start-{wanted.name}.out"
+    command = [
+        *(sys.executable, "-m", "orpheus_plugin.server", "--host", "127.0.0.1", "--port", "0"),
+        *("--model", wanted.model, "--device", wanted.device),
+        *("--nice", str(NICE)),
+        *("--idle-exit", f"{wanted.idle_exit_s:g}"),
+        *("--log-file", str(directory / f"server-{wanted.name}.log")),
+        *wanted.arguments,
+    ]
+    environment = {
+        **os.environ,
+        KEY_VARIABLE: secrets.token_urlsafe(24),
+        "ORPHEUS_AUTOSTARTED": "1",
+    }
+    logger.info("starting the speech server of this machine; its log is in %s", directory)
+    with contextlib.ExitStack() as stack:
+        sink: IO[bytes] | int
+        try:
+            sink = stack.enter_context(output.open("wb"))
+        except OSError:
+            sink = subprocess.DEVNULL
+        detached: dict[str, object] = (
+            {"creationflags": 0x00000008 | 0x00000200}  # DETACHED_PROCESS, CREATE_NEW_PROCESS_GROUP
+            if sys.platform == "win32"
+            else {"start_new_session": True}
+        )
+        process: subprocess.Popen[bytes] = subprocess.Popen(  # type: ignore[call-overload]
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            **detached,
+        )
+    return process, output
+
+
+def _why(code: int, output: Path) -> str:
+    try:
+        lines = output.read_text("utf-8", "replace").strip().splitlines()
+    except OSError:
+        lines = []
+    reason = lines[-1][:300] if lines else f"it ended with status {code}"
+    return f"the speech server of this machine could not be started: {reason} (see {output})"
+
+
+@contextlib.asynccontextmanager
+async def _only_one(wanted: Wanted, deadline: float) -> AsyncIterator[None]:
+    """Hold the lock of this kind of server; the system releases it even if we are killed."""
+    path = state_dir() / f"start-{wanted.name}.lock"
+    with path.open("a+b") as file:
+        while not _try_lock(file):
+            if time.monotonic() >= deadline:
+                raise ServerNotStarted(
+                    f"another process has been starting a server for too long ({path})"
+                )
+            await asyncio.sleep(POLL_S)
+        yield  # closing the file releases it
+
+
+def _try_lock(file: IO[bytes]) -> bool:
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            file.seek(0)
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,322 @@
+"""One websocket to a speech server (`orpheus-tts serve`), and the turns on it: the client's half of the native protocol.
+
+All of it lives on one event loop, that of the `RemoteEngine` it belongs to; a `Link` alone is also called from the loops of
+those who opened turns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from orpheus_plugin import protocol
+from orpheus_plugin.errors import (
+    BadMessage,
+    ConnectionFailed,
+    EngineDied,
+    OrpheusError,
+    Unauthorized,
+    without_login,
+)
+from orpheus_plugin.turn import SAMPLE_RATE, EngineHealth, SpeechOptions, Turn, TurnEnd
+
+logger = logging.getLogger(__name__)
+
+MAX_SERVER_MESSAGE = 4 * 1024 * 1024
+HEARTBEAT_S = 5.0
+"""A server that answers no ping is given up after one and a half of this."""
+
+REPORT_S = 0.5
+"""How often, in seconds of audio, the server is told what the caller took."""
+
+CANCEL_S = 5.0
+"""How long `cancel` waits for a server's word that it holds nothing more."""
+
+NO_HEALTH = EngineHealth(
+    ready=False, model="", generator="none", active_turns=0, max_turns=0, restarts=0
+)
+
+
+# ---- addresses
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a server is: http(s)://host[:port][/prefix], ws(s)://..., host:port, or unix:///path."""
+
+    url: str
+    api_key: str | None = field(default=None, repr=False)
+
+
+def websocket_url(url: str) -> tuple[str, Callable[[], aiohttp.BaseConnector] | None]:
+    """Where to open the websocket, and through which connector. Raises ValueError for what is no address."""
+    if "://" not in url:
+        url = f"http://{url}"
+    schemes = {"http": "ws", "ws": "ws", "https": "wss", "wss": "wss"}
+    try:
+        parts = urlsplit(url)
+        known = parts.path if parts.scheme == "unix" else parts.scheme in schemes and parts.hostname
+        _ = parts.port
+    except ValueError:  # its text would quote what may be a password
+        known = None
+    if not known:
+        raise ValueError(f"not the address of a speech server: {without_login(url)!r}")
+    if parts.scheme == "unix":
+        return f"ws://localhost{protocol.PATH}", lambda: aiohttp.UnixConnector(parts.path)
+    path = parts.path.rstrip("/").removesuffix(protocol.PATH)
+    return f"{schemes[parts.scheme]}://{parts.netloc}{path}{protocol.PATH}", None
+
+
+# ---- the connection
+
+
+async def open_connection(address: Address, *, timeout_s: float) -> Connection:
+    """Raises ConnectionFailed, or Unauthorized, which trying again does not help."""
+    name = without_login(address.url)
+    session: aiohttp.ClientSession | None = None
+    try:
+        async with asyncio.timeout(timeout_s):
+            url, connector = websocket_url(address.url)
+            session = aiohttp.ClientSession(connector=connector() if connector else None)
+            ws = await session.ws_connect(
+                url,
+                headers={"Authorization": f"Bearer {address.api_key}"} if address.api_key else {},
+                heartbeat=HEARTBEAT_S,
+                max_msg_size=MAX_SERVER_MESSAGE,
+                compress=0,
+            )
+            hello = protocol.unpack(await ws.receive_bytes(), max_bytes=MAX_SERVER_MESSAGE)
+        if hello["type"] != "hello" or hello.get("protocol") != protocol.PROTOCOL:
+            raise ConnectionFailed(
+                f"{name} speaks another protocol; use the same version of orpheus_plugin on both ends"
+            )
+        return Connection(session, ws, hello)
+    except BaseException as error:
+        if session is not None:
+            await session.close()
+        if isinstance(error, OrpheusError) or not isinstance(error, Exception):
+            raise
+        raise _explain(name, error) from None
+
+
+def _explain(url: str, error: Exception) -> OrpheusError:
+    """What went wrong at `url`, which holds no login."""
+    if isinstance(error, aiohttp.WSServerHandshakeError):
+        if error.status in (401, 403):
+            return Unauthorized(
+                f"{url} refused the connection: give it the api_key it was started with"
+                if error.status == 401
+                else f"{url} refused the connection (403): it answers to other host names only"
+            )
+        if error.status in (429, 503):
+            return ConnectionFailed(f"{url} takes no connections at the moment ({error.status})")
+        return ConnectionFailed(
+            f"{url} is no Orpheus server of this version (status {error.status})"
+        )
+    if isinstance(error, TimeoutError):
+        return ConnectionFailed(f"{url} did not answer in time")
+    reason = without_login(str(error)) or type(error).__name__
+    return ConnectionFailed(f"cannot reach {url}: {reason}")
+
+
+class Connection:
+    """A websocket on which the server has said hello.
+
+    Attributes:
+        hello: what the server said of itself.
+        health: its own word of at most a second ago.
+        retired: no new turns on this one; those that are on it may still be going on.
+    """
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        ws: aiohttp.ClientWebSocketResponse,
+        hello: protocol.Message,
+    ) -> None:
+        self.hello = hello
+        self.health = NO_HEALTH
+        self.retired = asyncio.Event()
+        self._session = session
+        self._ws = ws
+        self._links: dict[str, Link] = {}
+        self._out: asyncio.Queue[bytes] = asyncio.Queue()
+        self._note_health(hello.get("health"))
+
+    def adopt(self, link: Link) -> None:
+        """Open a turn here, and say what its caller has said so far. Not for one that is over."""
+        self._links[link.id] = link
+        link.attach(self)
+
+    def send(self, message: protocol.Message) -> None:
+        self._out.put_nowait(protocol.pack(message))
+
+    def release(self, link: Link) -> None:
+        self._links.pop(link.id, None)
+
+    async def run(self) -> None:
+        """Until the connection ends; then every turn still on it fails."""
+        writer = asyncio.create_task(self._write(), name="orpheus-client-write")
+        end: OrpheusError = ConnectionFailed("the connection to the speech server was lost")
+        try:
+            async for message in self._ws:
+                if message.type is aiohttp.WSMsgType.BINARY:
+                    self._take(protocol.unpack(message.data, max_bytes=MAX_SERVER_MESSAGE))
+        except BadMessage as error:
+            end = ConnectionFailed(f"the speech server sent what is no message: {error}")
+        except asyncio.CancelledError:
+            end = EngineDied("this engine was closed")
+            raise
+        finally:
+            writer.cancel()
+            self.retired.set()
+            for link in list(self._links.values()):
+                link.finish(end)
+            with contextlib.suppress(Exception):
+                async with asyncio.timeout(1):
+                    await self._ws.close()
+            await self._session.close()
+
+    async def _write(self) -> None:
+        try:
+            while True:
+                await self._ws.send_bytes(await self._out.get())
+        except ConnectionError:
+            pass  # the reader sees the end, too
+
+    def _take(self, message: protocol.Message) -> None:
+        kind = message["type"]
+        if kind == "health":
+            self._note_health(message)
+        elif kind == "goodbye":
+            self.retired.set()
+        elif kind == "error" and message.get("id") is None:
+            logger.warning("the speech server ends the connection: %s", message.get("message"))
+        else:
+            link = self._links.get(str(message.get("id")))
+            if link is not None:
+                link.take(message)
+
+    def _note_health(self, value: Any) -> None:
+        if isinstance(value, dict):
+            known = EngineHealth.__dataclass_fields__
+            try:
+                self.health = EngineHealth(**{k: v for k, v in value.items() if k in known})
+            except TypeError:
+                logger.debug("a health message without all of its fields")
+
+
+# ---- a turn
+
+
+class Link:
+    """A turn's way to the server. The TurnLink methods run on the caller's loop, the others on the connection's.
+
+    Args:
+        post: has the connection's loop call something, in order, from any thread. Raises EngineDied once that is over.
+    """
+
+    turn: Turn
+
+    def __init__(self, turn_id: str, options: SpeechOptions, post: Callable[..., None]) -> None:
+        self.id = turn_id
+        self.over = False
+        self._options = options
+        self._post = post
+        self._connection: Connection | None = None
+        self._unsent: list[protocol.Message] = []
+        self._unreported = 0
+        self._cancelled: list[Future[None]] = []
+        self._patience: asyncio.TimerHandle | None = None
+
+    # ---- TurnLink
+
+    def send_text(self, text: str) -> None:
+        self._post(self._send, {"type": "text", "id": self.id, "text": text})
+
+    def send_flush(self) -> None:
+        self._post(self._send, {"type": "flush", "id": self.id})
+
+    def send_end(self) -> None:
+        self._post(self._send, {"type": "end", "id": self.id})
+
+    def consumed(self, samples: int) -> None:
+        self._unreported += samples
+        if self._unreported >= REPORT_S * SAMPLE_RATE:
+            samples, self._unreported = self._unreported, 0
+            with contextlib.suppress(EngineDied):
+                self._post(self._send, {"type": "consumed", "id": self.id, "samples": samples})
+
+    def send_cancel(self) -> Future[None]:
+        done: Future[None] = Future()
+        try:
+            self._post(self._cancel, done)
+        except EngineDied:  # closed meanwhile: nothing is held
+            done.set_result(None)
+        return done
+
+    # ---- on the connection's loop
+
+    def attach(self, connection: Connection) -> None:
+        self._connection = connection
+        connection.send(
+            {"type": "open", "id": self.id, "options": protocol.options_to_map(self._options)}
+        )
+        for message in self._unsent:
+            connection.send(message)
+        self._unsent.clear()
+
+    def take(self, message: protocol.Message) -> None:
+        try:
+            event = protocol.event_from_message(message)
+        except BadMessage as error:
+            event = ConnectionFailed(str(error))
+        if event is None:
+            return
+        if isinstance(event, TurnEnd | OrpheusError):
+            self.finish(event)
+        elif not self.turn.deliver(event) and not self._cancelled:
+            self._cancel(Future())  # the caller's loop is gone
+
+    def finish(self, event: TurnEnd | OrpheusError) -> None:
+        """The turn is over; whoever waits for it hears how."""
+        if self.over:
+            return
+        self.over = True
+        if self._patience is not None:
+            self._patience.cancel()
+        if self._connection is not None:
+            self._connection.release(self)
+        self.turn.deliver(event)
+        for done in self._cancelled:
+            if not done.done():
+                done.set_result(None)
+
+    def _send(self, message: protocol.Message) -> None:
+        if self.over:
+            return
+        if self._connection is not None:
+            self._connection.send(message)
+        else:
+            self._unsent.append(message)
+
+    def _cancel(self, done: Future[None]) -> None:
+        if self.over:
+            done.set_result(None)
+            return
+        self._cancelled.append(done)
+        if self._connection is None:
+            self.finish(TurnEnd("cancelled"))
+        elif self._patience is None:
+            self._connection.send({"type": "cancel", "id": self.id})
+            self._patience = asyncio.get_running_loop().call_later(
+                CANCEL_S, self.finish, TurnEnd("cancelled")
+            )

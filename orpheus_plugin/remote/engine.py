@@ -1,0 +1,322 @@
+"""`RemoteEngine`: the same interface as LocalEngine, spoken by a server (`orpheus-tts serve`) elsewhere.
+
+One websocket carries all turns of a process. It lives on a thread of its own with its own loop, so that turns may be
+opened from any number of event loops, a busy agent loop holds up nobody else's audio, and the connection outlives the
+loop that first asked for it. What goes over it is `connection.py`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import threading
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
+from dataclasses import replace
+
+from orpheus_plugin.errors import (
+    ConnectionFailed,
+    EngineDied,
+    OrpheusError,
+    UnknownVoice,
+    without_login,
+)
+from orpheus_plugin.remote.connection import (
+    NO_HEALTH,
+    Address,
+    Connection,
+    Link,
+    open_connection,
+    websocket_url,
+)
+from orpheus_plugin.turn import MAX_TEXT_CHARS, EngineHealth, SpeechOptions, Turn
+
+logger = logging.getLogger(__name__)
+
+
+class RemoteEngine:
+    """Speaks through a server. Connects once, ahead of need, and again whenever the connection breaks.
+
+    A turn whose connection breaks raises ConnectionFailed; the next one is spoken over a new connection. A server that
+    shuts down in order lets running turns end while new ones wait for its successor.
+
+    Args:
+        url: see `Address`. None needs `locate`.
+        api_key: the server's key.
+        connect_timeout_s: how long `start` and a turn's first audio may wait for a connection.
+        locate: asked for the address before each attempt to connect, in place of `url`; it may start a server.
+    """
+
+    def __init__(
+        self,
+        url: str | None,
+        *,
+        api_key: str | None = None,
+        connect_timeout_s: float = 10.0,
+        locate: Callable[[], Awaitable[Address]] | None = None,
+    ) -> None:
+        if url is not None:
+            address = Address(url, api_key)
+            websocket_url(url)  # a bad address is a mistake to hear of now
+            self._locate: Callable[[], Awaitable[Address]] = _always(address)
+        elif locate is not None:
+            self._locate = locate
+        else:
+            raise ValueError("RemoteEngine needs a url, or locate")
+        self._connect_timeout_s = connect_timeout_s
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        # The last one there was. Replaced whole, so what the server says of itself is readable from every thread.
+        self._connection: Connection | None = None
+        # The rest belongs to the connection's loop.
+        self._keeper: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._waiting: set[Link] = set()
+        self._changed: asyncio.Event = asyncio.Event()
+        self._error: OrpheusError | None = None
+        self._locating = False
+        self._trying = "the speech server"  # as messages may name it
+
+    # ---- life
+
+    async def start(self) -> None:
+        """Connect. Returns at once when connected. Raises ConnectionFailed, Unauthorized, and what `locate` raises.
+
+        Takes at most `connect_timeout_s`, and as long as `locate` needs.
+        """
+        with self._lock:
+            started = asyncio.run_coroutine_threadsafe(self._first(), self._running_loop())
+        await asyncio.wrap_future(started)
+
+    def prewarm(self) -> None:
+        """Begin to connect, without waiting and without errors. From any thread."""
+        self._post(self._keep_connected)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed, which is for good: whoever keeps engines for others then makes a new one."""
+        return self._closed
+
+    async def aclose(self) -> None:
+        with self._lock:
+            loop, thread = self._loop, self._thread
+            self._loop = self._thread = None
+            self._closed = True
+            if loop is None or thread is None:
+                return
+            # Under the lock: it comes after all that was posted, and nothing is posted after it.
+            shut: Future[None] = asyncio.run_coroutine_threadsafe(self._shut(), loop)
+        await asyncio.wrap_future(shut)
+        loop.call_soon_threadsafe(loop.stop)
+        await asyncio.to_thread(thread.join)
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        """Under the lock."""
+        if self._closed:
+            raise EngineDied("this engine was closed")
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(
+                target=_run_loop, args=(self._loop,), name="orpheus-client", daemon=True
+            )
+            self._thread.start()
+        return self._loop
+
+    def _post(self, callback: Callable[..., object], *args: object) -> None:
+        with self._lock:
+            self._running_loop().call_soon_threadsafe(callback, *args)
+
+    async def _shut(self) -> None:
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        closed = EngineDied("this engine was closed")
+        for link in self._waiting:
+            link.finish(closed)
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # ---- turns
+
+    def open_turn(self, options: SpeechOptions | None = None) -> Turn:
+        """A new turn on the calling loop. A refusal by the server (AtCapacity...) is raised where it is iterated.
+
+        Raises UnknownVoice when the server's voices are known already, and EngineDied after `aclose`.
+        """
+        options = options or SpeechOptions()
+        if options.voice is not None:
+            options = replace(options, voice=self.check_voice(options.voice))
+        last = self._connection
+        limit = MAX_TEXT_CHARS if last is None else last.hello.get("max_text_chars", MAX_TEXT_CHARS)
+        link = Link(uuid.uuid4().hex[:12], options, self._post)
+        link.turn = Turn(link.id, link, max_chars=limit)
+        self._post(self._open, link)
+        return link.turn
+
+    def _open(self, link: Link) -> None:
+        self._keep_connected()
+        if (connection := self._connected()) is not None:
+            connection.adopt(link)
+        else:
+            self._waiting.add(link)
+            asyncio.get_running_loop().call_later(
+                self._connect_timeout_s, self._give_up_waiting, link
+            )
+
+    def _give_up_waiting(self, link: Link) -> None:
+        if link in self._waiting:
+            self._waiting.discard(link)
+            link.finish(self._error or self._silent())
+
+    def _silent(self) -> ConnectionFailed:
+        return ConnectionFailed(f"{self._trying} did not answer in time")
+
+    # ---- facts
+
+    @property
+    def voices(self) -> tuple[str, ...]:
+        """The server's voices; empty until the first connection."""
+        last = self._connection
+        return () if last is None else tuple(last.hello.get("voices", ()))
+
+    def check_voice(self, voice: str | None) -> str | None:
+        """The voice as the server spells it. Before the first connection any name passes; the server then decides."""
+        voices = self.voices
+        if voice is None:
+            return voices[0] if voices else None
+        if not voices:
+            return voice
+        for known in voices:
+            if known.casefold() == voice.casefold():
+                return known
+        raise UnknownVoice(f"the server has no voice {voice!r}; its voices are {', '.join(voices)}")
+
+    def health(self) -> EngineHealth:
+        """The server's own word of at most a second ago; not ready while there is no connection."""
+        if (connection := self._connected()) is not None:
+            return connection.health
+        last = self._connection
+        return replace(
+            NO_HEALTH if last is None else last.health,
+            ready=False,
+            error=str(self._error) if self._error else None,
+        )
+
+    def _connected(self) -> Connection | None:
+        """The connection that new turns go to."""
+        last = self._connection
+        return None if last is None or last.retired.is_set() else last
+
+    # ---- the connection's loop
+
+    async def _first(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._hold(task)
+        try:
+            await self._until_connected()
+        except asyncio.CancelledError:
+            if self._closed:
+                raise EngineDied("this engine was closed") from None
+            raise
+
+    async def _until_connected(self) -> None:
+        self._keep_connected()
+        left = self._connect_timeout_s
+        while self._connected() is None:
+            if self._error is not None and not self._error.retryable:
+                raise self._error
+            if left <= 0:
+                raise self._error or self._silent()
+            self._changed.clear()
+            counts, began = not self._locating, time.monotonic()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), left if counts else None)
+            if counts:
+                left -= time.monotonic() - began
+
+    def _hold(self, task: asyncio.Task[None]) -> None:
+        """It ends with this engine at the latest."""
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _keep_connected(self) -> None:
+        if self._keeper is None:
+            self._error = None
+            self._keeper = asyncio.get_running_loop().create_task(
+                self._keep(), name="orpheus-client-connection"
+            )
+
+    async def _keep(self) -> None:
+        pause = 0.1
+        while True:
+            try:
+                connection = await self._connect()
+            except OrpheusError as error:
+                self._refused(error)
+                if not error.retryable:
+                    self._keeper = None  # whoever asks next tries anew
+                    return
+                await asyncio.sleep(pause * random.uniform(0.7, 1.3))
+                pause = min(2 * pause, 2.0)
+                continue
+            pause = 0.1
+            self._adopt(connection)
+            await connection.retired.wait()
+
+    async def _connect(self) -> Connection:
+        self._locating = True
+        self._changed.set()
+        try:
+            address = await self._locate()
+        except OrpheusError:
+            raise
+        except Exception as error:
+            raise ConnectionFailed(f"no speech server was found: {error!r}") from error
+        finally:
+            self._locating = False
+            self._changed.set()
+        self._trying = without_login(address.url)
+        return await open_connection(address, timeout_s=self._connect_timeout_s)
+
+    def _refused(self, error: OrpheusError) -> None:
+        if self._error is None or str(self._error) != str(error):
+            logger.warning("no connection to the speech server: %s", error)
+        self._error = error
+        if not error.retryable:
+            waiting, self._waiting = self._waiting, set()
+            for link in waiting:
+                link.finish(error)
+        self._changed.set()
+
+    def _adopt(self, connection: Connection) -> None:
+        self._connection, self._error = connection, None
+        self._hold(asyncio.get_running_loop().create_task(connection.run(), name="orpheus-client"))
+        waiting, self._waiting = self._waiting, set()
+        for link in waiting:
+            if not link.over:
+                connection.adopt(link)
+        self._changed.set()
+
+
+def _always(address: Address) -> Callable[[], Awaitable[Address]]:
+    async def locate() -> Address:
+        return address
+
+    return locate
+
+
+def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_forever()
+    finally:
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()

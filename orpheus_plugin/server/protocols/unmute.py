@@ -1,0 +1,221 @@
+"""kyutai's text-to-speech protocol, as unmute speaks it: `/api/tts_streaming` and `/api/build_info`.
+
+One connection is one turn. Clients strip the spaces around their words; closing the connection is how they interrupt.
+Facts: unmute's text_to_speech.py, moshi-server's tts.rs and py_module.rs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import Any
+
+import msgpack
+import numpy as np
+import numpy.typing as npt
+from aiohttp import WSCloseCode, WSMsgType, web
+
+from orpheus_plugin.errors import BadMessage, InvalidOptions, OrpheusError
+from orpheus_plugin.server.duplex import drive
+from orpheus_plugin.server.encoders import Encoder, make_encoder
+from orpheus_plugin.server.service import ServedTurn, SpeechService
+from orpheus_plugin.server.voicemap import VoiceMap
+from orpheus_plugin.turn import AudioChunk, SpeechOptions, Word
+from orpheus_plugin.version import __version__
+
+logger = logging.getLogger(__name__)
+
+NO_ROOM = "no free channels"
+"""What kyutai's server says at capacity; unmute then tries its next server."""
+
+MAX_MESSAGE_BYTES = 2 * 1024 * 1024
+"""A voice embedding is long."""
+
+FORMATS = ("PcmMessagePack", "Pcm", "OggOpusMessagePack", "OggOpus")
+
+
+def add_routes(app: web.Application, service: SpeechService, voices: VoiceMap) -> None:
+    async def build_info(request: web.Request) -> web.Response:
+        return web.json_response({"server": "orpheus_plugin", "version": __version__})
+
+    async def tts_streaming(request: web.Request) -> web.StreamResponse:
+        audio_format = request.query.get("format", "OggOpus")
+        if audio_format not in FORMATS:
+            raise InvalidOptions(f"format must be one of {', '.join(FORMATS)}")
+        out = _Out(audio_format)
+        ws = web.WebSocketResponse(
+            heartbeat=service.limits.heartbeat_s,
+            max_msg_size=MAX_MESSAGE_BYTES,
+            compress=False,
+            timeout=2.0,
+        )
+        await ws.prepare(request)
+        code = WSCloseCode.OK
+        with contextlib.suppress(ConnectionError):
+            try:
+                with service.connection():
+                    turn = service.open("unmute", _options(request, service, voices))
+                    await _speak(ws, turn, out, voices)
+            except OrpheusError as error:
+                code = await _refuse(ws, out, error)
+            await ws.close(code=code)
+        return ws
+
+    app.router.add_get("/api/build_info", build_info)
+    app.router.add_get("/api/tts_streaming", tts_streaming)
+
+
+def _options(request: web.Request, service: SpeechService, voices: VoiceMap) -> SpeechOptions:
+    """Of what kyutai's models take, voice and seed mean something here; their temperature is another model's."""
+    seed = request.query.get("seed", "")
+    return SpeechOptions(
+        voice=voices.find(service.engine, request.query.get("voice")),
+        seed=int(seed) if seed.isascii() and seed.isdecimal() and len(seed) < 19 else None,
+    )
+
+
+async def _refuse(ws: web.WebSocketResponse, out: _Out, error: OrpheusError) -> WSCloseCode:
+    """Say why. Returns the code to close with: its client overlooks an Error after Ready, but not an unclean close."""
+    logger.info("refused or ended", extra={"protocol": "unmute", "code": error.code})
+    # Whatever keeps us from speaking now, unmute has one word for it.
+    message = NO_ROOM if error.retryable and not out.ready else error.message
+    await out.send(ws, out.message({"type": "Error", "message": message}))
+    return WSCloseCode.INTERNAL_ERROR if out.ready else WSCloseCode.OK
+
+
+async def _speak(ws: web.WebSocketResponse, turn: ServedTurn, out: _Out, voices: VoiceMap) -> None:
+    try:
+        first: Any = None
+        if voices.custom == "error":
+            # A voice embedding comes before anything else, and must be refused before Ready to be noticed.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    first = await ws.receive()
+        reader = _Reader(ws, turn, voices)
+        if first is not None:
+            reader.take(first)
+        await out.send(ws, out.message({"type": "Ready"}))
+        out.ready = True
+        await drive(reader.run(), _send(ws, turn, out))
+    finally:
+        await turn.close()
+
+
+async def _send(ws: web.WebSocketResponse, turn: ServedTurn, out: _Out) -> None:
+    async with turn:
+        await out.send(ws, await out.begin())
+        async for event in turn:
+            if isinstance(event, AudioChunk):
+                await out.send(ws, await out.audio(event.pcm))
+            elif isinstance(event, Word):
+                word = {"type": "Text", "text": event.text}
+                times = {"start_s": event.start_s, "stop_s": event.end_s}
+                await out.send(ws, out.message({**word, **times}))
+        await out.send(ws, await out.finish())
+
+
+class _Reader:
+    """The client's messages into the turn."""
+
+    def __init__(self, ws: web.WebSocketResponse, turn: ServedTurn, voices: VoiceMap) -> None:
+        self._ws = ws
+        self._turn = turn
+        self._voices = voices
+        self._any_text = False
+
+    async def run(self) -> None:
+        """Until the client is gone; also after Eos, to notice that it is."""
+        async for message in self._ws:
+            self.take(message)
+
+    def take(self, message: Any) -> None:
+        if message.type is WSMsgType.TEXT:
+            self._text(message.data)
+        elif message.type is WSMsgType.BINARY:
+            if message.data == b"\0":
+                self._turn.end()
+            else:
+                self._message(_unpack(message.data))
+
+    def _message(self, message: dict[str, Any]) -> None:
+        kind = message.get("type")
+        if kind == "Text" and isinstance(message.get("text"), str):
+            self._text(message["text"])
+        elif kind == "Eos":
+            self._turn.end()
+        elif kind == "Voice":
+            if self._voices.custom == "error":
+                raise InvalidOptions("Orpheus cannot speak with a custom voice; choose a named one")
+            logger.warning("a custom voice was asked for; speaking with the default one")
+        else:
+            raise BadMessage("expected Text, Voice or Eos")
+
+    def _text(self, text: str) -> None:
+        if text.strip():
+            self._turn.push_text(f" {text}" if self._any_text else text)
+            self._any_text = True
+
+
+def _unpack(data: bytes) -> dict[str, Any]:
+    try:
+        message = msgpack.unpackb(data, raw=False, max_map_len=16, max_ext_len=0)
+    except Exception as error:  # msgpack raises ValueError, its own classes, RecursionError, ...
+        raise BadMessage(f"not MessagePack: {type(error).__name__}") from None
+    if not isinstance(message, dict):
+        raise BadMessage("a message is a map")
+    return message
+
+
+class _Out:
+    """One of the four formats: messages as maps, or bare audio."""
+
+    def __init__(self, audio_format: str) -> None:
+        self.ready = False
+        self._maps = audio_format.endswith("MessagePack")
+        self._opus: Encoder | None = (
+            make_encoder("opus") if audio_format.startswith("OggOpus") else None
+        )
+
+    def message(self, message: dict[str, Any]) -> bytes | None:
+        packed: bytes | None = msgpack.packb(message) if self._maps else None
+        return packed
+
+    async def send(self, ws: web.WebSocketResponse, data: bytes | None) -> None:
+        if data:
+            await ws.send_bytes(data)
+
+    async def begin(self) -> bytes | None:
+        """The container's header, where there is one."""
+        return None if self._opus is None else self._encoded(self._opus.push(b""))
+
+    async def audio(self, pcm: bytes) -> bytes | None:
+        if self._opus is not None:
+            return self._encoded(await asyncio.to_thread(self._opus.push, pcm))
+        floats = np.frombuffer(pcm, "<i2").astype(np.float32) / np.float32(32_768)
+        return _audio_map(floats) if self._maps else floats.astype("<f4").tobytes()
+
+    async def finish(self) -> bytes | None:
+        return (
+            None
+            if self._opus is None
+            else self._encoded(await asyncio.to_thread(self._opus.finish))
+        )
+
+    def _encoded(self, data: bytes) -> bytes | None:
+        if not data:
+            return None
+        # As kyutai's server has it: an array of numbers, not MessagePack's bin.
+        return self.message({"type": "OggOpus", "data": list(data)}) if self._maps else data
+
+
+_AUDIO_HEAD = msgpack.packb({"type": "Audio"}).replace(b"\x81", b"\x82", 1) + msgpack.packb("pcm")
+_FLOAT = np.dtype([("tag", "u1"), ("value", ">f4")])
+
+
+def _audio_map(samples: npt.NDArray[np.floating]) -> bytes:
+    """{"type": "Audio", "pcm": [float32...]}, written as a whole: thousands of floats, ten times a second, per turn."""
+    array = np.empty(samples.size, _FLOAT)
+    array["tag"] = 0xCA
+    array["value"] = samples
+    return b"".join((_AUDIO_HEAD, b"\xdd", samples.size.to_bytes(4, "big"), array.tobytes()))

@@ -1,0 +1,1 @@
+"""Streamed text into utterances, and numbers and signs into words."""

@@ -1,0 +1,245 @@
+"""Text as it streams in from a language model, cut into utterances that a speech model can read.
+
+The first utterance of a turn is cut early, so that speech can start before a long sentence is complete; the later
+ones are whole sentences, short neighbours joined. What is spoken and what was written stay side by side, word by
+word: the model reads `Utterance.text`, transcripts and the agent's memory are made of `SpokenWord.written`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from orpheus_plugin.errors import InvalidOptions
+from orpheus_plugin.text.normalizer import Reader, Token, split_token
+from orpheus_plugin.text.sentences import find_sentence_end
+from orpheus_plugin.text.tags import ENGLISH_TAGS, TAG_HOLDER, TagLifter, may_cut
+from orpheus_plugin.text.utterance import SpokenWord, Utterance, utterances
+
+__all__ = ["ENGLISH_TAGS", "SpokenWord", "TextOptions", "Utterance", "UtteranceCutter"]
+
+
+@dataclass(frozen=True)
+class TextOptions:
+    """How text is cleaned and cut.
+
+    Attributes:
+        tags: the emotion tags the model knows, without brackets.
+        spell_numbers: write out numbers, money, dates, units and the like.
+        language: two-letter code; decides abbreviations and the words for numbers.
+        max_chars: no utterance's text is longer than this.
+        join_chars: short neighbouring sentences are joined up to this length.
+        first_clause_chars: from this length on the first utterance is cut at a comma or the like, if its sentence
+            is still arriving; 0 waits for the sentence.
+        first_max_chars: at this length the first utterance is cut at a space if nothing better has come.
+        first_sentence_chars: a first sentence with fewer letters ("Hi!") is joined with what follows, unless flushed.
+    """
+
+    tags: frozenset[str] = ENGLISH_TAGS
+    spell_numbers: bool = True
+    language: str = "en"
+    max_chars: int = 280
+    join_chars: int = 160
+    first_clause_chars: int = 25
+    first_max_chars: int = 100
+    first_sentence_chars: int = 5
+
+    def __post_init__(self) -> None:
+        if self.max_chars < 20 or not 0 < self.join_chars <= self.max_chars:
+            raise InvalidOptions(
+                "max_chars must be at least 20 and join_chars between 1 and max_chars"
+            )
+        if min(self.first_clause_chars, self.first_max_chars, self.first_sentence_chars) < 0:
+            raise InvalidOptions("the lengths of a first utterance cannot be negative")
+
+
+_CLAUSE = re.compile(r"[,;:][\"'”’)\]*_]*(?=\s)|[，；：、،؛]|(?<=\w)—(?=\w)|\s[-–—](?=\s)")
+_CONJUNCTION = re.compile(
+    r"\s(?=(?:and|or|but|so|because|which|that|when|while|if|since|"
+    r"et|mais|parce|que|und|oder|aber|weil|dass|y|pero|porque|ma|perché)\s)"
+)
+_BREAK = re.compile(r"\s|(?<=[\u3040-\u30ff\u3400-\u9fff])|(?=[\u3040-\u30ff\u3400-\u9fff])")
+_LINE_END = "\u2028"  # a line end that ends a sentence
+_TOKEN = re.compile(rf"{TAG_HOLDER}|[^\s{TAG_HOLDER}]+")
+
+
+class UtteranceCutter:
+    """Collects the deltas of one turn and hands out utterances as soon as they are certain."""
+
+    def __init__(self, options: TextOptions | None = None) -> None:
+        self._options = options or TextOptions()
+        self._tags = TagLifter(self._options.tags)
+        self._reader = Reader(
+            language=self._options.language, spell_numbers=self._options.spell_numbers
+        )
+        self._raw = ""  # text not handed out yet, verbatim
+        self._scan = 0  # no sentence ends in raw[ready:scan]
+        self._ready = 0  # whole sentences up to here wait for a neighbour
+        self._lines: list[int] = []  # line ends in raw that end a sentence
+        self._half = ""  # first half of a surrogate pair
+        self._count = 0  # utterances handed out
+        self._carried: list[SpokenWord] = []  # unspoken; they ride with the next utterance
+
+    def push(self, delta: str) -> list[Utterance]:
+        """Add the next piece of text, split anywhere, and return what can be spoken now."""
+        self._raw += self._mend(delta)
+        return self._cut(final=False)
+
+    def flush(self) -> list[Utterance]:
+        """Return all that is there, complete or not. More text may follow."""
+        self._half = ""
+        return self._cut(final=True)
+
+    def release(self) -> list[Utterance]:
+        """Return whole sentences that wait to be joined with the next; an unfinished sentence stays.
+
+        For a speaker that is about to run out of speech while no text arrives.
+        """
+        return self._take(self._ready)
+
+    @property
+    def leftover(self) -> tuple[SpokenWord, ...]:
+        """Words with nothing to speak that no utterance has taken along so far (an emoji at the very end)."""
+        return tuple(self._carried)
+
+    def _mend(self, delta: str) -> str:
+        text = self._half + delta
+        self._half = ""
+        if text and "\ud800" <= text[-1] <= "\udbff":
+            text, self._half = text[:-1], text[-1]
+        if not text.isascii():
+            text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "ignore")
+        return text
+
+    # ---- where to cut -------------------------------------------------------------------------------------------
+
+    def _cut(self, *, final: bool) -> list[Utterance]:
+        """Hand out what is certain. Every decision but an early first cut hangs on the text alone, not on its split."""
+        options = self._options
+        out: list[Utterance] = []
+        while True:
+            found, scan = find_sentence_end(
+                self._raw, self._scan, self._ready, language=options.language, final=final
+            )
+            if found is None and final and scan >= len(self._raw) > self._ready:
+                reach = end = len(self._raw)
+            elif found is None:
+                reach, end = scan, 0
+            else:
+                reach, end = found.mark, found.end
+            if self._ready and reach > options.join_chars:
+                out += self._take(self._ready)
+                continue
+            if reach > options.max_chars and (place := self._emergency(reach)):
+                out += self._take(place)
+                continue
+            self._scan = scan
+            if not end:
+                break
+            self._ready = end
+            if self._raw[end : end + 1] == "\n":
+                self._lines.append(end)
+            if self._long_enough(end):
+                out += self._take(end)
+        if final:
+            out += self._take(len(self._raw))
+        elif not self._count and (place := self._early()):
+            out += self._take(place)
+            out += self._cut(final=False)
+        return out
+
+    def _long_enough(self, end: int) -> bool:
+        if self._count == 0:
+            return _letters(self._raw[:end]) >= self._options.first_sentence_chars
+        half = self._options.join_chars // 2
+        return end >= (half // 2 if self._count == 1 else half)
+
+    def _early(self) -> int:
+        """Where the first utterance may end although its sentence has not."""
+        options = self._options
+        if not options.first_clause_chars or len(self._raw) < options.first_clause_chars:
+            return 0
+        for match in _CLAUSE.finditer(self._raw):
+            head = self._raw[: match.end()]
+            if len(head.strip()) >= options.first_clause_chars and may_cut(self._raw, match.end()):
+                return match.end()
+        limit = options.first_max_chars
+        if len(self._raw) <= max(limit, options.first_clause_chars):
+            return 0
+        head = self._raw[:limit]
+        for pattern in (_CONJUNCTION, _BREAK):
+            for match in reversed(list(pattern.finditer(head, options.first_clause_chars))):
+                if may_cut(self._raw, match.start()):
+                    return match.start()
+        return 0
+
+    def _emergency(self, reach: int) -> int:
+        """Where to cut a sentence that is too long: a clause, else a space, else in the middle of a word."""
+        limit = self._options.max_chars
+        head = self._raw[:limit]
+        for match in reversed(list(_CLAUSE.finditer(head, limit // 3))):
+            if may_cut(self._raw, match.end()):
+                return match.end()
+        for match in reversed(list(_BREAK.finditer(head, 1))):
+            if match.start() and may_cut(self._raw, match.start()):
+                return match.start()
+        # One huge word, perhaps a link: take it whole within reason, the text itself is divided later.
+        later = _BREAK.search(self._raw, limit, min(reach, 4 * limit))
+        if later and may_cut(self._raw, later.start()):
+            return later.start()
+        return 4 * limit if reach > 4 * limit else 0
+
+    # ---- what is said -------------------------------------------------------------------------------------------
+
+    def _take(self, place: int) -> list[Utterance]:
+        piece, self._raw = self._raw[:place], self._raw[place:]
+        self._scan = max(0, self._scan - place)
+        self._ready = max(0, self._ready - place)
+        lines = {line for line in self._lines if line < place}
+        self._lines = [line - place for line in self._lines if line >= place]
+        if not piece:
+            return []
+        for line in lines:
+            piece = f"{piece[:line]}{_LINE_END}{piece[line + 1 :]}"
+        items = self._items(piece)
+        if not any(isinstance(item, str) or item.spoken for item in items):
+            self._carried += [item for item in items if isinstance(item, SpokenWord)]
+            return []
+        items = [*self._carried, *items]
+        self._carried = []
+        out = utterances(items, self._options.max_chars)
+        self._count += len(out)
+        return out
+
+    def _items(self, piece: str) -> list[SpokenWord | str]:
+        """The words of a piece and, as plain strings in brackets, the emotion tags between them."""
+        tokens: list[Token] = []
+        spaces: list[bool] = []
+        marks: list[tuple[int, str]] = []  # before which token a tag stands
+        text, found = self._tags.lift(piece)
+        offset = 0
+        for match in _TOKEN.finditer(text):
+            gap = text[offset : match.start()]
+            new_item = _LINE_END in gap
+            line_start = new_item or "\n" in gap or not offset
+            offset = match.end()
+            if match[0][0] == TAG_HOLDER:
+                marks += [(len(tokens), found.pop(0))]
+                continue
+            pieces = split_token(match[0])
+            tokens += [
+                Token(written, line_start and not number, new_item and not number)
+                for number, written in enumerate(pieces)
+            ]
+            spaces += [False] * (len(pieces) - 1) + [True]
+        items: list[SpokenWord | str] = []
+        readings = self._reader.read(tokens)
+        for index, (token, said) in enumerate(zip(tokens, readings, strict=True)):
+            sounds = [tag for place, tag in marks if place == index]
+            items += sounds
+            items.append(SpokenWord(token.written, said, spaces[index], len(sounds)))
+        return items + [tag for place, tag in marks if place == len(tokens)]
+
+
+def _letters(text: str) -> int:
+    return sum(c.isalnum() for c in text)

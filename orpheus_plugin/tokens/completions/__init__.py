@@ -1,0 +1,1 @@
+"""Tokens from any server with an OpenAI-style completions endpoint."""

@@ -1,0 +1,1 @@
+"""A small batched Llama in torch, for machines without vLLM."""

@@ -1,0 +1,1 @@
+"""Tokens from vLLM in this process, on a GPU or a CPU."""
