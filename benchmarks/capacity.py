@@ -94,7 +94,6 @@ async def main() -> None:
     parser.add_argument("--codec", type=Path)
     parser.add_argument("--generator", default="auto", choices=["auto", "torch", "vllm"])
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64])
-    parser.add_argument("--fast-start", action="store_true")
     parser.add_argument("--out", default="capacity")
     args = parser.parse_args()
     engine = LocalEngine(
@@ -104,7 +103,6 @@ async def main() -> None:
             generator=args.generator,
             max_turns=max(args.streams),
             measure=False,
-            fast_start=args.fast_start,
         )
     )
     began = time.perf_counter()
@@ -112,7 +110,6 @@ async def main() -> None:
     figures: dict[str, Any] = {
         "model": args.model,
         "engine": engine.health().generator,
-        "fast_start": args.fast_start,
         "start_s": time.perf_counter() - began,
         "streams": {},
     }

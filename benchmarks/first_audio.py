@@ -1,16 +1,15 @@
-"""How soon a listener hears something, exact and with the fast start: ``python benchmarks/first_audio.py``.
+"""How soon a listener hears something: ``python benchmarks/first_audio.py``.
 
 Simulated, so that the load of the machine does not matter: tokens come at so many a second, and each step of the codec takes
-the CPU time it took (one stream, one thread). Per token rate and way of starting, medians over the utterances:
+the CPU time it took (one stream, one thread). Per token rate, medians over the utterances:
 
 * tokens and milliseconds from the first token to the first samples;
 * milliseconds until the listener, who plays from the first samples on, hears something louder than -45 dBFS;
 * milliseconds of silence because the next samples came too late (playing never pauses otherwise);
-* for the fast start: milliseconds until all is exact, how far below the signal the error is until there (dB), and CPU
-  against the exact start.
+* seconds of CPU a second of speech.
 
 By default the utterances are spoken by the bundled voice. ``--codec DIR --latents FILE.npz`` takes another codec and arrays
-int [n, 3]. With neither, the full-size decoder with random weights gives the times, and no error worth reading.
+int [n, 3]. With neither, the full-size decoder with random weights gives the times.
 Peers need 28 tokens and drop the first 85 ms.
 """
 
@@ -38,7 +37,6 @@ if str(ROOT) not in sys.path:
 
 from benchmarks.report import save  # noqa: E402
 from orpheus_plugin.codec import CodecBatcher, SnacDecoder, load_decoder  # noqa: E402
-from orpheus_plugin.codec.streaming import StreamingDecoder  # noqa: E402
 
 MINI = ROOT / "orpheus_plugin" / "mini"
 SAMPLE_RATE = 24000
@@ -65,8 +63,6 @@ class Heard:
     first_ms: float
     audible_ms: float
     dry_ms: float
-    exact_after_ms: float
-    error_db: float | None
     cpu_per_second: float
 
 
@@ -88,12 +84,10 @@ class Simulation:
 async def listen(
     simulation: Simulation,
     latents: Latents,
-    wanted: npt.NDArray[np.float32],
     rate: float,
-    fast: bool,
 ) -> Heard:
     begin = simulation.now
-    stream = simulation.batcher.open_stream(seed=1, fast_start=fast)
+    stream = simulation.batcher.open_stream(seed=1)
     got: list[tuple[int, float, npt.NDArray[np.float32]]] = []  # tokens so far, seconds, samples
     tokens = 0
 
@@ -123,18 +117,12 @@ async def listen(
             audible = runs_dry + (loud - offset) / SAMPLE_RATE
         offset += len(piece)
         runs_dry += len(piece) / SAMPLE_RATE
-    wrong = np.abs(samples - wanted) > 1e-4
-    until = len(wrong) - int(np.argmax(wrong[::-1])) if wrong.any() else 0
-    error = float(np.mean((samples - wanted)[:until] ** 2)) if until else 0.0
-    below = 10 * np.log10(float(np.mean(wanted**2)) / error) if error else None
     length = len(samples) / SAMPLE_RATE
     return Heard(
         got[0][0],
         first * 1e3,
         audible * 1e3,
         dry * 1e3,
-        until * 1e3 / SAMPLE_RATE,
-        below,
         cpu / length,
     )
 
@@ -192,40 +180,24 @@ async def main() -> None:
         name, decoder, said = "bundled", load_decoder(MINI / "snac"), await mini_latents()
     else:
         name, (decoder, said) = "random weights, full size", random_codec()
-    wanted = [StreamingDecoder(decoder, slots=1).decode(latents, seed=1) for latents in said]
     rows: list[dict[str, Any]] = []
     heads = (
         "tokens/s",
-        "start",
         "tokens",
         "first ms",
         "audible ms",
         "dry ms",
-        "exact after",
-        "error dB",
         "CPU s/s",
     )
     print(f"codec: {name}; {len(said)} utterances\n" + "".join(f"{head:>12}" for head in heads))
     for rate in (float(part) for part in options.rates.split(",")):
-        for fast in (False, True):
-            simulation = Simulation(decoder)
-            await listen(simulation, said[0], wanted[0], rate, fast)  # warms up
-            heard = [
-                asdict(await listen(simulation, latents, whole, rate, fast))
-                for latents, whole in zip(said, wanted, strict=True)
-            ]
-            row = {key: median([one[key] for one in heard]) for key in heard[0]}
-            rows.append({"tokens_per_second": rate, "start": "fast" if fast else "exact", **row})
-            shown = ["-" if value is None else f"{value:.2f}" for value in row.values()]
-            print(
-                f"{rate:>12.0f}{rows[-1]['start']:>12}" + "".join(f"{cell:>12}" for cell in shown)
-            )
+        simulation = Simulation(decoder)
+        await listen(simulation, said[0], rate)  # warms up
+        heard = [asdict(await listen(simulation, latents, rate)) for latents in said]
+        row = {key: statistics.median(one[key] for one in heard) for key in heard[0]}
+        rows.append({"tokens_per_second": rate, **row})
+        print(f"{rate:>12.0f}" + "".join(f"{value:>12.2f}" for value in row.values()))
     save("first_audio", {"codec": name, "utterances": len(said), "rows": rows})
-
-
-def median(values: list[float | None]) -> float | None:
-    numbers = [value for value in values if value is not None]
-    return statistics.median(numbers) if numbers else None
 
 
 if __name__ == "__main__":

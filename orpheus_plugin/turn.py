@@ -35,7 +35,6 @@ class SpeechOptions:
         seed: makes the turn repeatable on the same engine; None draws one.
         trim_leading_silence: drop the near-silence before the first sound, but for 50 ms. Orpheus starts with 0.4 to
             0.7 s of it (canopyai/Orpheus-TTS issues 228 and 299).
-        fast_start: emit the first sound from approximated right context, some tokens before it is exact.
     """
 
     voice: str | None = None
@@ -44,7 +43,6 @@ class SpeechOptions:
     repetition_penalty: float | None = None
     seed: int | None = None
     trim_leading_silence: bool = True
-    fast_start: bool | None = None
 
     def __post_init__(self) -> None:
         _check_number("temperature", self.temperature, 0.0, 5.0)

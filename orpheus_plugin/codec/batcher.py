@@ -98,7 +98,7 @@ class CodecBatcher:
             return
         sizes = [1, 2, 4, 8, 16, 32] if self._fixed else [1]
         sizes = sorted({min(size, self._max_lanes) for size in sizes})
-        chunks = (*self._chunks, self._streaming.flush_latents)  # the last is a guess or the tail
+        chunks = (*self._chunks, self._streaming.flush_latents)  # the last is the tail
         self._streaming.warm_up([(size, n) for n in chunks for size in sizes])
         self._thread = threading.Thread(target=self._work, name="orpheus-codec", daemon=True)
         self._thread.start()
@@ -110,15 +110,12 @@ class CodecBatcher:
         if thread is not None and thread is not threading.current_thread():
             thread.join()
 
-    def open_stream(
-        self, *, seed: int = 0, noise: bool = True, fast_start: bool = False
-    ) -> CodecStream:
+    def open_stream(self, *, seed: int = 0, noise: bool = True) -> CodecStream:
         """Take a slot.
 
         Args:
             seed: of the noise; equal seeds and codes give equal samples whatever else runs.
             noise: False leaves the decoder's noise out.
-            fast_start: play guessed samples from 7 tokens on until the exact ones catch up; see `fast_start.py`.
 
         Raises AtCapacity when no slot is free, EngineDied when the worker died or the batcher is closed.
         """
@@ -129,7 +126,7 @@ class CodecBatcher:
                 raise AtCapacity(f"all {self.slots} codec streams are in use")
             slot = self._free.pop()
             lane = self._streaming.lane(slot, seed=seed, noise=noise)
-            stream = CodecStream(self, lane, fast_start=fast_start)
+            stream = CodecStream(self, lane)
             self._streams[slot] = stream
             return stream
 
@@ -203,42 +200,40 @@ class CodecBatcher:
         with self._changed:
             self._changed.notify()
 
-    def _advance(self, batch: list[CodecStream], codes: NDArray[np.int64], guess: bool) -> None:
-        pieces = self._streaming.step([s.lane for s in batch], codes, commit=not guess)
+    def _advance(self, batch: list[CodecStream], codes: NDArray[np.int64]) -> None:
+        pieces = self._streaming.step([s.lane for s in batch], codes)
         waiting: list[Waiting] = []
         with self._changed:
             for stream, piece in zip(batch, pieces, strict=True):
                 if stream._closed:
                     continue
-                stream._deliver(piece, guess=guess)
+                stream._deliver(piece)
                 if stream._done:
                     self._release(stream)
                 if stream._waiting is not None and (len(piece) or stream._done):
                     waiting.append(stream._waiting)
         wake(waiting)
 
-    def _next(self, stream: CodecStream, now: float) -> tuple[float, int, bool]:
-        """When the stream may be stepped if no more latents come for it, how many it then takes, whether as a guess."""
+    def _next(self, stream: CodecStream, now: float) -> tuple[float, int]:
+        """When the stream may be stepped if no more latents come for it, and how many it then takes."""
         flush = self._streaming.flush_latents
         left = stream._deadline - now
-        if stream._wants_guess(left):
-            return now, flush, True
         pending = stream._pending(flush)
         if pending <= 0:
-            return math.inf, 0, False
+            return math.inf, 0
         supplied = [n for n in self._chunks if left > PATIENCE * n * LATENT_S]
         largest = max([FRAME_LATENTS, *supplied])
         if stream._finished and pending <= largest:
             # All the rest at once. Fixed shapes: rows behind the flush cost less than another step.
             rest = min(c for c in self._chunks if c >= pending) if self._fixed else pending
-            return now, rest, False
+            return now, rest
         n = max(c for c in self._chunks if c <= min(pending, largest))
         if stream._finished or n >= LONGEST_WAIT:
-            return now, n, False
+            return now, n
         if n < self._smallest(stream.lane.position - flush):
-            return math.inf, n, False
+            return math.inf, n
         larger = min(c for c in self._chunks if c > n)
-        return stream._deadline - PATIENCE * larger * LATENT_S, n, False
+        return stream._deadline - PATIENCE * larger * LATENT_S, n
 
     def _smallest(self, heard: int) -> int:
         """The smallest chunk that is worth a step for a listener who has heard so many latents; below 0 they are to come."""
@@ -248,18 +243,18 @@ class CodecBatcher:
             return 2 if self._fixed else 1
         return 2 if 0 <= heard < BEGINNING else FRAME_LATENTS
 
-    def _pick(self) -> tuple[list[CodecStream], NDArray[np.int64], bool] | None:
-        """The next step: its streams, their codes [streams, n, 3], whether it is a guess. Under the lock."""
+    def _pick(self) -> tuple[list[CodecStream], NDArray[np.int64]] | None:
+        """The next step: its streams and their codes [streams, n, 3]. Under the lock."""
         now = self._clock()
         ready = []
         for stream in self._streams.values():
-            due, n, guess = self._next(stream, now)
+            due, n = self._next(stream, now)
             if due <= now:
-                ready.append((stream._deadline, stream.lane.slot, (n, guess), stream))
+                ready.append((stream._deadline, stream.lane.slot, n, stream))
         if not ready:
             return None
         ready.sort(key=lambda entry: entry[:2])
-        n, guess = size = ready[0][2]
+        n = ready[0][2]
         lanes = min(self._max_lanes, max(1, self._max_latents // n))
-        batch = [stream for *_, own, stream in ready if own == size][:lanes]
-        return batch, np.stack([stream._next_codes(n, hold=guess) for stream in batch]), guess
+        batch = [stream for *_, own, stream in ready if own == n][:lanes]
+        return batch, np.stack([stream._next_codes(n) for stream in batch])

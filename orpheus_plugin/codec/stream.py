@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from orpheus_plugin.codec.decoder import CODEBOOK_SIZE, LATENT_SAMPLES, SAMPLE_RATE
-from orpheus_plugin.codec.fast_start import FIRST_GUESS_LATENTS, GUESS_BELOW, GUESS_UP_TO, Joiner
 from orpheus_plugin.codec.streaming import Lane
 from orpheus_plugin.errors import EngineDied
 
@@ -32,7 +31,7 @@ class CodecStream:
     latent in total, and ends after the tail. The slot is free once the last samples were decoded, or at `close`.
     """
 
-    def __init__(self, owner: CodecBatcher, lane: Lane, *, fast_start: bool) -> None:
+    def __init__(self, owner: CodecBatcher, lane: Lane) -> None:
         self._owner = owner
         self._changed: Condition = owner._changed
         self.lane = lane
@@ -46,8 +45,6 @@ class CodecStream:
         self._waiting: Waiting | None = None
         self._deadline = 0.0
         self._deadline_given = False
-        self._joiner = Joiner() if fast_start else None
-        self._guessed_at = 0  # latents known at the last guess
         self.delivered = 0
 
     # -- codes in ------------------------------------------------------------------------------------------------
@@ -133,8 +130,7 @@ class CodecStream:
         """`time.monotonic()` at which the listener runs dry; the batcher serves the earliest first.
 
         Until it is set, it is estimated as if playing began with the first samples delivered. Whoever drops samples
-        (a silence trim) or holds them back should set it: 0.0 means the listener is waiting now. A fast start plays
-        guesses only while the deadline is near.
+        (a silence trim) or holds them back should set it: 0.0 means the listener is waiting now.
         """
         return self._deadline
 
@@ -155,8 +151,8 @@ class CodecStream:
             return self._have + flush - self.lane.position if self._have else 0
         return self._have - self.lane.position
 
-    def _next_codes(self, n: int, *, hold: bool = False) -> NDArray[np.int64]:
-        """The n latents after the lane's position, continued with zeros, or with the newest latent.
+    def _next_codes(self, n: int) -> NDArray[np.int64]:
+        """The n latents after the lane's position, continued with zeros.
 
         Called by the worker for the step it is about to run: only here the lane learns its end.
         """
@@ -165,30 +161,10 @@ class CodecStream:
         codes = np.zeros((n, 3), np.int64)
         known = self._codes[self.lane.position : min(self._have, self.lane.position + n)]
         codes[: len(known)] = known
-        if hold:
-            codes[len(known) :] = self._codes[self._have - 1]
         return codes
 
-    def _wants_guess(self, left: float) -> bool:
-        """Whether the listener, with `left` seconds to play, needs samples before the exact stream has them.
-
-        Looks at whole new frames only, so that a guess is made at most once a frame.
-        """
-        return (
-            self._joiner is not None
-            and not self._finished
-            and self.lane.position - self._guessed_at >= FIRST_GUESS_LATENTS
-            and left < GUESS_BELOW
-        )
-
-    def _deliver(self, piece: Samples, *, guess: bool) -> None:
+    def _deliver(self, piece: Samples) -> None:
         now = self._owner._clock()
-        if self._joiner is not None and guess:
-            self._guessed_at = self.lane.position
-            lacking = GUESS_UP_TO - max(0.0, self._deadline - now)
-            piece = self._joiner.add_guess(piece, self.lane.position, int(lacking * SAMPLE_RATE))
-        elif self._joiner is not None:
-            piece = self._joiner.add_exact(piece)
         if not len(piece):
             return
         self.delivered += len(piece)

@@ -136,14 +136,13 @@ class StreamingDecoder:
 
     @torch.inference_mode()
     def step(
-        self, lanes: Sequence[Lane], codes: NDArray[np.int64], *, commit: bool = True
+        self, lanes: Sequence[Lane], codes: NDArray[np.int64]
     ) -> list[NDArray[np.float32]]:
         """Advance every lane by the same number of latents.
 
         Args:
             lanes: distinct slots.
             codes: int64 [len(lanes), n, 3], 0..4095. Rows at or behind a lane's end are ignored.
-            commit: False leaves state and positions as they were (a look at what would come).
 
         Returns:
             Per lane the samples that became final, float32 [m], m <= 512 * n; empty in a stream's first 9 latents.
@@ -151,14 +150,13 @@ class StreamingDecoder:
         Cost: one pass of 0.1 GFLOP a latent and lane (full size); blocks until the samples are on the host.
         """
         n = codes.shape[1]
-        host = _on_host(self._run(lanes, codes.transpose(1, 0, 2), commit))  # [n * 512, B or more]
+        host = _on_host(self._run(lanes, codes.transpose(1, 0, 2)))  # [n * 512, B or more]
         pieces = []
         for column, lane in enumerate(lanes):
             first = lane.position * LATENT_SAMPLES - self.delay
             stop = min(n * LATENT_SAMPLES, lane.end * LATENT_SAMPLES - first)
             pieces.append(host[max(0, -first) : max(0, stop), column].copy())
-            if commit:
-                lane.position += n
+            lane.position += n
         return pieces
 
     def decode(
@@ -183,14 +181,14 @@ class StreamingDecoder:
             else:
                 with torch.inference_mode():
                     self._forward(
-                        self._inputs(idle, codes), _Plan(skip=[False] * len(self._geometry)), True
+                        self._inputs(idle, codes), _Plan(skip=[False] * len(self._geometry))
                     )
 
     # -- one step ------------------------------------------------------------------------------------------------
 
-    def _run(self, lanes: Sequence[Lane], codes: NDArray[np.int64], commit: bool) -> Tensor:
+    def _run(self, lanes: Sequence[Lane], codes: NDArray[np.int64]) -> Tensor:
         n = codes.shape[0]
-        if commit and self._graphs:
+        if self._graphs:
             sizes = [size for size, latents in self._graphs if latents == n and size >= len(lanes)]
             if sizes:
                 size = min(sizes)
@@ -200,7 +198,7 @@ class StreamingDecoder:
                 inputs.block.copy_(self._pack([*lanes, *spare], padded), non_blocking=True)
                 graph.replay()
                 return audio
-        return self._forward(self._inputs(lanes, codes), self._plan(lanes, n), commit)
+        return self._forward(self._inputs(lanes, codes), self._plan(lanes, n))
 
     def _inputs(self, lanes: Sequence[Lane], codes: NDArray[np.int64]) -> _Inputs:
         block = self._pack(lanes, codes).to(self.decoder.device, non_blocking=True)
@@ -240,7 +238,7 @@ class StreamingDecoder:
             )
         return plan
 
-    def _forward(self, inputs: _Inputs, plan: _Plan, commit: bool) -> Tensor:
+    def _forward(self, inputs: _Inputs, plan: _Plan) -> Tensor:
         """-> [n * 512, B]; pure tensor work, no host synchronisation: this is what a CUDA graph captures."""
         n = inputs.codes.shape[0]
         tails: list[Tails] = [
@@ -258,10 +256,9 @@ class StreamingDecoder:
             x *= self._inside(inputs, n, 1, 0)
         out: list[Tensor] = []
         self._descend(0, x, 0, tails, masks, noise, plan.skip, out)
-        if commit:
-            for pools, stage_tails in zip(self._pools, tails, strict=True):
-                for pool, tail in zip(pools, stage_tails, strict=True):
-                    pool.index_copy_(1, inputs.slots, tail)
+        for pools, stage_tails in zip(self._pools, tails, strict=True):
+            for pool, tail in zip(pools, stage_tails, strict=True):
+                pool.index_copy_(1, inputs.slots, tail)
         return (out[0] if len(out) == 1 else torch.cat(out)).squeeze(-1)
 
     def _descend(
@@ -348,11 +345,11 @@ class StreamingDecoder:
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
                 for _ in range(3):
-                    self._forward(inputs, whole, True)
+                    self._forward(inputs, whole)
             torch.cuda.current_stream().wait_stream(side)
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
-                audio = self._forward(inputs, whole, True)
+                audio = self._forward(inputs, whole)
             _on_host(audio)  # the first step of this shape finds its memory on the host
         self._graphs[len(idle), codes.shape[0]] = graph, inputs, audio
 

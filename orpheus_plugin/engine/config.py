@@ -35,7 +35,6 @@ class EngineConfig:
         look_ahead: utterances of one turn generated at once.
         ahead_s: seconds generation may be ahead of a listener who plays at once; None is no limit.
         max_text_chars: characters of text a turn takes.
-        fast_start: first sound from approximated right context by default.
     """
 
     model: str = "auto"
@@ -50,7 +49,6 @@ class EngineConfig:
     look_ahead: int = 2
     ahead_s: float | None = 20.0
     max_text_chars: int = MAX_TEXT_CHARS
-    fast_start: bool = False
 
     def __post_init__(self) -> None:
         for name, value, low in (

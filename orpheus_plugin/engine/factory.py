@@ -46,7 +46,7 @@ def build_stages(
         made = build_generator(config, files, vocabulary, device=device, streams=streams)
     codec = CodecBatcher(load_decoder(files.codec, device=device), slots=streams)
     codec.start()
-    return Stages(vocabulary, made, codec, files.spec.sampling, config.fast_start)
+    return Stages(vocabulary, made, codec, files.spec.sampling)
 
 
 def generator_name(config: EngineConfig, device: str) -> GeneratorName:

@@ -36,7 +36,6 @@ class Stages:
     generator: TokenGenerator
     codec: CodecBatcher
     sampling: Sampling
-    fast_start: bool
 
 
 class Synthesis:
@@ -134,8 +133,7 @@ class Synthesis:
         options, stages = self._options, self._stages
         seed = None if options.seed is None else options.seed + self.index + 1_000_003 * attempt
         stream = stages.codec.open_stream(
-            seed=secrets.randbits(31) if seed is None else seed % 2**31,
-            fast_start=stages.fast_start if options.fast_start is None else options.fast_start,
+            seed=secrets.randbits(31) if seed is None else seed % 2**31
         )
         stream.deadline = self._deadline
         self._stream = stream

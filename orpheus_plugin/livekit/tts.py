@@ -33,7 +33,6 @@ class OrpheusTTS(tts.TTS[Any]):
             whenever `update_options` is called on a connected instance.
         temperature, top_p, repetition_penalty, seed: of the sampling; None leaves it to the model.
         trim_leading_silence: drop the near-silence Orpheus starts with.
-        fast_start: first sound earlier, its first milliseconds from approximated context; None is the server's default.
         engine: speak with this engine; whoever made it closes it.
         url: of an Orpheus server, `http://`, `https://`, `ws://` or `wss://`.
         api_key: the server's key; by default the environment variable ORPHEUS_API_KEY.
@@ -61,7 +60,6 @@ class OrpheusTTS(tts.TTS[Any]):
         repetition_penalty: float | None = None,
         seed: int | None = None,
         trim_leading_silence: bool = True,
-        fast_start: bool | None = None,
         engine: SpeechEngine | None = None,
         url: str | None = None,
         api_key: str | None = None,
@@ -82,7 +80,6 @@ class OrpheusTTS(tts.TTS[Any]):
             repetition_penalty=repetition_penalty,
             seed=seed,
             trim_leading_silence=trim_leading_silence,
-            fast_start=fast_start,
         )
         self._source = EngineSource(engine, url=url, api_key=api_key, model=model)
         self._pacer = _pacer(text_pacing)
@@ -149,7 +146,6 @@ class OrpheusTTS(tts.TTS[Any]):
         repetition_penalty: NotGivenOr[float | None] = NOT_GIVEN,
         seed: NotGivenOr[int | None] = NOT_GIVEN,
         trim_leading_silence: NotGivenOr[bool] = NOT_GIVEN,
-        fast_start: NotGivenOr[bool | None] = NOT_GIVEN,
     ) -> None:
         """Change what is given, from the next turn on. None goes back to the model's default.
 
@@ -164,7 +160,6 @@ class OrpheusTTS(tts.TTS[Any]):
                 ("repetition_penalty", repetition_penalty),
                 ("seed", seed),
                 ("trim_leading_silence", trim_leading_silence),
-                ("fast_start", fast_start),
             )
             if is_given(value)
         }

@@ -21,17 +21,15 @@ class OrpheusTTSSettings(TTSSettings):
         top_p: above 0, at most 1.
         repetition_penalty: at least 1; Orpheus 3B needs 1.1 or more.
         seed: makes speech repeatable on the same engine.
-        fast_start: first sound some tokens earlier, from approximated right context.
     """
 
     temperature: float | NotGiven | None = field(default_factory=lambda: NOT_GIVEN)
     top_p: float | NotGiven | None = field(default_factory=lambda: NOT_GIVEN)
     repetition_penalty: float | NotGiven | None = field(default_factory=lambda: NOT_GIVEN)
     seed: int | NotGiven | None = field(default_factory=lambda: NOT_GIVEN)
-    fast_start: bool | NotGiven | None = field(default_factory=lambda: NOT_GIVEN)
 
 
-OPTIONS = ("voice", "temperature", "top_p", "repetition_penalty", "seed", "fast_start")
+OPTIONS = ("voice", "temperature", "top_p", "repetition_penalty", "seed")
 """Settings a turn is opened with."""
 
 _CATEGORIES = {

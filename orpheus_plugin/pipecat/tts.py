@@ -146,7 +146,6 @@ class OrpheusTTS(TTSService):
             top_p=None,
             repetition_penalty=None,
             seed=None,
-            fast_start=None,
         )
         values.apply_update(asked)
         options = speech_options(values)

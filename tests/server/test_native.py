@@ -142,7 +142,7 @@ async def test_telephony_formats_last_as_long_as_the_audio(
         ({"options": {"voice": "nobody"}}, "unknown_voice"),
         ({"options": {"voice": 7}}, "invalid_options"),
         ({"options": {"temperature": "hot"}}, "invalid_options"),
-        ({"options": {"fast_start": "yes"}}, "invalid_options"),
+        ({"options": {"trim_leading_silence": "yes"}}, "invalid_options"),
         ({"options": {"nonsense": 1}}, "invalid_options"),
         ({"options": [1]}, "invalid_options"),
         ({"format": {"encoding": "mp3"}}, "invalid_options"),
