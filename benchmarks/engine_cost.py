@@ -44,9 +44,9 @@ from orpheus_plugin.codec.decoder import load_decoder  # noqa: E402
 from orpheus_plugin.engine.config import EngineConfig  # noqa: E402
 from orpheus_plugin.engine.local import LocalEngine  # noqa: E402
 from orpheus_plugin.models.files import ModelFiles, ModelSpec  # noqa: E402
-from orpheus_plugin.tokens.base import Sampling  # noqa: E402
+from orpheus_plugin.tokens.base import SamplingParams  # noqa: E402
 from orpheus_plugin.tokens.vllm.generator import VllmGenerator  # noqa: E402
-from orpheus_plugin.tokens.vocabulary import LatentAssembler, Vocabulary  # noqa: E402
+from orpheus_plugin.tokens.vocabulary import FrameAssembler, Vocabulary  # noqa: E402
 from orpheus_plugin.turn import SpeechOptions, TurnEnd  # noqa: E402
 
 T = TypeVar("T")
@@ -83,7 +83,7 @@ class Bench:
 
     async def _request(self, stream: CodecStream | None) -> int:
         self.number += 1
-        count, assembler = 0, LatentAssembler(self.vocabulary)
+        count, assembler = 0, FrameAssembler(self.vocabulary)
         async for ids in raw_ids(
             self.vllm.engine,
             self.prompt,
@@ -161,9 +161,9 @@ async def main() -> None:
     full = args.full_codec or choice.gpu
     device = "cuda" if choice.gpu else "cpu"
     sampling = (
-        Sampling(max_tokens=args.ids)
+        SamplingParams(max_tokens=args.ids)
         if choice.gpu
-        else Sampling(top_p=1.0, repetition_penalty=1.0, max_tokens=args.ids)
+        else SamplingParams(top_p=1.0, repetition_penalty=1.0, max_tokens=args.ids)
     )
     spec = ModelSpec(choice.name, voices=("tara",), sampling=sampling)
     files = ModelFiles(

@@ -129,17 +129,17 @@ async def listen(
 
 async def mini_latents() -> list[Latents]:
     """The sentences above as the bundled voice says them."""
-    from orpheus_plugin.tokens.base import Sampling
+    from orpheus_plugin.tokens.base import SamplingParams
     from orpheus_plugin.tokens.torch.generator import TorchLlama
-    from orpheus_plugin.tokens.vocabulary import LatentAssembler, Vocabulary
+    from orpheus_plugin.tokens.vocabulary import FrameAssembler, Vocabulary
 
     vocabulary = Vocabulary.load(MINI)
     generator = TorchLlama(MINI, vocabulary)
     await generator.start()
     said = []
     for number, text in enumerate(SENTENCES):
-        assembler, rows = LatentAssembler(vocabulary), []
-        sampling = Sampling(repetition_penalty=1.0, max_tokens=700, seed=number)
+        assembler, rows = FrameAssembler(vocabulary), []
+        sampling = SamplingParams(repetition_penalty=1.0, max_tokens=700, seed=number)
         async for chunk in generator.generate(
             vocabulary.prompt("heart", text), sampling, str(number)
         ):

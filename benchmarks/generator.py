@@ -28,7 +28,7 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from benchmarks.report import save  # noqa: E402
-from orpheus_plugin.tokens.base import Sampling  # noqa: E402
+from orpheus_plugin.tokens.base import SamplingParams  # noqa: E402
 from orpheus_plugin.tokens.torch.generator import TorchLlama  # noqa: E402
 from orpheus_plugin.tokens.vocabulary import Vocabulary  # noqa: E402
 from tests.support.checkpoints import SMALL_TEXT, crafted_checkpoint  # noqa: E402
@@ -83,7 +83,7 @@ async def one(generator: TorchLlama, prompt: list[int], ids: int, name: str) -> 
     """Seconds to the first chunk and the longest between two."""
     last = time.perf_counter()
     first = gap = 0.0
-    async for _ in generator.generate(prompt, Sampling(max_tokens=ids), name):
+    async for _ in generator.generate(prompt, SamplingParams(max_tokens=ids), name):
         now = time.perf_counter()
         if first:
             gap = max(gap, now - last)

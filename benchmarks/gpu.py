@@ -33,7 +33,7 @@ from orpheus_plugin.codec.decoder import load_decoder  # noqa: E402
 from orpheus_plugin.engine.config import EngineConfig  # noqa: E402
 from orpheus_plugin.engine.local import LocalEngine  # noqa: E402
 from orpheus_plugin.models.files import ModelFiles, ModelSpec  # noqa: E402
-from orpheus_plugin.tokens.base import Sampling  # noqa: E402
+from orpheus_plugin.tokens.base import SamplingParams  # noqa: E402
 from orpheus_plugin.tokens.vllm.generator import VllmOptions  # noqa: E402
 from orpheus_plugin.tokens.vocabulary import Vocabulary  # noqa: E402
 
@@ -58,7 +58,7 @@ async def main() -> None:
 
     logging.getLogger("orpheus_plugin").setLevel(logging.ERROR)  # turns are cut short on purpose
     model = args.model or crafted_3b()
-    sampling = Sampling() if args.model else Sampling(max_tokens=280)
+    sampling = SamplingParams() if args.model else SamplingParams(max_tokens=280)
     spec = ModelSpec(model.name, voices=("tara",), sampling=sampling)
     files = ModelFiles(spec, model, args.codec or random_codec(FULL_SIZE))
     made: list[engine_cost.Vllm] = []

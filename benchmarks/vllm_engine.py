@@ -33,7 +33,7 @@ from benchmarks.report import save  # noqa: E402
 from benchmarks.vllm_models import Choice, add_model_arguments, options_for  # noqa: E402
 from benchmarks.vllm_raw import Runs, medians, ratio, raw_ids, speed  # noqa: E402
 from orpheus_plugin.errors import EngineDied  # noqa: E402
-from orpheus_plugin.tokens.base import Sampling  # noqa: E402
+from orpheus_plugin.tokens.base import SamplingParams  # noqa: E402
 from orpheus_plugin.tokens.vllm.generator import VllmGenerator  # noqa: E402
 
 
@@ -43,7 +43,7 @@ def quantile(values: list[float], q: float) -> float:
 
 
 class Bench:
-    def __init__(self, generator: VllmGenerator, choice: Choice, sampling: Sampling) -> None:
+    def __init__(self, generator: VllmGenerator, choice: Choice, sampling: SamplingParams) -> None:
         self.generator = generator
         self.prompt = choice.vocabulary.prompt("tara", "It is a fine day for a walk by the sea.")
         self.sampling = sampling
@@ -150,9 +150,9 @@ async def main() -> None:
     args = parser.parse_args()
     choice = Choice.of(args)
     sampling = (
-        Sampling(max_tokens=args.ids)
+        SamplingParams(max_tokens=args.ids)
         if choice.gpu
-        else Sampling(top_p=1.0, repetition_penalty=1.0, max_tokens=args.ids)
+        else SamplingParams(top_p=1.0, repetition_penalty=1.0, max_tokens=args.ids)
     )
     generator = VllmGenerator(
         choice.directory,

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from pathlib import Path
 from typing import Any
 
-from orpheus_plugin.tokens.base import Sampling
+from orpheus_plugin.tokens.base import SamplingParams
 
 Runs = list[tuple[float, float]]
 """Of one way of doing it, a pair for each round: see `speed`."""
@@ -20,7 +20,7 @@ Runs = list[tuple[float, float]]
 async def raw_ids(
     engine: Any,
     prompt: Sequence[int],
-    sampling: Sampling,
+    sampling: SamplingParams,
     *,
     stop: int,
     request_id: str,

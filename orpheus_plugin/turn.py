@@ -144,7 +144,7 @@ class TurnStats:
     skipped_ids: int = 0
 
     @property
-    def real_time_factor(self) -> float | None:
+    def rtfx(self) -> float | None:
         """Seconds of audio per second of work: above 1 is faster than real time."""
         return self.audio_s / self.busy_s if self.busy_s > 0 and self.audio_s > 0 else None
 

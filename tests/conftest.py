@@ -64,7 +64,7 @@ def crafted_files() -> ModelFiles:
     from tests.support.codecs import random_codec
 
     torch.set_num_threads(1)
-    spec = ModelSpec("crafted", voices=("tara", "leo"), tags=("laugh",), licence="none")
+    spec = ModelSpec("crafted", voices=("tara", "leo"), tags=("laugh",), license="none")
     return ModelFiles(spec, crafted_checkpoint(text=SMALL_TEXT), random_codec())
 
 

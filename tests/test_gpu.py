@@ -9,7 +9,7 @@ import pytest
 
 from orpheus_plugin.engine.config import EngineConfig
 from orpheus_plugin.engine.local import LocalEngine
-from orpheus_plugin.tokens.base import Sampling
+from orpheus_plugin.tokens.base import SamplingParams
 from orpheus_plugin.tokens.torch.generator import TorchLlama
 from orpheus_plugin.tokens.vocabulary import Vocabulary
 from orpheus_plugin.turn import AudioChunk, SpeechOptions, TurnEnd
@@ -23,7 +23,7 @@ async def test_greedy_ids_on_the_gpu_are_those_of_the_processor() -> None:
     path = random_checkpoint(hidden=64, layers=2, heads=4, kv_heads=2, head_dim=16)
     vocabulary = Vocabulary.load(path)
     prompt = vocabulary.prompt("tara", TEXT)
-    greedy = Sampling(temperature=0.0, repetition_penalty=1.0, max_tokens=70)
+    greedy = SamplingParams(temperature=0.0, repetition_penalty=1.0, max_tokens=70)
     spoken = []
     for device in ("cpu", "cuda"):
         generator = TorchLlama(path, vocabulary, max_streams=2, device=device, dtype="float32")

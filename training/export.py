@@ -63,7 +63,7 @@ def config(size: Size) -> dict[str, Any]:
             "spell_numbers": True,
             "sample_rate": CONFIG["sampling_rate"],
             "codec": "snac",
-            "licence": "apache-2.0",
+            "license": "apache-2.0",
             "max_text_chars": LONGEST,
         },
     }

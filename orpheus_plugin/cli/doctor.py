@@ -51,7 +51,7 @@ async def examine(config: EngineConfig) -> int:
     try:
         chosen = models.choose(config.model, device=config.device)
         files = models.locate(chosen, codec=config.codec)
-        print(f"  model: {chosen} in {files.lm} (licence: {files.spec.licence})")
+        print(f"  model: {chosen} in {files.lm} (license: {files.spec.license})")
         device = pick_device(config.device)
         print(f"  generator: {_why(config, device)}")
         _report_memory(config, files, device)
@@ -150,6 +150,6 @@ async def _speaks(engine: LocalEngine) -> bool:
     print(
         f"  {'speaks' if speaks else 'FAILED'}: {stats.audio_s:.1f} s of sound at {level:.0f} dBFS,"
         f" first sound after {(stats.ttfa_s or 0) * 1000:.0f} ms,"
-        f" {stats.real_time_factor or 0:.1f} x real time"
+        f" {stats.rtfx or 0:.1f} x real time"
     )
     return speaks

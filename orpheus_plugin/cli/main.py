@@ -72,7 +72,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     add_engine_arguments(say)
     say.set_defaults(run=_say)
 
-    voices = commands.add_parser("voices", help="list models, voices, tags and licences")
+    voices = commands.add_parser("voices", help="list models, voices, tags and licenses")
     voices.set_defaults(run=_voices)
 
     download = commands.add_parser("download", help="fetch a model's files from the hub")
@@ -147,7 +147,7 @@ def _say(args: argparse.Namespace) -> int:
     if stats.audio_s == 0:
         print("orpheus-tts: there is nothing to speak in this text", file=sys.stderr)
         return 0
-    factor = f"{stats.real_time_factor:.1f} x real time" if stats.real_time_factor else ""
+    factor = f"{stats.rtfx:.1f} x real time" if stats.rtfx else ""
     print(
         f"{stats.audio_s:.1f} s of speech, first sound after {(stats.ttfa_s or 0) * 1000:.0f} ms,"
         f" {factor}, {stats.tokens} tokens" + (f" -> {args.out}" if args.out else ""),
@@ -203,7 +203,7 @@ async def _next_line(turn: Turn) -> str:
 
 def _voices(args: argparse.Namespace) -> int:
     for name, spec in models.known_models().items():
-        print(f"{name}  ({', '.join(spec.languages)}; licence: {spec.licence})")
+        print(f"{name}  ({', '.join(spec.languages)}; license: {spec.license})")
         print(f"  voices: {', '.join(spec.voices) or 'any name the checkpoint knows'}")
         if spec.tags:
             print(f"  tags:   {' '.join(f'<{tag}>' for tag in spec.tags)}")
@@ -217,7 +217,7 @@ def _voices(args: argparse.Namespace) -> int:
 def _download(args: argparse.Namespace) -> int:
     files = models.download(args.model)
     print(f"{files.spec.name}: model in {files.lm}, codec in {files.codec}")
-    print(f"licence: {files.spec.licence}")
+    print(f"license: {files.spec.license}")
     return 0
 
 

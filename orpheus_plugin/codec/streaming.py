@@ -135,9 +135,7 @@ class StreamingDecoder:
         return Lane(slot, stream_keys(seed, self._blocks) if with_noise else None)
 
     @torch.inference_mode()
-    def step(
-        self, lanes: Sequence[Lane], codes: NDArray[np.int64]
-    ) -> list[NDArray[np.float32]]:
+    def step(self, lanes: Sequence[Lane], codes: NDArray[np.int64]) -> list[NDArray[np.float32]]:
         """Advance every lane by the same number of latents.
 
         Args:

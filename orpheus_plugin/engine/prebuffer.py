@@ -20,7 +20,7 @@ REMEMBERED = 8
 """Replies whose needs count."""
 
 
-class Cushion:
+class Prebuffer:
     """What the replies of one service needed, and so what the next one begins with.
 
     Costs a few microseconds an event. For one event loop.
@@ -91,9 +91,9 @@ class Cushion:
 class _Listener:
     """Plays what it takes at once, at the speed of life."""
 
-    def __init__(self, cushion: Cushion, lead_s: Callable[[], float]) -> None:
+    def __init__(self, prebuffer: Prebuffer, lead_s: Callable[[], float]) -> None:
         self.need_s: float | None = None
-        self._cushion = cushion
+        self._prebuffer = prebuffer
         self._lead_s = lead_s
         self._dry_at: float | None = None  # of the loop's clock: when all that was taken has played
         self._offered_s = 0.0
@@ -125,7 +125,7 @@ class _Listener:
             if goes_on:
                 self.need_s = max(self.need_s or 0.0, self._began_with_s - spare_s)
             if spare_s <= 0:
-                self._enough_s = AGAIN_S if goes_on else self._cushion.size_s
+                self._enough_s = AGAIN_S if goes_on else self._prebuffer.size_s
                 self._patient_until = now + self._enough_s
             elif not goes_on:
                 self._began_with_s = spare_s + chunk.duration_s

@@ -15,8 +15,8 @@ from orpheus_plugin.engine.runaway import RunawayGuard, token_ceiling
 from orpheus_plugin.engine.trim import LeadingTrim, Samples
 from orpheus_plugin.errors import GenerationFailed, OrpheusError
 from orpheus_plugin.text.cutter import Utterance
-from orpheus_plugin.tokens.base import Sampling, TokenChunk, TokenGenerator
-from orpheus_plugin.tokens.vocabulary import LatentAssembler, Vocabulary
+from orpheus_plugin.tokens.base import SamplingParams, TokenChunk, TokenGenerator
+from orpheus_plugin.tokens.vocabulary import FrameAssembler, Vocabulary
 from orpheus_plugin.turn import SAMPLE_RATE, SpeechOptions, TurnStats
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Stages:
     vocabulary: Vocabulary
     generator: TokenGenerator
     codec: CodecBatcher
-    sampling: Sampling
+    sampling: SamplingParams
 
 
 class Synthesis:
@@ -169,7 +169,7 @@ class Synthesis:
         """Tokens into the codec. The stream always gets its end, so that its reader never waits in vain."""
         stages = self._stages
         text = self.utterance.text
-        assembler = LatentAssembler(stages.vocabulary)
+        assembler = FrameAssembler(stages.vocabulary)
         sampling = replace(
             self._sampling(),
             max_tokens=min(stages.sampling.max_tokens, token_ceiling(text)),
@@ -197,7 +197,7 @@ class Synthesis:
                         reason = guard.push_latents(latents)
                         if reason is not None:
                             break
-                    if chunk.finish == "length":
+                    if chunk.finish_reason == "length":
                         reason = f"no end after {sampling.max_tokens} tokens"
             assembler.finish()
             if reason is None and not assembler.frames:
@@ -209,7 +209,7 @@ class Synthesis:
             stream.finish()
             self._wake()
 
-    def _sampling(self) -> Sampling:
+    def _sampling(self) -> SamplingParams:
         asked = {
             name: value
             for name in ("temperature", "top_p", "repetition_penalty")

@@ -1,4 +1,4 @@
-"""The models that have names: where they are kept, whom they can speak as, and under which licence.
+"""The models that have names: where they are kept, whom they can speak as, and under which license.
 
 Facts: canopylabs' model cards and README, and the multilingual table of
 canopylabs.ai/releases/orpheus_can_speak_any_language.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from orpheus_plugin.tokens.base import Sampling
+from orpheus_plugin.tokens.base import SamplingParams
 
 SNAC_24KHZ = "hubertsiuzdak/snac_24khz"
 
@@ -28,7 +28,7 @@ class ModelSpec:
         voices: the first is the default; empty when unknown, then any voice is accepted.
         languages: ISO 639-1 codes.
         tags: emotion tags the model was trained on, without their angle brackets.
-        licence: of the weights, in words.
+        license: of the weights, in words.
         sampling: the defaults of this model.
         codec_repo: hub repository of its SNAC codec, used where the model does not bring its own.
         spell_numbers: whether numbers must be written out in words before the model sees them.
@@ -40,8 +40,8 @@ class ModelSpec:
     voices: tuple[str, ...] = ()
     languages: tuple[str, ...] = ("en",)
     tags: tuple[str, ...] = ()
-    licence: str = "unknown: ask whoever made the model"
-    sampling: Sampling = Sampling()  # noqa: RUF009 - frozen
+    license: str = "unknown: ask whoever made the model"
+    sampling: SamplingParams = SamplingParams()  # noqa: RUF009 - frozen
     codec_repo: str = SNAC_24KHZ
     spell_numbers: bool = False
     max_utterance_chars: int | None = None
@@ -55,12 +55,12 @@ def _language(code: str, repo: str, voices: str, tags: str, *mirrors: str) -> tu
         voices=tuple(voices.split()),
         languages=(code,),
         tags=tuple(t.replace("_", " ") for t in tags.split()),
-        licence=_LLAMA_LICENCE,
+        license=_LLAMA_LICENCE,
     )
 
 
 _RESEARCH = "canopylabs/3b-{}-ft-research_release"
-CATALOGUE: dict[str, ModelSpec] = {
+CATALOG: dict[str, ModelSpec] = {
     "orpheus-3b": ModelSpec(
         name="orpheus-3b",
         repo_ids=(
@@ -70,7 +70,7 @@ CATALOGUE: dict[str, ModelSpec] = {
         ),
         voices=("tara", "leah", "jess", "leo", "dan", "mia", "zac", "zoe"),
         tags=("laugh", "chuckle", "sigh", "cough", "sniffle", "groan", "yawn", "gasp"),
-        licence=_LLAMA_LICENCE,
+        license=_LLAMA_LICENCE,
     ),
     **dict(
         (

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from orpheus_plugin.errors import BadCheckpoint, ModelNotFound, UnknownVoice
-from orpheus_plugin.models.catalog import ALIASES, CATALOGUE, SNAC_24KHZ, ModelSpec
+from orpheus_plugin.models.catalog import ALIASES, CATALOG, SNAC_24KHZ, ModelSpec
 from orpheus_plugin.models.hub import (
     Snapshot,
     cached,
@@ -21,7 +21,7 @@ from orpheus_plugin.models.hub import (
     looks_like_repo,
     progress_bars,
 )
-from orpheus_plugin.tokens.base import Sampling
+from orpheus_plugin.tokens.base import SamplingParams
 
 __all__ = [
     "SNAC_24KHZ",
@@ -59,7 +59,7 @@ class ModelFiles:
 
 def known_models() -> dict[str, ModelSpec]:
     """Every model that has a name here, by name. `mini` is among them when this installation carries its files."""
-    models = dict(CATALOGUE)
+    models = dict(CATALOG)
     if _lacks_lm(_MINI_DIR) is None:
         models["mini"] = _described_by_files(ModelSpec(name="mini"), _MINI_DIR)
     return models
@@ -119,7 +119,7 @@ def locate(
     Args:
         name_or_path: a name of `known_models`, a hub repository (`owner/name`), or a directory laid out like a
             repository's snapshot. A directory may hold its codec in `snac/` and describe itself in a block "orpheus" of
-            its config.json (voices, languages, tags, licence, spell_numbers).
+            its config.json (voices, languages, tags, license, spell_numbers).
         codec: directory of the SNAC codec; by default the model's own, else SNAC 24 kHz from the hub cache.
         revision: branch, tag or commit of the hub repository; by default `main`.
         cache_dir: the hub cache, by default where huggingface_hub keeps it.
@@ -167,7 +167,7 @@ def download(
 ) -> ModelFiles:
     """Fetch a model and its codec into the hub cache (only the files that are needed) and return where they are.
 
-    Where the official repository refuses (it asks for an account and an accepted licence), its open mirrors are tried.
+    Where the official repository refuses (it asks for an account and an accepted license), its open mirrors are tried.
     A token is taken from the environment (`HF_TOKEN`) or from `hf auth login`, as ever with huggingface_hub.
 
     Args:
@@ -189,7 +189,7 @@ def download(
     if not spec.repo_ids:
         return locate(name, cache_dir=cache_dir)
     fetch = snapshot if snapshot is not None else hub_snapshot()
-    logger.info("Licence of %s: %s", spec.name, spec.licence)
+    logger.info("License of %s: %s", spec.name, spec.license)
     with progress_bars(progress):
         lm = fetch_first(fetch, spec.name, spec.repo_ids, _LM_FILES, revision, cache_dir, _lacks_lm)
         if _unknown(spec):
@@ -244,7 +244,7 @@ def _described_by_files(spec: ModelSpec, folder: Path) -> ModelSpec:
                 raise BadCheckpoint(f"{folder / 'config.json'}: orpheus.{key} is no list of names")
             said[key] = tuple(value)
     for key, attribute, kind in (
-        ("licence", "licence", str),
+        ("license", "license", str),
         ("codec_repo", "codec_repo", str),
         ("spell_numbers", "spell_numbers", bool),
         ("max_text_chars", "max_utterance_chars", int),
@@ -258,7 +258,7 @@ def _described_by_files(spec: ModelSpec, folder: Path) -> ModelSpec:
     return replace(spec, sampling=_sampling_of(folder, spec.sampling), **said)
 
 
-def _sampling_of(folder: Path, default: Sampling) -> Sampling:
+def _sampling_of(folder: Path, default: SamplingParams) -> SamplingParams:
     """Defaults of generation_config.json over `default`; a value out of range is a bad checkpoint."""
     path = folder / "generation_config.json"
     if not path.is_file():

@@ -79,7 +79,7 @@ def fetch_first(
             return folder
         refusals.append(f"{repo}: incomplete, {missing}")
     advice = (
-        f"; to use the official one, accept its licence at https://huggingface.co/{repos[0]} and run: hf auth login"
+        f"; to use the official one, accept its license at https://huggingface.co/{repos[0]} and run: hf auth login"
         if gated
         else ""
     )

@@ -36,7 +36,7 @@ from pipecat.utils.text.transforms.text_transform import TextTransform
 from pipecat.utils.tracing.service_decorators import traced_tts
 from pipecat.utils.types import NOT_GIVEN, is_given
 
-from orpheus_plugin.engine.prebuffer import Cushion
+from orpheus_plugin.engine.prebuffer import Prebuffer
 from orpheus_plugin.errors import EngineDied, OrpheusError
 from orpheus_plugin.pipecat.engines import choose_engine
 from orpheus_plugin.pipecat.reply import Playing, Speech, Turns
@@ -170,7 +170,7 @@ class OrpheusTTS(TTSService):
         self._turns = Turns()
         self._background: set[asyncio.Task[None]] = set()
         self._recovery: asyncio.Task[None] | None = None
-        self._cushion = Cushion()
+        self._prebuffer = Prebuffer()
         self._playing = Playing()
         self._open_contexts: list[str] = []  # of the reply being written, and of a notice within it
         self._failures: dict[int, str] = {}  # error frames, and the contexts they are of
@@ -336,7 +336,7 @@ class OrpheusTTS(TTSService):
         return self._engine.open_turn(speech_options(self._settings))
 
     def _pace(self, turn: Turn) -> AsyncGenerator[TurnEvent, None]:
-        return self._cushion.pace(aiter(turn), self._playing.ahead_s)
+        return self._prebuffer.pace(aiter(turn), self._playing.ahead_s)
 
     async def flush_audio(self, context_id: str | None = None) -> None:
         """The reply is complete: speak the rest of it and close its context."""

@@ -82,8 +82,8 @@ class Metrics:
         self._turns.labels(protocol, outcome).inc()
         if ttfa_s is not None:
             self._ttfa.labels(protocol).observe(ttfa_s)
-        if stats.real_time_factor is not None:
-            self._factor.observe(stats.real_time_factor)
+        if stats.rtfx is not None:
+            self._factor.observe(stats.rtfx)
         self._underruns.inc(stats.underruns)
         self._tokens.inc(stats.tokens)
         self._audio.inc(stats.audio_s)
@@ -118,7 +118,7 @@ class _Gauges:
             ("orpheus_engine_turns", "Turns the engine speaks now", health.active_turns),
             ("orpheus_capacity", "Turns it takes at once", health.max_turns),
             ("orpheus_connections", "Clients connected", service.connections),
-            ("orpheus_cushion_seconds", "Audio a turn begins with", service.cushion.size_s),
+            ("orpheus_cushion_seconds", "Audio a turn begins with", service.prebuffer.size_s),
             ("orpheus_tasks", "Tasks of the server's event loop", len(asyncio.all_tasks())),
         )
         for name, text, value in (*gauges, *_load(service)):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from orpheus_plugin.engine.prebuffer import Cushion
+from orpheus_plugin.engine.prebuffer import Prebuffer
 from orpheus_plugin.errors import AtCapacity, EngineDied, OrpheusError, ShuttingDown, TurnTimedOut
 from orpheus_plugin.protocol import MAX_MESSAGE_BYTES
 from orpheus_plugin.server.metrics import Metrics
@@ -71,7 +71,7 @@ class SpeechService:
         self.engine = engine
         self.limits = limits or Limits()
         self.metrics = metrics or Metrics()
-        self.cushion = Cushion(first_s=0.05, grain_s=0.03, most_s=0.3)
+        self.prebuffer = Prebuffer(first_s=0.05, grain_s=0.03, most_s=0.3)
         self.max_text_chars = max_text_chars
         self.ready = False
         self.draining = asyncio.Event()
@@ -222,7 +222,7 @@ class ServedTurn:
     # ---- out
 
     async def __aiter__(self) -> AsyncIterator[TurnEvent]:
-        async with contextlib.aclosing(self._service.cushion.pace(aiter(self._turn))) as events:
+        async with contextlib.aclosing(self._service.prebuffer.pace(aiter(self._turn))) as events:
             async for event in events:
                 self.touch()
                 if isinstance(event, AudioChunk):

@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
-Finish = Literal["stop", "length", "abort"]
+FinishReason = Literal["stop", "length", "abort"]
 
 
 @dataclass(frozen=True, slots=True)
-class Sampling:
+class SamplingParams:
     """How ids are drawn. Defaults are those of Orpheus 3B, which needs a repetition penalty >= 1.1 to be stable
     (canopyai/Orpheus-TTS README, "Prompting").
 
@@ -37,7 +37,7 @@ class TokenChunk:
     """
 
     ids: Sequence[int]
-    finish: Finish | None = None
+    finish_reason: FinishReason | None = None
 
 
 @runtime_checkable
@@ -57,7 +57,7 @@ class TokenGenerator(Protocol):
     def generate(
         self,
         prompt_ids: Sequence[int],
-        sampling: Sampling,
+        sampling: SamplingParams,
         request_id: str,
         *,
         priority: int = 0,

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from orpheus_plugin.errors import InvalidOptions
-from orpheus_plugin.tokens.base import Sampling
+from orpheus_plugin.tokens.base import SamplingParams
 
 
 def checked_prompt(
@@ -28,7 +28,7 @@ def checked_prompt(
     return prompt
 
 
-def check_sampling(sampling: Sampling) -> None:
+def check_sampling(sampling: SamplingParams) -> None:
     """Raises InvalidOptions for a value outside the range that `Sampling` gives."""
     if not (math.isfinite(sampling.temperature) and sampling.temperature >= 0):
         raise InvalidOptions(f"temperature {sampling.temperature} is not 0 or more")

@@ -179,7 +179,7 @@ def _model_vocabulary(config: Path, default: int) -> int:
         raise BadCheckpoint(f"{config}: not a model configuration: {error}") from error
 
 
-class LatentAssembler:
+class FrameAssembler:
     """Turns the ids of one utterance into the codec's latents, one object per utterance.
 
     A frame's slots 0..6 hold: coarse, mid, fine, fine, mid, fine, fine. So its four latents (coarse, mid, fine) are

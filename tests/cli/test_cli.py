@@ -231,7 +231,7 @@ def test_a_file_that_cannot_be_written_is_said_before_the_model_is_loaded(
 def test_voices_lists_models_with_licences(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["voices"]) == 0
     listing = capsys.readouterr().out
-    for name in ("orpheus-3b ", "tara", "licence", "<laugh>", "orpheus-3b-de"):
+    for name in ("orpheus-3b ", "tara", "license", "<laugh>", "orpheus-3b-de"):
         assert name in listing
 
 

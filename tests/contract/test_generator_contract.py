@@ -19,7 +19,7 @@ import pytest
 import pytest_asyncio
 
 from orpheus_plugin.errors import EngineDied, InvalidOptions
-from orpheus_plugin.tokens.base import Finish, Sampling, TokenChunk, TokenGenerator
+from orpheus_plugin.tokens.base import FinishReason, SamplingParams, TokenChunk, TokenGenerator
 from orpheus_plugin.tokens.completions.generator import CompletionsGenerator, CompletionsOptions
 from orpheus_plugin.tokens.torch.generator import TorchLlama
 from orpheus_plugin.tokens.vllm.generator import VllmGenerator, VllmOptions
@@ -41,7 +41,7 @@ class Case:
     """
 
     make: Make
-    sampling: Sampling = Sampling(seed=1)  # noqa: RUF009 - frozen
+    sampling: SamplingParams = SamplingParams(seed=1)  # noqa: RUF009 - frozen
     seeded: bool = True
 
 
@@ -116,7 +116,7 @@ _running: dict[Path, VllmGenerator] = {}
 _urls: dict[Path, str] = {}
 
 # vLLM's CPU sampler sorts the whole vocabulary for top_p: 12 ms an id.
-QUICK = Sampling(seed=1, top_p=1.0, repetition_penalty=1.0)
+QUICK = SamplingParams(seed=1, top_p=1.0, repetition_penalty=1.0)
 GENERATORS: list[Any] = [
     pytest.param(Case(torch_llama), id="torch_llama"),
     pytest.param(Case(partial(torch_llama, device="cuda")), id="torch_cuda", marks=pytest.mark.gpu),
@@ -160,15 +160,15 @@ def prompt(vocabulary: Vocabulary) -> list[int]:
     return vocabulary.prompt("tara", "Hello there.")
 
 
-async def collect(stream: AsyncIterator[TokenChunk]) -> tuple[list[int], Finish]:
+async def collect(stream: AsyncIterator[TokenChunk]) -> tuple[list[int], FinishReason]:
     """All ids of a request and how it ended, after checking the shape of its chunks."""
     ids: list[int] = []
-    finish: Finish | None = None
+    finish: FinishReason | None = None
     async for chunk in stream:
         assert finish is None, "a chunk after the last one"
-        assert len(chunk.ids) or chunk.finish, "an empty chunk that is not the last"
+        assert len(chunk.ids) or chunk.finish_reason, "an empty chunk that is not the last"
         ids += chunk.ids
-        finish = chunk.finish
+        finish = chunk.finish_reason
     assert finish is not None
     return ids, finish
 
@@ -259,7 +259,7 @@ async def test_ids_arrive_while_others_are_still_to_come(
     for _ in range(3):
         chunk = await anext(stream)
         assert chunk.ids
-        assert chunk.finish is None
+        assert chunk.finish_reason is None
     await stream.aclose()  # type: ignore[attr-defined]
     await until(lambda: generator.running == 0)
 

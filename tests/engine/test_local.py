@@ -27,7 +27,7 @@ from orpheus_plugin.errors import (
     UnknownVoice,
 )
 from orpheus_plugin.models.files import ModelFiles
-from orpheus_plugin.tokens.base import Sampling, TokenChunk
+from orpheus_plugin.tokens.base import SamplingParams, TokenChunk
 from orpheus_plugin.tokens.torch.generator import TorchLlama
 from orpheus_plugin.tokens.vocabulary import Vocabulary
 from orpheus_plugin.turn import AudioChunk, SpeechOptions, Turn, TurnEnd, TurnEvent, Word
@@ -324,7 +324,7 @@ class Wrapped(Wrapper[TorchLlama]):
     async def generate(
         self,
         prompt_ids: Sequence[int],
-        sampling: Sampling,
+        sampling: SamplingParams,
         request_id: str,
         *,
         priority: int = 0,

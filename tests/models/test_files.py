@@ -106,9 +106,9 @@ def test_the_known_models_name_their_voices_languages_and_licences() -> None:
     for name, spec in known.items():
         assert spec.name == name
         assert spec.voices
-        assert spec.licence
+        assert spec.license
         if name != "mini":
-            assert "Llama" in spec.licence
+            assert "Llama" in spec.license
             assert spec.sampling.repetition_penalty >= 1.1
 
 
@@ -198,7 +198,7 @@ def test_a_directory_describes_itself(tmp_path: Path, cache: Path) -> None:
         "voices": ["ann", "ben"],
         "languages": ["nl"],
         "tags": ["sigh"],
-        "licence": "MIT",
+        "license": "MIT",
         "spell_numbers": True,
         "max_text_chars": 150,
     }
@@ -215,7 +215,7 @@ def test_a_directory_describes_itself(tmp_path: Path, cache: Path) -> None:
         ("nl",),
         ("sigh",),
     )
-    assert (spec.licence, spec.spell_numbers, spec.max_utterance_chars) == ("MIT", True, 150)
+    assert (spec.license, spec.spell_numbers, spec.max_utterance_chars) == ("MIT", True, 150)
     assert (spec.sampling.temperature, spec.sampling.top_p) == (0.4, 0.9)
     assert spec.sampling.repetition_penalty == 1.1
 

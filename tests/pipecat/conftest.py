@@ -50,7 +50,7 @@ def real_time(mini_engine: LocalEngine) -> float:
         turn.end()
         async for event in turn:
             if isinstance(event, TurnEnd):
-                return event.stats.real_time_factor or 0.0
+                return event.stats.rtfx or 0.0
         return 0.0
 
     factor = asyncio.run(speed())

@@ -160,7 +160,7 @@ def serve(folder: Path, options: list[str]) -> int:
                 underruns=stats.underruns,
                 ttfa_s=stats.ttfa_s,
                 audio_s=stats.audio_s,
-                speed=stats.real_time_factor,
+                speed=stats.rtfx,
             )
 
         tts.add_event_handler("on_turn_stats", note)

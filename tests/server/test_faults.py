@@ -19,7 +19,7 @@ from orpheus_plugin.engine.local import LocalEngine
 from orpheus_plugin.errors import EngineDied
 from orpheus_plugin.models.files import ModelFiles
 from orpheus_plugin.remote.engine import RemoteEngine
-from orpheus_plugin.tokens.base import Sampling, TokenChunk
+from orpheus_plugin.tokens.base import SamplingParams, TokenChunk
 from orpheus_plugin.tokens.torch.generator import TorchLlama
 from orpheus_plugin.tokens.vocabulary import Vocabulary
 from orpheus_plugin.turn import AudioChunk, TurnEnd
@@ -96,7 +96,7 @@ class Mortal(TorchLlama):
     def generate(
         self,
         prompt_ids: Sequence[int],
-        sampling: Sampling,
+        sampling: SamplingParams,
         request_id: str,
         *,
         priority: int = 0,

@@ -32,7 +32,7 @@ class Calls:
     Args:
         speed: seconds of audio a second, all together, of so many turns.
         pace: what part of that the machine has to give at a time.
-        cushion_s: of audio, with which a turn begins to be heard.
+        prebuffer_s: of audio, with which a turn begins to be heard.
     """
 
     def __init__(
@@ -41,13 +41,13 @@ class Calls:
         callers: int,
         speed: Callable[[int], float],
         pace: Callable[[float], float] = lambda now: 1.0,
-        cushion_s: float = 0.15,
+        prebuffer_s: float = 0.15,
     ) -> None:
         self.admission = admission
         self.now = 0.0
         self.ended: list[Call] = []
         self.refused = 0
-        self._speed, self._pace, self._cushion_s = speed, pace, cushion_s
+        self._speed, self._pace, self._cushion_s = speed, pace, prebuffer_s
         self._chance = random.Random(1)
         self._asks_at = [self._chance.uniform(0, 3) for _ in range(callers)]
         self._calls: list[Call | None] = [None] * callers

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import Generic, TypeVar
 
-from orpheus_plugin.tokens.base import Sampling, TokenChunk, TokenGenerator
+from orpheus_plugin.tokens.base import SamplingParams, TokenChunk, TokenGenerator
 
 G = TypeVar("G", bound=TokenGenerator)
 
@@ -29,7 +29,7 @@ class Wrapper(Generic[G]):
     def generate(
         self,
         prompt_ids: Sequence[int],
-        sampling: Sampling,
+        sampling: SamplingParams,
         request_id: str,
         *,
         priority: int = 0,

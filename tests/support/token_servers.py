@@ -19,7 +19,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from orpheus_plugin.errors import InvalidOptions
-from orpheus_plugin.tokens.base import Sampling, TokenGenerator
+from orpheus_plugin.tokens.base import SamplingParams, TokenGenerator
 
 _VLLM_START_S = 240
 
@@ -33,7 +33,7 @@ async def openai_server(generator: TokenGenerator, stop_id: int) -> AsyncIterato
 
     async def completions(request: web.Request) -> web.StreamResponse:
         body: dict[str, Any] = await request.json()
-        sampling = Sampling(
+        sampling = SamplingParams(
             temperature=body["temperature"],
             top_p=body["top_p"],
             repetition_penalty=body["repetition_penalty"],
@@ -50,8 +50,8 @@ async def openai_server(generator: TokenGenerator, stop_id: int) -> AsyncIterato
         await response.prepare(request)
         async with aclosing(stream) as chunks:  # type: ignore[type-var]  # generators have aclose
             async for chunk in chunks:
-                ids = [*chunk.ids, stop_id] if chunk.finish == "stop" else list(chunk.ids)
-                choice = {"text": "", "token_ids": ids, "finish_reason": chunk.finish}
+                ids = [*chunk.ids, stop_id] if chunk.finish_reason == "stop" else list(chunk.ids)
+                choice = {"text": "", "token_ids": ids, "finish_reason": chunk.finish_reason}
                 await response.write(f"data: {json.dumps({'choices': [choice]})}\n\n".encode())
         await response.write(b"data: [DONE]\n\n")
         return response

@@ -23,7 +23,7 @@ from orpheus_plugin.errors import (
     InvalidOptions,
     OrpheusError,
 )
-from orpheus_plugin.tokens.base import Sampling, TokenGenerator
+from orpheus_plugin.tokens.base import SamplingParams, TokenGenerator
 from orpheus_plugin.tokens.completions.generator import (
     CompletionsGenerator,
     CompletionsOptions,
@@ -166,12 +166,12 @@ async def collect(
     ids: list[int] = []
     sizes: list[int] = []
     finish = None
-    async for chunk in made.generate(PROMPT, Sampling(**sampling), request_id):
+    async for chunk in made.generate(PROMPT, SamplingParams(**sampling), request_id):
         assert finish is None, "a chunk after the last"
-        assert chunk.ids or chunk.finish
+        assert chunk.ids or chunk.finish_reason
         ids += chunk.ids
         sizes.append(len(chunk.ids))
-        finish = chunk.finish
+        finish = chunk.finish_reason
     return ids, finish, sizes
 
 
@@ -318,9 +318,9 @@ async def test_a_busy_consumer_misses_nothing() -> None:
     async with generator(FakeServer(plain)) as made:
         got: list[int] = []
         finishes = []
-        async for chunk in made.generate([1], Sampling(), "r"):
+        async for chunk in made.generate([1], SamplingParams(), "r"):
             got += chunk.ids
-            finishes.append(chunk.finish)
+            finishes.append(chunk.finish_reason)
             await asyncio.sleep(0.05)
     assert got == IDS
     assert finishes[-1] == "stop"
@@ -372,7 +372,7 @@ async def test_priorities_are_sent_where_the_server_knows_them() -> None:
     fake = FakeServer(plain)
     for known in (False, True):
         async with generator(fake, options=CompletionsOptions(priorities=known)) as made:
-            async for _ in made.generate(PROMPT, Sampling(), "r", priority=1):
+            async for _ in made.generate(PROMPT, SamplingParams(), "r", priority=1):
                 pass
     assert [body.get("priority") for body in fake.bodies] == [None, 1]
 
@@ -429,7 +429,7 @@ async def test_bad_requests_are_not_sent() -> None:
     async with generator(fake) as made:
         for prompt in ([], [-1], [VOCABULARY.size]):
             with pytest.raises(InvalidOptions):
-                async for _ in made.generate(prompt, Sampling(), "bad"):
+                async for _ in made.generate(prompt, SamplingParams(), "bad"):
                     pass
         with pytest.raises(InvalidOptions):
             await collect(made, temperature=-1.0)
@@ -445,7 +445,7 @@ async def test_a_break_in_the_middle() -> None:
     broken, whole = FakeServer(script), FakeServer(plain)
     async with generator(broken, whole) as made:
         made.servers[1].running = 1  # so that the first is chosen
-        chunks = made.generate([1], Sampling(), "r")
+        chunks = made.generate([1], SamplingParams(), "r")
         assert (await anext(chunks)).ids == IDS
         with pytest.raises(ConnectionFailed):
             await anext(chunks)
@@ -496,7 +496,7 @@ async def test_a_request_id_is_used_once_at_a_time() -> None:
 
 
 async def leave_by_closing(made: CompletionsGenerator) -> None:
-    async with aclosing(made.generate([1], Sampling(), "r")) as chunks:
+    async with aclosing(made.generate([1], SamplingParams(), "r")) as chunks:
         async for _ in chunks:
             break
 

@@ -13,7 +13,7 @@ import pytest
 from orpheus_plugin.engine.config import EngineConfig
 from orpheus_plugin.engine.local import LocalEngine
 from orpheus_plugin.models.files import ModelFiles
-from orpheus_plugin.tokens.base import Sampling, TokenChunk, TokenGenerator
+from orpheus_plugin.tokens.base import SamplingParams, TokenChunk, TokenGenerator
 from orpheus_plugin.tokens.torch.generator import TorchLlama
 from orpheus_plugin.tokens.vllm.generator import VllmGenerator, VllmOptions
 from orpheus_plugin.tokens.vocabulary import Vocabulary
@@ -44,7 +44,7 @@ class Watched(Wrapper[TokenGenerator]):
     async def generate(
         self,
         prompt_ids: Sequence[int],
-        sampling: Sampling,
+        sampling: SamplingParams,
         request_id: str,
         *,
         priority: int = 0,
@@ -69,7 +69,7 @@ async def test_a_new_turn_goes_before_what_others_generate_ahead(
     make: Make, crafted_files: ModelFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # No utterance ends before the last one is asked for.
-    spec = replace(crafted_files.spec, sampling=Sampling(max_tokens=420))
+    spec = replace(crafted_files.spec, sampling=SamplingParams(max_tokens=420))
     endless = crafted_checkpoint(text=SMALL_TEXT, stop=0.0)
     # Look ahead at once, not only when the listener has something to hear.
     monkeypatch.setattr("orpheus_plugin.engine.scheduler.MARGIN_S", -1e9)

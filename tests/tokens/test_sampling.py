@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from orpheus_plugin.tokens.base import Sampling
+from orpheus_plugin.tokens.base import SamplingParams
 from orpheus_plugin.tokens.torch.llama import COLUMNS, SPARE, STOP
 from orpheus_plugin.tokens.torch.sampler import Sampler
 
 CPU = torch.device("cpu")
-PLAIN = Sampling(temperature=1.0, top_p=1.0, repetition_penalty=1.0)
+PLAIN = SamplingParams(temperature=1.0, top_p=1.0, repetition_penalty=1.0)
 
 
 def row(values: dict[int, float]) -> torch.Tensor:
@@ -40,10 +40,10 @@ class Drawer:
 
     draws: int = 4000
 
-    def __call__(self, logits: torch.Tensor, options: Sampling, seed: int = 0) -> np.ndarray:
+    def __call__(self, logits: torch.Tensor, options: SamplingParams, seed: int = 0) -> np.ndarray:
         sampler = Sampler(self.draws, 14, CPU)
         for stream in range(self.draws):
-            one = Sampling(options.temperature, options.top_p, 1.0, seed=seed + stream)
+            one = SamplingParams(options.temperature, options.top_p, 1.0, seed=seed + stream)
             sampler.join(stream, one)
         return sampler.draw(logits.repeat(self.draws, 1), [0] * self.draws).numpy()
 
@@ -59,7 +59,7 @@ def test_draws_follow_temperature_and_nucleus(temperature: float, top_p: float) 
     values = torch.randn(30, generator=torch.Generator().manual_seed(3)) * 2
     logits = row({int(c): float(v) for c, v in zip(range(0, 90, 3), values, strict=True)})
     expected = nucleus(logits[0], temperature, top_p)
-    drawn = Drawer()(logits, Sampling(temperature, top_p, 1.0))
+    drawn = Drawer()(logits, SamplingParams(temperature, top_p, 1.0))
     assert set(drawn) <= set(np.nonzero(expected)[0])
     assert total_variation(drawn, expected) < 0.04
 
@@ -69,20 +69,20 @@ def test_a_flat_row_with_a_small_nucleus_is_drawn_exactly() -> None:
     values = torch.linspace(0, -0.2, 4096)
     logits = torch.cat([values, torch.tensor([-0.3, float("-inf")])])[None]
     expected = nucleus(logits[0], 1.0, 0.01)
-    drawn = Drawer()(logits, Sampling(1.0, 0.01, 1.0))
+    drawn = Drawer()(logits, SamplingParams(1.0, 0.01, 1.0))
     assert set(drawn) <= set(np.nonzero(expected)[0])
     assert total_variation(drawn, expected) < 0.05
 
 
 def test_the_most_probable_id_is_always_in_the_nucleus() -> None:
     logits = row({5: 1.0, 6: 0.9})
-    assert set(Drawer(200)(logits, Sampling(1.0, 1e-6, 1.0))) == {5}
+    assert set(Drawer(200)(logits, SamplingParams(1.0, 1e-6, 1.0))) == {5}
 
 
 def test_greedy_takes_the_highest_logit_beside_rows_that_sample() -> None:
     sampler = Sampler(3, 14, CPU)
     for stream, temperature in enumerate((0.0, 1.0, 0.0)):
-        sampler.join(stream, Sampling(temperature, 0.8, 1.0, seed=stream))
+        sampler.join(stream, SamplingParams(temperature, 0.8, 1.0, seed=stream))
     logits = row({9: 1.0, 8: 1.1, 7: 1.0})
     drawn = sampler.draw(logits.repeat(3, 1), [0, 0, 0]).tolist()
     assert drawn[0] == drawn[2] == 8
@@ -101,7 +101,7 @@ def test_a_seed_repeats_its_draws_whatever_else_is_in_the_batch() -> None:
         sampler = Sampler(others + 1, 200, CPU)
         for stream in range(others + 1):
             seed = 42 if stream == place else 100 + stream
-            sampler.join(stream, Sampling(0.9, 0.9, 1.1, seed=seed))
+            sampler.join(stream, SamplingParams(0.9, 0.9, 1.1, seed=seed))
         batch = [logits[n : n + 1].repeat(others + 1, 1) for n in range(20)]
         return [int(sampler.draw(b, [n] * (others + 1))[place]) for n, b in enumerate(batch)]
 
@@ -124,7 +124,7 @@ def test_the_penalty_is_over_the_ids_drawn_in_the_same_slot() -> None:
     """Positive logits are divided, negative ones multiplied, once however often an id came."""
     penalty = 1.5
     sampler = Sampler(1, 70, CPU)
-    sampler.join(0, Sampling(0.0, 1.0, penalty))
+    sampler.join(0, SamplingParams(0.0, 1.0, penalty))
     history: dict[int, set[int]] = {slot: set() for slot in range(7)}
     noise = torch.Generator().manual_seed(2)
     for count in range(63):
@@ -142,11 +142,11 @@ def test_the_penalty_is_over_the_ids_drawn_in_the_same_slot() -> None:
 
 def test_a_place_taken_over_forgets_its_last_request() -> None:
     sampler = Sampler(2, 70, CPU)
-    sampler.join(0, Sampling(0.0, 1.0, 100.0))
+    sampler.join(0, SamplingParams(0.0, 1.0, 100.0))
     logits = row({1: 1.0, 2: 0.9})
     for count in range(0, 14, 7):
         sampler.draw(logits.clone(), [count])
-    sampler.join(0, Sampling(0.0, 1.0, 100.0))
+    sampler.join(0, SamplingParams(0.0, 1.0, 100.0))
     assert [int(sampler.draw(logits.clone(), [n])[0]) for n in (0, 7)] == [1, 2]
 
 
@@ -156,8 +156,8 @@ def test_a_moved_stream_goes_on_as_if_it_had_stayed() -> None:
 
     def run(moved: bool) -> list[int]:
         sampler = Sampler(2, 200, CPU)
-        sampler.join(0, Sampling(1.0, 0.9, 1.3, seed=1))
-        sampler.join(1, Sampling(0.7, 0.8, 1.2, seed=2))
+        sampler.join(0, SamplingParams(1.0, 0.9, 1.3, seed=1))
+        sampler.join(1, SamplingParams(0.7, 0.8, 1.2, seed=2))
         out = []
         for n in range(100):
             if moved and n >= 37:

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from orpheus_plugin.errors import BadCheckpoint, EngineDied, InvalidOptions, ModelNotFound
-from orpheus_plugin.tokens.base import Sampling
+from orpheus_plugin.tokens.base import SamplingParams
 from orpheus_plugin.tokens.torch.generator import TorchLlama
 from orpheus_plugin.tokens.torch.llama import Llama
 from orpheus_plugin.tokens.vocabulary import SLOTS, Vocabulary
@@ -33,7 +33,7 @@ from tests.support.checkpoints import (
     write_tokenizer,
 )
 
-GREEDY = Sampling(temperature=0.0, repetition_penalty=1.0, max_tokens=42)
+GREEDY = SamplingParams(temperature=0.0, repetition_penalty=1.0, max_tokens=42)
 TEXTS = ("Hi.", "A longer sentence, with a comma and an end. " * 2, "Six words are in this one.")
 LLAMA3 = {
     "rope_type": "llama3",
@@ -55,13 +55,13 @@ async def started(path: Path, **options: Any) -> AsyncIterator[TorchLlama]:
 
 
 async def run(
-    generator: TorchLlama, prompt: list[int], sampling: Sampling, name: str
+    generator: TorchLlama, prompt: list[int], sampling: SamplingParams, name: str
 ) -> tuple[list[int], str | None]:
     ids: list[int] = []
     finish = None
     async for chunk in generator.generate(prompt, sampling, name):
         ids += chunk.ids
-        finish = chunk.finish
+        finish = chunk.finish_reason
     return ids, finish
 
 
@@ -129,7 +129,7 @@ async def test_joining_and_leaving_of_others_changes_no_greedy_output() -> None:
         async def one(name: str, number: int, delay: float) -> list[int]:
             prompt, limit = jobs[number]
             await asyncio.sleep(delay)
-            options = Sampling(temperature=0.0, repetition_penalty=1.1, max_tokens=limit)
+            options = SamplingParams(temperature=0.0, repetition_penalty=1.1, max_tokens=limit)
             return (await run(generator, prompt, options, name))[0]
 
         alone = [await one(f"alone{n}", n, 0) for n in range(len(jobs))]
@@ -165,7 +165,7 @@ async def test_at_most_max_streams_run_and_the_rest_wait_their_turn() -> None:
     async with started(path, max_streams=3) as generator:
         prompt = Vocabulary.load(path).prompt("tara", "Hello.")
         jobs = [
-            asyncio.create_task(run(generator, prompt, Sampling(max_tokens=140), f"{n}"))
+            asyncio.create_task(run(generator, prompt, SamplingParams(max_tokens=140), f"{n}"))
             for n in range(10)
         ]
         seen = 0
@@ -180,8 +180,12 @@ async def test_a_request_that_waits_can_be_aborted() -> None:
     path = crafted_checkpoint(text=SMALL_TEXT, stop=0.0)
     async with started(path, max_streams=1) as generator:
         prompt = Vocabulary.load(path).prompt("tara", "Hello.")
-        first = asyncio.create_task(run(generator, prompt, Sampling(max_tokens=1500), "first"))
-        waiting = asyncio.create_task(run(generator, prompt, Sampling(max_tokens=1500), "waiting"))
+        first = asyncio.create_task(
+            run(generator, prompt, SamplingParams(max_tokens=1500), "first")
+        )
+        waiting = asyncio.create_task(
+            run(generator, prompt, SamplingParams(max_tokens=1500), "waiting")
+        )
         await until(lambda: generator.running == 1 and "waiting" in generator._requests)
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
@@ -196,7 +200,7 @@ async def test_an_abort_takes_effect_within_one_step() -> None:
     async with started(path) as generator:
         prompt = Vocabulary.load(path).prompt("tara", "Hello.")
         for number in range(10):
-            stream = generator.generate(prompt, Sampling(max_tokens=1500), f"{number}")
+            stream = generator.generate(prompt, SamplingParams(max_tokens=1500), f"{number}")
             await anext(stream)
             request = generator._requests[f"{number}"]
             await stream.aclose()  # type: ignore[attr-defined]
@@ -211,12 +215,12 @@ async def test_a_long_prompt_does_not_stall_those_that_speak() -> None:
     async with started(path, prefill_chunk=16) as generator:
         vocabulary = Vocabulary.load(path)
         stream = generator.generate(
-            vocabulary.prompt("tara", "Hi."), Sampling(max_tokens=2000), "speaks"
+            vocabulary.prompt("tara", "Hi."), SamplingParams(max_tokens=2000), "speaks"
         )
         await anext(stream)
         speaking = generator._requests["speaks"]
         long = generator.generate(
-            vocabulary.prompt("tara", "x" * 1000), Sampling(max_tokens=1), "long"
+            vocabulary.prompt("tara", "x" * 1000), SamplingParams(max_tokens=1), "long"
         )
         before = speaking.drawn
         await anext(long)
@@ -228,10 +232,10 @@ async def test_the_context_limits_what_is_generated() -> None:
     path = crafted_checkpoint(text=SMALL_TEXT, stop=0.0)
     async with started(path, max_context=100) as generator:
         prompt = Vocabulary.load(path).prompt("tara", "Hello.")
-        ids, finish = await run(generator, prompt, Sampling(max_tokens=5000), "long")
+        ids, finish = await run(generator, prompt, SamplingParams(max_tokens=5000), "long")
         assert (len(ids), finish) == (100 - len(prompt), "length")
         with pytest.raises(InvalidOptions, match="no room in a context of 100"):
-            generator.generate(prompt * 10, Sampling(), "too long")
+            generator.generate(prompt * 10, SamplingParams(), "too long")
 
 
 async def test_a_crash_ends_every_request_and_a_new_start_works(
@@ -241,7 +245,7 @@ async def test_a_crash_ends_every_request_and_a_new_start_works(
     async with started(path) as generator:
         prompt = Vocabulary.load(path).prompt("tara", "Hello.")
         jobs = [
-            asyncio.create_task(run(generator, prompt, Sampling(max_tokens=1500), f"{n}"))
+            asyncio.create_task(run(generator, prompt, SamplingParams(max_tokens=1500), f"{n}"))
             for n in range(3)
         ]
         await until(lambda: generator.running == 3)
@@ -258,16 +262,16 @@ async def test_a_crash_ends_every_request_and_a_new_start_works(
             assert "\n" not in str(result)
         assert generator.running == 0
         with pytest.raises(EngineDied, match="out of memory"):
-            generator.generate(prompt, Sampling(), "after")
+            generator.generate(prompt, SamplingParams(), "after")
         await generator.start()
-        assert len((await run(generator, prompt, Sampling(max_tokens=14), "again"))[0]) == 14
+        assert len((await run(generator, prompt, SamplingParams(max_tokens=14), "again"))[0]) == 14
 
 
 async def test_before_its_start_a_generator_refuses() -> None:
     path = crafted_checkpoint(text=SMALL_TEXT)
     generator = TorchLlama(path, Vocabulary.load(path))
     with pytest.raises(EngineDied, match="not been started"):
-        generator.generate([1], Sampling(), "early")
+        generator.generate([1], SamplingParams(), "early")
     assert generator.running == 0
     await generator.aclose()
 
@@ -394,7 +398,7 @@ async def test_two_hundred_requests_cancelled_at_random_moments_leave_nothing() 
             prompt = vocabulary.prompt("tara", "word " * chance.randint(1, 40))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(chance.random() * 0.1):
-                    await run(generator, prompt, Sampling(), f"{number}")
+                    await run(generator, prompt, SamplingParams(), f"{number}")
 
         for batch in range(10):
             await asyncio.gather(*(one(20 * batch + number) for number in range(20)))
@@ -405,7 +409,7 @@ async def test_two_hundred_requests_cancelled_at_random_moments_leave_nothing() 
         assert worker is not None
         assert not worker._waiting
         prompt = vocabulary.prompt("tara", "Hello.")
-        assert (await run(generator, prompt, Sampling(max_tokens=7), "after"))[1] == "length"
+        assert (await run(generator, prompt, SamplingParams(max_tokens=7), "after"))[1] == "length"
     assert not worker._thread.is_alive()
 
 
@@ -435,7 +439,7 @@ async def test_the_cache_holds_memory_for_what_is_being_spoken_and_for_nothing_e
 
         async def listener(name: str) -> None:
             count = 0
-            async for chunk in generator.generate(prompt, Sampling(max_tokens=700), name):
+            async for chunk in generator.generate(prompt, SamplingParams(max_tokens=700), name):
                 count += len(chunk.ids)
                 if count > 650:
                     peaks.append(resident_bytes(cache.data_ptr()))

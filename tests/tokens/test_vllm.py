@@ -29,15 +29,15 @@ from orpheus_plugin.errors import (
     OrpheusError,
 )
 from orpheus_plugin.models.devices import vllm_installed
-from orpheus_plugin.tokens.base import Sampling, TokenChunk
+from orpheus_plugin.tokens.base import SamplingParams, TokenChunk
 from orpheus_plugin.tokens.vllm import plugin
 from orpheus_plugin.tokens.vllm.generator import VllmGenerator, VllmOptions, device_ids, graph_sizes
-from orpheus_plugin.tokens.vocabulary import LatentAssembler, Vocabulary
+from orpheus_plugin.tokens.vocabulary import FrameAssembler, Vocabulary
 from tests.support.checkpoints import SMALL_TEXT, crafted_checkpoint
 
 STREAMS = 4
 OPTIONS = VllmOptions(max_streams=STREAMS, max_model_len=2048, kv_cache_bytes=256 << 20)
-QUICK = Sampling(top_p=1.0, repetition_penalty=1.0, max_tokens=1900)
+QUICK = SamplingParams(top_p=1.0, repetition_penalty=1.0, max_tokens=1900)
 
 
 # ---- what needs no engine
@@ -115,7 +115,7 @@ class TestEngine:
         self, generator: VllmGenerator, vocabulary: Vocabulary, prompt: list[int]
     ) -> None:
         ids = [
-            i async for chunk in generator.generate(prompt, Sampling(max_tokens=70), "production")
+            i async for chunk in generator.generate(prompt, SamplingParams(max_tokens=70), "production")
             for i in chunk.ids
         ]  # fmt: skip
         places = [vocabulary.slot_and_code(i) for i in ids]
@@ -144,7 +144,7 @@ class TestEngine:
     async def test_ids_come_one_by_one_and_later_in_frames(
         self, generator: VllmGenerator, prompt: list[int]
     ) -> None:
-        options = Sampling(top_p=1.0, repetition_penalty=1.0, max_tokens=280)
+        options = SamplingParams(top_p=1.0, repetition_penalty=1.0, max_tokens=280)
         sizes = [len(chunk.ids) async for chunk in generator.generate(prompt, options, "interval")]
         assert sum(sizes) == 280
         # A late consumer gets several at once, so that these are bounds.
@@ -190,7 +190,7 @@ class TestEngine:
         order: list[str] = []
 
         async def run(name: str, priority: int, ids: int) -> None:
-            options = Sampling(top_p=1.0, repetition_penalty=1.0, max_tokens=ids)
+            options = SamplingParams(top_p=1.0, repetition_penalty=1.0, max_tokens=ids)
             async for _ in generator.generate(prompt, options, name, priority=priority):
                 if name not in order:
                     order.append(name)
@@ -210,7 +210,7 @@ class TestEngine:
     ) -> None:
         import numpy as np
 
-        options = Sampling(max_tokens=1)
+        options = SamplingParams(max_tokens=1)
         async for chunk in generator.generate(np.array(prompt), options, "numpy"):  # type: ignore[arg-type]
             assert len(chunk.ids) == 1
 
@@ -251,7 +251,7 @@ def _engine_cores() -> list[multiprocessing.process.BaseProcess]:
 
 
 async def run_one(generator: VllmGenerator, prompt: list[int]) -> list[int]:
-    options = Sampling(top_p=1.0, repetition_penalty=1.0, max_tokens=14)
+    options = SamplingParams(top_p=1.0, repetition_penalty=1.0, max_tokens=14)
     return [i async for chunk in generator.generate(prompt, options, "one") for i in chunk.ids]
 
 
@@ -369,9 +369,11 @@ class TestFailedStarts:
             prompt = vocabulary.prompt("heart", "Good morning.")
             ids: list[int] = []
             finish = None
-            async for chunk in generator.generate(prompt, Sampling(temperature=0.3, seed=1), "a"):
-                ids, finish = [*ids, *chunk.ids], chunk.finish or finish
-            latents = LatentAssembler(vocabulary).push(ids)
+            async for chunk in generator.generate(
+                prompt, SamplingParams(temperature=0.3, seed=1), "a"
+            ):
+                ids, finish = [*ids, *chunk.ids], chunk.finish_reason or finish
+            latents = FrameAssembler(vocabulary).push(ids)
             assert finish == "stop"
             assert 5 * 4 < len(latents) < 30 * 4  # between half a second and two and a half
             assert len(ids) * 4 == len(latents) * 7  # every id in its slot

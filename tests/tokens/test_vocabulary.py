@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orpheus_plugin.errors import BadCheckpoint
-from orpheus_plugin.tokens.vocabulary import CODES, SLOTS, LatentAssembler, Vocabulary
+from orpheus_plugin.tokens.vocabulary import CODES, SLOTS, FrameAssembler, Vocabulary
 from tests.support.checkpoints import SMALL_TEXT, crafted_checkpoint, write_tokenizer
 
 ORPHEUS = Vocabulary(
@@ -154,7 +154,7 @@ def test_an_audio_id_tells_its_slot_and_code() -> None:
 def test_well_formed_ids_give_every_latent_in_any_chunking(
     frames: np.ndarray, sizes: list[int]
 ) -> None:
-    assembler = LatentAssembler(ORPHEUS)
+    assembler = FrameAssembler(ORPHEUS)
     parts = [assembler.push(piece) for piece in cut(frames_to_ids(frames), sizes)]
     assembler.finish()
     latents = np.concatenate(parts)
@@ -170,7 +170,7 @@ def test_well_formed_ids_give_every_latent_in_any_chunking(
 
 
 def test_latents_come_after_slots_2_3_5_and_6() -> None:
-    assembler = LatentAssembler(ORPHEUS)
+    assembler = FrameAssembler(ORPHEUS)
     ids = frames_to_ids(np.arange(14).reshape(2, 7))
     assert [len(assembler.push([i])) for i in ids] == [0, 0, 1, 1, 0, 1, 1] * 2
 
@@ -178,7 +178,7 @@ def test_latents_come_after_slots_2_3_5_and_6() -> None:
 @given(ids=st.lists(any_id, max_size=80), sizes=sizes)
 def test_any_ids_are_read_as_frames_and_never_crash(ids: list[int], sizes: list[int]) -> None:
     latents, complete, foreign, incomplete = naive(ids)
-    assembler = LatentAssembler(ORPHEUS)
+    assembler = FrameAssembler(ORPHEUS)
     got = np.concatenate([assembler.push(piece) for piece in cut(ids, sizes)])
     assembler.finish()
     np.testing.assert_array_equal(got, np.array(latents, dtype=np.int32).reshape(-1, 3))
@@ -206,7 +206,7 @@ def test_damaged_ids_cost_only_the_frames_they_hit(
             ids[where:where] = ids[where : where + 1]
         else:
             ids.insert(where, other)
-    assembler = LatentAssembler(ORPHEUS)
+    assembler = FrameAssembler(ORPHEUS)
     parts = [assembler.push(piece) for piece in cut(ids, sizes)]
     assembler.finish()
     assert assembler.frames >= len(frames) - len(damage)
@@ -221,7 +221,7 @@ def test_a_dropped_id_ends_its_frame_and_the_next_frame_is_whole() -> None:
     frames = np.arange(21).reshape(3, 7)
     ids = frames_to_ids(frames)
     del ids[7 + 4]
-    assembler = LatentAssembler(ORPHEUS)
+    assembler = FrameAssembler(ORPHEUS)
     latents = assembler.push(ids)
     expected = frames_to_latents(frames)
     np.testing.assert_array_equal(latents, np.delete(expected, [6, 7], axis=0))
@@ -232,13 +232,13 @@ def test_a_foreign_id_between_two_that_fit_costs_nothing() -> None:
     frames = np.arange(14).reshape(2, 7)
     ids = frames_to_ids(frames)
     ids[3:3] = [17, ORPHEUS.audio_base + SLOTS * CODES]
-    assembler = LatentAssembler(ORPHEUS)
+    assembler = FrameAssembler(ORPHEUS)
     np.testing.assert_array_equal(assembler.push(ids), frames_to_latents(frames))
     assert (assembler.foreign, assembler.out_of_order) == (2, 0)
 
 
 def test_a_missing_end_is_dropped_and_counted() -> None:
-    assembler = LatentAssembler(ORPHEUS)
+    assembler = FrameAssembler(ORPHEUS)
     assert len(assembler.push(frames_to_ids(np.zeros((2, 7), int))[:-3])) == 6
     assembler.finish()
     assembler.finish()
@@ -246,7 +246,7 @@ def test_a_missing_end_is_dropped_and_counted() -> None:
 
 
 def test_disorder_is_logged_once_per_utterance(caplog: pytest.LogCaptureFixture) -> None:
-    assembler = LatentAssembler(ORPHEUS)
+    assembler = FrameAssembler(ORPHEUS)
     with caplog.at_level(logging.WARNING):
         assembler.push([1, 2, 3])
         assembler.push([ORPHEUS.audio_id(5, 5)])

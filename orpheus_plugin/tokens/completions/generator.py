@@ -1,7 +1,7 @@
 """Tokens from OpenAI-style `/v1/completions` servers (vLLM, SGLang, llama.cpp and what imitates them), over HTTP.
 
 What a server can do is found out by using it: vLLM gives token ids in its events (`return_token_ids`), others give the
-text `<custom_token_N>`; most take the prompt as ids, some only as text. Sampling options that not all servers know are
+text `<custom_token_N>`; most take the prompt as ids, some only as text. SamplingParams options that not all servers know are
 sent under every name in use; servers ignore those they do not know.
 """
 
@@ -28,7 +28,7 @@ from orpheus_plugin.errors import (
     InvalidOptions,
     OrpheusError,
 )
-from orpheus_plugin.tokens.base import Finish, Sampling, TokenChunk
+from orpheus_plugin.tokens.base import FinishReason, SamplingParams, TokenChunk
 from orpheus_plugin.tokens.checks import check_sampling, checked_prompt
 from orpheus_plugin.tokens.completions.parsing import EventReader
 from orpheus_plugin.tokens.vocabulary import Vocabulary
@@ -92,28 +92,28 @@ class _Request:
 
     request_id: str
     prompt: list[int]
-    sampling: Sampling
+    sampling: SamplingParams
     priority: int
     ids: list[int] = field(default_factory=list)  # arrived and not handed on
     begun: bool = False
-    finish: Finish | None = None
+    finish_reason: FinishReason | None = None
     error: OrpheusError | None = None
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def put(self, ids: list[int], finish: Finish | None) -> None:
+    def put(self, ids: list[int], finish_reason: FinishReason | None) -> None:
         self.begun = self.begun or bool(ids)
         self.ids += ids
-        self.finish = finish
+        self.finish_reason = finish_reason
         self.news.set()
 
     def fail(self, error: OrpheusError | None) -> None:
-        if self.finish is None and self.error is None:
+        if self.finish_reason is None and self.error is None:
             self.error = error
             self.news.set()
 
     @property
     def over(self) -> bool:
-        return self.finish is not None or self.error is not None
+        return self.finish_reason is not None or self.error is not None
 
 
 class CompletionsGenerator:
@@ -246,7 +246,7 @@ class CompletionsGenerator:
     def generate(
         self,
         prompt_ids: Sequence[int],
-        sampling: Sampling,
+        sampling: SamplingParams,
         request_id: str,
         *,
         priority: int = 0,
@@ -273,7 +273,7 @@ class CompletionsGenerator:
             while True:
                 await request.news.wait()
                 request.news.clear()
-                ids, finish, error = request.ids, request.finish, request.error
+                ids, finish, error = request.ids, request.finish_reason, request.error
                 request.ids = []  # more may come while the consumer has these
                 if ids or finish is not None:
                     yield TokenChunk(ids, finish)
@@ -283,7 +283,7 @@ class CompletionsGenerator:
                     raise error
         finally:
             del self._requests[request.request_id]
-            if request.finish is None:
+            if request.finish_reason is None:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
 
@@ -494,9 +494,9 @@ def _choice(server: Server, event: str) -> dict[str, Any]:
         ) from error
 
 
-def _finish(server: Server, reason: str) -> Finish:
+def _finish(server: Server, reason: str) -> FinishReason:
     if reason in ("stop", "length", "abort"):
-        return cast("Finish", reason)
+        return cast("FinishReason", reason)
     raise GenerationFailed(f"{server.base} ended the request with {reason!r}")
 
 

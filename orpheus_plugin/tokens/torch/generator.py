@@ -14,7 +14,7 @@ import torch
 
 from orpheus_plugin.errors import BadCheckpoint, EngineDied, InvalidOptions, OrpheusError
 from orpheus_plugin.models.devices import compute_alone
-from orpheus_plugin.tokens.base import Finish, Sampling, TokenChunk
+from orpheus_plugin.tokens.base import FinishReason, SamplingParams, TokenChunk
 from orpheus_plugin.tokens.checks import check_sampling, checked_prompt
 from orpheus_plugin.tokens.torch.llama import STOP, Llama
 from orpheus_plugin.tokens.torch.sampler import Sampler
@@ -30,19 +30,19 @@ class _Request:
 
     request_id: str
     prompt: list[int]
-    sampling: Sampling
+    sampling: SamplingParams
     limit: int
     priority: int
     read: int = 0  # prompt ids in the cache
     drawn: int = 0  # ids generated
     aborted: bool = False
     arrived: list[int] = field(default_factory=list)
-    finish: Finish | None = None
+    finish_reason: FinishReason | None = None
     error: OrpheusError | None = None
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-_News = list[tuple[_Request, int | None, Finish | None]]
+_News = list[tuple[_Request, int | None, FinishReason | None]]
 
 
 class TorchLlama:
@@ -152,7 +152,7 @@ class TorchLlama:
     def generate(
         self,
         prompt_ids: Sequence[int],
-        sampling: Sampling,
+        sampling: SamplingParams,
         request_id: str,
         *,
         priority: int = 0,
@@ -184,7 +184,7 @@ class TorchLlama:
                 request.news.clear()
                 # More may come while the consumer holds a chunk: what it was told is what counts.
                 ids, request.arrived = request.arrived, []
-                finish, error = request.finish, request.error
+                finish, error = request.finish_reason, request.error
                 if finish is not None or ids:
                     yield TokenChunk(ids, finish)
                 if finish is not None:
@@ -193,7 +193,7 @@ class TorchLlama:
                     raise error
         finally:
             del self._requests[request.request_id]
-            if request.finish is None:
+            if request.finish_reason is None:
                 request.aborted = True
                 worker.wake()
 
@@ -241,7 +241,7 @@ class TorchLlama:
         logits = model.logits(hidden, [0])
         if not torch.isfinite(logits[:, : CODES + 1]).all():
             raise BadCheckpoint(f"{self._model_dir}: the weights give no finite numbers")
-        sampler.join(0, Sampling(seed=0))
+        sampler.join(0, SamplingParams(seed=0))
         sampler.draw(logits, [0])
 
     def _died(self, worker: _Worker, error: OrpheusError) -> None:
@@ -252,7 +252,7 @@ class TorchLlama:
         self._worker = None
         self._failure = error
         for request in self._requests.values():
-            if request.finish is None:
+            if request.finish_reason is None:
                 request.error = error
                 request.news.set()
 
@@ -436,5 +436,5 @@ def _deliver(news: _News) -> None:
     for request, token_id, finish in news:
         if token_id is not None:
             request.arrived.append(token_id)
-        request.finish = finish
+        request.finish_reason = finish
         request.news.set()

@@ -7,7 +7,7 @@ import secrets
 import numpy as np
 import torch
 
-from orpheus_plugin.tokens.base import Sampling
+from orpheus_plugin.tokens.base import SamplingParams
 from orpheus_plugin.tokens.torch.llama import SPARE, STOP
 from orpheus_plugin.tokens.vocabulary import SLOTS
 
@@ -18,7 +18,7 @@ _AHEAD = 64  # steps for which random numbers are drawn at once
 
 
 class Sampler:
-    """Sampling state of a pool of streams and one vectorised draw for its first B streams. Not thread-safe.
+    """SamplingParams state of a pool of streams and one vectorised draw for its first B streams. Not thread-safe.
 
     The nucleus is drawn from without sorting: draw from all, keep what lies in the nucleus (the mass of what is more
     probable stays below top_p), and where it does not, draw again among the more probable. What is kept has exactly the
@@ -38,10 +38,10 @@ class Sampler:
         frames = context // SLOTS + 2
         self._drawn = torch.full((streams, SLOTS, frames), SPARE, device=device)
         self._random: list[np.random.Generator | None] = [None] * streams
-        self._options: list[Sampling] = [Sampling()] * streams
+        self._options: list[SamplingParams] = [SamplingParams()] * streams
         self._index = torch.arange(streams, device=device)
 
-    def join(self, stream: int, options: Sampling) -> None:
+    def join(self, stream: int, options: SamplingParams) -> None:
         """Take a new request's options into a stream's place."""
         seed = secrets.randbits(64) if options.seed is None else options.seed % 2**64
         self._options[stream] = options

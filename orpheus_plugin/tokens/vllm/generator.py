@@ -30,7 +30,7 @@ from orpheus_plugin.errors import (
     InvalidOptions,
     ModelNotFound,
 )
-from orpheus_plugin.tokens.base import Finish, Sampling, TokenChunk
+from orpheus_plugin.tokens.base import FinishReason, SamplingParams, TokenChunk
 from orpheus_plugin.tokens.checks import check_sampling, checked_prompt
 from orpheus_plugin.tokens.footprint import Footprint, tensors_in
 from orpheus_plugin.tokens.vllm import plugin
@@ -256,7 +256,7 @@ class VllmGenerator:
         prompt = self._vocabulary.prompt(None, "")
 
         async def speak(name: str, ids: int) -> None:
-            chunks = self.generate(prompt, Sampling(max_tokens=ids), name)
+            chunks = self.generate(prompt, SamplingParams(max_tokens=ids), name)
             async with contextlib.aclosing(chunks):
                 async for _ in chunks:
                     pass
@@ -274,7 +274,7 @@ class VllmGenerator:
     def generate(
         self,
         prompt_ids: Sequence[int],
-        sampling: Sampling,
+        sampling: SamplingParams,
         request_id: str,
         *,
         priority: int = 0,
@@ -294,7 +294,7 @@ class VllmGenerator:
         return self._engine
 
     async def _stream(
-        self, prompt: list[int], sampling: Sampling, request_id: str, priority: int
+        self, prompt: list[int], sampling: SamplingParams, request_id: str, priority: int
     ) -> AsyncGenerator[TokenChunk, None]:
         engine = self._alive()
         if request_id in self._requests:
@@ -340,7 +340,7 @@ class VllmGenerator:
             if finish is None and not engine.errored:
                 await engine.abort(request_id)  # nothing to do unless vLLM's own cleanup missed it
 
-    def _params(self, sampling: Sampling, prompt_length: int, context: int) -> Any:
+    def _params(self, sampling: SamplingParams, prompt_length: int, context: int) -> Any:
         from vllm.sampling_params import RequestOutputKind, SamplingParams
 
         try:
@@ -393,7 +393,7 @@ def _context(engine: Any) -> int:
     return int(engine.model_config.max_model_len)
 
 
-def _finish(reason: str | None) -> Finish:
+def _finish(reason: str | None) -> FinishReason:
     if reason in ("stop", "length", "abort"):
         return reason  # type: ignore[return-value]  # one of the literals
     raise GenerationFailed(f"vLLM ended the request with {reason!r}")
