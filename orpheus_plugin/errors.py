@@ -1,12 +1,36 @@
 """Everything this package raises on purpose.
 
-Each error has a stable `code` (it travels over the wire and into metrics) and a message that says what to do.
+Each error has a stable `code` (it travels over the wire and into metrics) and a message that says what to do. Its class
+also holds its HTTP status and its kind: servers and adapters translate these and keep no table of codes of their own.
 """
 
 from __future__ import annotations
 
 import re
+from enum import Enum
 from typing import ClassVar
+
+
+class ErrorKind(Enum):
+    """What an error is about."""
+
+    REQUEST = "request"
+    """What was asked for. Another request may succeed."""
+
+    SETUP = "setup"
+    """The model or how the engine is set up. It fails until somebody changes that."""
+
+    KEY = "key"
+    """The api_key."""
+
+    BUSY = "busy"
+    """The engine takes no more turns at the moment."""
+
+    CONNECTION = "connection"
+    """The server cannot be reached."""
+
+    ENGINE = "engine"
+    """The engine failed."""
 
 
 class OrpheusError(Exception):
@@ -14,10 +38,14 @@ class OrpheusError(Exception):
 
     Attributes:
         code: stable machine-readable name; the same on every protocol.
+        kind: what it is about.
+        http_status: the status of an HTTP answer that tells of it.
         retryable: whether the same call may succeed a moment later, unchanged.
     """
 
     code: ClassVar[str] = "error"
+    kind: ClassVar[ErrorKind] = ErrorKind.ENGINE
+    http_status: ClassVar[int] = 500
     retryable: ClassVar[bool] = False
 
     @property
@@ -29,6 +57,8 @@ class InvalidOptions(OrpheusError, ValueError):
     """An option is out of its range, of the wrong type, or unknown."""
 
     code = "invalid_options"
+    kind = ErrorKind.REQUEST
+    http_status = 400
 
 
 class UnknownVoice(InvalidOptions):
@@ -41,18 +71,24 @@ class TextTooLong(OrpheusError, ValueError):
     """A turn's text passed the limit; nothing of the piece that passed it is spoken."""
 
     code = "text_too_long"
+    kind = ErrorKind.REQUEST
+    http_status = 400
 
 
 class TurnClosed(OrpheusError):
     """Text was pushed into a turn that has been ended or cancelled."""
 
     code = "turn_closed"
+    kind = ErrorKind.REQUEST
+    http_status = 409
 
 
 class AtCapacity(OrpheusError):
     """Another turn would make those already speaking miss real time."""
 
     code = "at_capacity"
+    kind = ErrorKind.BUSY
+    http_status = 429
     retryable = True
 
 
@@ -60,6 +96,7 @@ class EngineDied(OrpheusError):
     """The token generator or the codec died under this turn. It is being restarted: try again."""
 
     code = "engine_died"
+    http_status = 503
     retryable = True
 
 
@@ -74,18 +111,23 @@ class ModelNotFound(OrpheusError):
     """Model files are not on this machine, or the hub refused them."""
 
     code = "model_not_found"
+    kind = ErrorKind.SETUP
+    http_status = 404
 
 
 class BadCheckpoint(OrpheusError):
     """Model files are there but cannot be what they claim: corrupt, incomplete or of another shape."""
 
     code = "bad_checkpoint"
+    kind = ErrorKind.SETUP
 
 
 class ConnectionFailed(OrpheusError):
     """A speech server or token server could not be reached, or the connection broke."""
 
     code = "connection_failed"
+    kind = ErrorKind.CONNECTION
+    http_status = 503
     retryable = True
 
 
@@ -93,24 +135,32 @@ class BadMessage(OrpheusError, ValueError):
     """A message is not MessagePack, not a map, or lacks what its type needs."""
 
     code = "bad_message"
+    kind = ErrorKind.REQUEST
+    http_status = 400
 
 
 class Unauthorized(OrpheusError):
     """The server wants another key than the one it was given."""
 
     code = "unauthorized"
+    kind = ErrorKind.KEY
+    http_status = 401
 
 
 class TurnTimedOut(OrpheusError):
     """The server ended a turn that waited for text, or for its reader, or lasted, longer than it allows."""
 
     code = "timed_out"
+    kind = ErrorKind.REQUEST
+    http_status = 408
 
 
 class ShuttingDown(OrpheusError):
     """The server takes no new turns because it is about to end."""
 
     code = "shutting_down"
+    kind = ErrorKind.BUSY
+    http_status = 503
     retryable = True
 
 
@@ -118,6 +168,8 @@ class ServerNotStarted(OrpheusError):
     """The speech server of this machine could not be started; the message says where its log is."""
 
     code = "server_not_started"
+    kind = ErrorKind.CONNECTION
+    http_status = 503
 
 
 ERRORS_BY_CODE: dict[str, type[OrpheusError]] = {

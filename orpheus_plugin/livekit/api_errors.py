@@ -4,23 +4,7 @@ from __future__ import annotations
 
 from livekit.agents import APIConnectionError, APIError, APIStatusError, APITimeoutError
 
-from orpheus_plugin.errors import OrpheusError, without_login
-
-_STATUS = {
-    "invalid_options": 400,
-    "unknown_voice": 400,
-    "text_too_long": 413,
-    "at_capacity": 429,
-    "model_not_found": 404,
-    "generation_failed": 500,
-    "bad_checkpoint": 500,
-    "bad_message": 400,
-    "unauthorized": 401,
-    "shutting_down": 503,
-    "timed_out": 408,
-}
-
-_NO_ENGINE = {"engine_died", "connection_failed", "server_not_started"}
+from orpheus_plugin.errors import ErrorKind, OrpheusError, without_login
 
 _ABOUT_ONE_TURN = {"text_too_long", "at_capacity", "generation_failed", "timed_out"}
 
@@ -34,15 +18,12 @@ def to_api_error(error: Exception, *, request_id: str = "") -> APIError:
         return error
     if isinstance(error, TimeoutError):
         return APITimeoutError("the speech engine did not answer in time")
-    if isinstance(error, OrpheusError) and error.code in _NO_ENGINE:
+    if isinstance(error, OrpheusError) and error.kind is ErrorKind.CONNECTION:
         return APIConnectionError(without_login(error.message), retryable=error.retryable)
     if isinstance(error, OrpheusError):
-        status = _STATUS.get(error.code)
-        if status is None:
-            return APIError(error.message, body={"code": error.code}, retryable=error.retryable)
         return APIStatusError(
             without_login(error.message),
-            status_code=status,
+            status_code=error.http_status,
             request_id=request_id or None,
             body={"code": error.code},
             retryable=error.retryable,

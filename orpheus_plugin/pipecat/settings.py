@@ -8,7 +8,7 @@ from pipecat.services.settings import TTSSettings
 from pipecat.utils.errors import ErrorCategory
 from pipecat.utils.types import NOT_GIVEN, NotGiven, is_given
 
-from orpheus_plugin.errors import OrpheusError
+from orpheus_plugin.errors import ErrorKind, OrpheusError
 from orpheus_plugin.turn import SpeechOptions
 
 
@@ -33,18 +33,15 @@ OPTIONS = ("voice", "temperature", "top_p", "repetition_penalty", "seed")
 """Settings a turn is opened with."""
 
 _CATEGORIES = {
-    "at_capacity": ErrorCategory.RATE_LIMIT,
-    "shutting_down": ErrorCategory.RATE_LIMIT,
-    "connection_failed": ErrorCategory.CONNECTIVITY,
-    "unauthorized": ErrorCategory.AUTHENTICATION,
-    "model_not_found": ErrorCategory.INVALID_REQUEST,
-    "bad_checkpoint": ErrorCategory.INVALID_REQUEST,
-    # What the application asked for was wrong once; the service is as healthy as before.
-    "invalid_options": ErrorCategory.APPLICATION,
-    "unknown_voice": ErrorCategory.APPLICATION,
-    "text_too_long": ErrorCategory.APPLICATION,
+    # A request was wrong once; the service is as healthy as before.
+    ErrorKind.REQUEST: ErrorCategory.APPLICATION,
+    ErrorKind.SETUP: ErrorCategory.INVALID_REQUEST,
+    ErrorKind.KEY: ErrorCategory.AUTHENTICATION,
+    ErrorKind.BUSY: ErrorCategory.RATE_LIMIT,
+    ErrorKind.CONNECTION: ErrorCategory.CONNECTIVITY,
+    ErrorKind.ENGINE: ErrorCategory.SERVER,
 }
-"""By error code. Authentication and invalid request are permanent: Pipecat gives such a service no more work."""
+"""Authentication and invalid request are permanent: Pipecat gives such a service no more work."""
 
 
 def speech_options(settings: OrpheusTTSSettings) -> SpeechOptions:
@@ -57,4 +54,4 @@ def category_of(error: Exception) -> ErrorCategory | None:
     """Why speech failed, in Pipecat's words; None for errors that are not this package's."""
     if not isinstance(error, OrpheusError):
         return None
-    return _CATEGORIES.get(error.code, ErrorCategory.SERVER)
+    return _CATEGORIES[error.kind]

@@ -17,22 +17,9 @@ logger = logging.getLogger(__name__)
 BODY_S = 10.0
 """A request's body must have come by then."""
 
-_STATUS = {
-    "invalid_options": 400,
-    "unknown_voice": 400,
-    "text_too_long": 400,
-    "bad_message": 400,
-    "unauthorized": 401,
-    "timed_out": 408,
-    "at_capacity": 429,
-    "engine_died": 503,
-    "connection_failed": 503,
-    "shutting_down": 503,
-}
-
 
 def error_response(error: OrpheusError) -> web.Response:
-    status = _STATUS.get(error.code, 500)
+    status = error.http_status
     return web.json_response(
         {
             "error": {

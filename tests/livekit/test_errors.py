@@ -65,7 +65,7 @@ both_ways = pytest.mark.parametrize("streamed", [True, False], ids=["stream", "s
     [
         (UnknownVoice("no voice"), APIStatusError, 400, False),
         (InvalidOptions("no"), APIStatusError, 400, False),
-        (TextTooLong("long"), APIStatusError, 413, False),
+        (TextTooLong("long"), APIStatusError, 400, False),
         (ModelNotFound("none"), APIStatusError, 404, False),
         (Unauthorized("key"), APIStatusError, 401, False),
         (BadCheckpoint("bad"), APIStatusError, 500, False),
@@ -73,11 +73,11 @@ both_ways = pytest.mark.parametrize("streamed", [True, False], ids=["stream", "s
         (AtCapacity("full"), APIStatusError, 429, True),
         (ShuttingDown("bye"), APIStatusError, 503, True),
         (GenerationFailed("loop"), APIStatusError, 500, True),
-        (EngineDied("dead"), APIConnectionError, None, True),
+        (EngineDied("dead"), APIStatusError, 503, True),
         (ConnectionFailed("gone"), APIConnectionError, None, True),
         (TimeoutError(), APITimeoutError, None, True),
         (ServerNotStarted("no model"), APIConnectionError, None, False),
-        (OrpheusError("odd"), APIError, None, False),
+        (OrpheusError("odd"), APIStatusError, 500, False),
         (RuntimeError("odd"), APIConnectionError, None, True),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
@@ -133,7 +133,7 @@ async def test_a_lasting_failure_is_given_up_after_the_last_try(
 ) -> None:
     tones.failures = [EngineDied("dead")] * 9
     events = Events(speech)
-    with pytest.raises(APIConnectionError, match="dead"):
+    with pytest.raises(APIStatusError, match="dead"):
         await read(speak(speech, "Hello.", AT_ONCE, streamed=streamed))
     assert [error.recoverable for error in events.errors] == [True, True, True, False]
     assert events.metrics == []
@@ -157,7 +157,7 @@ async def test_a_stream_that_was_heard_in_part_is_not_begun_anew(
     speech: OrpheusTTS, tones: ToneEngine
 ) -> None:
     tones.failures, tones.failing_after = [EngineDied("dead")], 3
-    with pytest.raises(APIConnectionError):
+    with pytest.raises(APIStatusError):
         await read(speak(speech, "One two three four five.", AT_ONCE, streamed=True))
     assert len(tones.opened) == 1
 
@@ -250,7 +250,7 @@ async def test_a_text_too_long_is_refused_before_a_word_of_it_is_spoken(
     for streamed in (True, False):
         with pytest.raises(APIStatusError) as caught:
             await read(speak(speech, "Much too long. " * 5, AT_ONCE, streamed=streamed))
-        assert caught.value.status_code == 413
+        assert caught.value.status_code == 400
     assert tones.spoken == []
 
 
