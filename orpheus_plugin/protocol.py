@@ -14,7 +14,16 @@ from typing import Any, Literal, TypeVar, cast
 import msgpack
 
 from orpheus_plugin.errors import ERRORS_BY_CODE, BadMessage, InvalidOptions, OrpheusError
-from orpheus_plugin.turn import AudioChunk, SpeechOptions, TurnEnd, TurnEvent, TurnStats, Word
+from orpheus_plugin.turn import (
+    AudioChunk,
+    EngineHealth,
+    EngineLoad,
+    SpeechOptions,
+    TurnEnd,
+    TurnEvent,
+    TurnStats,
+    Word,
+)
 
 PROTOCOL = 1
 PATH = "/v1/turns"
@@ -150,6 +159,19 @@ def stats_to_map(stats: TurnStats) -> Message:
 
 def stats_from_map(value: object) -> TurnStats:
     return TurnStats(**_known(TurnStats, value if isinstance(value, dict) else {}))
+
+
+def health_to_map(health: EngineHealth, load: EngineLoad) -> Message:
+    return {**dataclasses.asdict(health), "load": dataclasses.asdict(load)}
+
+
+def health_from_map(value: Message) -> EngineHealth:
+    """Raises TypeError when a field is missing."""
+    return EngineHealth(**_known(EngineHealth, value))
+
+
+def load_from_map(value: object) -> EngineLoad:
+    return EngineLoad(**_known(EngineLoad, value if isinstance(value, dict) else {}))
 
 
 def _known(kind: type[Any], message: Message) -> Message:

@@ -19,6 +19,9 @@ from orpheus_plugin.text.think import Reading, without_thoughts
 SAMPLE_RATE = 24_000
 """Hz. SNAC's rate, and so Orpheus'; every AudioChunk is mono s16le at this rate."""
 
+MAX_WAIT_S = 600.0
+"""Seconds a turn may ask to wait for its place at most."""
+
 MAX_TEXT_CHARS = 6_144
 """Characters of text one turn takes unless the engine is configured otherwise."""
 
@@ -45,9 +48,9 @@ class SpeechOptions:
     trim_leading_silence: bool = True
 
     def __post_init__(self) -> None:
-        _check_number("temperature", self.temperature, 0.0, 5.0)
-        _check_number("top_p", self.top_p, 0.0, 1.0, open_low=True)
-        _check_number("repetition_penalty", self.repetition_penalty, 1.0, 5.0)
+        check_number("temperature", self.temperature, 0.0, 5.0)
+        check_number("top_p", self.top_p, 0.0, 1.0, open_low=True)
+        check_number("repetition_penalty", self.repetition_penalty, 1.0, 5.0)
         if self.voice is not None and not isinstance(self.voice, str):
             raise InvalidOptions(f"voice must be a string, not {type(self.voice).__name__}")
         if self.seed is not None and (
@@ -58,9 +61,10 @@ class SpeechOptions:
             raise InvalidOptions(f"seed must be an integer from 0 to 2**63 - 1, not {self.seed!r}")
 
 
-def _check_number(
+def check_number(
     name: str, value: object, low: float, high: float, *, open_low: bool = False
 ) -> None:
+    """Raises InvalidOptions unless the value is None or a number from `low` (or above it) to `high`."""
     if value is None:
         return
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -320,7 +324,15 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class EngineHealth:
-    """A snapshot for health checks and metrics."""
+    """A snapshot for health checks and metrics.
+
+    Attributes:
+        active_turns: turns that hold a place.
+        max_turns: places there are now.
+        waiting: turns in line for a place.
+        restarts: times a dead engine was started again.
+        error: why it is not ready, where that is known.
+    """
 
     ready: bool
     model: str
@@ -329,23 +341,26 @@ class EngineHealth:
     max_turns: int
     restarts: int
     error: str | None = None
+    waiting: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class EngineLoad:
-    """What an engine of this process is busy with, for metrics.
+    """What an engine is busy with, for metrics and load balancing.
 
     Attributes:
         generating: utterances whose tokens are being generated: the size of the generator's batch.
         decoding: utterances that hold a place in the codec.
         queued: utterances that wait for their time.
-        margin_s: how far the turn that is closest to running dry is from it; None when nothing is being spoken.
+        margin_s: seconds of audio left to the caller who has least; None when nothing is being spoken.
+        waiting: turns in line for a place.
     """
 
-    generating: int
-    decoding: int
-    queued: int
-    margin_s: float | None
+    generating: int = 0
+    decoding: int = 0
+    queued: int = 0
+    margin_s: float | None = None
+    waiting: int = 0
 
 
 class SpeechEngine(Protocol):
@@ -357,8 +372,16 @@ class SpeechEngine(Protocol):
     async def aclose(self) -> None:
         """End all turns and free everything. Idempotent."""
 
-    def open_turn(self, options: SpeechOptions | None = None) -> Turn:
-        """A new turn on the calling event loop. Raises UnknownVoice, AtCapacity, EngineDied."""
+    def open_turn(self, options: SpeechOptions | None = None, *, max_wait_s: float = 0.0) -> Turn:
+        """A new turn on the calling event loop.
+
+        Args:
+            max_wait_s: seconds the turn may wait in line for a place, first come first served. It takes text
+                meanwhile. When they are over, iterating it raises AtCapacity; with 0 and no place free it is raised
+                here at once (by a server: where the turn is iterated).
+
+        Raises UnknownVoice, InvalidOptions, AtCapacity, EngineDied.
+        """
         ...
 
     def check_voice(self, voice: str | None) -> str | None:
@@ -370,4 +393,16 @@ class SpeechEngine(Protocol):
         """The model's voices, the default first; empty when the model does not name them."""
         ...
 
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """Language codes ("en") the model speaks, the default first; empty when they are not known (yet)."""
+        ...
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """Emotion tags the model knows, without brackets ("laugh"); empty when it knows none."""
+        ...
+
     def health(self) -> EngineHealth: ...
+
+    def load(self) -> EngineLoad: ...

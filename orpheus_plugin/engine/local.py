@@ -14,6 +14,7 @@ from orpheus_plugin import models
 from orpheus_plugin.engine.admission import TICK_S, Admission, Progress, Work, probe
 from orpheus_plugin.engine.config import EngineConfig
 from orpheus_plugin.engine.factory import MakeGenerator, build_stages, find_files, text_options
+from orpheus_plugin.engine.places import Places
 from orpheus_plugin.engine.scheduler import Speaker
 from orpheus_plugin.engine.utterance_job import Stages
 from orpheus_plugin.engine.word_timing import SpeakingRate
@@ -21,6 +22,7 @@ from orpheus_plugin.errors import AtCapacity, EngineDied, OrpheusError
 from orpheus_plugin.models.devices import pick_device
 from orpheus_plugin.models.files import ModelFiles
 from orpheus_plugin.turn import (
+    MAX_WAIT_S,
     SAMPLE_RATE,
     Deliver,
     EngineHealth,
@@ -28,6 +30,7 @@ from orpheus_plugin.turn import (
     SpeechOptions,
     Turn,
     TurnEvent,
+    check_number,
 )
 
 logger = logging.getLogger(__name__)
@@ -71,8 +74,8 @@ class LocalEngine:
         self._failure: OrpheusError | None = None
         self._speakers: dict[str, Speaker] = {}
         self._rates: dict[str, SpeakingRate] = {}  # by voice, the last used at the end
-        self._active = 0
         self._admission = Admission(self.config.max_turns or 0)
+        self._places = Places(lambda: self._admission.limit)
         self._watching: asyncio.Task[None] | None = None
         self._ended = Work(0.0, 0.0)  # of the turns that are no more
 
@@ -222,6 +225,7 @@ class LocalEngine:
             self._admission.look(
                 [Progress(s.stretch_s, s.ahead_s, s.generating) for s in speakers], done
             )
+            self._places.fill()
 
     async def _stop(self) -> None:
         self._ready.clear()  # the turns that end now are no reason to start anew
@@ -249,8 +253,9 @@ class LocalEngine:
 
     # ---- turns
 
-    def open_turn(self, options: SpeechOptions | None = None) -> Turn:
+    def open_turn(self, options: SpeechOptions | None = None, *, max_wait_s: float = 0.0) -> Turn:
         options = options or SpeechOptions()
+        check_number("max_wait_s", max_wait_s, 0.0, MAX_WAIT_S)
         voice = self.check_voice(options.voice)
         # Under the lock, so that what is posted here comes before `_stop`, which ends it.
         with self._lock:
@@ -262,33 +267,48 @@ class LocalEngine:
                 raise EngineDied(
                     f"the engine died and could not be restarted ({self._failure}); it is being tried again"
                 )
-            if self._active >= self._admission.limit:
-                raise AtCapacity(
-                    f"all {self._admission.limit} turns of this engine are speaking; try again, use another server,"
-                    " or raise max_turns if the machine is fast enough"
-                )
+            turn_id = uuid.uuid4().hex[:12]
             link = _LocalLink(loop)
-            turn = Turn(uuid.uuid4().hex[:12], link, max_chars=self.config.max_text_chars)
-            self._active += 1
-            loop.call_soon_threadsafe(self._open, turn, link, voice, options)
+            turn = Turn(turn_id, link, max_chars=self.config.max_text_chars)
+            admitted = self._places.enter(turn_id, may_wait=max_wait_s > 0)
+            loop.call_soon_threadsafe(self._open, turn, link, voice, options, admitted, max_wait_s)
         return turn
 
     def _open(
-        self, turn: Turn, link: _LocalLink, voice: str | None, options: SpeechOptions
+        self,
+        turn: Turn,
+        link: _LocalLink,
+        voice: str | None,
+        options: SpeechOptions,
+        admitted: asyncio.Event,
+        max_wait_s: float,
     ) -> None:
+        async def stages() -> Stages:
+            await admitted.wait()
+            return await self._await_stages()
+
+        def give_up() -> None:
+            if not admitted.is_set():
+                limit = self._admission.limit
+                speaker.stop(
+                    AtCapacity(f"none of {limit} places came free within {max_wait_s:g} s")
+                )
+
         def retire(error: OrpheusError | None) -> None:
+            if patience is not None:
+                patience.cancel()
             self._speakers.pop(turn.id, None)
             self._ended = Work(
                 self._ended.audio_s + speaker.stats.audio_s, self._ended.busy_s + speaker.busy_s
             )
-            with self._lock:
-                self._active -= 1
+            self._places.leave(turn.id)
             if error is not None:
                 self._note_error(error)
 
-        speaker = self._speaker(
-            turn.id, voice, options, self._await_stages, turn.deliver, on_end=retire
-        )
+        speaker = self._speaker(turn.id, voice, options, stages, turn.deliver, on_end=retire)
+        patience: asyncio.TimerHandle | None = None
+        if not admitted.is_set():
+            patience = asyncio.get_running_loop().call_later(max_wait_s, give_up)
         self._speakers[turn.id] = speaker
         link.attach(speaker)
 
@@ -365,6 +385,14 @@ class LocalEngine:
         return self._files.spec.voices
 
     @property
+    def languages(self) -> tuple[str, ...]:
+        return self._files.spec.languages
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        return self._files.spec.tags
+
+    @property
     def files(self) -> ModelFiles:
         return self._files
 
@@ -377,10 +405,11 @@ class LocalEngine:
             ready=self._started and stages is not None and self._ready.is_set(),
             model=self._files.spec.name,
             generator=type(stages.generator).__name__ if stages is not None else "none",
-            active_turns=self._active,
+            active_turns=self._places.taken,
             max_turns=self._admission.limit,
             restarts=self._restarts,
             error=str(self._failure) if self._failure is not None else None,
+            waiting=self._places.waiting,
         )
 
     def load(self) -> EngineLoad:
@@ -392,6 +421,7 @@ class LocalEngine:
             decoding=stages.codec.active if stages is not None else 0,
             queued=sum(speaker.queued for speaker in speakers),
             margin_s=min(margins, default=None),
+            waiting=self._places.waiting,
         )
 
 

@@ -115,14 +115,18 @@ class Speaker:
         if before >= limit > self._unread:
             self._wake.set()
 
-    async def aclose(self, reason: OrpheusError | None = None) -> None:
-        """Stop at once; returns when no slot of the engine is held. Idempotent.
+    def stop(self, reason: OrpheusError | None = None) -> None:
+        """End the turn without waiting for what is in flight. Idempotent.
 
         `reason` is what the caller is told, if it did not ask for this itself.
         """
         if not self._task.done():
             self._final = reason
         self._task.cancel()
+
+    async def aclose(self, reason: OrpheusError | None = None) -> None:
+        """`stop`; returns when no slot of the engine is held."""
+        self.stop(reason)
         await asyncio.gather(self._task, return_exceptions=True)
 
     async def wait(self) -> None:

@@ -16,9 +16,7 @@ _SILENT = frozenset({"Zs", "Zl", "Zp", "Cc", "Cf", "Cs", "Co", "Cn", "Mn", "Me",
 
 def text_options(engine: SpeechEngine) -> TextOptions:
     """As this engine cuts text, as far as it matters here."""
-    files = getattr(engine, "files", None)
-    tags = frozenset(files.spec.tags) if files is not None else ENGLISH_TAGS
-    return TextOptions(tags=tags, spell_numbers=False)
+    return TextOptions(tags=frozenset(engine.tags) or ENGLISH_TAGS, spell_numbers=False)
 
 
 def is_sayable(text: str, options: TextOptions) -> bool:

@@ -26,7 +26,14 @@ from orpheus_plugin.errors import (
     Unauthorized,
     without_login,
 )
-from orpheus_plugin.turn import SAMPLE_RATE, EngineHealth, SpeechOptions, Turn, TurnEnd
+from orpheus_plugin.turn import (
+    SAMPLE_RATE,
+    EngineHealth,
+    EngineLoad,
+    SpeechOptions,
+    Turn,
+    TurnEnd,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +139,7 @@ class Connection:
 
     Attributes:
         hello: what the server said of itself.
-        health: its own word of at most a second ago.
+        health, load: its own word of at most a second ago.
         retired: no new turns on this one; those that are on it may still be going on.
     """
 
@@ -144,6 +151,7 @@ class Connection:
     ) -> None:
         self.hello = hello
         self.health = NO_HEALTH
+        self.load = EngineLoad()
         self.retired = asyncio.Event()
         self._session = session
         self._ws = ws
@@ -206,12 +214,11 @@ class Connection:
                 link.take(message)
 
     def _note_health(self, value: Any) -> None:
-        if isinstance(value, dict):
-            known = EngineHealth.__dataclass_fields__
-            try:
-                self.health = EngineHealth(**{k: v for k, v in value.items() if k in known})
-            except TypeError:
-                logger.debug("a health message without all of its fields")
+        try:
+            self.health = protocol.health_from_map(value)
+            self.load = protocol.load_from_map(value.get("load"))
+        except (AttributeError, TypeError):
+            logger.debug("a health message without all of its fields")
 
 
 # ---- a turn
@@ -226,10 +233,22 @@ class Link:
 
     turn: Turn
 
-    def __init__(self, turn_id: str, options: SpeechOptions, post: Callable[..., None]) -> None:
+    def __init__(
+        self,
+        turn_id: str,
+        options: SpeechOptions,
+        post: Callable[..., None],
+        *,
+        max_wait_s: float = 0.0,
+    ) -> None:
         self.id = turn_id
         self.over = False
-        self._options = options
+        self._open: protocol.Message = {
+            "type": "open",
+            "id": turn_id,
+            "options": protocol.options_to_map(options),
+            "max_wait_s": max_wait_s,
+        }
         self._post = post
         self._connection: Connection | None = None
         self._unsent: list[protocol.Message] = []
@@ -267,9 +286,7 @@ class Link:
 
     def attach(self, connection: Connection) -> None:
         self._connection = connection
-        connection.send(
-            {"type": "open", "id": self.id, "options": protocol.options_to_map(self._options)}
-        )
+        connection.send(self._open)
         for message in self._unsent:
             connection.send(message)
         self._unsent.clear()

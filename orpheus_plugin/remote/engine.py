@@ -33,7 +33,15 @@ from orpheus_plugin.remote.connection import (
     open_connection,
     websocket_url,
 )
-from orpheus_plugin.turn import MAX_TEXT_CHARS, EngineHealth, SpeechOptions, Turn
+from orpheus_plugin.turn import (
+    MAX_TEXT_CHARS,
+    MAX_WAIT_S,
+    EngineHealth,
+    EngineLoad,
+    SpeechOptions,
+    Turn,
+    check_number,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -145,17 +153,18 @@ class RemoteEngine:
 
     # ---- turns
 
-    def open_turn(self, options: SpeechOptions | None = None) -> Turn:
+    def open_turn(self, options: SpeechOptions | None = None, *, max_wait_s: float = 0.0) -> Turn:
         """A new turn on the calling loop. A refusal by the server (AtCapacity...) is raised where it is iterated.
 
         Raises UnknownVoice when the server's voices are known already, and EngineDied after `aclose`.
         """
         options = options or SpeechOptions()
+        check_number("max_wait_s", max_wait_s, 0.0, MAX_WAIT_S)
         if options.voice is not None:
             options = replace(options, voice=self.check_voice(options.voice))
         last = self._connection
         limit = MAX_TEXT_CHARS if last is None else last.hello.get("max_text_chars", MAX_TEXT_CHARS)
-        link = Link(uuid.uuid4().hex[:12], options, self._post)
+        link = Link(uuid.uuid4().hex[:12], options, self._post, max_wait_s=max_wait_s)
         link.turn = Turn(link.id, link, max_chars=limit)
         self._post(self._open, link)
         return link.turn
@@ -183,8 +192,21 @@ class RemoteEngine:
     @property
     def voices(self) -> tuple[str, ...]:
         """The server's voices; empty until the first connection."""
+        return self._names("voices")
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """The languages of the server's model; empty until the first connection."""
+        return self._names("languages")
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The emotion tags of the server's model; empty until the first connection."""
+        return self._names("tags")
+
+    def _names(self, field: str) -> tuple[str, ...]:
         last = self._connection
-        return () if last is None else tuple(last.hello.get("voices", ()))
+        return () if last is None else tuple(last.hello.get(field, ()))
 
     def check_voice(self, voice: str | None) -> str | None:
         """The voice as the server spells it. Before the first connection any name passes; the server then decides."""
@@ -208,6 +230,11 @@ class RemoteEngine:
             ready=False,
             error=str(self._error) if self._error else None,
         )
+
+    def load(self) -> EngineLoad:
+        """The server's own word of at most a second ago; nothing while there is no connection."""
+        connection = self._connected()
+        return EngineLoad() if connection is None else connection.load
 
     def _connected(self) -> Connection | None:
         """The connection that new turns go to."""

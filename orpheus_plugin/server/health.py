@@ -55,6 +55,7 @@ def _state(service: SpeechService) -> dict[str, object]:
         "voices": list(service.engine.voices),
         "active_turns": health.active_turns,
         "max_turns": health.max_turns,
+        "waiting": health.waiting,
         "connections": service.connections,
         "ttfa_p50_s": statistics.median(ttfa) if ttfa else None,
         "restarts": health.restarts,

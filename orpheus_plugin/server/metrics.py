@@ -10,7 +10,6 @@ from orpheus_plugin.turn import TurnStats
 
 if TYPE_CHECKING:
     from orpheus_plugin.server.service import SpeechService
-    from orpheus_plugin.turn import EngineLoad
 
 _TTFA_BUCKETS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
 _FACTOR_BUCKETS = (0.5, 0.8, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0)
@@ -129,13 +128,11 @@ class _Gauges:
 
 
 def _load(service: SpeechService) -> Iterator[tuple[str, str, float]]:
-    """What the engine is busy with, where it is in this process and can tell."""
-    load = getattr(service.engine, "load", None)
-    if load is None:
-        return
-    now: EngineLoad = load()
+    """What the engine is busy with."""
+    now = service.engine.load()
     yield "orpheus_generating", "Utterances in the token generator's batch", now.generating
     yield "orpheus_decoding", "Utterances in the codec", now.decoding
+    yield "orpheus_waiting_turns", "Turns in line for a place", now.waiting
     yield "orpheus_queued", "Utterances that wait for their time", now.queued
     if now.margin_s is not None:
         name = "orpheus_real_time_margin_seconds"

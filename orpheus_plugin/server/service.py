@@ -108,12 +108,12 @@ class SpeechService:
 
     # ---- turns
 
-    def open(self, protocol: str, options: SpeechOptions) -> ServedTurn:
+    def open(self, protocol: str, options: SpeechOptions, *, max_wait_s: float = 0.0) -> ServedTurn:
         """A turn for one client; drive it inside `async with`. Raises what the engine raises, and ShuttingDown."""
         try:
             if self.draining.is_set():
                 raise ShuttingDown("the server is shutting down")
-            turn = self.engine.open_turn(options)
+            turn = self.engine.open_turn(options, max_wait_s=max_wait_s)
         except OrpheusError as error:
             self.metrics.refused(protocol, error.code)
             raise

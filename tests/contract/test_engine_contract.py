@@ -11,7 +11,14 @@ import pytest
 
 from orpheus_plugin.engine.config import EngineConfig
 from orpheus_plugin.engine.local import LocalEngine
-from orpheus_plugin.errors import AtCapacity, EngineDied, TextTooLong, TurnClosed, UnknownVoice
+from orpheus_plugin.errors import (
+    AtCapacity,
+    EngineDied,
+    InvalidOptions,
+    TextTooLong,
+    TurnClosed,
+    UnknownVoice,
+)
 from orpheus_plugin.models.files import ModelFiles
 from orpheus_plugin.remote.engine import RemoteEngine
 from orpheus_plugin.tokens.vocabulary import Vocabulary
@@ -230,6 +237,75 @@ async def test_one_turn_too_many_is_refused_and_the_others_speak_on(engine: Spee
         assert isinstance(events[-1], TurnEnd)
     await settle(engine)
     assert pcm(await speak(engine, "Room again."))
+
+
+async def test_turns_in_line_speak_in_their_order_when_places_come_free(
+    engine: SpeechEngine,
+) -> None:
+    speaking = [engine.open_turn() for _ in range(MAX_TURNS)]
+    order: list[int] = []
+
+    async def wait_and_speak(number: int, turn: Turn) -> None:
+        turn.push_text("My turn has come.")
+        turn.end()
+        async for event in turn:
+            if isinstance(event, AudioChunk) and number not in order:
+                order.append(number)
+
+    waiting = [engine.open_turn(max_wait_s=30) for _ in range(3)]
+    tasks = [asyncio.create_task(wait_and_speak(n, turn)) for n, turn in enumerate(waiting)]
+    async with asyncio.timeout(5):
+        while engine.health().waiting != 3:
+            await asyncio.sleep(0.02)
+    assert not order
+    async with asyncio.timeout(60):
+        for number, turn in enumerate(speaking[:3]):
+            await turn.cancel()
+            while len(order) <= number:
+                await asyncio.sleep(0.01)
+        await asyncio.gather(*tasks)
+    assert order == [0, 1, 2]
+    await speaking[3].cancel()
+    await settle(engine)
+    assert engine.health().waiting == engine.load().waiting == 0
+
+
+async def test_a_turn_that_waited_long_enough_is_told_so(engine: SpeechEngine) -> None:
+    speaking = [engine.open_turn() for _ in range(MAX_TURNS)]
+    began = asyncio.get_running_loop().time()
+    late = engine.open_turn(max_wait_s=0.3)
+    with pytest.raises(AtCapacity, match=r"0\.3 s"):
+        await read(late)
+    assert asyncio.get_running_loop().time() - began >= 0.29
+    for turn in speaking:
+        await turn.cancel()
+    await settle(engine)
+    assert pcm(await speak(engine, "Room again."))
+
+
+async def test_a_cancelled_turn_leaves_the_line(engine: SpeechEngine) -> None:
+    speaking = [engine.open_turn() for _ in range(MAX_TURNS)]
+    first, second = engine.open_turn(max_wait_s=30), engine.open_turn(max_wait_s=30)
+    second.push_text("Here I am.")
+    second.end()
+    await first.cancel()
+    await speaking[0].cancel()
+    assert pcm(await read(second))
+    for turn in speaking[1:]:
+        await turn.cancel()
+    await settle(engine)
+    assert engine.health().waiting == 0
+
+
+@pytest.mark.parametrize("max_wait_s", [-1.0, float("nan"), 1e9, "long"])
+async def test_an_impossible_wait_is_refused(engine: SpeechEngine, max_wait_s: float) -> None:
+    with pytest.raises(InvalidOptions, match="max_wait_s"):
+        engine.open_turn(max_wait_s=max_wait_s)
+
+
+async def test_an_engine_says_what_its_model_speaks(engine: SpeechEngine) -> None:
+    assert engine.languages == ("en",)
+    assert engine.tags == ("laugh",)
 
 
 async def test_any_event_loop_may_open_turns(engine: SpeechEngine) -> None:

@@ -16,6 +16,7 @@ from orpheus_plugin.turn import (
     SAMPLE_RATE,
     AudioChunk,
     EngineHealth,
+    EngineLoad,
     SpeechOptions,
     Turn,
     TurnEnd,
@@ -47,6 +48,17 @@ class ToneEngine:
     start_s: float = 0.0
     max_chars: int = MAX_TEXT_CHARS
     voices: tuple[str, ...] = ("tara", "leo")
+    languages: tuple[str, ...] = ("en",)
+    tags: tuple[str, ...] = (
+        "laugh",
+        "chuckle",
+        "sigh",
+        "cough",
+        "sniffle",
+        "groan",
+        "yawn",
+        "gasp",
+    )
     refusals: list[Exception] = field(default_factory=list)
     failures: list[OrpheusError] = field(default_factory=list)
     failing_after: int = 0
@@ -66,7 +78,7 @@ class ToneEngine:
     async def aclose(self) -> None:
         self.closed = True
 
-    def open_turn(self, options: SpeechOptions | None = None) -> Turn:
+    def open_turn(self, options: SpeechOptions | None = None, *, max_wait_s: float = 0.0) -> Turn:
         options = options or SpeechOptions()
         self.check_voice(options.voice)
         if self.refusals:
@@ -86,6 +98,9 @@ class ToneEngine:
 
     def health(self) -> EngineHealth:
         return EngineHealth(self.running, "tones", "ToneEngine", len(self.live), 8, 0)
+
+    def load(self) -> EngineLoad:
+        return EngineLoad(generating=len(self.live))
 
 
 class _Link:

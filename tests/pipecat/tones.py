@@ -16,6 +16,7 @@ from orpheus_plugin.turn import (
     SAMPLE_RATE,
     AudioChunk,
     EngineHealth,
+    EngineLoad,
     SpeechOptions,
     Turn,
     TurnEnd,
@@ -43,6 +44,17 @@ class ToneEngine:
     first_s: float = 0.01
     speed: float = 50.0
     voices: tuple[str, ...] = ("tara", "leo")
+    languages: tuple[str, ...] = ("en",)
+    tags: tuple[str, ...] = (
+        "laugh",
+        "chuckle",
+        "sigh",
+        "cough",
+        "sniffle",
+        "groan",
+        "yawn",
+        "gasp",
+    )
     max_turns: int = 8
     release_s: float = 0.0
     refuses_late: bool = False
@@ -69,7 +81,7 @@ class ToneEngine:
     async def aclose(self) -> None:
         self.closed = True
 
-    def open_turn(self, options: SpeechOptions | None = None) -> Turn:
+    def open_turn(self, options: SpeechOptions | None = None, *, max_wait_s: float = 0.0) -> Turn:
         options = options or SpeechOptions()
         self.check_voice(options.voice)
         full = len(self.turns) >= self.max_turns
@@ -93,6 +105,9 @@ class ToneEngine:
 
     def health(self) -> EngineHealth:
         return EngineHealth(True, "tones", "ToneEngine", len(self.turns), self.max_turns, 0)
+
+    def load(self) -> EngineLoad:
+        return EngineLoad(generating=self.live)
 
 
 class ToneLink:

@@ -7,7 +7,14 @@ import uuid
 from collections.abc import Sequence
 from concurrent.futures import Future
 
-from orpheus_plugin.turn import AudioChunk, EngineHealth, SpeechOptions, Turn, TurnEvent
+from orpheus_plugin.turn import (
+    AudioChunk,
+    EngineHealth,
+    EngineLoad,
+    SpeechOptions,
+    Turn,
+    TurnEvent,
+)
 
 
 class RecordedEngine:
@@ -19,6 +26,8 @@ class RecordedEngine:
     """
 
     voices = ("tara",)
+    languages = ("en",)
+    tags = ("laugh",)
 
     def __init__(self, events: Sequence[TurnEvent], *, speed: float) -> None:
         self.events = events
@@ -34,7 +43,10 @@ class RecordedEngine:
     def health(self) -> EngineHealth:
         return EngineHealth(True, "recorded", "RecordedEngine", self.active, 8, 0)
 
-    def open_turn(self, options: SpeechOptions | None = None) -> Turn:
+    def load(self) -> EngineLoad:
+        return EngineLoad(generating=self.active)
+
+    def open_turn(self, options: SpeechOptions | None = None, *, max_wait_s: float = 0.0) -> Turn:
         link = _Link(self)
         link.turn = Turn(uuid.uuid4().hex[:8], link)
         link.task = asyncio.create_task(link.run())

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from orpheus_plugin.server.app import Server, make_app
 from orpheus_plugin.server.service import Limits, SpeechService
-from orpheus_plugin.turn import MAX_TEXT_CHARS, EngineHealth, SpeechEngine, SpeechOptions, Turn
+from orpheus_plugin.turn import MAX_TEXT_CHARS, SpeechEngine
 
 
-class KeptOpen:
+class KeptOpen(SpeechEngine if TYPE_CHECKING else object):  # type: ignore[misc]
     """An engine that outlives whoever closes it."""
 
     def __init__(self, engine: SpeechEngine) -> None:
@@ -24,15 +24,6 @@ class KeptOpen:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
-
-    if TYPE_CHECKING:
-
-        async def start(self) -> None: ...
-        def open_turn(self, options: SpeechOptions | None = None) -> Turn: ...
-        def check_voice(self, voice: str | None) -> str | None: ...
-        @property
-        def voices(self) -> tuple[str, ...]: ...
-        def health(self) -> EngineHealth: ...
 
 
 @dataclass

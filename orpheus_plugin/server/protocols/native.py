@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from dataclasses import replace
 
 from aiohttp import WSMsgType, web
 
@@ -80,6 +81,8 @@ class _Connection:
             "protocol": protocol.PROTOCOL,
             "version": __version__,
             "voices": list(service.engine.voices),
+            "languages": list(service.engine.languages),
+            "tags": list(service.engine.tags),
             "sample_rate": 24_000,
             "max_text_chars": service.max_text_chars,
             "max_turns_per_connection": service.limits.turns_per_connection,
@@ -87,16 +90,10 @@ class _Connection:
         }
 
     def _health(self) -> protocol.Message:
-        health = self._service.engine.health()
-        return {
-            "ready": health.ready and not self._service.draining.is_set(),
-            "model": health.model,
-            "generator": health.generator,
-            "active_turns": health.active_turns,
-            "max_turns": health.max_turns,
-            "restarts": health.restarts,
-            "error": health.error,
-        }
+        engine = self._service.engine
+        health = engine.health()
+        ready = health.ready and not self._service.draining.is_set()
+        return protocol.health_to_map(replace(health, ready=ready), engine.load())
 
     # ---- in
 
@@ -138,7 +135,11 @@ class _Connection:
             ):
                 raise BadMessage("window_s must be a number from 0.5 to 600, or nil")
             converter = Converter(protocol.format_from_map(message.get("format")))
-            turn = self._service.open("native", protocol.options_from_map(message.get("options")))
+            turn = self._service.open(
+                "native",
+                protocol.options_from_map(message.get("options")),
+                max_wait_s=message.get("max_wait_s") or 0.0,
+            )
         except OrpheusError as error:
             self._answer(protocol.error_to_message(error, turn_id))
             return
