@@ -123,12 +123,20 @@ class BadCheckpoint(OrpheusError):
 
 
 class ConnectionFailed(OrpheusError):
-    """A speech server or token server could not be reached, or the connection broke."""
+    """A speech server or token server could not be reached, or the connection broke.
+
+    Attributes:
+        never_reached: nobody at this address has answered since the program started. Who has another engine uses that.
+    """
 
     code = "connection_failed"
     kind = ErrorKind.CONNECTION
     http_status = 503
     retryable = True
+
+    def __init__(self, *args: object, never_reached: bool = False) -> None:
+        super().__init__(*args)
+        self.never_reached = never_reached
 
 
 class BadMessage(OrpheusError, ValueError):

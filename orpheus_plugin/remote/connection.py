@@ -85,8 +85,12 @@ def websocket_url(url: str) -> tuple[str, Callable[[], aiohttp.BaseConnector] | 
 # ---- the connection
 
 
+class NotYet(ConnectionFailed):
+    """The server is there, but takes no connections at the moment: it is loading, or full."""
+
+
 async def open_connection(address: Address, *, timeout_s: float) -> Connection:
-    """Raises ConnectionFailed, or Unauthorized, which trying again does not help."""
+    """Raises NotYet, ConnectionFailed, or Unauthorized, which trying again does not help."""
     name = without_login(address.url)
     session: aiohttp.ClientSession | None = None
     try:
@@ -124,7 +128,7 @@ def _explain(url: str, error: Exception) -> OrpheusError:
                 else f"{url} refused the connection (403): it answers to other host names only"
             )
         if error.status in (429, 503):
-            return ConnectionFailed(f"{url} takes no connections at the moment ({error.status})")
+            return NotYet(f"{url} takes no connections at the moment ({error.status})")
         return ConnectionFailed(
             f"{url} is no Orpheus server of this version (status {error.status})"
         )

@@ -30,6 +30,7 @@ from orpheus_plugin.remote.connection import (
     Address,
     Connection,
     Link,
+    NotYet,
     open_connection,
     websocket_url,
 )
@@ -50,13 +51,16 @@ class RemoteEngine:
     """Speaks through a server. Connects once, ahead of need, and again whenever the connection breaks.
 
     A turn whose connection breaks raises ConnectionFailed; the next one is spoken over a new connection. A server that
-    shuts down in order lets running turns end while new ones wait for its successor.
+    shuts down in order lets running turns end while new ones wait for its successor. Where nobody answers at the
+    address, `start` and turns wait only for a server that was there less than `connect_timeout_s` ago.
 
     Args:
         url: see `Address`. None needs `locate`.
         api_key: the server's key.
-        connect_timeout_s: how long `start` and a turn's first audio may wait for a connection.
-        locate: asked for the address before each attempt to connect, in place of `url`; it may start a server.
+        connect_timeout_s: how long `start` and a turn's first audio may wait for a server that is loading or full, or
+            that was there a moment ago.
+        locate: asked for the address before each attempt to connect, in place of `url`; it may start a server, and so
+            a failed attempt is always followed by another.
     """
 
     def __init__(
@@ -67,6 +71,7 @@ class RemoteEngine:
         connect_timeout_s: float = 10.0,
         locate: Callable[[], Awaitable[Address]] | None = None,
     ) -> None:
+        self._may_start_one = url is None
         if url is not None:
             address = Address(url, api_key)
             websocket_url(url)  # a bad address is a mistake to hear of now
@@ -87,6 +92,13 @@ class RemoteEngine:
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiting: set[Link] = set()
         self._changed: asyncio.Event = asyncio.Event()
+        self._asked: asyncio.Event = (
+            asyncio.Event()
+        )  # somebody waits: no more pause between attempts
+        self._attempts = 0
+        self._there_at: float | None = (
+            None  # when the last connection was seen alive, by time.monotonic()
+        )
         self._error: OrpheusError | None = None
         self._locating = False
         self._trying = "the speech server"  # as messages may name it
@@ -256,10 +268,12 @@ class RemoteEngine:
 
     async def _until_connected(self) -> None:
         self._keep_connected()
-        left = self._connect_timeout_s
+        left, attempts = self._connect_timeout_s, self._attempts
         while self._connected() is None:
-            if self._error is not None and not self._error.retryable:
-                raise self._error
+            if self._error is not None:
+                tried = self._attempts > attempts
+                if not self._error.retryable or (tried and not self._may_come_back(self._error)):
+                    raise self._error
             if left <= 0:
                 raise self._error or self._silent()
             self._changed.clear()
@@ -269,12 +283,21 @@ class RemoteEngine:
             if counts:
                 left -= time.monotonic() - began
 
+    def _may_come_back(self, error: OrpheusError) -> bool:
+        """Whether it is worth waiting for the server after this failure."""
+        if self._may_start_one or isinstance(error, NotYet):
+            return True
+        if self._there_at is None:
+            return False
+        return time.monotonic() - self._there_at < self._connect_timeout_s
+
     def _hold(self, task: asyncio.Task[None]) -> None:
         """It ends with this engine at the latest."""
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     def _keep_connected(self) -> None:
+        self._asked.set()
         if self._keeper is None:
             self._error = None
             self._keeper = asyncio.get_running_loop().create_task(
@@ -284,6 +307,7 @@ class RemoteEngine:
     async def _keep(self) -> None:
         pause = 0.1
         while True:
+            self._asked.clear()
             try:
                 connection = await self._connect()
             except OrpheusError as error:
@@ -291,12 +315,19 @@ class RemoteEngine:
                 if not error.retryable:
                     self._keeper = None  # whoever asks next tries anew
                     return
-                await asyncio.sleep(pause * random.uniform(0.7, 1.3))
+                await self._pause(pause * random.uniform(0.7, 1.3))
                 pause = min(2 * pause, 2.0)
                 continue
             pause = 0.1
             self._adopt(connection)
             await connection.retired.wait()
+            self._there_at = time.monotonic()
+
+    async def _pause(self, seconds: float) -> None:
+        """Before the next attempt: `seconds`, or a tenth of one where somebody comes to wait for it."""
+        await asyncio.sleep(0.1)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._asked.wait(), max(0.0, seconds - 0.1))
 
     async def _connect(self) -> Connection:
         self._locating = True
@@ -316,8 +347,11 @@ class RemoteEngine:
     def _refused(self, error: OrpheusError) -> None:
         if self._error is None or str(self._error) != str(error):
             logger.warning("no connection to the speech server: %s", error)
+        if isinstance(error, ConnectionFailed) and not isinstance(error, NotYet):
+            error.never_reached = self._there_at is None and not self._may_start_one
         self._error = error
-        if not error.retryable:
+        self._attempts += 1
+        if not error.retryable or not self._may_come_back(error):
             waiting, self._waiting = self._waiting, set()
             for link in waiting:
                 link.finish(error)

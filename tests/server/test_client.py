@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from collections.abc import AsyncIterator, Callable
 
@@ -24,7 +25,7 @@ from orpheus_plugin.errors import (
 from orpheus_plugin.remote.connection import Address, websocket_url
 from orpheus_plugin.remote.engine import RemoteEngine
 from orpheus_plugin.turn import AudioChunk, SpeechEngine, SpeechOptions, Turn, TurnEnd, TurnEvent
-from tests.support.servers import RunningTestServer, serving
+from tests.support.servers import KeptOpen, RunningTestServer, serving
 
 TEXT = "The quick brown fox jumps over the lazy dog. And so on it goes."
 
@@ -105,6 +106,32 @@ async def test_start_says_why_there_is_no_connection() -> None:
             await read(turn, 3)
     finally:
         await engine.aclose()
+
+
+async def test_a_server_never_reached_is_not_waited_for_and_one_that_was_there_is(
+    engine: SpeechEngine,
+) -> None:
+    port = free_port()
+    remote = RemoteEngine(f"127.0.0.1:{port}", connect_timeout_s=20)
+    for attempt in range(3):
+        began = time.monotonic()
+        with pytest.raises(ConnectionFailed) as told:
+            if attempt == 1:
+                turn = remote.open_turn()
+                async for _ in turn:
+                    pass
+            else:
+                await remote.start()
+        assert told.value.never_reached
+        assert time.monotonic() - began < 5
+    async with serving(KeptOpen(engine), port=port):
+        await remote.start()  # the next one who asks finds it
+    waits = asyncio.create_task(remote.start())
+    await asyncio.sleep(0.5)
+    assert not waits.done()
+    async with serving(KeptOpen(engine), port=port):
+        await asyncio.wait_for(waits, 10)
+        await remote.aclose()
 
 
 async def test_a_wrong_key_is_told_at_once_and_not_tried_for_long(engine: SpeechEngine) -> None:
