@@ -7,6 +7,7 @@ The Turn is only the caller's end; what speaks behind it (this process or a serv
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -208,6 +209,8 @@ class Turn:
         self._finished = False
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[TurnEvent | OrpheusError] = asyncio.Queue()
+        self._place = asyncio.Event()
+        self._error: OrpheusError | None = None
 
     # ---- text in
 
@@ -257,6 +260,15 @@ class Turn:
 
     # ---- events out
 
+    async def admitted(self) -> None:
+        """Returns when the turn holds its place, or was cancelled. Raises the OrpheusError that ended it before that.
+
+        Only who tells others of it needs this: text may be pushed and events read before.
+        """
+        await self._place.wait()
+        if self._error is not None:
+            raise self._error
+
     async def __aiter__(self) -> AsyncIterator[TurnEvent]:
         try:
             while not self._finished:
@@ -271,16 +283,21 @@ class Turn:
                 yield event
         finally:
             if not self._finished:
-                self._abandon()
+                self.abandon()
 
     async def cancel(self) -> None:
         """Stop speaking; returns when the engine has let go of this turn, but for a step in flight. Idempotent."""
-        done = self._abandon()
+        done = self.abandon()
         if done is not None:
             await asyncio.shield(asyncio.wrap_future(done))
 
-    def _abandon(self) -> Future[None] | None:
+    def abandon(self) -> Future[None] | None:
+        """As `cancel`, without waiting: for cleanup that must not be interrupted. Idempotent.
+
+        Returns what is done when the engine has let go of this turn; None for a turn that has ended.
+        """
         self._closed_for_text = True
+        self._place.set()
         if self._finished:
             return None
         self._finished = True
@@ -301,6 +318,11 @@ class Turn:
 
     # ---- called by the link
 
+    def admit(self) -> None:
+        """The turn holds a place. From any thread."""
+        with contextlib.suppress(RuntimeError):  # the caller's loop is gone
+            self._loop.call_soon_threadsafe(self._place.set)
+
     def deliver(self, *events: TurnEvent | OrpheusError) -> bool:
         """Hand events to the caller, from any thread. False if the caller's loop is gone: the turn should be dropped.
 
@@ -316,8 +338,11 @@ class Turn:
         for event in events:
             if isinstance(event, TurnEnd):
                 self.stats = event.stats
+            if isinstance(event, OrpheusError):
+                self._error = event
             if isinstance(event, TurnEnd | OrpheusError):
                 self._closed_for_text = True
+                self._place.set()
             if not self._finished:
                 self._events.put_nowait(event)
 

@@ -112,10 +112,11 @@ def _add_server_command(
     serve = commands.add_parser("serve", help="one engine for many agents, over websocket and HTTP")
     serve.set_defaults(run=_serve)
     if "serve" in argv:  # its options live with the server, which other commands need not load
-        from orpheus_plugin.server.app import add_arguments
+        from orpheus_plugin.cli.serve import add_arguments, read_environment
 
         add_engine_arguments(serve)
         add_arguments(serve)
+        read_environment(serve)
 
 
 def engine_config(args: argparse.Namespace, *, ahead_s: float | None = 20.0) -> EngineConfig:
@@ -228,9 +229,9 @@ def _doctor(args: argparse.Namespace) -> int:
 
 
 def _serve(args: argparse.Namespace) -> int:
-    from orpheus_plugin.server.app import serve
+    from orpheus_plugin.cli.serve import run
 
-    return serve(args)
+    return run(args)
 
 
 if __name__ == "__main__":

@@ -297,6 +297,7 @@ class LocalEngine:
         def retire(error: OrpheusError | None) -> None:
             if patience is not None:
                 patience.cancel()
+            placed.cancel()
             self._speakers.pop(turn.id, None)
             self._ended = Work(
                 self._ended.audio_s + speaker.stats.audio_s, self._ended.busy_s + speaker.busy_s
@@ -306,6 +307,8 @@ class LocalEngine:
                 self._note_error(error)
 
         speaker = self._speaker(turn.id, voice, options, stages, turn.deliver, on_end=retire)
+        placed = asyncio.ensure_future(admitted.wait())
+        placed.add_done_callback(lambda done: None if done.cancelled() else turn.admit())
         patience: asyncio.TimerHandle | None = None
         if not admitted.is_set():
             patience = asyncio.get_running_loop().call_later(max_wait_s, give_up)

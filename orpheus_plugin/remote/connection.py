@@ -296,6 +296,9 @@ class Link:
         self._unsent.clear()
 
     def take(self, message: protocol.Message) -> None:
+        if message["type"] == "opened":
+            self.turn.admit()
+            return
         try:
             event = protocol.event_from_message(message)
         except BadMessage as error:

@@ -1,13 +1,17 @@
 """24 kHz s16le into the formats of `/v1/audio/speech`, as it comes. FFmpeg's encoders, through PyAV.
 
-They cost milliseconds a piece, so callers run them off the event loop.
+They cost milliseconds a piece, so callers run them off the event loop, with `OffLoop`. FFmpeg's objects hold each other,
+and the memory they hold is not Python's: an encoder is closed as soon as its stream is over, not when the collector comes.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import struct
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -27,10 +31,41 @@ CONTENT_TYPES = {
 
 
 class Encoder(Protocol):
-    """One stream. Joined, what it returns is the whole file."""
+    """One stream. Joined, what it returns is the whole file. `close` frees what it holds, finished or not."""
 
     def push(self, pcm: bytes) -> bytes: ...
     def finish(self) -> bytes: ...
+    def close(self) -> None: ...
+
+
+class OffLoop:
+    """An encoder for use on an event loop: its work runs on other threads, one call at a time.
+
+    `close` never waits: it comes after the call in flight, if the task that made it was cancelled.
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self._last: Future[bytes] | None = None
+
+    async def push(self, pcm: bytes) -> bytes:
+        return await self._run(self._encoder.push, pcm)
+
+    async def finish(self) -> bytes:
+        return await self._run(self._encoder.finish)
+
+    def close(self) -> None:
+        if self._last is None:
+            self._encoder.close()
+        else:
+            self._last.add_done_callback(lambda _: self._encoder.close())
+
+    async def _run(self, work: Callable[..., bytes], *args: bytes) -> bytes:
+        self._last = _threads.submit(work, *args)
+        return await asyncio.wrap_future(self._last)
+
+
+_threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="orpheus-encode")
 
 
 def make_encoder(name: str) -> Encoder:
@@ -50,8 +85,9 @@ def warm_up() -> None:
     """Load the library, a third of a second of work, before a client's first request would wait for it."""
     with contextlib.suppress(InvalidOptions):
         for name in _RECIPES:
-            make_encoder(name).finish()
-        Tempo(2.0)
+            encoder = WithTempo(2.0, make_encoder(name))
+            encoder.finish()
+            encoder.close()
 
 
 def _wav_header() -> bytes:
@@ -74,6 +110,9 @@ class _Plain:
 
     def finish(self) -> bytes:
         return self.push(b"")
+
+    def close(self) -> None:
+        pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,11 +181,16 @@ class _AvEncoder:
         self._container.close()
         return self._sink.take()
 
+    def close(self) -> None:
+        self._container.close()
+        self._container = self._stream = self._resampler = None
 
-class Tempo:
-    """Speech faster or slower at the same pitch: FFmpeg's `atempo`."""
 
-    def __init__(self, speed: float) -> None:
+class WithTempo:
+    """Speech faster or slower at the same pitch, then encoded: FFmpeg's `atempo`."""
+
+    def __init__(self, speed: float, encoder: Encoder) -> None:
+        self._encoder = encoder
         av = _import_av(f"speed {speed:g}")
         self._av = av
         self._graph: Any = av.filter.Graph()
@@ -168,11 +212,16 @@ class Tempo:
     def push(self, pcm: bytes) -> bytes:
         self._graph.push(_frame(self._av, pcm, self._samples))
         self._samples += len(pcm) // 2
-        return self._pull()
+        return self._encoder.push(self._pull())
 
     def finish(self) -> bytes:
         self._graph.push(None)
-        return self._pull()
+        tail = self._encoder.push(self._pull())
+        return tail + self._encoder.finish()
+
+    def close(self) -> None:
+        self._graph = None
+        self._encoder.close()
 
     def _pull(self) -> bytes:
         pieces: list[bytes] = []

@@ -1,4 +1,4 @@
-"""`/healthz`: the process lives. `/readyz`: it takes turns. `/metrics`: Prometheus."""
+"""`/healthz`: the process lives. `/readyz` and `/health`: it takes turns. `/metrics`: Prometheus."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import statistics
 
 from aiohttp import web
 
+from orpheus_plugin.server.http import PRODUCT
 from orpheus_plugin.server.service import SpeechService
 from orpheus_plugin.version import __version__
-
-PRODUCT = "orpheus_plugin"
 
 
 def add_routes(app: web.Application, service: SpeechService, *, key_needed: bool) -> None:
@@ -26,6 +25,10 @@ def add_routes(app: web.Application, service: SpeechService, *, key_needed: bool
         found = state()
         return web.json_response(found, status=200 if found["ready"] else 503)
 
+    async def empty(request: web.Request) -> web.Response:
+        """As vLLM, SGLang and Truss have it: a status and nothing else."""
+        return web.Response(status=200 if state()["ready"] else 503)
+
     async def metrics(request: web.Request) -> web.Response:
         body = service.metrics.render()
         if body is None:
@@ -39,6 +42,7 @@ def add_routes(app: web.Application, service: SpeechService, *, key_needed: bool
 
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/readyz", readyz)
+    app.router.add_get("/health", empty)
     app.router.add_get("/metrics", metrics)
 
 

@@ -3,22 +3,44 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
-from orpheus_plugin.turn import TurnStats
-
-if TYPE_CHECKING:
-    from orpheus_plugin.server.service import SpeechService
+from orpheus_plugin.turn import EngineHealth, EngineLoad, TurnStats
 
 _TTFA_BUCKETS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
-_FACTOR_BUCKETS = (0.5, 0.8, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0)
+_RTFX_BUCKETS = (0.5, 0.8, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The state of a server now.
+
+    Attributes:
+        ready: turns are taken.
+        turns: turns open, by protocol.
+        connections: clients connected.
+        prebuffer_s: audio a turn begins with.
+        health, load: the engine's.
+    """
+
+    ready: bool
+    turns: Mapping[str, int]
+    connections: int
+    prebuffer_s: float
+    health: EngineHealth
+    load: EngineLoad
 
 
 class Metrics:
-    """What happened, in a registry of its own, so that several servers in one process do not mix."""
+    """What happened, in a registry of its own, so that several servers in one process do not mix.
 
-    def __init__(self) -> None:
+    Args:
+        now: gives the state whenever the metrics are asked for.
+    """
+
+    def __init__(self, now: Callable[[], Snapshot]) -> None:
         try:
             import prometheus_client as prometheus
         except ImportError:
@@ -44,15 +66,15 @@ class Metrics:
             buckets=_TTFA_BUCKETS,
             registry=registry,
         )
-        self._factor = prometheus.Histogram(
-            "orpheus_real_time_factor",
+        self._rtfx = prometheus.Histogram(
+            "orpheus_rtfx",
             "Seconds of audio per second of work, per finished turn; below 1 a listener hears gaps",
-            buckets=_FACTOR_BUCKETS,
+            buckets=_RTFX_BUCKETS,
             registry=registry,
         )
         self._underruns = prometheus.Counter(
             "orpheus_underruns",
-            "Times a listener ran dry although the text was there",
+            "Times a listener had no audio left although the text was there",
             registry=registry,
         )
         self._tokens = prometheus.Counter(
@@ -64,16 +86,22 @@ class Metrics:
         self._retries = prometheus.Counter(
             "orpheus_retries", "Utterances begun anew with another seed", registry=registry
         )
+        self._abandoned = prometheus.Counter(
+            "orpheus_abandoned_turns",
+            "Turns that their task left open, freed afterwards: a mistake in the server",
+            ("protocol",),
+            registry=registry,
+        )
         prometheus.ProcessCollector(registry=registry)
-
-    def watch(self, service: SpeechService) -> None:
-        """Read the service's gauges whenever the metrics are asked for."""
-        if self._registry is not None:
-            self._registry.register(_Gauges(service))
+        registry.register(_Gauges(now))
 
     def refused(self, protocol: str, code: str) -> None:
         if self._registry is not None:
             self._refused.labels(protocol, code).inc()
+
+    def abandoned(self, protocol: str) -> None:
+        if self._registry is not None:
+            self._abandoned.labels(protocol).inc()
 
     def finished(self, protocol: str, outcome: str, ttfa_s: float | None, stats: TurnStats) -> None:
         if self._registry is None:
@@ -82,7 +110,7 @@ class Metrics:
         if ttfa_s is not None:
             self._ttfa.labels(protocol).observe(ttfa_s)
         if stats.rtfx is not None:
-            self._factor.observe(stats.rtfx)
+            self._rtfx.observe(stats.rtfx)
         self._underruns.inc(stats.underruns)
         self._tokens.inc(stats.tokens)
         self._audio.inc(stats.audio_s)
@@ -100,40 +128,35 @@ class Metrics:
 class _Gauges:
     """The state of now, read when it is asked for."""
 
-    def __init__(self, service: SpeechService) -> None:
-        self._service = service
+    def __init__(self, now: Callable[[], Snapshot]) -> None:
+        self._now = now
 
     def collect(self) -> Iterator[Any]:
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-        service = self._service
-        health = service.engine.health()
+        now = self._now()
+        health, load = now.health, now.load
         active = GaugeMetricFamily("orpheus_active_turns", "Turns open now", labels=["protocol"])
-        for protocol, count in sorted(service.turns_by_protocol().items()):
+        for protocol, count in sorted(now.turns.items()):
             active.add_metric([protocol], count)
         yield active
-        gauges: Iterable[tuple[str, str, float]] = (
-            ("orpheus_ready", "1 when turns are taken", service.ready and health.ready),
+        gauges: list[tuple[str, str, float]] = [
+            ("orpheus_ready", "1 when turns are taken", now.ready),
             ("orpheus_engine_turns", "Turns the engine speaks now", health.active_turns),
             ("orpheus_capacity", "Turns it takes at once", health.max_turns),
-            ("orpheus_connections", "Clients connected", service.connections),
-            ("orpheus_cushion_seconds", "Audio a turn begins with", service.prebuffer.size_s),
+            ("orpheus_waiting_turns", "Turns in line for a place", health.waiting),
+            ("orpheus_connections", "Clients connected", now.connections),
+            ("orpheus_prebuffer_seconds", "Audio a turn begins with", now.prebuffer_s),
             ("orpheus_tasks", "Tasks of the server's event loop", len(asyncio.all_tasks())),
-        )
-        for name, text, value in (*gauges, *_load(service)):
+            ("orpheus_generating", "Utterances in the token generator's batch", load.generating),
+            ("orpheus_decoding", "Utterances in the codec", load.decoding),
+            ("orpheus_queued", "Utterances that wait for their time", load.queued),
+        ]
+        if load.margin_s is not None:
+            name = "orpheus_margin_seconds"
+            gauges.append((name, "Audio left to the listener who has least", load.margin_s))
+        for name, text, value in gauges:
             yield GaugeMetricFamily(name, text, value=float(value))
         yield CounterMetricFamily(
             "orpheus_engine_restarts", "Times a dead engine was restarted", value=health.restarts
         )
-
-
-def _load(service: SpeechService) -> Iterator[tuple[str, str, float]]:
-    """What the engine is busy with."""
-    now = service.engine.load()
-    yield "orpheus_generating", "Utterances in the token generator's batch", now.generating
-    yield "orpheus_decoding", "Utterances in the codec", now.decoding
-    yield "orpheus_waiting_turns", "Turns in line for a place", now.waiting
-    yield "orpheus_queued", "Utterances that wait for their time", now.queued
-    if now.margin_s is not None:
-        name = "orpheus_real_time_margin_seconds"
-        yield name, "Audio ahead of the listener who is closest to running dry", now.margin_s

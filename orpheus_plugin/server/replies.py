@@ -1,4 +1,4 @@
-"""Errors as HTTP answers, in the shape OpenAI's clients expect; other clients read the status."""
+"""Requests' bodies as objects, and errors as HTTP answers, in the shape OpenAI's clients expect. Other clients read the status."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import logging
 from typing import Any
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 from orpheus_plugin.errors import BadMessage, OrpheusError, TurnTimedOut
@@ -17,33 +17,54 @@ logger = logging.getLogger(__name__)
 BODY_S = 10.0
 """A request's body must have come by then."""
 
+REFUSALS = 20
+"""Requests of one connection that may be wrong. It is closed after them."""
+
+_CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 415: "unsupported_media"}
+
 
 def error_response(error: OrpheusError) -> web.Response:
-    status = error.http_status
-    return web.json_response(
-        {
-            "error": {
-                "message": error.message,
-                "type": "invalid_request_error" if status < 429 else "server_error",
-                "code": error.code,
-                "param": None,
-            }
-        },
-        status=status,
-        headers={"Retry-After": "1"} if error.retryable else None,
-    )
+    retry = {"Retry-After": "1"} if error.retryable else {}
+    return http_error(error.http_status, error.code, error.message, **retry)
+
+
+def http_error(status: int, code: str, message: str, **headers: str) -> web.Response:
+    body = {
+        "error": {
+            "message": message,
+            "type": "invalid_request_error" if status < 429 else "server_error",
+            "code": code,
+            "param": None,
+        }
+    }
+    return web.json_response(body, status=status, headers=headers)
 
 
 async def json_body(request: web.Request) -> dict[str, Any]:
-    """The body as an object. Raises BadMessage, or TurnTimedOut where it does not come."""
+    """The body as an object. Raises BadMessage, TurnTimedOut where it does not come, and HTTP's own errors.
+
+    A body is JSON in UTF-8 and never compressed: a small one could become a large one, and slow to decode.
+    """
+    if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
+        raise web.HTTPUnsupportedMediaType(text="send the body without Content-Encoding")
+    if (request.charset or "utf-8").lower() not in ("utf-8", "utf8", "us-ascii"):
+        raise web.HTTPUnsupportedMediaType(text="send the body as UTF-8")
     try:
         async with asyncio.timeout(BODY_S):
-            text = await request.text()
+            if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
+                await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                request.writer.output_size = 0
+            body = await request.read()
     except TimeoutError:
         raise TurnTimedOut(f"the request's body did not come within {BODY_S:g} s") from None
-    except (ValueError, LookupError):
-        raise BadMessage("the body is not text") from None
-    return json_object(text)
+    try:
+        return json_object(body.decode())
+    except UnicodeDecodeError:
+        raise BadMessage("the body is not UTF-8") from None
+
+
+async def continue_later(request: web.Request) -> None:
+    """For routes with a body: whoever asks whether to send it is told to by `json_body`, after the key was checked."""
 
 
 def json_object(text: str) -> dict[str, Any]:
@@ -59,13 +80,40 @@ def json_object(text: str) -> dict[str, Any]:
 
 @web.middleware
 async def errors_as_responses(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Our errors get their status; anything else is logged here and told without its insides."""
+    """Our errors get their status, HTTP's become JSON; anything else is logged here and told without its insides."""
+    response = await _answer(request, handler)
+    if response.status >= 400 and not response.prepared:
+        # A client that asks to no purpose has to connect again now and then.
+        seen = getattr(request.protocol, "refusals", 0) + 1
+        request.protocol.refusals = seen  # type: ignore[attr-defined]
+        if response.status in (401, 403) or seen >= REFUSALS:
+            response.force_close()
+    return response
+
+
+async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
     except OrpheusError as error:
         return error_response(error)
-    except (web.HTTPException, ConnectionError):
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        response = http_error(error.status, _CODES.get(error.status, "http_error"), _explain(error))
+        if allow := error.headers.get(hdrs.ALLOW):
+            response.headers[hdrs.ALLOW] = allow
+        return response
+    except ConnectionError:
         raise
     except Exception:
         logger.exception("a request failed", extra={"path": request.path})
         return error_response(OrpheusError("internal error; the server's log has it"))
+
+
+def _explain(error: web.HTTPException) -> str:
+    standard = f"{error.status}: {error.reason}"
+    if error.text and error.text != standard:
+        return error.text
+    if error.status == 404:
+        return "this server has no such path; docs/protocol.md lists them"
+    return error.reason

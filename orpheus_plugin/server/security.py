@@ -6,21 +6,27 @@ import asyncio
 import hmac
 import ipaddress
 import logging
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from urllib.parse import urlsplit
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from orpheus_plugin.errors import InvalidOptions
-from orpheus_plugin.server.service import Limits
+from orpheus_plugin.server.replies import http_error
 
 logger = logging.getLogger(__name__)
 
+Signal = Callable[[web.Request, web.StreamResponse], Awaitable[None]]
+
 OPEN_PATHS = frozenset(
-    {"/", "/page.css", "/page.js", "/healthz", "/readyz", "/api/build_info", "/favicon.ico"}
+    {"/", "/page.css", "/page.js", "/health", "/healthz", "/readyz", "/api/build_info"}
 )
 """Answered without a key: they tell no secret and start no work."""
+
+
+EXPOSED = "x-request-id, x-sample-rate, retry-after"
+"""Headers of ours that pages of other origins may read."""
 
 
 def is_loopback(host: str) -> bool:
@@ -48,6 +54,7 @@ def given_keys(request: web.Request) -> list[str]:
         credentials.strip() if scheme.lower() in ("bearer", "api-key") else "",
         request.headers.get("kyutai-api-key", ""),
         request.headers.get("x-api-key", ""),
+        request.headers.get("api-key", ""),
         request.query.get("auth_id", ""),
     ]
     return [key for key in keys if key]
@@ -61,31 +68,64 @@ def _matches(given: list[str], expected: bytes) -> bool:
 
 
 def guard(*, api_key: str | None, loopback_only: bool, origins: Collection[str] = ()) -> Middleware:
-    """A middleware that lets in whoever has the key; before any upgrade, and in the same time for every wrong key.
+    """A middleware that lets in whoever has the key; before any upgrade or body, and in the same time for every wrong key.
 
     Browsers reach loopback too: a page of another origin is refused, and without a key so is a name that someone made
-    point to this machine (DNS rebinding).
+    point to this machine (DNS rebinding). Pages of the `origins` ("*": of any) may ask, and may read the answers.
     """
     expected = api_key.encode() if api_key else None
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         if not _origin_allowed(request, origins):
-            return _no(403, "requests from other origins are not allowed")
-        if expected is None:
-            if loopback_only and not _host_is_loopback(request):
-                return _no(403, "this server answers to localhost only")
-        elif request.path not in OPEN_PATHS and not _matches(given_keys(request), expected):
+            return http_error(
+                403, "origin_not_allowed", "pages of this origin are not let in; see --allow-origin"
+            )
+        if expected is None and loopback_only and not _host_is_loopback(request):
+            return http_error(403, "host_not_allowed", "this server answers to localhost only")
+        if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
+            return web.Response(status=204)  # a browser asks first, without the key
+        if (
+            expected is not None
+            and request.path not in OPEN_PATHS
+            and not _matches(given_keys(request), expected)
+        ):
             await asyncio.sleep(0.05)
-            return _no(401, "a valid API key is needed", **{"WWW-Authenticate": "Bearer"})
+            return http_error(
+                401, "unauthorized", "a valid API key is needed", **{"WWW-Authenticate": "Bearer"}
+            )
         return await handler(request)
 
     return check
 
 
+def cors(origins: Collection[str]) -> Signal:
+    """What a browser wants to read before it lets a page of another origin see the answer."""
+
+    async def add(request: web.Request, response: web.StreamResponse) -> None:
+        if not origins:
+            return
+        response.headers["Vary"] = "Origin"
+        origin = request.headers.get("Origin")
+        if origin is None or not ("*" in origins or origin in origins):
+            return
+        response.headers["Access-Control-Allow-Origin"] = origin
+        response.headers["Access-Control-Expose-Headers"] = EXPOSED
+        if request.method == "OPTIONS":
+            response.headers["Access-Control-Allow-Methods"] = "GET, POST"
+            response.headers["Access-Control-Allow-Headers"] = request.headers.get(
+                "Access-Control-Request-Headers", "*"
+            )
+            response.headers["Access-Control-Max-Age"] = "600"
+            if "Access-Control-Request-Private-Network" in request.headers:
+                response.headers["Access-Control-Allow-Private-Network"] = "true"
+
+    return add
+
+
 def _origin_allowed(request: web.Request, origins: Collection[str]) -> bool:
     origin = request.headers.get("Origin")
-    if origin is None or origin in origins:
+    if origin is None or "*" in origins or origin in origins:
         return True
     try:
         return urlsplit(origin).netloc == request.headers.get("Host")
@@ -103,18 +143,3 @@ def _host_is_loopback(request: web.Request) -> bool:
     except ValueError:
         return False
     return name is not None and is_loopback(name)
-
-
-def _no(status: int, message: str, **headers: str) -> web.Response:
-    body = {"error": {"message": message, "type": "invalid_request_error", "code": str(status)}}
-    return web.json_response(body, status=status, headers=headers)
-
-
-def speech_websocket(limits: Limits) -> web.WebSocketResponse:
-    """A websocket with the server's limits; uncompressed, so that no small message becomes a large one."""
-    return web.WebSocketResponse(
-        heartbeat=limits.heartbeat_s,
-        max_msg_size=limits.message_bytes + 1,
-        compress=False,
-        timeout=2.0,
-    )

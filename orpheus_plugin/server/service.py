@@ -1,4 +1,8 @@
-"""The one desk every protocol goes to: opens turns within the server's limits, counts them, ends those that hang."""
+"""What every protocol opens its turns with: within the server's limits, counted, ended when they hang, freed whatever happens.
+
+Whoever serves a turn may be cancelled at any await, also within its cleanup. So freeing a turn never awaits, and a turn
+belongs to the task that opened it: a turn left over when that task ends is freed, counted and logged.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +10,18 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from concurrent.futures import Future
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from orpheus_plugin.engine.prebuffer import Prebuffer
 from orpheus_plugin.errors import AtCapacity, EngineDied, OrpheusError, ShuttingDown, TurnTimedOut
-from orpheus_plugin.protocol import MAX_MESSAGE_BYTES
-from orpheus_plugin.server.metrics import Metrics
+from orpheus_plugin.server.config import Limits
+from orpheus_plugin.server.metrics import Metrics, Snapshot
 from orpheus_plugin.turn import (
+    MAX_WAIT_S,
     AudioChunk,
     SpeechEngine,
     SpeechOptions,
@@ -23,40 +29,23 @@ from orpheus_plugin.turn import (
     TurnEnd,
     TurnEvent,
     TurnStats,
+    check_number,
 )
 
 logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What clients may cost.
-
-    Attributes:
-        connections: websockets and speech requests open at once.
-        turns_per_connection: turns one native connection may have open.
-        message_bytes: longest websocket message or request body.
-        turn_idle_s: a turn in which nothing moves for so long, text in or audio out, is ended.
-        turn_total_s: longest life of a turn.
-        connection_idle_s: a native connection without a turn for so long is closed.
-        heartbeat_s: websockets are pinged this often; without an answer in half of it they are closed.
-    """
-
-    connections: int = 512
-    turns_per_connection: int = 128
-    message_bytes: int = MAX_MESSAGE_BYTES
-    turn_idle_s: float = 120.0
-    turn_total_s: float = 1800.0
-    connection_idle_s: float = 3600.0
-    heartbeat_s: float = 10.0
+FREEING_S = 0.25
+"""A client that closes in mid-speech and opens the next turn at once finds its place not yet free. Every turn waits this
+long before it is refused. unmute gives up on a server that says nothing for half a second."""
 
 
 class SpeechService:
     """The engine as the protocols see it.
 
     Attributes:
-        ready: the engine is warm; before that every door answers 503.
+        ready: the engine is warm; before that every endpoint answers 503.
         draining: the server ends: running turns go on, new ones are refused.
+        abandoned: turns whose task ended without freeing them. Always 0, unless there is a mistake in this server.
     """
 
     def __init__(
@@ -64,25 +53,36 @@ class SpeechService:
         engine: SpeechEngine,
         *,
         limits: Limits | None = None,
-        metrics: Metrics | None = None,
         max_text_chars: int,
         log_text: bool = False,
     ) -> None:
         self.engine = engine
         self.limits = limits or Limits()
-        self.metrics = metrics or Metrics()
+        self.metrics = Metrics(self._now)
         self.prebuffer = Prebuffer(first_s=0.05, grain_s=0.03, most_s=0.3)
         self.max_text_chars = max_text_chars
         self.ready = False
         self.draining = asyncio.Event()
         self.last_used = time.monotonic()
         self.recent_ttfa: list[float] = []
+        self.abandoned = 0
         self._log_text = log_text
         self._turns: set[ServedTurn] = set()
         self._connections = 0
         self._empty = asyncio.Event()
         self._empty.set()
-        self.metrics.watch(self)
+
+    def _now(self) -> Snapshot:
+        health = self.engine.health()
+        turns = dict(Counter(served.protocol for served in self._turns))
+        return Snapshot(
+            self.ready and health.ready and not self.draining.is_set(),
+            turns,
+            self.connections,
+            self.prebuffer.size_s,
+            health,
+            self.engine.load(),
+        )
 
     # ---- connections
 
@@ -109,18 +109,33 @@ class SpeechService:
     # ---- turns
 
     def open(self, protocol: str, options: SpeechOptions, *, max_wait_s: float = 0.0) -> ServedTurn:
-        """A turn for one client; drive it inside `async with`. Raises what the engine raises, and ShuttingDown."""
+        """A turn for one client, which belongs to the calling task. Use it inside `async with`, in this task or another.
+
+        It waits in line for a place for `max_wait_s`, at least for FREEING_S. Raises what the engine raises, and
+        ShuttingDown; what comes later (AtCapacity) is raised by `admitted` and where it is iterated.
+        """
         try:
+            check_number("max_wait_s", max_wait_s, 0.0, MAX_WAIT_S)
             if self.draining.is_set():
                 raise ShuttingDown("the server is shutting down")
-            turn = self.engine.open_turn(options, max_wait_s=max_wait_s)
+            turn = self.engine.open_turn(options, max_wait_s=max(max_wait_s, FREEING_S))
         except OrpheusError as error:
             self.metrics.refused(protocol, error.code)
             raise
         served = ServedTurn(self, turn, protocol)
         self._turns.add(served)
         self._empty.clear()
+        owner = asyncio.current_task()
+        assert owner is not None
+        owner.add_done_callback(served.lost_owner)
         return served
+
+    def _abandoned(self, served: ServedTurn) -> None:
+        self.abandoned += 1
+        self.metrics.abandoned(served.protocol)
+        logger.error(
+            "a turn was left by its task", extra={"turn": served.id, "protocol": served.protocol}
+        )
 
     def _closed(self, served: ServedTurn, outcome: str) -> None:
         self._turns.discard(served)
@@ -129,7 +144,10 @@ class SpeechService:
         self.last_used = time.monotonic()
         if served.ttfa_s is not None:
             self.recent_ttfa = [*self.recent_ttfa[-99:], served.ttfa_s]
-        self.metrics.finished(served.protocol, outcome, served.ttfa_s, served.stats)
+        if outcome == AtCapacity.code:
+            self.metrics.refused(served.protocol, outcome)
+        else:
+            self.metrics.finished(served.protocol, outcome, served.ttfa_s, served.stats)
         logger.info(
             "turn ended",
             extra={
@@ -151,12 +169,6 @@ class SpeechService:
     def active_turns(self) -> int:
         return len(self._turns)
 
-    def turns_by_protocol(self) -> dict[str, int]:
-        counts: dict[str, int] = {}
-        for served in self._turns:
-            counts[served.protocol] = counts.get(served.protocol, 0) + 1
-        return counts
-
     async def drain(self, timeout_s: float) -> bool:
         """Refuse new turns and wait for the running ones. False if some were still speaking at the end of it."""
         self.draining.set()
@@ -169,10 +181,10 @@ class SpeechService:
 
 
 class ServedTurn:
-    """A turn on the server. One task drives it inside `async with`: it reads the events and sends them on.
+    """A turn on the server. One task holds it inside `async with`: there its events are read and sent on.
 
-    When nothing moves for too long the driving task is interrupted, wherever it waits, and `async with` raises
-    TurnTimedOut. Leaving it frees the engine.
+    When nothing moves for too long that task is interrupted, wherever it waits, and `async with` raises TurnTimedOut.
+    Leaving it frees the engine.
     """
 
     def __init__(self, service: SpeechService, turn: Turn, protocol: str) -> None:
@@ -189,6 +201,8 @@ class ServedTurn:
         self._scope: asyncio.Timeout | None = None
         self._outcome = "cancelled"
         self._samples = 0
+        self._open = True
+        self._freed: Future[None] | None = None
 
     @property
     def text(self) -> str:
@@ -220,6 +234,10 @@ class ServedTurn:
             self._scope.reschedule(min(idle, self._ends_at))
 
     # ---- out
+
+    async def admitted(self) -> None:
+        """Returns when the turn holds a place. Raises what ended it before, as iterating it would."""
+        await self._turn.admitted()
 
     async def __aiter__(self) -> AsyncIterator[TurnEvent]:
         async with contextlib.aclosing(self._service.prebuffer.pace(aiter(self._turn))) as events:
@@ -263,14 +281,22 @@ class ServedTurn:
         finally:
             if isinstance(error, OrpheusError):
                 self._outcome = error.code
-            await self.close()
+            self.release()
 
-    async def close(self) -> None:
-        """Free the engine; for a turn that is never driven. Idempotent."""
-        service = self._service
-        if self not in service._turns:
-            return
-        try:
-            await self._turn.cancel()
-        finally:
-            service._closed(self, self._outcome)
+    def release(self) -> None:
+        """Free the engine, without waiting. Idempotent."""
+        if self._open:
+            self._open = False
+            self._freed = self._turn.abandon()
+            self._service._closed(self, self._outcome)
+
+    async def freed(self) -> None:
+        """Returns when the engine holds nothing more of a turn that was released."""
+        if self._freed is not None:
+            await asyncio.shield(asyncio.wrap_future(self._freed))
+
+    def lost_owner(self, owner: asyncio.Task[Any]) -> None:
+        """The task that opened it has ended."""
+        if self._open:
+            self._service._abandoned(self)
+            self.release()

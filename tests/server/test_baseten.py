@@ -13,8 +13,8 @@ from contextlib import asynccontextmanager
 import aiohttp
 import pytest
 
+from orpheus_plugin.server.config import Limits
 from orpheus_plugin.server.protocols.baseten import Joiner
-from orpheus_plugin.server.service import Limits
 from orpheus_plugin.turn import SpeechEngine
 from tests.support.servers import RunningTestServer, serving
 

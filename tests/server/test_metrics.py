@@ -56,7 +56,7 @@ async def test_while_speaking_the_batch_and_the_margin_are_told(server: RunningT
     turn.push_text("The quick brown fox jumps over the lazy dog. " * 20)
     async with aiohttp.ClientSession() as session, asyncio.timeout(20):
         text = ""
-        while "orpheus_real_time_margin_seconds" not in text:
+        while "orpheus_margin_seconds" not in text:
             async with session.get(f"{server.url}/metrics") as response:
                 text = await response.text()
     assert "orpheus_engine_turns 1.0" in text.splitlines()

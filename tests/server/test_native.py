@@ -11,7 +11,7 @@ import msgpack
 import pytest
 
 from orpheus_plugin import protocol
-from orpheus_plugin.server.service import Limits
+from orpheus_plugin.server.config import Limits
 from orpheus_plugin.turn import SpeechEngine
 from orpheus_plugin.version import __version__
 from tests.support.servers import RunningTestServer, serving

@@ -15,7 +15,7 @@ import aiohttp
 import numpy as np
 import pytest
 
-from orpheus_plugin.server.encoders import Tempo, make_encoder
+from orpheus_plugin.server.encoders import WithTempo, make_encoder
 from orpheus_plugin.turn import SpeechEngine
 from tests.support.servers import RunningTestServer, serving
 
@@ -230,7 +230,7 @@ def test_the_encoders_are_loaded_before_the_first_request() -> None:
 def test_tempo_keeps_the_pitch() -> None:
     tone = (np.sin(np.arange(48_000) / 24_000 * 2 * np.pi * 440) * 8_000).astype("<i2").tobytes()
     for speed in (0.3, 0.8, 1.5, 3.0):
-        tempo = Tempo(speed)
+        tempo = WithTempo(speed, make_encoder("pcm"))
         out = b"".join(tempo.push(tone[at : at + 4_096]) for at in range(0, len(tone), 4_096))
         heard = np.frombuffer(out + tempo.finish(), "<i2").astype(float)
         assert heard.size == pytest.approx(48_000 / speed, rel=0.05)

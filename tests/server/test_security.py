@@ -12,9 +12,9 @@ import pytest
 
 from orpheus_plugin import protocol
 from orpheus_plugin.errors import InvalidOptions
+from orpheus_plugin.server.config import Limits
 from orpheus_plugin.server.logs import LineFormatter
 from orpheus_plugin.server.security import check_bind, is_loopback
-from orpheus_plugin.server.service import Limits
 from orpheus_plugin.turn import SpeechEngine
 from tests.support.servers import RunningTestServer, serving
 

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from orpheus_plugin.errors import InvalidOptions
-from orpheus_plugin.server.service import Limits
+from orpheus_plugin.server.config import Limits
 from orpheus_plugin.server.voicemap import VoiceMap
 from orpheus_plugin.turn import SpeechEngine
 from tests.support.servers import RunningTestServer, serving

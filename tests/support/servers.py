@@ -8,8 +8,10 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from orpheus_plugin.server.app import Server, make_app
-from orpheus_plugin.server.service import Limits, SpeechService
+from orpheus_plugin.server.app import make_app
+from orpheus_plugin.server.config import Limits
+from orpheus_plugin.server.process import Server
+from orpheus_plugin.server.service import SpeechService
 from orpheus_plugin.turn import MAX_TEXT_CHARS, SpeechEngine
 
 
@@ -68,3 +70,7 @@ async def serving(
         server.stop()
         server.stop()
         await asyncio.wait_for(asyncio.gather(task, return_exceptions=True), 20)
+    # However its clients left: no turn holds a place, and none had to be found by the watchdog.
+    assert service.active_turns == 0
+    assert service.abandoned == 0
+    assert service.connections == 0

@@ -6,18 +6,19 @@ original we read on while speaking, and a client that leaves stops the speech. P
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import string
 from typing import Any
 
-from aiohttp import WSMsgType, web
+from aiohttp import web
 
 from orpheus_plugin.errors import BadMessage, InvalidOptions, OrpheusError, TurnTimedOut
 from orpheus_plugin.server.duplex import drive
-from orpheus_plugin.server.replies import json_body, json_object
-from orpheus_plugin.server.security import speech_websocket
+from orpheus_plugin.server.replies import continue_later, json_body, json_object
 from orpheus_plugin.server.service import ServedTurn, SpeechService
 from orpheus_plugin.server.voicemap import VoiceMap
+from orpheus_plugin.server.websocket import Socket, accept
 from orpheus_plugin.turn import AudioChunk, SpeechOptions
 
 END = "__END__"
@@ -40,33 +41,27 @@ UNDECIDED_PIECES = 4
 def add_routes(app: web.Application, service: SpeechService, voices: VoiceMap) -> None:
     async def websocket(request: web.Request) -> web.StreamResponse:
         with service.connection():
-            ws = speech_websocket(service.limits)
-            await ws.prepare(request)
-            with contextlib.suppress(ConnectionError):
-                try:
-                    await _converse(ws)
-                except OrpheusError as error:
-                    code = 1013 if error.retryable else 1008
-                    # A close frame holds 123 bytes of whole characters.
-                    reason = error.message.encode()[:120].decode(errors="ignore")
-                    await ws.close(code=code, message=reason.encode())
-                await ws.close()
-            return ws
+            async with accept(request, service.limits) as socket:
+                with contextlib.suppress(ConnectionError):
+                    try:
+                        await _converse(socket)
+                    except OrpheusError as error:
+                        await socket.close(1013 if error.retryable else 1008, error.message)
+                    await socket.close()
+            return socket.response
 
-    async def _converse(ws: web.WebSocketResponse) -> None:
+    async def _converse(socket: Socket) -> None:
         try:
-            first = await ws.receive(timeout=service.limits.turn_idle_s)
+            async with asyncio.timeout(service.limits.turn_idle_s):
+                first = await socket.receive()
         except TimeoutError:
             raise TurnTimedOut("the options did not come") from None
-        if first.type is not WSMsgType.TEXT:
-            if first.type is WSMsgType.BINARY:
-                raise BadMessage("the first message is a JSON object with the options")
+        if first is None:
             return
-        turn = service.open("baseten", _options(service, voices, json_object(first.data)))
-        try:
-            await drive(_read(ws, turn), _send(ws, turn))
-        finally:
-            await turn.close()
+        if isinstance(first, bytes):
+            raise BadMessage("the first message is a JSON object with the options")
+        async with service.open("baseten", _options(service, voices, json_object(first))) as turn:
+            await drive(_read(socket, turn), _send(socket, turn))
 
     async def predict(request: web.Request) -> web.StreamResponse:
         with service.connection():
@@ -74,52 +69,47 @@ def add_routes(app: web.Application, service: SpeechService, voices: VoiceMap) -
             prompt = body.get("prompt")
             if not isinstance(prompt, str) or not prompt.strip():
                 raise BadMessage('"prompt" must be a text')
-            turn = service.open("baseten", _options(service, voices, body))
-            try:
+            async with service.open("baseten", _options(service, voices, body)) as turn:
                 return await _stream(request, turn, prompt)
-            finally:
-                await turn.close()
 
     for path in WEBSOCKET_PATHS:
         app.router.add_get(path, websocket)
     for path in POST_PATHS:
-        app.router.add_post(path, predict)
+        app.router.add_post(path, predict, expect_handler=continue_later)
 
 
 async def _stream(request: web.Request, turn: ServedTurn, text: str) -> web.StreamResponse:
     # The original says audio/wav of what has no header; LiveKit's plugin does not look.
     response = web.StreamResponse(headers={"Content-Type": "audio/pcm;rate=24000;channels=1"})
-    async with turn:
-        turn.push_text(text)
-        turn.end()
-        async for event in turn:
-            if isinstance(event, AudioChunk):
-                if not response.prepared:  # an error before the first sound still has its status
-                    await response.prepare(request)
-                await response.write(event.pcm)
+    turn.push_text(text)
+    turn.end()
+    async for event in turn:
+        if isinstance(event, AudioChunk):
+            if not response.prepared:  # an error before the first sound still has its status
+                await response.prepare(request)
+            await response.write(event.pcm)
     if not response.prepared:
         await response.prepare(request)
     await response.write_eof()
     return response
 
 
-async def _read(ws: web.WebSocketResponse, turn: ServedTurn) -> None:
+async def _read(socket: Socket, turn: ServedTurn) -> None:
     joiner = Joiner()
-    async for message in ws:
-        if message.type is not WSMsgType.TEXT:
+    async for message in socket:
+        if isinstance(message, bytes):
             raise BadMessage("text is sent as text messages")
-        if message.data == END:
+        if message == END:
             turn.push_text(joiner.finish())
             turn.end()
         else:
-            turn.push_text(joiner.push(message.data))
+            turn.push_text(joiner.push(message))
 
 
-async def _send(ws: web.WebSocketResponse, turn: ServedTurn) -> None:
-    async with turn:
-        async for event in turn:
-            if isinstance(event, AudioChunk):
-                await ws.send_bytes(event.pcm)
+async def _send(socket: Socket, turn: ServedTurn) -> None:
+    async for event in turn:
+        if isinstance(event, AudioChunk):
+            await socket.send(event.pcm)
 
 
 class Joiner:

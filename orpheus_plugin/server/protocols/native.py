@@ -7,13 +7,13 @@ import logging
 import time
 from dataclasses import replace
 
-from aiohttp import WSMsgType, web
+from aiohttp import web
 
 from orpheus_plugin import protocol
 from orpheus_plugin.errors import AtCapacity, BadMessage, OrpheusError
-from orpheus_plugin.server.security import speech_websocket
 from orpheus_plugin.server.service import ServedTurn, SpeechService
 from orpheus_plugin.server.telephony import Converter
+from orpheus_plugin.server.websocket import Socket, accept
 from orpheus_plugin.turn import AudioChunk, TurnEnd
 from orpheus_plugin.version import __version__
 
@@ -28,10 +28,9 @@ MAX_UNSENT_ANSWERS = 1_000
 def add_routes(app: web.Application, service: SpeechService) -> None:
     async def handle(request: web.Request) -> web.StreamResponse:
         with service.connection():
-            ws = speech_websocket(service.limits)
-            await ws.prepare(request)
-            await _Connection(service, ws).run()
-            return ws
+            async with accept(request, service.limits) as socket:
+                await _Connection(service, socket).run()
+            return socket.response
 
     app.router.add_get(protocol.PATH, handle)
 
@@ -39,9 +38,9 @@ def add_routes(app: web.Application, service: SpeechService) -> None:
 class _Connection:
     """One client: reads its messages, runs one task per turn that sends."""
 
-    def __init__(self, service: SpeechService, ws: web.WebSocketResponse) -> None:
+    def __init__(self, service: SpeechService, socket: Socket) -> None:
         self._service = service
-        self._ws = ws
+        self._socket = socket
         self._streams: dict[str, _Stream] = {}
         self._answers: set[asyncio.Task[None]] = set()
         self._idle_since = time.monotonic()
@@ -54,25 +53,23 @@ class _Connection:
         ]
         try:
             await self._send(self._hello())
-            async for message in self._ws:
-                if message.type is WSMsgType.BINARY:
-                    self._take(
-                        protocol.unpack(message.data, max_bytes=self._service.limits.message_bytes)
-                    )
-                elif message.type is WSMsgType.TEXT:
+            async for data in self._socket:
+                if isinstance(data, str):
                     raise BadMessage("messages are binary MessagePack")
+                self._take(protocol.unpack(data, max_bytes=self._service.limits.message_bytes))
         except BadMessage as error:
             await self._refuse(error)
         except ConnectionError:
             pass
         finally:
+            # First what needs no waiting: this may be cancelled, too. A stream whose task had not begun frees nothing.
             streams = list(self._streams.values())
             tasks = [*helpers, *self._answers, *(stream.task for stream in streams)]
             for task in tasks:
                 task.cancel()
+            for stream in streams:
+                stream.turn.release()
             await asyncio.gather(*tasks, return_exceptions=True)
-            for stream in streams:  # one whose task had not begun has freed nothing
-                await stream.turn.close()
 
     def _hello(self) -> protocol.Message:
         service = self._service
@@ -103,9 +100,11 @@ class _Connection:
             self._open(message)
             return
         if kind not in ("text", "flush", "end", "cancel", "consumed"):
+            self._socket.idle_message()
             return  # of a newer protocol
         stream = self._streams.get(protocol.text_field(message, "id", limit=protocol.MAX_ID_CHARS))
         if stream is None:
+            self._socket.idle_message()
             return  # it ended while this message was on its way
         if kind == "text":
             stream.push_text(protocol.text_field(message, "text"))
@@ -141,6 +140,7 @@ class _Connection:
                 max_wait_s=message.get("max_wait_s") or 0.0,
             )
         except OrpheusError as error:
+            self._socket.idle_message()
             self._answer(protocol.error_to_message(error, turn_id))
             return
         self._streams[turn_id] = _Stream(self, turn_id, turn, converter, window_s)
@@ -156,13 +156,13 @@ class _Connection:
     # ---- out
 
     async def _send(self, message: protocol.Message) -> None:
-        await self._ws.send_bytes(protocol.pack(message))
+        await self._socket.send(protocol.pack(message))
 
     async def _refuse(self, error: BadMessage) -> None:
         try:
             async with asyncio.timeout(1):
                 await self._send(protocol.error_to_message(error))
-                await self._ws.close(code=1008, message=error.code.encode())
+                await self._socket.close(1008, error.code)
         except (TimeoutError, ConnectionError):
             pass
 
@@ -179,7 +179,7 @@ class _Connection:
             await asyncio.sleep(HEALTH_EVERY_S)
             idle = time.monotonic() - self._idle_since
             if not self._streams and idle > self._service.limits.connection_idle_s:
-                await self._ws.close(code=1000, message=b"idle")
+                await self._socket.close(1000, "idle")
                 return
             health = self._health()
             if health != told:
@@ -192,7 +192,7 @@ class _Connection:
         await self._send({"type": "goodbye"})
         if self._streams:
             await self._last_retired.wait()
-        await self._ws.close(code=1001, message=b"shutting down")
+        await self._socket.close(1001, "shutting down")
 
 
 class _Stream:
@@ -255,15 +255,21 @@ class _Stream:
         except OrpheusError as error:
             self._last = protocol.error_to_message(error, self._id)
         except ConnectionError:
-            return
+            return  # its end is the connection's to see
+        except Exception:
+            logger.exception("a turn failed", extra={"turn": self.turn.id})
+            unknown = OrpheusError("internal error; the server's log has it")
+            self._last = protocol.error_to_message(unknown, self._id)
         finally:
-            await self.turn.close()
-            connection._retire(self._id)
+            self.turn.release()
+        await self.turn.freed()
+        connection._retire(self._id)
         await _quietly(connection, self._last)
 
     async def _speak(self) -> protocol.Message:
         converter = self._converter
         async with self.turn as turn:
+            await turn.admitted()
             await self._connection._send({"type": "opened", "id": self._id})
             utterance = 0
             async for event in turn:

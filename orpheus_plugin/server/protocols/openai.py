@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,8 @@ from aiohttp import web
 
 from orpheus_plugin.errors import InvalidOptions, OrpheusError
 from orpheus_plugin.server import encoders
-from orpheus_plugin.server.encoders import CONTENT_TYPES, Encoder, Tempo, make_encoder
-from orpheus_plugin.server.replies import error_response, json_body
+from orpheus_plugin.server.encoders import CONTENT_TYPES, Encoder, OffLoop, WithTempo, make_encoder
+from orpheus_plugin.server.replies import continue_later, error_response, json_body
 from orpheus_plugin.server.service import ServedTurn, SpeechService
 from orpheus_plugin.server.voicemap import VoiceMap
 from orpheus_plugin.turn import AudioChunk, SpeechOptions
@@ -24,14 +24,14 @@ def add_routes(app: web.Application, service: SpeechService, voices: VoiceMap) -
     async def speech(request: web.Request) -> web.StreamResponse:
         with service.connection():
             asked = _Asked.read(await json_body(request), service, voices)
-            encoder = make_encoder(asked.format)
-            tempo = Tempo(asked.speed) if asked.speed != 1 else None
-            turn = service.open("openai", asked.options)
-            try:
+            with contextlib.closing(OffLoop(asked.encoder())) as encoder:
                 sender = _Events(request) if asked.sse else _Bytes(request, asked.format)
-                return await _answer(turn, asked.text, sender, encoder, tempo)
-            finally:
-                await turn.close()
+                try:
+                    async with service.open("openai", asked.options) as turn:
+                        await _speak(turn, asked.text, encoder, sender)
+                except OrpheusError as error:
+                    return await sender.fail(error)
+                return sender.response
 
     async def models(request: web.Request) -> web.Response:
         name = service.engine.health().model
@@ -45,7 +45,7 @@ def add_routes(app: web.Application, service: SpeechService, voices: VoiceMap) -
         await asyncio.to_thread(encoders.warm_up)
 
     app.on_startup.append(warm_up)
-    app.router.add_post("/v1/audio/speech", speech)
+    app.router.add_post("/v1/audio/speech", speech, expect_handler=continue_later)
     app.router.add_get("/v1/models", models)
     app.router.add_get("/v1/audio/voices", list_voices)
 
@@ -59,6 +59,10 @@ class _Asked:
     format: str
     speed: float
     sse: bool
+
+    def encoder(self) -> Encoder:
+        encoder = make_encoder(self.format)
+        return encoder if self.speed == 1 else WithTempo(self.speed, encoder)
 
     @classmethod
     def read(cls, body: dict[str, Any], service: SpeechService, voices: VoiceMap) -> _Asked:
@@ -98,36 +102,15 @@ class _Asked:
         )
 
 
-async def _answer(
-    turn: ServedTurn, text: str, sender: _Bytes | _Events, encoder: Encoder, tempo: Tempo | None
-) -> web.StreamResponse:
-    try:
-        async with turn:
-            turn.push_text(text)
-            turn.end()
-            async for data in _encoded(turn, encoder, tempo):
-                await sender.send(data)
-            await sender.finish(turn)
-    except OrpheusError as error:
-        return await sender.fail(error)
-    return sender.response
-
-
-async def _encoded(turn: ServedTurn, encoder: Encoder, tempo: Tempo | None) -> AsyncIterator[bytes]:
-    """The turn's audio in the format asked for; encoding runs on another thread."""
-
-    def push(pcm: bytes) -> bytes:
-        return encoder.push(tempo.push(pcm) if tempo else pcm)
-
-    def finish() -> bytes:
-        tail = encoder.push(tempo.finish()) if tempo else b""
-        return tail + encoder.finish()
-
+async def _speak(turn: ServedTurn, text: str, encoder: OffLoop, sender: _Bytes | _Events) -> None:
+    turn.push_text(text)
+    turn.end()
     async for event in turn:
-        if isinstance(event, AudioChunk) and (data := await asyncio.to_thread(push, event.pcm)):
-            yield data
-    if data := await asyncio.to_thread(finish):
-        yield data
+        if isinstance(event, AudioChunk) and (data := await encoder.push(event.pcm)):
+            await sender.send(data)
+    if data := await encoder.finish():
+        await sender.send(data)
+    await sender.finish(turn)
 
 
 class _Bytes:

@@ -14,13 +14,14 @@ from typing import Any
 import msgpack
 import numpy as np
 import numpy.typing as npt
-from aiohttp import WSCloseCode, WSMsgType, web
+from aiohttp import WSCloseCode, web
 
 from orpheus_plugin.errors import BadMessage, InvalidOptions, OrpheusError
 from orpheus_plugin.server.duplex import drive
-from orpheus_plugin.server.encoders import Encoder, make_encoder
+from orpheus_plugin.server.encoders import OffLoop, make_encoder
 from orpheus_plugin.server.service import ServedTurn, SpeechService
 from orpheus_plugin.server.voicemap import VoiceMap
+from orpheus_plugin.server.websocket import Socket, accept
 from orpheus_plugin.turn import AudioChunk, SpeechOptions, Word
 from orpheus_plugin.version import __version__
 
@@ -43,24 +44,32 @@ def add_routes(app: web.Application, service: SpeechService, voices: VoiceMap) -
         audio_format = request.query.get("format", "OggOpus")
         if audio_format not in FORMATS:
             raise InvalidOptions(f"format must be one of {', '.join(FORMATS)}")
-        out = _Out(audio_format)
-        ws = web.WebSocketResponse(
-            heartbeat=service.limits.heartbeat_s,
-            max_msg_size=MAX_MESSAGE_BYTES,
-            compress=False,
-            timeout=2.0,
-        )
-        await ws.prepare(request)
-        code = WSCloseCode.OK
-        with contextlib.suppress(ConnectionError):
-            try:
-                with service.connection():
-                    turn = service.open("unmute", _options(request, service, voices))
-                    await _speak(ws, turn, out, voices)
-            except OrpheusError as error:
-                code = await _refuse(ws, out, error)
-            await ws.close(code=code)
-        return ws
+        with contextlib.closing(_Out(audio_format)) as out:
+            async with accept(request, service.limits, message_bytes=MAX_MESSAGE_BYTES) as socket:
+                code: int = WSCloseCode.OK
+                with contextlib.suppress(ConnectionError):
+                    try:
+                        with service.connection():
+                            await _speak(socket, service, _options(request, service, voices), out)
+                    except OrpheusError as error:
+                        code = await _refuse(socket, out, error)
+                    await socket.close(code)
+            return socket.response
+
+    async def _speak(
+        socket: Socket, service: SpeechService, options: SpeechOptions, out: _Out
+    ) -> None:
+        async with service.open("unmute", options) as turn:
+            reader = _Reader(socket, turn, voices)
+            if voices.custom == "error":
+                # A voice embedding comes before anything else, and must be refused before Ready to be noticed.
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(0.05):
+                        reader.take(await socket.receive())
+            await turn.admitted()
+            await out.send(socket, out.message({"type": "Ready"}))
+            out.ready = True
+            await drive(reader.run(), _send(socket, turn, out))
 
     app.router.add_get("/api/build_info", build_info)
     app.router.add_get("/api/tts_streaming", tts_streaming)
@@ -75,68 +84,48 @@ def _options(request: web.Request, service: SpeechService, voices: VoiceMap) -> 
     )
 
 
-async def _refuse(ws: web.WebSocketResponse, out: _Out, error: OrpheusError) -> WSCloseCode:
+async def _refuse(socket: Socket, out: _Out, error: OrpheusError) -> WSCloseCode:
     """Say why. Returns the code to close with: its client overlooks an Error after Ready, but not an unclean close."""
     logger.info("refused or ended", extra={"protocol": "unmute", "code": error.code})
     # Whatever keeps us from speaking now, unmute has one word for it.
     message = NO_ROOM if error.retryable and not out.ready else error.message
-    await out.send(ws, out.message({"type": "Error", "message": message}))
+    await out.send(socket, out.message({"type": "Error", "message": message}))
     return WSCloseCode.INTERNAL_ERROR if out.ready else WSCloseCode.OK
 
 
-async def _speak(ws: web.WebSocketResponse, turn: ServedTurn, out: _Out, voices: VoiceMap) -> None:
-    try:
-        first: Any = None
-        if voices.custom == "error":
-            # A voice embedding comes before anything else, and must be refused before Ready to be noticed.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(0.05):
-                    first = await ws.receive()
-        reader = _Reader(ws, turn, voices)
-        if first is not None:
-            reader.take(first)
-        await out.send(ws, out.message({"type": "Ready"}))
-        out.ready = True
-        await drive(reader.run(), _send(ws, turn, out))
-    finally:
-        await turn.close()
-
-
-async def _send(ws: web.WebSocketResponse, turn: ServedTurn, out: _Out) -> None:
-    async with turn:
-        await out.send(ws, await out.begin())
-        async for event in turn:
-            if isinstance(event, AudioChunk):
-                await out.send(ws, await out.audio(event.pcm))
-            elif isinstance(event, Word):
-                word = {"type": "Text", "text": event.text}
-                times = {"start_s": event.start_s, "stop_s": event.end_s}
-                await out.send(ws, out.message({**word, **times}))
-        await out.send(ws, await out.finish())
+async def _send(socket: Socket, turn: ServedTurn, out: _Out) -> None:
+    await out.send(socket, await out.begin())
+    async for event in turn:
+        if isinstance(event, AudioChunk):
+            await out.send(socket, await out.audio(event.pcm))
+        elif isinstance(event, Word):
+            word = {"type": "Text", "text": event.text}
+            times = {"start_s": event.start_s, "stop_s": event.end_s}
+            await out.send(socket, out.message({**word, **times}))
+    await out.send(socket, await out.finish())
 
 
 class _Reader:
     """The client's messages into the turn."""
 
-    def __init__(self, ws: web.WebSocketResponse, turn: ServedTurn, voices: VoiceMap) -> None:
-        self._ws = ws
+    def __init__(self, socket: Socket, turn: ServedTurn, voices: VoiceMap) -> None:
+        self._socket = socket
         self._turn = turn
         self._voices = voices
         self._any_text = False
 
     async def run(self) -> None:
         """Until the client is gone; also after Eos, to notice that it is."""
-        async for message in self._ws:
-            self.take(message)
+        async for data in self._socket:
+            self.take(data)
 
-    def take(self, message: Any) -> None:
-        if message.type is WSMsgType.TEXT:
-            self._text(message.data)
-        elif message.type is WSMsgType.BINARY:
-            if message.data == b"\0":
-                self._turn.end()
-            else:
-                self._message(_unpack(message.data))
+    def take(self, data: str | bytes | None) -> None:
+        if isinstance(data, str):
+            self._text(data)
+        elif data == b"\0":
+            self._turn.end()
+        elif data is not None:
+            self._message(_unpack(data))
 
     def _message(self, message: dict[str, Any]) -> None:
         kind = message.get("type")
@@ -173,34 +162,32 @@ class _Out:
     def __init__(self, audio_format: str) -> None:
         self.ready = False
         self._maps = audio_format.endswith("MessagePack")
-        self._opus: Encoder | None = (
-            make_encoder("opus") if audio_format.startswith("OggOpus") else None
-        )
+        self._opus = OffLoop(make_encoder("opus")) if audio_format.startswith("OggOpus") else None
 
     def message(self, message: dict[str, Any]) -> bytes | None:
         packed: bytes | None = msgpack.packb(message) if self._maps else None
         return packed
 
-    async def send(self, ws: web.WebSocketResponse, data: bytes | None) -> None:
+    async def send(self, socket: Socket, data: bytes | None) -> None:
         if data:
-            await ws.send_bytes(data)
+            await socket.send(data)
 
     async def begin(self) -> bytes | None:
         """The container's header, where there is one."""
-        return None if self._opus is None else self._encoded(self._opus.push(b""))
+        return None if self._opus is None else self._encoded(await self._opus.push(b""))
 
     async def audio(self, pcm: bytes) -> bytes | None:
         if self._opus is not None:
-            return self._encoded(await asyncio.to_thread(self._opus.push, pcm))
+            return self._encoded(await self._opus.push(pcm))
         floats = np.frombuffer(pcm, "<i2").astype(np.float32) / np.float32(32_768)
         return _audio_map(floats) if self._maps else floats.astype("<f4").tobytes()
 
     async def finish(self) -> bytes | None:
-        return (
-            None
-            if self._opus is None
-            else self._encoded(await asyncio.to_thread(self._opus.finish))
-        )
+        return None if self._opus is None else self._encoded(await self._opus.finish())
+
+    def close(self) -> None:
+        if self._opus is not None:
+            self._opus.close()
 
     def _encoded(self, data: bytes) -> bytes | None:
         if not data:

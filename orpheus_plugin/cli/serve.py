@@ -1,0 +1,195 @@
+"""`orpheus-tts serve`: its options, each also an ORPHEUS_... variable of the environment, as one ServerConfig."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from orpheus_plugin.engine.config import EngineConfig
+from orpheus_plugin.errors import InvalidOptions
+from orpheus_plugin.server.config import DEFAULT_PORT, Limits, ServerConfig
+from orpheus_plugin.turn import MAX_TEXT_CHARS
+
+_YES, _NO = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `orpheus-tts serve`, those of the model excepted."""
+    limits = Limits()
+    place = parser.add_argument_group("where to listen")
+    place.add_argument("--host", default="127.0.0.1", help="address (default: %(default)s)")
+    place.add_argument(
+        "--port",
+        type=int,
+        default=DEFAULT_PORT,
+        help="port; 0 picks a free one (default: %(default)s)",
+    )
+    place.add_argument("--uds", type=Path, metavar="PATH", help="listen on a Unix socket instead")
+    who = parser.add_argument_group("who may speak")
+    who.add_argument(
+        "--api-key",
+        help="key that clients must send; other users of this machine see it in the list of processes, so better"
+        " set ORPHEUS_API_KEY, or give a file",
+    )
+    who.add_argument("--api-key-file", type=Path, metavar="FILE", help="a file that holds the key")
+    who.add_argument(
+        "--insecure",
+        action="store_true",
+        help="serve everyone who can reach the address, without a key",
+    )
+    who.add_argument(
+        "--allow-origin",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="let pages of this origin ask, as https://example.org; * is all; may be given several times",
+    )
+    size = parser.add_argument_group("limits")
+    size.add_argument("--max-turns", type=int, help="turns that speak at once (default: measured)")
+    size.add_argument(
+        "--max-text",
+        type=int,
+        default=MAX_TEXT_CHARS,
+        help="characters per turn (default: %(default)s)",
+    )
+    size.add_argument(
+        "--max-connections", type=int, default=limits.connections, help="default: %(default)s"
+    )
+    size.add_argument(
+        "--turn-idle",
+        type=float,
+        default=limits.turn_idle_s,
+        metavar="S",
+        help="end a turn in which nothing moves for so long (default: %(default)s)",
+    )
+    size.add_argument(
+        "--turn-total",
+        type=float,
+        default=limits.turn_total_s,
+        metavar="S",
+        help="longest life of a turn (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--voice-map",
+        type=Path,
+        metavar="FILE.json",
+        help="which voice speaks for unmute's and OpenAI's names (default: a built-in table)",
+    )
+    life = parser.add_argument_group("life and log")
+    life.add_argument(
+        "--idle-exit", type=float, metavar="S", help="end when nobody was connected for so long"
+    )
+    life.add_argument(
+        "--drain",
+        type=float,
+        default=30.0,
+        metavar="S",
+        help="let turns end (default: %(default)s)",
+    )
+    life.add_argument(
+        "--nice",
+        type=int,
+        default=0,
+        choices=range(20),
+        metavar="0-19",
+        help="how far a model on the CPU gives way to other programs, such as agents that send sound (Unix)",
+    )
+    life.add_argument("--log-file", type=Path, help="default: standard error")
+    life.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
+    life.add_argument("--log-text", action="store_true", help="log what is spoken")
+
+
+def read_environment(
+    parser: argparse.ArgumentParser, environment: Mapping[str, str] = os.environ
+) -> None:
+    """Make ORPHEUS_MAX_TURNS the default of --max-turns, and so on; lists are separated by commas.
+
+    Ends the process, as a wrong option does, where a value does not fit.
+    """
+    for action in parser._actions:
+        names = [option for option in action.option_strings if option.startswith("--")]
+        if not names or action.dest in ("help", "api_key"):
+            continue
+        variable = "ORPHEUS_" + names[0][2:].replace("-", "_").upper()
+        text = environment.get(variable)
+        if not text:
+            continue
+        try:
+            action.default = _value(action, text)
+        except (ValueError, TypeError):
+            allowed = (
+                f"; choose from {', '.join(map(str, action.choices))}" if action.choices else ""
+            )
+            parser.error(f"{variable}={text!r} is not a value of {names[0]}{allowed}")
+
+
+def _value(action: argparse.Action, text: str) -> object:
+    if action.nargs == 0:
+        if text.lower() not in (*_YES, *_NO):
+            raise ValueError(text)
+        return text.lower() in _YES
+    convert = action.type if callable(action.type) else str
+    if isinstance(action.default, list):
+        return [convert(part.strip()) for part in text.split(",") if part.strip()]
+    value = convert(text)
+    if action.choices is not None and value not in action.choices:
+        raise ValueError(text)
+    return value
+
+
+def server_config(args: argparse.Namespace) -> ServerConfig:
+    """What the options of `add_arguments` and `add_engine_arguments` describe. Raises InvalidOptions."""
+    return ServerConfig(
+        engine=EngineConfig(
+            model=args.model,
+            codec=args.codec,
+            device=args.device,
+            generator=args.generator,
+            urls=tuple(args.token_server),
+            max_turns=args.max_turns,
+            measure=args.max_turns is None,
+            max_text_chars=args.max_text,
+        ),
+        host=args.host,
+        port=args.port,
+        uds=args.uds,
+        api_key=_key(args),
+        insecure=args.insecure,
+        origins=tuple(args.allow_origin),
+        limits=Limits(
+            connections=args.max_connections,
+            turn_idle_s=args.turn_idle,
+            turn_total_s=args.turn_total,
+            message_bytes=max(Limits().message_bytes, 8 * args.max_text),
+        ),
+        voice_map=args.voice_map,
+        idle_exit_s=args.idle_exit,
+        drain_s=args.drain,
+        nice=args.nice,
+        log_file=args.log_file,
+        log_level=args.log_level,
+        log_text=args.log_text,
+    )
+
+
+def _key(args: argparse.Namespace) -> str | None:
+    if args.api_key:
+        return str(args.api_key)
+    if args.api_key_file is None:
+        return os.environ.get("ORPHEUS_API_KEY") or None
+    try:
+        key = args.api_key_file.read_text("utf-8").strip()
+    except (OSError, ValueError) as error:
+        raise InvalidOptions(f"--api-key-file {args.api_key_file}: {error}") from None
+    if not key:
+        raise InvalidOptions(f"--api-key-file {args.api_key_file} is empty")
+    return str(key)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until told to end; the exit code."""
+    from orpheus_plugin.server.process import serve
+
+    return serve(server_config(args))

@@ -1,0 +1,138 @@
+"""The server's websockets: alive by their pongs, fair to other connections, never compressed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from typing import Self
+
+from aiohttp import WSMsgType, web
+
+from orpheus_plugin.errors import BadMessage
+from orpheus_plugin.server.config import Limits
+
+BURST = 32
+"""Messages of one connection that are read before other connections have their turn."""
+
+READ_BYTES = 16 * 1024
+"""Bytes taken from a socket at once. aiohttp parses them in one go; 2,700 empty messages fit, some 3 ms of work."""
+
+IDLE_MESSAGES = 1_000
+IDLE_MESSAGES_PER_S = 50.0
+"""Messages that ask for nothing (of ended turns, of unknown types, refused openings) a client may send at once, and on
+and on. A client whose turn has ended meanwhile sends some; one that sends more than this is cut off."""
+
+
+class Socket:
+    """One client's websocket. One task receives; any task sends.
+
+    Made by `accept`. Receiving also answers pings, so whoever holds a Socket keeps receiving.
+    """
+
+    def __init__(
+        self, response: web.WebSocketResponse, transport: asyncio.Transport | None
+    ) -> None:
+        self.response = response
+        self._transport = transport
+        self._ponged = asyncio.Event()
+        self._received = 0
+        self._allowed = float(IDLE_MESSAGES)
+        self._allowed_at = time.monotonic()
+
+    # ---- in
+
+    async def receive(self) -> str | bytes | None:
+        """The next text or binary message; None when the client is gone."""
+        while True:
+            message = await self.response.receive()
+            self._received += 1
+            if self._received % BURST == 0:
+                await asyncio.sleep(0)
+            kind = message.type
+            if kind is WSMsgType.TEXT or kind is WSMsgType.BINARY:
+                data: str | bytes = message.data
+                return data
+            if kind is WSMsgType.PONG:
+                self._ponged.set()
+            elif kind is WSMsgType.PING:
+                self.idle_message()
+                await self.response.pong(message.data)
+            else:
+                return None
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> str | bytes:
+        message = await self.receive()
+        if message is None:
+            raise StopAsyncIteration
+        return message
+
+    def idle_message(self) -> None:
+        """Count a message that asked for nothing. Raises BadMessage for a client that sends them on and on."""
+        now = time.monotonic()
+        more = IDLE_MESSAGES_PER_S * (now - self._allowed_at)
+        self._allowed = min(IDLE_MESSAGES, self._allowed + more) - 1
+        self._allowed_at = now
+        if self._allowed < 0:
+            raise BadMessage("too many messages that ask for nothing")
+
+    # ---- out
+
+    async def send(self, data: bytes | str) -> None:
+        """Raises ConnectionError when the client is gone."""
+        if isinstance(data, str):
+            await self.response.send_str(data)
+        else:
+            await self.response.send_bytes(data)
+
+    async def close(self, code: int = 1000, reason: str = "") -> None:
+        # A close frame holds 123 bytes of whole characters.
+        short = reason.encode()[:120].decode(errors="ignore").encode()
+        await self.response.close(code=code, message=short)
+
+    async def watch(self, every_s: float) -> None:
+        """Ping the client for ever, and cut it off when no pong comes within half of `every_s`.
+
+        Only a pong counts: a client that sends a byte now and then, but never a whole message, is not alive.
+        """
+        with contextlib.suppress(ConnectionError):
+            while True:
+                await asyncio.sleep(every_s)
+                self._ponged.clear()
+                try:
+                    async with asyncio.timeout(every_s / 2):
+                        await self.response.ping()
+                        await self._ponged.wait()
+                except TimeoutError:
+                    if self._transport is not None:
+                        self._transport.abort()
+                    return
+
+
+@contextlib.asynccontextmanager
+async def accept(
+    request: web.Request, limits: Limits, *, message_bytes: int | None = None
+) -> AsyncIterator[Socket]:
+    """Upgrade the request. The block's end stops the pings; it does not close the websocket."""
+    response = web.WebSocketResponse(
+        autoping=False,
+        max_msg_size=(message_bytes or limits.message_bytes) + 1,
+        compress=False,
+        timeout=2.0,
+    )
+    await response.prepare(request)
+    transport = request.transport
+    if transport is not None and hasattr(
+        transport, "max_size"
+    ):  # asyncio's own selector transports
+        transport.max_size = READ_BYTES
+    socket = Socket(response, transport)
+    watching = asyncio.create_task(socket.watch(limits.heartbeat_s), name="orpheus-ping")
+    try:
+        yield socket
+    finally:
+        watching.cancel()

@@ -1,0 +1,213 @@
+"""Clients that leave at any moment: their places are free at once, and the next client is served."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import aiohttp
+import msgpack
+import pytest
+
+from orpheus_plugin import protocol
+from orpheus_plugin.remote.engine import RemoteEngine
+from orpheus_plugin.server.config import Limits
+from orpheus_plugin.server.service import SpeechService
+from orpheus_plugin.turn import AudioChunk, SpeechEngine, SpeechOptions
+from tests.support.raw_websocket import CLOSE, connected, frame
+from tests.support.servers import RunningTestServer, serving
+
+TEXT = "The quick brown fox jumps over the lazy dog. And so on it goes."
+
+
+def packed(**message: object) -> bytes:
+    return frame(msgpack.packb(message))
+
+
+WEBSOCKETS = {
+    "native": (
+        protocol.PATH,
+        [packed(type="open", id="a"), packed(type="text", id="a", text=TEXT)],
+    ),
+    "unmute": ("/api/tts_streaming?format=PcmMessagePack", [packed(type="Text", text=TEXT)]),
+    "baseten": ("/v1/websocket", [frame("{}"), frame(TEXT), frame("__END__")]),
+}
+
+
+async def settle(server: RunningTestServer, seconds: float = 5) -> None:
+    async with asyncio.timeout(seconds):
+        while (
+            server.service.active_turns
+            or server.service.connections
+            or server.service.engine.health().active_turns
+        ):
+            await asyncio.sleep(0.005)
+
+
+async def speak(server: RunningTestServer) -> None:
+    engine = RemoteEngine(server.url)
+    try:
+        async with asyncio.timeout(30), engine.open_turn() as turn:
+            turn.push_text("Hello.")
+            turn.end()
+            assert [event async for event in turn if isinstance(event, AudioChunk)]
+    finally:
+        await engine.aclose()
+
+
+@pytest.mark.parametrize("name", WEBSOCKETS)
+@pytest.mark.parametrize("how", ["close frame", "end of stream", "reset"])
+async def test_opening_and_leaving_in_one_burst_keeps_no_place(
+    server: RunningTestServer, name: str, how: str
+) -> None:
+    path, messages = WEBSOCKETS[name]
+    for _ in range(12):  # more often than there are places
+        async with connected(server.port, path) as client:
+            client.writer.write(b"".join(messages))
+            if how == "close frame":
+                client.writer.write(frame(b"\x03\xe8", CLOSE))
+            elif how == "end of stream":
+                client.writer.write_eof()
+            else:
+                await client.writer.drain()
+                client.reset()
+    await settle(server)
+    await speak(server)
+
+
+@pytest.mark.parametrize("name", WEBSOCKETS)
+async def test_leaving_after_every_message_keeps_no_place(
+    server: RunningTestServer, name: str
+) -> None:
+    path, messages = WEBSOCKETS[name]
+    for count in range(len(messages) + 1):
+        for pause_s in (0.0, 0.001, 0.01, 0.05):
+            async with connected(server.port, path) as client:
+                client.writer.write(b"".join(messages[:count]))
+                await asyncio.sleep(pause_s)
+                client.reset()
+    await settle(server)
+    await speak(server)
+
+
+@pytest.mark.parametrize("audio_format", ["pcm", "flac", "mp3"])
+@pytest.mark.parametrize("path", ["/v1/audio/speech", "/predict"])
+async def test_requests_given_up_at_any_moment_keep_no_place(
+    server: RunningTestServer, path: str, audio_format: str
+) -> None:
+    body = {"input": TEXT, "prompt": TEXT, "response_format": audio_format}
+    async with aiohttp.ClientSession() as session:
+        for pause_s in (0.0, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2):
+            asking = asyncio.create_task(session.post(server.url + path, json=body))
+            await asyncio.sleep(pause_s)
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+    await settle(server)
+    await speak(server)
+
+
+async def test_our_client_leaving_right_after_it_opened_keeps_no_place(
+    server: RunningTestServer,
+) -> None:
+    for _ in range(30):
+        engine = RemoteEngine(server.url)
+        engine.open_turn().push_text(TEXT)
+        await engine.aclose()
+    await settle(server)
+    await speak(server)
+
+
+async def test_a_task_cancelled_over_and_over_frees_its_turn(server: RunningTestServer) -> None:
+    async def hold() -> None:
+        async with server.service.open("test", SpeechOptions()) as turn:
+            turn.push_text(TEXT)
+            async for _ in turn:
+                pass
+
+    for pauses in range(8):
+        task = asyncio.create_task(hold())
+        for _ in range(pauses):
+            await asyncio.sleep(0)
+        for _ in range(4):
+            task.cancel()
+            await asyncio.sleep(0)
+        await asyncio.gather(task, return_exceptions=True)
+    await settle(server)
+
+
+async def test_a_turn_left_by_its_task_is_freed_counted_and_logged(
+    engine: SpeechEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    service = SpeechService(engine, max_text_chars=1_000)
+
+    async def forget() -> None:
+        service.open("test", SpeechOptions())
+
+    with caplog.at_level(logging.ERROR):
+        await asyncio.create_task(forget())
+        await asyncio.sleep(0)
+    assert service.active_turns == 0
+    assert service.abandoned == 1
+    assert "left by its task" in caplog.text
+    assert b'orpheus_abandoned_turns_total{protocol="test"} 1.0' in (
+        service.metrics.render() or b""
+    )
+
+
+@pytest.mark.parametrize("name", WEBSOCKETS)
+async def test_a_place_freed_by_leaving_counts_for_whoever_comes_next(
+    engine: SpeechEngine, name: str
+) -> None:
+    """A server at its capacity: whoever interrupts its own turn gets the place again at once."""
+    path, messages = WEBSOCKETS[name]
+    async with serving(engine) as server, aiohttp.ClientSession() as session:
+        held = [engine.open_turn() for _ in range(7)]
+        for turn in held:
+            await turn.admitted()
+        for _ in range(15):
+            async with connected(server.port, path) as client:
+                client.writer.write(b"".join(messages))
+                await client.reader.read(1)  # served
+            async with session.ws_connect(
+                f"{server.ws_url}/api/tts_streaming?format=PcmMessagePack"
+            ) as ws:
+                answer = msgpack.unpackb((await ws.receive(timeout=5)).data)
+            assert answer["type"] == "Ready"
+        for turn in held:
+            await turn.cancel()
+        await settle(server)
+
+
+async def test_a_websocket_is_alive_by_its_pongs_alone(engine: SpeechEngine) -> None:
+    async with (
+        serving(engine, limits=Limits(heartbeat_s=0.3)) as server,
+        connected(server.port, protocol.PATH) as client,
+    ):
+        client.writer.write(packed(type="open", id="a"))
+        # A message of 60,000 bytes that never ends: a byte now and then.
+        client.writer.write(b"\x82\xfe\xea\x60\x00\x00\x00\x00")
+        async with asyncio.timeout(3):
+            while await client.reader.read(65_536):
+                client.writer.write(b"x")
+                await asyncio.sleep(0.01)
+        await settle(server)
+
+
+async def test_messages_that_ask_for_nothing_end_their_connection(
+    server: RunningTestServer,
+) -> None:
+    for message in (
+        packed(type="dance"),
+        packed(type="text", id="gone", text="x"),
+        packed(type="open", id="b", options={"voice": "nobody"}),
+        frame(b"", 9),
+    ):
+        async with connected(server.port, protocol.PATH) as client:
+            client.writer.write(message * 1_100)
+            seen = b""
+            async with asyncio.timeout(10):
+                while data := await client.reader.read(65_536):
+                    seen = (seen + data)[-400:]
+            assert b"ask for nothing" in seen
+    await settle(server)
+    await speak(server)
