@@ -3,27 +3,21 @@ PYTHON ?= python3
 VENV ?= .venv
 VLLM_ENV ?= $(CURDIR)/.cache/vllm-env
 
-.PHONY: bot say test lint vllm-test
+.PHONY: bot say test vllm-test environment
 
-bot: $(VENV)/.bot            ## an agent on http://localhost:7860 that you can hear, talk to and interrupt
+bot:           ## an agent on http://localhost:7860 that you can hear, talk to and interrupt
+	@$(PYTHON) .ci/install.py $(VENV) examples
 	$(VENV)/bin/python agent_examples/bot.py
 
-say: $(VENV)/.bot            ## the same agent without a browser: writes hello.wav
+say:           ## the same agent without a browser: writes hello.wav
+	@$(PYTHON) .ci/install.py $(VENV) examples
 	$(VENV)/bin/python agent_examples/bot.py --say "Hello! I am speaking from your own machine." --out hello.wav
 
-test: $(VENV)/.test          ## the whole test suite, lint and types; vLLM's part in an environment of its own
+environment:   ## what the tests and the tools need, in $(VENV)
+	@$(PYTHON) .ci/install.py $(VENV) test
+
+test: environment  ## the whole test suite, lint and types; vLLM's part in an environment of its own
 	PYTHON=$(VENV)/bin/python VLLM_ENV=$(VLLM_ENV) sh .ci/checks
 
-vllm-test:                   ## only the tests that need vLLM
-	VLLM_ENV=$(VLLM_ENV) sh .ci/vllm_checks
-
-$(VENV)/bin/python:
-	$(PYTHON) -m venv $(VENV)
-
-$(VENV)/.bot: pyproject.toml | $(VENV)/bin/python
-	$(VENV)/bin/python -m pip install -q -e '.[examples]'
-	touch $@
-
-$(VENV)/.test: pyproject.toml | $(VENV)/bin/python
-	$(VENV)/bin/python -m pip install -q -e '.[test]'
-	touch $@
+vllm-test:     ## only the tests that need vLLM
+	PYTHON=$(PYTHON) VLLM_ENV=$(VLLM_ENV) sh .ci/vllm_checks

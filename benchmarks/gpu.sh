@@ -10,7 +10,7 @@
 # time is over, what is left is not begun: vLLM alone takes one to two minutes to start, each time, so that two steps which
 # show nothing that the others do not are left out unless they are named: ONLY="head load" runs those alone.
 #
-# The environment is made by .ci/vllm_env.sh in $VLLM_ENV before the clock starts, unless GPU_PYTHON names a Python that has
+# The environment is made by .ci/install.py in $VLLM_ENV before the clock starts, unless GPU_PYTHON names a Python that has
 # vLLM and this package; so are the weights (25 GB of memory, two minutes; in /dev/shm with TMPDIR=/dev/shm).
 set -u
 cd "$(dirname "$0")/.."
@@ -18,8 +18,7 @@ if [ -n "${GPU_PYTHON:-}" ]; then
     python=$GPU_PYTHON
 else
     VLLM_ENV=${VLLM_ENV:-$PWD/.cache/vllm-env}
-    export VLLM_ENV
-    sh .ci/vllm_env.sh || exit 1
+    "${PYTHON:-python3}" .ci/install.py "$VLLM_ENV" vllm-tests || exit 1
     python="$VLLM_ENV/bin/python"
 fi
 if ! "$python" -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then

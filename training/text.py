@@ -430,10 +430,21 @@ def clean(text: str) -> str:
     return re.sub(r"\s+", " ", text).replace(" ,", ",").strip()
 
 
+def wordnet_files(root: Path, kind: str) -> list[Path]:
+    """WordNet's files of a kind (``data`` or ``index``), sorted. Ends the program where there are none."""
+    found = sorted(root.glob(f"{kind}.*"))
+    if not found:
+        raise SystemExit(
+            f"{root} holds no WordNet ({kind}.noun and so on), whose sentences the voice learns to read: "
+            "install Debian's or Ubuntu's package wordnet-base"
+        )
+    return found
+
+
 def wordnet_sentences(root: Path = WORDNET) -> list[str]:
     """WordNet's quoted examples as sentences, sorted, without duplicates."""
     found: set[str] = set()
-    for path in sorted(root.glob("data.*")):
+    for path in wordnet_files(root, "data"):
         for line in path.read_text(errors="ignore").splitlines():
             for quote in re.findall(r'"([^"]{8,150})"', line):
                 quote = clean(quote.strip().rstrip(";"))
@@ -446,7 +457,7 @@ def wordnet_sentences(root: Path = WORDNET) -> list[str]:
 def wordnet_glosses(root: Path = WORDNET) -> list[str]:
     """WordNet's definitions (lower-case fragments), up to 80 characters, sorted."""
     found: set[str] = set()
-    for path in sorted(root.glob("data.*")):
+    for path in wordnet_files(root, "data"):
         for line in path.read_text(errors="ignore").splitlines():
             gloss = clean(line.partition("| ")[2].partition(";")[0].partition(' "')[0].strip())
             if 12 <= len(gloss) <= 80 and PLAIN.fullmatch(gloss):
@@ -457,11 +468,11 @@ def wordnet_glosses(root: Path = WORDNET) -> list[str]:
 def wordnet_words(root: Path = WORDNET) -> set[str]:
     """Single words of WordNet: its entries and whatever its definitions and examples are written with."""
     found: set[str] = set()
-    for path in sorted(root.glob("index.*")):
+    for path in wordnet_files(root, "index"):
         for line in path.read_text(errors="ignore").splitlines():
             if WORD.fullmatch(entry := line.partition(" ")[0]):
                 found.add(entry)
-    for path in sorted(root.glob("data.*")):
+    for path in wordnet_files(root, "data"):
         for line in path.read_text(errors="ignore").splitlines():
             found.update(
                 w for w in re.split(r"[^A-Za-z'-]+", line.partition("| ")[2]) if WORD.fullmatch(w)

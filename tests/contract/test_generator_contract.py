@@ -269,10 +269,16 @@ async def test_a_consumer_that_comes_late_misses_nothing(
 ) -> None:
     options = replace(case.sampling, max_tokens=70)
     stream = generator.generate(prompt, options, "late")
-    first = await anext(stream)
-    await until(lambda: generator.running == 0)
-    rest, finish = await collect(stream)
-    assert_frames(vocabulary, [*first.ids, *rest])
+
+    async def late() -> AsyncIterator[TokenChunk]:
+        yield await anext(stream)
+        await until(lambda: generator.running == 0)
+        async for chunk in stream:
+            yield chunk
+
+    # After a stall everything is in the first chunk, the finish with it.
+    ids, finish = await collect(late())
+    assert_frames(vocabulary, ids)
     assert finish in ("length", "stop")
 
 

