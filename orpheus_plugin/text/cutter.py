@@ -8,10 +8,12 @@ word: the model reads `Utterance.text`, transcripts and the agent's memory are m
 from __future__ import annotations
 
 import re
+from collections import deque
 from dataclasses import dataclass
 
 from orpheus_plugin.errors import InvalidOptions
-from orpheus_plugin.text.normalizer import Reader, Token, split_token
+from orpheus_plugin.text.normalizer import Reader, Token
+from orpheus_plugin.text.scripts import CJK, CLAUSE_MARKS, CLOSERS, WIDE_CLAUSE_MARKS, split_cjk
 from orpheus_plugin.text.sentences import find_sentence_end
 from orpheus_plugin.text.tags import ENGLISH_TAGS, TAG_HOLDER, TagLifter, may_cut
 from orpheus_plugin.text.utterance import SpokenWord, Utterance, utterances
@@ -53,18 +55,32 @@ class TextOptions:
             raise InvalidOptions("the lengths of a first utterance cannot be negative")
 
 
-_CLAUSE = re.compile(r"[,;:][\"'”’)\]*_]*(?=\s)|[，；：、،؛]|(?<=\w)—(?=\w)|\s[-–—](?=\s)")
+_CLAUSE = re.compile(
+    rf"[{CLAUSE_MARKS}][{re.escape(CLOSERS)}*_]{{0,8}}(?=\s)|[{WIDE_CLAUSE_MARKS}]|(?<=\w)—(?=\w)|\s[-–—](?=\s)"
+)
 _CONJUNCTION = re.compile(
     r"\s(?=(?:and|or|but|so|because|which|that|when|while|if|since|"
     r"et|mais|parce|que|und|oder|aber|weil|dass|y|pero|porque|ma|perché)\s)"
 )
-_BREAK = re.compile(r"\s|(?<=[\u3040-\u30ff\u3400-\u9fff])|(?=[\u3040-\u30ff\u3400-\u9fff])")
+_BREAK = re.compile(rf"\s|(?<={CJK})|(?={CJK})")
 _LINE_END = "\u2028"  # a line end that ends a sentence
-_TOKEN = re.compile(rf"{TAG_HOLDER}|[^\s{TAG_HOLDER}]+")
+_LONGEST_WORD = 200
+_TOKEN = re.compile(
+    rf"{TAG_HOLDER}|(?:https?://|www\.)[^\s{TAG_HOLDER}]+|[^\s{TAG_HOLDER}]{{1,{_LONGEST_WORD}}}"
+)
+_PORTION = 512
+"""Characters taken up at a time."""
 
 
 class UtteranceCutter:
-    """Collects the deltas of one turn and hands out utterances as soon as they are certain."""
+    """Collects the deltas of one turn and hands out utterances as soon as they are certain.
+
+    `add` and `end_piece` take text and cost next to nothing; each `take` reads one utterance's worth of it. `push` and
+    `flush` do both until nothing is left.
+
+    Cost: in proportion to the text, whatever is in it: at most 20 us a character, and one `take` reads at most
+    4 x `max_chars` characters.
+    """
 
     def __init__(self, options: TextOptions | None = None) -> None:
         self._options = options or TextOptions()
@@ -72,35 +88,63 @@ class UtteranceCutter:
         self._reader = Reader(
             language=self._options.language, spell_numbers=self._options.spell_numbers
         )
+        self._arrived: deque[str | None] = deque()  # not looked at yet; None is the end of a piece
+        self._final = False  # raw is a piece that has ended
         self._raw = ""  # text not handed out yet, verbatim
         self._scan = 0  # no sentence ends in raw[ready:scan]
         self._ready = 0  # whole sentences up to here wait for a neighbour
         self._lines: list[int] = []  # line ends in raw that end a sentence
         self._half = ""  # first half of a surrogate pair
-        self._count = 0  # utterances handed out
+        self._begun = False  # whether an utterance was handed out
+        self._second = False  # and a second one
+        self._cut: deque[Utterance] = deque()  # not taken yet
         self._carried: list[SpokenWord] = []  # unspoken; they ride with the next utterance
 
+    def add(self, delta: str) -> None:
+        """Add the next piece of text, split anywhere."""
+        text = self._mend(delta)
+        for start in range(0, len(text), _PORTION):
+            self._arrived.append(text[start : start + _PORTION])
+
+    def end_piece(self) -> None:
+        """What was added so far is to be spoken, complete or not. More text may follow."""
+        self._half = ""
+        self._arrived.append(None)
+
+    def take(self) -> Utterance | None:
+        """The next utterance that is certain; None until more text comes."""
+        while not self._cut and self._step():
+            pass
+        return self._cut.popleft() if self._cut else None
+
     def push(self, delta: str) -> list[Utterance]:
-        """Add the next piece of text, split anywhere, and return what can be spoken now."""
-        self._raw += self._mend(delta)
-        return self._cut(final=False)
+        """Add the next piece of text and return all that can be spoken now."""
+        self.add(delta)
+        return self._all()
 
     def flush(self) -> list[Utterance]:
         """Return all that is there, complete or not. More text may follow."""
-        self._half = ""
-        return self._cut(final=True)
+        self.end_piece()
+        return self._all()
 
     def release(self) -> list[Utterance]:
         """Return whole sentences that wait to be joined with the next; an unfinished sentence stays.
 
-        For a speaker that is about to run out of speech while no text arrives.
+        For a listener who has no audio left while no text arrives.
         """
-        return self._take(self._ready)
+        self._hand_out(self._ready)
+        return self._all()
 
     @property
     def leftover(self) -> tuple[SpokenWord, ...]:
         """Words with nothing to speak that no utterance has taken along so far (an emoji at the very end)."""
         return tuple(self._carried)
+
+    def _all(self) -> list[Utterance]:
+        out = []
+        while (utterance := self.take()) is not None:
+            out.append(utterance)
+        return out
 
     def _mend(self, delta: str) -> str:
         text = self._half + delta
@@ -113,55 +157,65 @@ class UtteranceCutter:
 
     # ---- where to cut -------------------------------------------------------------------------------------------
 
-    def _cut(self, *, final: bool) -> list[Utterance]:
-        """Hand out what is certain. Every decision but an early first cut hangs on the text alone, not on its split."""
+    def _step(self) -> bool:
+        """Cut once or take up more text. False when neither can be done.
+
+        Every decision but an early first cut depends on the text alone, not on its split.
+        """
+        if self._raw and self._cut_once():
+            return True
+        if self._final:
+            self._final = False
+            self._hand_out(len(self._raw))
+            return True
+        if self._arrived:
+            portion = self._arrived.popleft()
+            self._final = portion is None
+            self._raw += portion or ""
+            return True
+        if not self._begun and (place := self._early()):
+            self._hand_out(place, within=True)
+            return True
+        return False
+
+    def _cut_once(self) -> bool:
+        """Settle the next sentence end: whole sentences are handed out or wait for a neighbour."""
         options = self._options
-        out: list[Utterance] = []
-        while True:
-            found, scan = find_sentence_end(
-                self._raw, self._scan, self._ready, language=options.language, final=final
-            )
-            if found is None and final and scan >= len(self._raw) > self._ready:
-                reach = end = len(self._raw)
-            elif found is None:
-                reach, end = scan, 0
-            else:
-                reach, end = found.mark, found.end
-            if self._ready and reach > options.join_chars:
-                out += self._take(self._ready)
-                continue
-            if reach > options.max_chars and (place := self._emergency(reach)):
-                out += self._take(place)
-                continue
-            self._scan = scan
-            if not end:
-                break
-            self._ready = end
-            if self._raw[end : end + 1] == "\n":
-                self._lines.append(end)
-            if self._long_enough(end):
-                out += self._take(end)
-        if final:
-            out += self._take(len(self._raw))
-        elif not self._count and (place := self._early()):
-            out += self._take(place)
-            out += self._cut(final=False)
-        return out
+        limit = options.join_chars if self._ready else options.max_chars
+        found, scan = find_sentence_end(
+            self._raw, self._scan, self._ready, limit, language=options.language, final=self._final
+        )
+        reach = found.mark if found else scan
+        if self._ready and reach > options.join_chars:
+            self._hand_out(self._ready)
+            return True
+        if reach > options.max_chars and (place := self._emergency()):
+            self._hand_out(place, within=True)
+            return True
+        self._scan = scan
+        if found is None:
+            return False
+        self._ready = found.end
+        if self._raw[found.end : found.end + 1] == "\n":
+            self._lines.append(found.end)
+        if self._long_enough(found.end):
+            self._hand_out(found.end)
+        return True
 
     def _long_enough(self, end: int) -> bool:
-        if self._count == 0:
+        if not self._begun:
             return _letters(self._raw[:end]) >= self._options.first_sentence_chars
         half = self._options.join_chars // 2
-        return end >= (half // 2 if self._count == 1 else half)
+        return end >= (half if self._second else half // 2)
 
     def _early(self) -> int:
         """Where the first utterance may end although its sentence has not."""
         options = self._options
         if not options.first_clause_chars or len(self._raw) < options.first_clause_chars:
             return 0
+        lead = len(self._raw) - len(self._raw.lstrip())
         for match in _CLAUSE.finditer(self._raw):
-            head = self._raw[: match.end()]
-            if len(head.strip()) >= options.first_clause_chars and may_cut(self._raw, match.end()):
+            if match.end() - lead >= options.first_clause_chars and may_cut(self._raw, match.end()):
                 return match.end()
         limit = options.first_max_chars
         if len(self._raw) <= max(limit, options.first_clause_chars):
@@ -173,7 +227,7 @@ class UtteranceCutter:
                     return match.start()
         return 0
 
-    def _emergency(self, reach: int) -> int:
+    def _emergency(self) -> int:
         """Where to cut a sentence that is too long: a clause, else a space, else in the middle of a word."""
         limit = self._options.max_chars
         head = self._raw[:limit]
@@ -184,32 +238,34 @@ class UtteranceCutter:
             if match.start() and may_cut(self._raw, match.start()):
                 return match.start()
         # One huge word, perhaps a link: take it whole within reason, the text itself is divided later.
-        later = _BREAK.search(self._raw, limit, min(reach, 4 * limit))
+        later = _BREAK.search(self._raw, limit, 4 * limit)
         if later and may_cut(self._raw, later.start()):
             return later.start()
-        return 4 * limit if reach > 4 * limit else 0
+        return 4 * limit if len(self._raw) > 4 * limit else 0
 
     # ---- what is said -------------------------------------------------------------------------------------------
 
-    def _take(self, place: int) -> list[Utterance]:
+    def _hand_out(self, place: int, *, within: bool = False) -> None:
+        """Make utterances of the text up to a place; `within`: its sentence goes on after it."""
         piece, self._raw = self._raw[:place], self._raw[place:]
         self._scan = max(0, self._scan - place)
         self._ready = max(0, self._ready - place)
         lines = {line for line in self._lines if line < place}
         self._lines = [line - place for line in self._lines if line >= place]
         if not piece:
-            return []
+            return
         for line in lines:
             piece = f"{piece[:line]}{_LINE_END}{piece[line + 1 :]}"
         items = self._items(piece)
         if not any(isinstance(item, str) or item.spoken for item in items):
             self._carried += [item for item in items if isinstance(item, SpokenWord)]
-            return []
+            return
         items = [*self._carried, *items]
         self._carried = []
-        out = utterances(items, self._options.max_chars)
-        self._count += len(out)
-        return out
+        out = utterances(items, self._options.max_chars, within=within)
+        self._second = self._begun or len(out) > 1
+        self._begun = True
+        self._cut += out
 
     def _items(self, piece: str) -> list[SpokenWord | str]:
         """The words of a piece and, as plain strings in brackets, the emotion tags between them."""
@@ -226,12 +282,15 @@ class UtteranceCutter:
             if match[0][0] == TAG_HOLDER:
                 marks += [(len(tokens), found.pop(0))]
                 continue
-            pieces = split_token(match[0])
+            pieces = split_cjk(match[0])
             tokens += [
                 Token(written, line_start and not number, new_item and not number)
                 for number, written in enumerate(pieces)
             ]
-            spaces += [False] * (len(pieces) - 1) + [True]
+            goes_on = text[offset : offset + 1]  # of a word too long for one token
+            spaces += [False] * (len(pieces) - 1) + [
+                goes_on in ("", TAG_HOLDER) or goes_on.isspace()
+            ]
         items: list[SpokenWord | str] = []
         readings = self._reader.read(tokens)
         for index, (token, said) in enumerate(zip(tokens, readings, strict=True)):

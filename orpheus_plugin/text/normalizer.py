@@ -42,12 +42,6 @@ _EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
 _SPOKEN_MARKS = ".,!?;:。！？，；：、।॥؟،؛۔"
 _PUNCTUATION_ONLY = re.compile(r"[^\w]*")
 _ENDS_PAUSED = re.compile(rf"[{re.escape(_SPOKEN_MARKS)}][\"')\]]*$")
-_CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
-_CJK_PIECE = re.compile(
-    r"[^\w\s]*[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff][^\w\s]*|"
-    r"(?:(?![\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]).)+"
-)
-
 # dot, slash, at, dash, underscore as they are read in an address
 _ADDRESS = {
     "en": ("dot", "slash", "at", "dash", "underscore"),
@@ -82,11 +76,6 @@ _BETWEEN_NUMBERS = {"en": {"*": "times", "/": "divided by"}}
 _KEYS = {"en": {"*": "star", "#": "pound"}}
 _KEY_LIST = "press presses pressing push hit dial enter type the or and then by with use key"
 _BEFORE_KEY = frozenset(_KEY_LIST.split())
-
-
-def split_token(token: str) -> list[str]:
-    """Cut a run without spaces where it holds several words: Chinese and Japanese go character by character."""
-    return _CJK_PIECE.findall(token) if _CJK.search(token) else [token] if token else []
 
 
 class Token(NamedTuple):

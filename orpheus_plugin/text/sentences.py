@@ -13,14 +13,14 @@ from typing import NamedTuple
 
 import sentencex  # type: ignore[import-untyped]
 
-_WIDE = "。！？｡"  # end a sentence without a space behind them
-_CERTAIN = "!?؟।॥۔"  # end a sentence as soon as a space follows
-_QUOTES = "\"'”’»」』)]}"
+from orpheus_plugin.text.scripts import CERTAIN_MARKS, CLOSERS, SENTENCE_MARKS, WIDE_MARKS
+
+_LONGEST_RUN = 64
+"""Marks, spaces or letters in a row that are looked at for one verdict: no verdict costs more for more of them."""
 _MARK = re.compile(
-    rf"(?P<newline>\n)|(?P<run>[.…{_CERTAIN}{_WIDE}]+)"
-    rf"(?P<closers>[{re.escape(_QUOTES)}*_`\U0001F000-\U0001FAFF\u2600-\u27BF\uFE0F\u200D]*)"
+    rf"(?P<newline>\n)|(?P<run>[{SENTENCE_MARKS}]{{1,{_LONGEST_RUN}}})"
+    rf"(?P<closers>[{re.escape(CLOSERS)}*_`\U0001F000-\U0001FAFF\u2600-\u27BF\uFE0F\u200D]{{0,{_LONGEST_RUN}}})"
 )
-_LAST_WORDS = re.compile(r"(?:\S+\s+){0,2}\S*$")
 _LIST_MARKER = re.compile(r"\s*(?:[-*+•·▪>|#]|\d{1,3}[.)]\s)")
 _NUMBER_MARKER = re.compile(r"\s*(?:\d{1,3}|[a-zA-Z])$")
 _NOT_LETTERS = re.compile(r"[^\w.\s-]+")
@@ -40,13 +40,18 @@ class SentenceEnd(NamedTuple):
 
 
 def find_sentence_end(
-    text: str, scan: int, start: int, *, language: str, final: bool
+    text: str, scan: int, start: int, stop: int, *, language: str, final: bool
 ) -> tuple[SentenceEnd | None, int]:
-    """Look for the first certain sentence end at or behind `scan` in a sentence that begins at `start`.
+    """Look for the first certain sentence end from `scan` on in a sentence that begins at `start`.
 
-    Returns it, or None, and the place up to which everything is decided. With `final` nothing more will come.
+    Returns it, or None, and the place up to which everything is decided. Marks behind `stop` are left for later: the
+    caller cuts before it comes to them. With `final` nothing more will come.
+
+    Cost: one pass over `text[scan:stop]`; each mark is judged by at most 200 characters around it.
     """
     while match := _MARK.search(text, scan):
+        if match.start() > stop:
+            return None, match.start()
         judge = _newline_ends if match["newline"] else _run_ends
         verdict = judge(text, match, start, language, final)
         if verdict is None:
@@ -62,10 +67,10 @@ def _run_ends(
     text: str, match: re.Match[str], start: int, language: str, final: bool
 ) -> bool | None:
     end, run, closers = match.end(), match["run"], match["closers"]
-    quoted = any(c in _QUOTES for c in closers)
+    quoted = any(c in CLOSERS for c in closers)
     if end == len(text):
         return True if final else None
-    if any(c in _WIDE for c in run):
+    if any(c in WIDE_MARKS for c in run):
         return True
     if text[end] == "<":
         if end + 1 == len(text) and not final:
@@ -74,15 +79,15 @@ def _run_ends(
             return False
     elif not text[end].isspace():
         return False
-    if run[-1] in _CERTAIN and not quoted:
+    if run[-1] in CERTAIN_MARKS and not quoted:
         return True
     after = _next_visible(text, end)
     if after is None:
-        return True if final or text.count("\n", end) >= 2 else None
+        certain = final or len(text) - end >= _LONGEST_RUN or text.count("\n", end) >= 2
+        return True if certain else None
     following = text[after]
     if run == ".":
-        line = text[max(text.rfind("\n", 0, match.start()) + 1, start) : match.start()]
-        if _NUMBER_MARKER.match(line):
+        if _NUMBER_MARKER.match(_line_before(text, match.start(), start)):
             return False
         if "\n" in text[end:after]:
             return True
@@ -96,7 +101,8 @@ def _run_ends(
 def _full_stop_ends(
     text: str, stop: int, start: int, after: int, language: str, final: bool
 ) -> bool | None:
-    before = _NOT_LETTERS.sub("", _LAST_WORDS.search(text[start:stop])[0])  # type: ignore[index]
+    near = text[max(start, stop - _LONGEST_RUN) : stop].rsplit(None, 3)[-3:]
+    before = _NOT_LETTERS.sub("", " ".join(near))
     last = before.rsplit(None, 1)[-1].lower() if before.strip() else ""
     if last in _ALWAYS_ENDS:
         return True
@@ -106,12 +112,11 @@ def _full_stop_ends(
     # One letter is enough unless a whole word could change the verdict: "the U.S. Then", "am 3. März".
     if _splits(language, before, first) and not last.isdigit():
         return True
-    word_end = after
-    while word_end < len(text) and not text[word_end].isspace():
-        word_end += 1
-    if word_end == len(text) and not final:
+    following = text[after : after + _LONGEST_RUN].split(None, 1)
+    word = following[0]
+    if after + len(word) == len(text) and len(word) < _LONGEST_RUN and not final:
         return None
-    word = _NOT_LETTERS.sub("", text[after:word_end]).strip(".") or "X"
+    word = _NOT_LETTERS.sub("", word).strip(".") or "X"
     return _splits(language, before, word + " ")
 
 
@@ -130,22 +135,28 @@ def _newline_ends(
     text: str, match: re.Match[str], start: int, language: str, final: bool
 ) -> bool | None:
     place = match.start()
-    line = text[max(text.rfind("\n", 0, place) + 1, start) : place]
+    line = _line_before(text, place, start)
     if not any(c.isalnum() for c in line):
         return False
     after = _next_visible(text, place)
-    if text.count("\n", place, after) >= 2:
+    if text.count("\n", place, place + _LONGEST_RUN if after is None else after) >= 2:
         return True
     if after is None:
-        return True if final else None
+        return True if final or len(text) - place >= _LONGEST_RUN else None
     if text[after].islower():
         return False
     listed = text[after] in "-*+•·▪>|#" or _LIST_MARKER.match(line) is not None
     return listed or len(line.strip()) < _SHORT_LINE
 
 
+def _line_before(text: str, place: int, start: int) -> str:
+    """The line before a place, within its sentence; of a long one its last characters."""
+    start = max(start, place - 2 * _LONGEST_RUN)
+    return text[max(text.rfind("\n", start, place) + 1, start) : place]
+
+
 def _next_visible(text: str, place: int) -> int | None:
-    for index in range(place, len(text)):
-        if not text[index].isspace():
-            return index
-    return None
+    """Where the next visible character is; None if there is none yet, or if only space is near."""
+    near = text[place : place + _LONGEST_RUN]
+    visible = near.lstrip()
+    return place + len(near) - len(visible) if visible else None

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-_SENTENCE_END = re.compile(r"[.!?…。！？｡؟।॥۔][\"'”’)\]]*$")
-_CLAUSE_END = re.compile(r"[,;:，；：、،؛][\"'”’)\]]*$")
+from orpheus_plugin.text.scripts import CLAUSE_MARKS, SENTENCE_MARKS, end_mark, last_mark
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,17 +27,27 @@ class SpokenWord:
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """A piece of text spoken in one go: `text` is for the model, `words` for transcripts and word times."""
+    """A piece of text spoken in one go: `text` is for the model, `words` for transcripts and word times.
+
+    The text always ends in a mark: Orpheus repeats or adds words where none tells it that the text is over
+    (prakharsr/audiobook-creator pull 13, canopyai/Orpheus-TTS issue 137).
+    """
 
     text: str
     words: tuple[SpokenWord, ...]
 
 
-def utterances(items: list[SpokenWord | str], limit: int) -> list[Utterance]:
-    """Utterances of at most `limit` characters out of words and, as plain strings, emotion tags in brackets."""
+def utterances(
+    items: list[SpokenWord | str], limit: int, *, within: bool = False
+) -> list[Utterance]:
+    """Utterances of at most `limit` characters out of words and, as plain strings, emotion tags in brackets.
+
+    Each text is given an end mark if it has none: a comma where its sentence goes on (`within`: behind the last item
+    too), else a full stop.
+    """
     parts: list[list[SpokenWord | str]] = []
     mute: list[SpokenWord | str] = []
-    for part in _divide(items, limit):
+    for part in _divide(items, limit - 1):  # the mark needs a place
         if any(isinstance(item, str) or any(c.isalnum() for c in item.spoken) for item in part):
             parts.append([*mute, *part])
             mute = []
@@ -49,7 +57,25 @@ def utterances(items: list[SpokenWord | str], limit: int) -> list[Utterance]:
             parts[-1] += silent
         else:
             mute += silent
-    return [_utterance(part) for part in parts]
+    last = len(parts) - 1
+    return [
+        _utterance(_marked(part, within=within or index < last)) for index, part in enumerate(parts)
+    ]
+
+
+def _marked(items: list[SpokenWord | str], *, within: bool) -> list[SpokenWord | str]:
+    """With a mark behind the last word that is spoken, before the emotion tags that may follow it."""
+    for index in range(len(items) - 1, -1, -1):
+        item = items[index]
+        if isinstance(item, SpokenWord) and item.spoken:
+            nearby = "".join(
+                i.spoken for i in items[max(0, index - 8) : index + 1] if not isinstance(i, str)
+            )
+            if mark := end_mark(nearby, within=within):
+                marked = replace(item, spoken=item.spoken.rstrip("-–—") + mark)
+                return [*items[:index], marked, *items[index + 1 :]]
+            break
+    return items
 
 
 def _utterance(items: Sequence[SpokenWord | str]) -> Utterance:
@@ -86,10 +112,10 @@ def _divide(items: list[SpokenWord | str], limit: int) -> list[list[SpokenWord |
 
 
 def _best_split(items: list[SpokenWord | str], count: int) -> int:
-    for pattern in (_SENTENCE_END, _CLAUSE_END):
+    for marks in (SENTENCE_MARKS, CLAUSE_MARKS):
         for index in range(count, count // 2, -1):
             item = items[index - 1]
-            if isinstance(item, SpokenWord) and pattern.search(item.spoken):
+            if isinstance(item, SpokenWord) and (mark := last_mark(item.spoken)) and mark in marks:
                 return index
     return max(1, count)
 
