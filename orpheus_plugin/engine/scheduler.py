@@ -99,10 +99,12 @@ class Speaker:
         if self._first_text_at is None:
             self._first_text_at = time.monotonic()
         self.stats.text_chars += len(text)
-        self._queue(self._cutter.push(text))
+        self._cutter.add(text)
+        self._wake.set()
 
     def flush(self) -> None:
-        self._queue(self._cutter.flush())
+        self._cutter.end_piece()
+        self._wake.set()
 
     def end(self) -> None:
         self.flush()
@@ -158,17 +160,15 @@ class Speaker:
 
     @property
     def queued(self) -> int:
-        """Utterances that wait for their time."""
+        """Utterances that wait for their time; of a long text the next few."""
         return len(self._waiting)
 
     # ---- the loop
 
-    def _queue(self, utterances: list[Utterance]) -> None:
-        if not utterances:
-            return
-        now = time.monotonic()
-        self._waiting.extend((utterance, now) for utterance in utterances)
-        self._wake.set()
+    def _fill(self) -> None:
+        """Cut as much of the text as is needed soon: a long text is not read in one go on the loop of all turns."""
+        while len(self._waiting) <= self._look_ahead and (utterance := self._cutter.take()):
+            self._waiting.append((utterance, time.monotonic()))
 
     async def _run(self) -> None:
         try:
@@ -176,6 +176,7 @@ class Speaker:
                 self._wake.clear()
                 if not self._emit():
                     return
+                self._fill()
                 pauses = [self._release(), await self._start_next()]
                 if self._ended and not self._waiting and not self._live:
                     break
@@ -219,7 +220,9 @@ class Speaker:
             return None
         if (spare := self.ahead_s - MARGIN_S) > 0:
             return spare
-        self._queue(self._cutter.release())
+        if released := self._cutter.release():
+            self._waiting.extend((utterance, time.monotonic()) for utterance in released)
+            self._wake.set()
         return None
 
     async def _start_next(self) -> float | None:
