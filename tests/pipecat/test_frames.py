@@ -124,7 +124,7 @@ async def test_a_transformer_added_later_may_still_give_an_emoji_words() -> None
     tts = OrpheusTTS(engine=engine)
     tts.add_text_transformer(name_it)
     await run(tts, [TTSSpeakFrame("😀")])
-    assert engine.spoken == ["smile"]
+    assert engine.spoken == ["smile."]
 
 
 async def test_an_emotion_tag_reaches_the_model_and_is_no_word() -> None:
