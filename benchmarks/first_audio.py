@@ -130,8 +130,9 @@ async def listen(
 async def mini_latents() -> list[Latents]:
     """The sentences above as the bundled voice says them."""
     from orpheus_plugin.tokens.base import SamplingParams
+    from orpheus_plugin.tokens.frames import FrameAssembler
     from orpheus_plugin.tokens.torch.generator import TorchLlama
-    from orpheus_plugin.tokens.vocabulary import FrameAssembler, Vocabulary
+    from orpheus_plugin.tokens.vocabulary import Vocabulary
 
     vocabulary = Vocabulary.load(MINI)
     generator = TorchLlama(MINI, vocabulary)

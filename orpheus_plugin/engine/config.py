@@ -10,7 +10,7 @@ from orpheus_plugin.errors import InvalidOptions
 from orpheus_plugin.turn import MAX_TEXT_CHARS
 
 if TYPE_CHECKING:
-    from orpheus_plugin.tokens.completions.generator import CompletionsOptions
+    from orpheus_plugin.tokens.completions.options import CompletionsOptions
     from orpheus_plugin.tokens.vllm.generator import VllmOptions
 
 GeneratorName = Literal["auto", "torch", "vllm", "completions"]

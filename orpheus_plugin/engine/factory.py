@@ -66,10 +66,8 @@ def build_generator(
     """The token engine of a configuration, not yet started. `streams` is how many requests run at once."""
     name, options = generator_name(config, device), config.generator_options
     if name == "completions":
-        from orpheus_plugin.tokens.completions.generator import (
-            CompletionsGenerator,
-            CompletionsOptions,
-        )
+        from orpheus_plugin.tokens.completions.generator import CompletionsGenerator
+        from orpheus_plugin.tokens.completions.options import CompletionsOptions
 
         if not config.urls:
             raise InvalidOptions(

@@ -16,7 +16,8 @@ from orpheus_plugin.engine.trim import LeadingTrim, Samples
 from orpheus_plugin.errors import GenerationFailed, OrpheusError
 from orpheus_plugin.text.cutter import Utterance
 from orpheus_plugin.tokens.base import SamplingParams, TokenChunk, TokenGenerator
-from orpheus_plugin.tokens.vocabulary import FrameAssembler, Vocabulary
+from orpheus_plugin.tokens.frames import FrameAssembler
+from orpheus_plugin.tokens.vocabulary import Vocabulary
 from orpheus_plugin.turn import SAMPLE_RATE, SpeechOptions, TurnStats
 
 if TYPE_CHECKING:

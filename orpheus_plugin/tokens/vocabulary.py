@@ -1,4 +1,4 @@
-"""What an Orpheus model's ids mean: control ids, prompts, and audio ids as frames of codes.
+"""What an Orpheus model's ids mean: text, control marks and audio, and how a prompt is made of them.
 
 An Orpheus tokenizer is a text tokenizer plus a contiguous run of `<custom_token_N>`. N = 1..6 are control marks,
 N >= 10 is audio: 7 slots of 4096 codes, `<custom_token_{10 + 4096 * slot + code}>`. A frame is one id of each slot in
@@ -10,25 +10,17 @@ Every id is read from the model's own tokenizer, so fine-tunes and small models 
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from orpheus_plugin.errors import BadCheckpoint
-
-logger = logging.getLogger(__name__)
 
 SLOTS = 7
 """Audio ids in a frame."""
 CODES = 4096
 """Codes of a slot."""
-LATENTS = 4
-"""Latents (512 samples each) in a frame."""
 
 _AUDIO_OFFSET = 10
 _CUSTOM_TOKENS = _AUDIO_OFFSET + SLOTS * CODES
@@ -120,7 +112,7 @@ class Vocabulary:
         )
 
     def text_ids(self, text: str) -> list[int]:
-        """Ids of plain text, with no mark added. Control marks written in `text` are left out, never obeyed."""
+        """Ids of plain text, with no mark added. Control marks written in `text` are dropped, so text cannot control the model."""
         if self._tokenizer is None:
             raise BadCheckpoint("this vocabulary was made without a tokenizer")
         if not text.isascii():  # halves of surrogate pairs cannot be encoded
@@ -155,6 +147,11 @@ class Vocabulary:
             self.start_of_speech,
         ]
 
+    @property
+    def first_custom_token(self) -> int:
+        """The id of `<custom_token_0>`."""
+        return self.audio_base - _AUDIO_OFFSET
+
     def slot_and_code(self, token_id: int) -> tuple[int, int] | None:
         """(slot 0..6, code 0..4095) of an audio id, None for any other id."""
         offset = token_id - self.audio_base
@@ -177,75 +174,3 @@ def _model_vocabulary(config: Path, default: int) -> int:
         return int(size)
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise BadCheckpoint(f"{config}: not a model configuration: {error}") from error
-
-
-class FrameAssembler:
-    """Turns the ids of one utterance into the codec's latents, one object per utterance.
-
-    A frame's slots 0..6 hold: coarse, mid, fine, fine, mid, fine, fine. So its four latents (coarse, mid, fine) are
-    complete after slots 2, 3, 5 and 6, and each is handed on at that moment.
-
-    The slot is read from the id. An id of another slot than the next one breaks its frame: the frame's latents so far
-    stay, the rest of it is dropped, and reading goes on at the next id of slot 0. Ids that are no audio are left out;
-    the frame goes on if the audio ids around them fit together.
-
-    Attributes:
-        frames: complete frames.
-        out_of_order: audio ids that were not of the slot that had to follow.
-        foreign: ids that are no audio (text, control, beyond the last code).
-        incomplete_frames: frames begun and not completed, by disorder or by the end.
-    """
-
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        self._base = vocabulary.audio_base
-        self._next = 0
-        self._coarse = 0
-        self._mid = 0
-        self._told = False
-        self.frames = 0
-        self.out_of_order = 0
-        self.foreign = 0
-        self.incomplete_frames = 0
-
-    def push(self, ids: Sequence[int]) -> npt.NDArray[np.int32]:
-        """The latents that `ids` complete: int32 [n, 3], columns coarse, mid, fine, codes 0..4095. n may be 0."""
-        rows: list[tuple[int, int, int]] = []
-        for token_id in ids:
-            slot, code = divmod(int(token_id) - self._base, CODES)
-            if not 0 <= slot < SLOTS:
-                self.foreign += 1
-                self._tell(token_id, "is no audio id")
-                continue
-            if slot != self._next:
-                self.out_of_order += 1
-                self._tell(token_id, f"is of slot {slot} where slot {self._next} had to follow")
-                if self._next:
-                    self.incomplete_frames += 1
-                    self._next = 0
-                if slot:
-                    continue
-            if slot == 0:
-                self._coarse = code
-            elif slot in (1, 4):
-                self._mid = code
-            else:
-                rows.append((self._coarse, self._mid, code))
-            self._next = (slot + 1) % SLOTS
-            self.frames += self._next == 0
-        return np.array(rows, dtype=np.int32).reshape(-1, 3)
-
-    def finish(self) -> None:
-        """End of the utterance: what there is of an unfinished frame is dropped and counted."""
-        if self._next:
-            self.incomplete_frames += 1
-            self._next = 0
-
-    def _tell(self, token_id: int, what: str) -> None:
-        if not self._told:
-            self._told = True
-            logger.warning(
-                "Malformed speech tokens: id %d %s (after %d frames); said once per utterance",
-                token_id,
-                what,
-                self.frames,
-            )

@@ -20,7 +20,8 @@ import pytest_asyncio
 
 from orpheus_plugin.errors import EngineDied, InvalidOptions
 from orpheus_plugin.tokens.base import FinishReason, SamplingParams, TokenChunk, TokenGenerator
-from orpheus_plugin.tokens.completions.generator import CompletionsGenerator, CompletionsOptions
+from orpheus_plugin.tokens.completions.generator import CompletionsGenerator
+from orpheus_plugin.tokens.completions.options import CompletionsOptions
 from orpheus_plugin.tokens.torch.generator import TorchLlama
 from orpheus_plugin.tokens.vllm.generator import VllmGenerator, VllmOptions
 from orpheus_plugin.tokens.vocabulary import Vocabulary

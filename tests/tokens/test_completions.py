@@ -24,12 +24,9 @@ from orpheus_plugin.errors import (
     OrpheusError,
 )
 from orpheus_plugin.tokens.base import SamplingParams, TokenGenerator
-from orpheus_plugin.tokens.completions.generator import (
-    CompletionsGenerator,
-    CompletionsOptions,
-    TokenText,
-)
-from orpheus_plugin.tokens.completions.parsing import EventReader
+from orpheus_plugin.tokens.completions.generator import CompletionsGenerator
+from orpheus_plugin.tokens.completions.options import CompletionsOptions
+from orpheus_plugin.tokens.completions.parsing import EventReader, TokenText
 from orpheus_plugin.tokens.vocabulary import Vocabulary
 from tests.support.checkpoints import SMALL_TEXT, crafted_checkpoint
 
@@ -54,6 +51,7 @@ class FakeServer:
     up: bool = True
     takes_ids: bool = True
     mute: bool = False  # takes a request and does not even send the head of an answer
+    whole: str | None = None  # the whole answer, JSON or HTML, in place of events
     bodies: list[dict[str, Any]] = field(default_factory=list)
     running: int = 0
     aborted: int = 0
@@ -82,6 +80,9 @@ class FakeServer:
             await asyncio.sleep(60)
         if self.status != 200:
             return web.json_response({"error": {"message": "because"}}, status=self.status)
+        if self.whole is not None:
+            kind = "text/html" if self.whole.startswith("<") else "application/json"
+            return web.Response(text=self.whole, content_type=kind)
         if not self.takes_ids and not isinstance(body["prompt"], str):
             return web.json_response({"error": {"message": "prompt: not a string"}}, status=400)
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
@@ -206,15 +207,14 @@ def test_token_text_survives_every_cut(numbers: list[int], cuts: list[int]) -> N
         ids += reader.push(text[last:cut])
         last = max(last, cut)
     assert ids == [BASE + n for n in numbers]
-    assert reader.found == len(numbers)
-    assert reader.lost == ""
+    assert (reader.other, reader.words) == (0, "")
 
 
 def test_token_text_leaves_out_what_is_no_token() -> None:
     reader = TokenText(BASE)
     assert reader.push("a <b <custom_token_x> <custom_token_7>< <custom_") == [BASE + 7]
     assert reader.push("token_8>" + "<" * 50) == [BASE + 8]
-    assert reader.lost.startswith("a")
+    assert reader.words.startswith("a <b")
 
 
 @pytest.mark.parametrize(
@@ -304,13 +304,92 @@ async def test_the_stop_as_text() -> None:
         assert (await collect(made))[:2] == ([BASE + 15], "stop")
 
 
-async def test_text_without_tokens_is_explained() -> None:
+PROSE = "**Tara: I'm sorry**, but I cannot speak."
+
+
+def said(text: str, form: str) -> dict[str, Any]:
+    return {
+        "text": {"text": text},
+        "chat": {"delta": {"content": text}},
+        "ids": {"text": text, "token_ids": VOCABULARY.text_ids(text)},
+        "ids alone": {"text": "", "token_ids": [i % 200 for i in range(len(text))]},
+    }[form]
+
+
+@pytest.mark.parametrize("form", ["text", "chat", "ids", "ids alone"])
+@pytest.mark.parametrize("finish", ["stop", "length", "[DONE]", "stop id"])
+async def test_a_server_of_prose_is_said_to_be_no_orpheus_server(form: str, finish: str) -> None:
     async def script(server: FakeServer, body: dict[str, Any]) -> AsyncIterator[str | bytes]:
-        yield event(None, text="Hello, how can I help?")
-        yield event(None, "length")
+        for piece in (PROSE[:5], PROSE[5:]):
+            yield json.dumps({"choices": [said(piece, form)]})
+        if finish == "stop id":
+            yield event([STOP], "stop")
+        elif finish != "[DONE]":
+            yield json.dumps({"choices": [said("", form) | {"finish_reason": finish}]})
+        yield "[DONE]"
 
     async with generator(FakeServer(script)) as made:
-        with pytest.raises(GenerationFailed, match=r"return_token_ids.*special tokens"):
+        with pytest.raises(GenerationFailed) as failed:
+            await collect(made)
+    message = str(failed.value)
+    assert "does not answer as an Orpheus server" in message
+    assert ("Tara: I'm sorry" if form != "ids alone" else "[0, 1, 2, 3, 4]") in message
+    for check in ("<custom_token_N>", "the-model", "chat template", "return_token_ids"):
+        assert check in message
+
+
+@pytest.mark.parametrize("form", ["text", "chat", "ids", "ids alone"])
+async def test_prose_without_end_is_not_read_to_its_end(form: str) -> None:
+    async def script(server: FakeServer, body: dict[str, Any]) -> AsyncIterator[str | bytes]:
+        while True:
+            yield json.dumps({"choices": [said(PROSE, form)]})
+            await asyncio.sleep(0)
+
+    fake = FakeServer(script)
+    async with generator(fake) as made:
+        with pytest.raises(GenerationFailed, match="Orpheus server"):
+            await collect(made, max_tokens=1900)
+        await until(lambda: fake.running == 0)
+
+
+async def test_words_beside_audio_are_dropped() -> None:
+    async def script(server: FakeServer, body: dict[str, Any]) -> AsyncIterator[str | bytes]:
+        yield event(None, text="Tara: ")
+        for i in IDS:
+            yield event(None, text=f" <custom_token_{i - BASE}> and")
+        yield event(None, "stop", text="<custom_token_2>")
+
+    async with generator(FakeServer(script)) as made:
+        assert (await collect(made))[:2] == (IDS, "stop")
+
+
+async def test_control_marks_and_the_stop_alone_are_an_answer() -> None:
+    async def script(server: FakeServer, body: dict[str, Any]) -> AsyncIterator[str | bytes]:
+        yield event([VOCABULARY.start_of_ai, VOCABULARY.start_of_speech])
+        yield event([STOP], "stop")
+
+    async with generator(FakeServer(script)) as made:
+        assert (await collect(made))[1] == "stop"
+
+
+@pytest.mark.parametrize("prose", [False, True])
+async def test_an_answer_that_is_not_streamed_is_read_all_the_same(prose: bool) -> None:
+    text = PROSE if prose else "".join(f"<custom_token_{i - BASE}>" for i in IDS)
+    fake = FakeServer(
+        plain, whole=json.dumps({"choices": [{"text": text, "finish_reason": "stop"}]})
+    )
+    async with generator(fake) as made:
+        if prose:
+            with pytest.raises(GenerationFailed, match="Tara"):
+                await collect(made)
+        else:
+            assert (await collect(made))[:2] == (IDS, "stop")
+
+
+async def test_a_web_page_is_said_to_be_one() -> None:
+    fake = FakeServer(plain, whole="<html><body>Please log in</body></html>")
+    async with generator(fake) as made:
+        with pytest.raises(GenerationFailed, match=r"web page .*log in.*check the url"):
             await collect(made)
 
 
@@ -458,7 +537,7 @@ async def test_an_end_that_is_none() -> None:
         yield event(IDS)
 
     async with generator(FakeServer(script)) as made:
-        with pytest.raises(ConnectionFailed, match="broke off"):
+        with pytest.raises(ConnectionFailed, match="in the middle"):
             await collect(made)
 
 

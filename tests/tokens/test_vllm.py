@@ -30,9 +30,10 @@ from orpheus_plugin.errors import (
 )
 from orpheus_plugin.models.devices import vllm_installed
 from orpheus_plugin.tokens.base import SamplingParams, TokenChunk
+from orpheus_plugin.tokens.frames import FrameAssembler
 from orpheus_plugin.tokens.vllm import plugin
 from orpheus_plugin.tokens.vllm.generator import VllmGenerator, VllmOptions, device_ids, graph_sizes
-from orpheus_plugin.tokens.vocabulary import FrameAssembler, Vocabulary
+from orpheus_plugin.tokens.vocabulary import Vocabulary
 from tests.support.checkpoints import SMALL_TEXT, crafted_checkpoint
 
 STREAMS = 4

@@ -1,12 +1,26 @@
-"""Server-sent events, as far as streamed completions use them."""
+"""What a completions server sends: server-sent events, their choices, ids written as ids or as text."""
 
 from __future__ import annotations
+
+import contextlib
+import json
+import re
+from typing import Any
+
+from orpheus_plugin.tokens.vocabulary import CODES, SLOTS, Vocabulary
+
+_WORDS = 60
+"""Characters of a server's text that an error message quotes."""
+_PROSE_CHARS = 400
+_PROSE_IDS = 64
+"""So much text, or so many ids, without one audio id: the server does not run an Orpheus model. Orpheus itself begins
+with audio; a server that repeats the prompt stays below both."""
 
 
 class EventReader:
     """The `data` of each event from a byte stream cut anywhere (html.spec.whatwg.org, "Server-sent events").
 
-    Lines may end in LF or CRLF; comments and other fields are left out.
+    Lines may end in LF or CRLF. Comments and other fields are skipped.
     """
 
     def __init__(self) -> None:
@@ -25,3 +39,148 @@ class EventReader:
                 events.append("\n".join(self._data))
                 self._data.clear()
         return events
+
+
+class TokenText:
+    """Ids from a stream of text in which each id is written `<custom_token_N>`, wherever the text is cut.
+
+    Attributes:
+        other: number of characters that were not part of an id, without white space at the ends of each piece.
+        words: the first of these characters.
+    """
+
+    _TOKEN = re.compile(r"<custom_token_(\d{1,6})>")
+    _LONGEST = len("<custom_token_000000>")
+
+    def __init__(self, base: int) -> None:
+        """base: id of `<custom_token_0>`."""
+        self._base = base
+        self._rest = ""
+        self.other = 0
+        self.words = ""
+
+    def push(self, text: str) -> list[int]:
+        """The ids that are complete with this piece."""
+        text = self._rest + text
+        ids: list[int] = []
+        end = 0
+        for match in self._TOKEN.finditer(text):
+            ids.append(self._base + int(match[1]))
+            self._skip(text[end : match.start()])
+            end = match.end()
+        begun = text.rfind("<", end)
+        if begun < 0 or len(text) - begun >= self._LONGEST:
+            begun = len(text)
+        self._skip(text[end:begun])
+        self._rest = text[begun:]
+        return ids
+
+    def _skip(self, text: str) -> None:
+        self.other += len(text.strip())
+        if len(self.words) < _WORDS:
+            self.words = (self.words + text).lstrip()[:_WORDS]
+
+
+class ChoiceReader:
+    """The ids of one answer from its choices, in whichever form the server gives them.
+
+    Attributes:
+        audio: number of audio ids so far.
+    """
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+        self._text = TokenText(vocabulary.first_custom_token)
+        self._other_ids: list[int] = []
+        self.audio = 0
+
+    def push(self, choice: dict[str, Any]) -> list[int]:
+        """The ids of a choice. Text that is not an id is dropped."""
+        text = _text_of(choice)
+        ids = choice.get("token_ids")
+        found = self._text.push(text)
+        if ids is None:
+            ids = found
+        marks, audio = self._vocabulary.first_custom_token, self._vocabulary.audio_base
+        for token_id in ids:
+            if 0 <= token_id - audio < SLOTS * CODES:
+                self.audio += 1
+            elif not marks <= token_id < audio and len(self._other_ids) < _PROSE_IDS:
+                self._other_ids.append(token_id)
+        return list(ids)
+
+    @property
+    def is_prose(self) -> bool:
+        """Whether the answer so far cannot come from an Orpheus model."""
+        return not self.audio and (
+            self._text.other >= _PROSE_CHARS or len(self._other_ids) >= _PROSE_IDS
+        )
+
+    @property
+    def prose(self) -> str | None:
+        """What an answer without audio says instead, quoted for an error message; None if it says nothing."""
+        if self.audio:
+            return None
+        if words := self._text.words.strip():
+            return f"text such as {words!r}"
+        if self._other_ids:
+            return f"token ids such as {self._other_ids[:5]}, which are not audio"
+        return None
+
+
+def _text_of(choice: dict[str, Any]) -> str:
+    """The text of a completion's choice. Servers that apply a chat template may answer in the form of a chat."""
+    for part in (choice, choice.get("delta"), choice.get("message")):
+        if isinstance(part, dict):
+            text = part.get("text") or part.get("content")
+            if isinstance(text, str):
+                return text
+    return ""
+
+
+def first_choice(event: str) -> dict[str, Any]:
+    """The first choice of an event; an empty one for events that only carry usage.
+
+    Raises ServerError for an error in the event, ValueError for what is not a completion.
+    """
+    value = json.loads(event)
+    if not isinstance(value, dict):
+        raise ValueError("not an object")
+    if "error" in value:
+        error = value["error"]
+        status = error.get("code") if isinstance(error, dict) else None
+        raise ServerError(status if isinstance(status, int) else 500, error_message(event.encode()))
+    choices = value.get("choices") or [{}]
+    if not isinstance(choices, list) or not isinstance(choices[0], dict):
+        raise ValueError("choices are not a list of objects")
+    return choices[0]
+
+
+class ServerError(Exception):
+    """An error that a server sent as an event. Attributes: status (as of HTTP), message."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+
+
+def first_model(body: bytes) -> str | None:
+    """The first name in an answer of `/v1/models`; None for another answer."""
+    try:
+        name = json.loads(body)["data"][0]["id"]
+    except (ValueError, LookupError, TypeError):
+        return None
+    return str(name)
+
+
+def error_message(body: bytes) -> str:
+    """What a server says went wrong: OpenAI's {"error": {"message": ...}}, or the first 500 characters of anything else."""
+    text = body.decode("utf-8", "replace")
+    with contextlib.suppress(ValueError, AttributeError):
+        value = json.loads(text)
+        error = value.get("error", value)
+        message = error.get("message") or error.get("detail") if isinstance(error, dict) else error
+        if message:
+            return str(message)[:500]
+    return text.strip()[:500] or "no reason given"
