@@ -34,7 +34,7 @@ from orpheus_plugin.engine.config import EngineConfig  # noqa: E402
 from orpheus_plugin.engine.local import LocalEngine  # noqa: E402
 from orpheus_plugin.models.files import ModelFiles, ModelSpec  # noqa: E402
 from orpheus_plugin.tokens.base import SamplingParams  # noqa: E402
-from orpheus_plugin.tokens.vllm.generator import VllmOptions  # noqa: E402
+from orpheus_plugin.tokens.vllm.options import VllmOptions  # noqa: E402
 from orpheus_plugin.tokens.vocabulary import Vocabulary  # noqa: E402
 
 

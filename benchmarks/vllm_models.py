@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.shapes import ORPHEUS_3B
-from orpheus_plugin.tokens.vllm.generator import VllmOptions
+from orpheus_plugin.tokens.vllm.options import VllmOptions
 from orpheus_plugin.tokens.vocabulary import Vocabulary
 
 

@@ -106,7 +106,7 @@ def _report_memory(config: EngineConfig, files: ModelFiles, device: str) -> None
 def gpu_needs(config: EngineConfig, files: ModelFiles, device: str) -> dict[str, int]:
     """Bytes of GPU memory, by what they are for."""
     from orpheus_plugin.tokens.footprint import Footprint
-    from orpheus_plugin.tokens.vllm.generator import VllmOptions, footprint
+    from orpheus_plugin.tokens.vllm.options import VllmOptions, footprint
 
     needs = {"codec": CODEC_BYTES}
     name, options = generator_name(config, device), config.generator_options

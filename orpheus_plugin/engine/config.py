@@ -11,7 +11,7 @@ from orpheus_plugin.turn import MAX_TEXT_CHARS
 
 if TYPE_CHECKING:
     from orpheus_plugin.tokens.completions.options import CompletionsOptions
-    from orpheus_plugin.tokens.vllm.generator import VllmOptions
+    from orpheus_plugin.tokens.vllm.options import VllmOptions
 
 GeneratorName = Literal["auto", "torch", "vllm", "completions"]
 

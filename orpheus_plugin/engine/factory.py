@@ -79,7 +79,8 @@ def build_generator(
             config.urls, vocabulary, api_key=config.api_key, options=options
         )
     if name == "vllm":
-        from orpheus_plugin.tokens.vllm.generator import VllmGenerator, VllmOptions
+        from orpheus_plugin.tokens.vllm.generator import VllmGenerator
+        from orpheus_plugin.tokens.vllm.options import VllmOptions
 
         if options is not None and not isinstance(options, VllmOptions):
             raise InvalidOptions("generator_options must be VllmOptions for this generator")

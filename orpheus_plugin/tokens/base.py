@@ -33,7 +33,7 @@ class SamplingParams:
 class TokenChunk:
     """Newly generated ids, in order. Never holds the stop id.
 
-    `ids` is empty only in the last chunk (a stop id that came alone). `finish` is set in the last chunk and only there.
+    `ids` is empty only in the last chunk (a stop id that came alone). `finish_reason` is set in the last chunk only.
     """
 
     ids: Sequence[int]
@@ -64,8 +64,8 @@ class TokenGenerator(Protocol):
     ) -> AsyncIterator[TokenChunk]:
         """Generate until the stop id or `sampling.max_tokens`.
 
-        Where requests wait for a place, those with the lowest `priority` go first, equals as they came. Requests that
-        hold a place advance together, whatever theirs.
+        Where requests wait for a place, those with the lowest `priority` go first, equal ones in order of arrival.
+        Requests that hold a place advance together, whatever their priority.
 
         Closing the iterator (`aclose`, or leaving it by cancellation) aborts in the engine within one step.
         Raises InvalidOptions for ids outside the vocabulary, a duplicate request id, or a prompt that does not fit;

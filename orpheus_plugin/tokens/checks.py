@@ -1,4 +1,4 @@
-"""What a request must be before it may reach an engine that it could hurt."""
+"""Checks of a request before it reaches an engine: one bad request can end an engine for all."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def checked_prompt(
 
 
 def check_sampling(sampling: SamplingParams) -> None:
-    """Raises InvalidOptions for a value outside the range that `Sampling` gives."""
+    """Raises InvalidOptions for a value outside the range that `SamplingParams` gives."""
     if not (math.isfinite(sampling.temperature) and sampling.temperature >= 0):
         raise InvalidOptions(f"temperature {sampling.temperature} is not 0 or more")
     if not 0 < sampling.top_p <= 1:

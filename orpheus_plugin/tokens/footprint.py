@@ -1,4 +1,4 @@
-"""How much of a GPU a language model takes, told from its files without loading them."""
+"""GPU memory that a language model needs, from its files, without loading them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from orpheus_plugin.errors import BadCheckpoint
 
 _RUNTIME = 3 << 29
-"""1.5 GiB for activations, CUDA graphs and a context: an estimate, measured by nobody."""
+"""1.5 GiB for activations, CUDA graphs and a context: an estimate, not measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +41,10 @@ class Footprint:
 
 
 def tensors_in(path: Path) -> dict[str, Any]:
-    """What a safetensors file says it holds: by name, its `dtype`, `shape` and `data_offsets`.
+    """The tensors of a safetensors file: by name, `dtype`, `shape` and `data_offsets`.
 
-    Raises BadCheckpoint if it is no such file, or a part of one: a cut-off download would otherwise show much later, as a
-    stack trace in another process. Layout: 8 bytes little-endian length of a JSON header, the header, the tensors
+    Raises BadCheckpoint if it is not such a file, or incomplete: an interrupted download would otherwise fail much later,
+    as a stack trace in another process. Layout: 8 bytes little-endian length of a JSON header, the header, the tensors
     (github.com/huggingface/safetensors).
     """
     try:
@@ -55,7 +55,7 @@ def tensors_in(path: Path) -> dict[str, Any]:
         end = max(entry["data_offsets"][1] for entry in header.values())
         whole = path.stat().st_size == 8 + length + end
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise BadCheckpoint(f"{path}: no safetensors file: {error}") from error
+        raise BadCheckpoint(f"{path}: not a safetensors file: {error}") from error
     if not whole:
         raise BadCheckpoint(f"{path}: incomplete; download it again")
     return dict(header)

@@ -19,7 +19,7 @@ from orpheus_plugin.cli.playback import WavFile
 from orpheus_plugin.engine.config import EngineConfig
 from orpheus_plugin.engine.factory import generator_name
 from orpheus_plugin.models.files import ModelFiles, ModelSpec
-from orpheus_plugin.tokens.vllm.generator import VllmOptions
+from orpheus_plugin.tokens.vllm.options import VllmOptions
 from orpheus_plugin.version import __version__
 from tests.support.checkpoints import SMALL_TEXT, crafted_checkpoint, random_checkpoint
 from tests.support.codecs import random_codec

@@ -23,7 +23,8 @@ from orpheus_plugin.tokens.base import FinishReason, SamplingParams, TokenChunk,
 from orpheus_plugin.tokens.completions.generator import CompletionsGenerator
 from orpheus_plugin.tokens.completions.options import CompletionsOptions
 from orpheus_plugin.tokens.torch.generator import TorchLlama
-from orpheus_plugin.tokens.vllm.generator import VllmGenerator, VllmOptions
+from orpheus_plugin.tokens.vllm.generator import VllmGenerator
+from orpheus_plugin.tokens.vllm.options import VllmOptions
 from orpheus_plugin.tokens.vocabulary import Vocabulary
 from tests.support.checkpoints import crafted_checkpoint
 from tests.support.token_servers import openai_server, vllm_server

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import multiprocessing
 import os
 import signal
@@ -32,7 +31,8 @@ from orpheus_plugin.models.devices import vllm_installed
 from orpheus_plugin.tokens.base import SamplingParams, TokenChunk
 from orpheus_plugin.tokens.frames import FrameAssembler
 from orpheus_plugin.tokens.vllm import plugin
-from orpheus_plugin.tokens.vllm.generator import VllmGenerator, VllmOptions, device_ids, graph_sizes
+from orpheus_plugin.tokens.vllm.generator import VllmGenerator
+from orpheus_plugin.tokens.vllm.options import VllmOptions, device_ids, engine_args, graph_sizes
 from orpheus_plugin.tokens.vocabulary import Vocabulary
 from tests.support.checkpoints import SMALL_TEXT, crafted_checkpoint
 
@@ -331,9 +331,7 @@ class TestFailedStarts:
         checkpoint = crafted_checkpoint(text=SMALL_TEXT)
         vocabulary = Vocabulary.load(checkpoint)
         args = [
-            VllmGenerator(checkpoint, vocabulary, options, device=device)._engine_args(
-                json.loads((checkpoint / "config.json").read_text())
-            )
+            engine_args(checkpoint, vocabulary, options, device)
             for options, device in (
                 (VllmOptions(kv_cache_bytes=2 << 30), "cuda"),
                 (VllmOptions(kv_cache_bytes=2 << 30), "cuda:1"),
@@ -356,8 +354,7 @@ class TestFailedStarts:
         """Where there are more, vLLM's second process is what binds them to cores."""
         monkeypatch.setenv("OMP_NUM_THREADS", threads)
         checkpoint = crafted_checkpoint(text=SMALL_TEXT)
-        generator = VllmGenerator(checkpoint, Vocabulary.load(checkpoint))
-        args = generator._engine_args(json.loads((checkpoint / "config.json").read_text()))
+        args = engine_args(checkpoint, Vocabulary.load(checkpoint), VllmOptions(), None)
         assert ("distributed_executor_backend" in args) is one_process
 
     async def test_the_bundled_voice_speaks_although_its_context_is_short(self) -> None:
@@ -406,7 +403,8 @@ class TestFailedStarts:
         script.write_text(
             textwrap.dedent(f"""
                 import asyncio, multiprocessing, os, signal
-                from orpheus_plugin.tokens.vllm.generator import VllmGenerator, VllmOptions
+                from orpheus_plugin.tokens.vllm.generator import VllmGenerator
+                from orpheus_plugin.tokens.vllm.options import VllmOptions
                 from orpheus_plugin.tokens.vocabulary import Vocabulary
                 async def main():
                     folder = {str(crafted_checkpoint(text=SMALL_TEXT))!r}
@@ -446,7 +444,8 @@ class TestFailedStarts:
         script.write_text(
             textwrap.dedent(f"""
                 import asyncio
-                from orpheus_plugin.tokens.vllm.generator import VllmGenerator, VllmOptions
+                from orpheus_plugin.tokens.vllm.generator import VllmGenerator
+                from orpheus_plugin.tokens.vllm.options import VllmOptions
                 from orpheus_plugin.tokens.vocabulary import Vocabulary
                 folder = {str(crafted_checkpoint(text=SMALL_TEXT))!r}
                 options = VllmOptions(max_model_len=256, kv_cache_bytes=64 << 20)

@@ -1,6 +1,7 @@
-"""Switching on the restricted head of `vllm_model`: what vLLM must be told, and the plugin that tells its processes.
+"""The vLLM plugin that registers our model class in vLLM's processes, and the configuration that selects it.
 
-Imports nothing of vLLM by itself: it is the target of an entry point that every process of every vLLM here runs.
+Importing this module imports nothing of vLLM: it is the target of an entry point that every process of every vLLM in
+this environment runs.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ PARENT_KEY = "ORPHEUS_VLLM_PARENT"
 
 
 def register() -> None:
-    """Make the architecture known to vLLM. Its class is imported when a model of it is loaded.
+    """Register the architecture with vLLM. Its class is imported when a model of it is loaded.
 
-    In an engine process of ours besides: end with the process that started it.
+    In an engine process of ours, also end with the process that started it.
     """
     _follow_parent()
     from vllm import ModelRegistry
@@ -41,7 +42,7 @@ def register() -> None:
 
 
 def _follow_parent() -> None:
-    """vLLM's engine process outlives a parent that was killed, and keeps the GPU's memory: nobody could start again."""
+    """vLLM's engine process would outlive a killed parent and keep the GPU's memory, so that no new one could start."""
     parent = multiprocessing.parent_process()
     if parent is None or os.environ.get(PARENT_KEY) != str(parent.pid):
         return
@@ -54,7 +55,7 @@ def _follow_parent() -> None:
 
 
 def overrides(vocabulary: Vocabulary) -> dict[str, Any]:
-    """vLLM's `hf_overrides` that put a Llama checkpoint of this vocabulary on the restricted head."""
+    """vLLM's `hf_overrides` that select the restricted head for a Llama checkpoint of this vocabulary."""
     first = min(vocabulary.start_of_speech, vocabulary.end_of_speech, vocabulary.audio_base)
     return {
         "architectures": [ARCHITECTURE],

@@ -1,0 +1,172 @@
+"""How vLLM is run: our options, and vLLM's arguments made of them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from orpheus_plugin.errors import BadCheckpoint, InvalidOptions, ModelNotFound
+from orpheus_plugin.tokens.footprint import Footprint, tensors_in
+from orpheus_plugin.tokens.vllm import plugin
+from orpheus_plugin.tokens.vocabulary import Vocabulary
+
+logger = logging.getLogger(__name__)
+
+_ONE_PROCESS = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
+_MOST_OF_A_GPU = 0.92  # vLLM's own default
+_CONTEXT = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class VllmOptions:
+    """Options of VllmGenerator. The defaults suit Orpheus 3B with its codec on the same GPU of 16 GB or more.
+
+    Attributes:
+        max_streams: requests generated at once; others wait in vLLM's queue.
+        max_model_len: ids of prompt and speech together; None is 4,096, or the model's own limit where that is less.
+            Orpheus 3B's own limit (131,072) would need 14 GiB of cache.
+        kv_cache_bytes: memory for attention keys and values. Orpheus 3B needs 112 KiB an id in bf16, so 4 GiB hold
+            38,000 ids: 64 utterances of 7 s. An exact size, unlike vLLM's share of the whole card, leaves room for
+            the codec whichever of the two starts first.
+        dtype: of weights and activations; "auto" is the checkpoint's (Orpheus 3B says float32: twice the memory).
+        quantization: vLLM's name of a method, such as "fp8" (weights quantised while loading; needs a GPU that has it).
+            None uses the checkpoint's. The effect of fp8 on the voice was not measured here.
+        kv_cache_dtype: "auto" or vLLM's name of a type, such as "fp8".
+        restricted_head: compute the logits of control and audio ids only (see `model`). Ignored where the model
+            is not a Llama or the package's vLLM plugin is not installed.
+        prefix_caching: reuse the cache of equal prompt beginnings. It costs nothing and helps only where the same text
+            is spoken again: prompts share their first six ids or so, less than a cache block.
+        eager: no CUDA graphs. None is False on CUDA and True elsewhere. True starts tens of seconds sooner and makes
+            few streams much slower.
+        fine_tokens: this many ids of a request are returned one by one, so that its first audio comes early...
+        stream_interval: ...and the following ones in groups of this many, which costs the event loop less.
+        engine_args: more arguments of vLLM's `AsyncEngineArgs`; they override all of the above.
+    """
+
+    max_streams: int = 64
+    max_model_len: int | None = None
+    kv_cache_bytes: int = 4 << 30
+    dtype: str = "bfloat16"
+    quantization: str | None = None
+    kv_cache_dtype: str = "auto"
+    restricted_head: bool = True
+    prefix_caching: bool = True
+    eager: bool | None = None
+    fine_tokens: int = 28
+    stream_interval: int = 7
+    engine_args: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        for name in ("max_streams", "max_model_len", "kv_cache_bytes", "stream_interval"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InvalidOptions(f"{name} must be at least 1, not {value}")
+        if self.fine_tokens < 0:
+            raise InvalidOptions(f"fine_tokens must not be negative, but is {self.fine_tokens}")
+
+
+def engine_args(
+    model_dir: Path, vocabulary: Vocabulary, options: VllmOptions, device: str | None
+) -> dict[str, Any]:
+    """The arguments of vLLM's `AsyncEngineArgs` for a model. Imports vLLM.
+
+    Args:
+        device: "cpu", "cuda" or "cuda:N"; None is whatever the installed vLLM was built for.
+
+    Raises ModelNotFound, BadCheckpoint, or InvalidOptions for a device that the installed vLLM does not run on.
+    """
+    from vllm.platforms import current_platform
+
+    config = _read_config(model_dir, options.engine_args.get("load_format") != "dummy")
+    eager = not current_platform.is_cuda_alike() if options.eager is None else options.eager
+    args: dict[str, Any] = {
+        "model": str(model_dir),
+        "skip_tokenizer_init": True,
+        "generation_config": "vllm",  # sampling defaults are ours, not the checkpoint's
+        "dtype": options.dtype,
+        "quantization": options.quantization,
+        "kv_cache_dtype": options.kv_cache_dtype,
+        "max_model_len": options.max_model_len
+        or min(_CONTEXT, int(config.get("max_position_embeddings") or _CONTEXT)),
+        "max_num_seqs": options.max_streams,
+        "kv_cache_memory_bytes": options.kv_cache_bytes,
+        "enable_prefix_caching": options.prefix_caching,
+        "scheduling_policy": "priority",
+        "enforce_eager": eager,
+        "disable_log_stats": True,
+        "use_tqdm_on_load": False,
+        "device_ids": device_ids(device, current_platform.device_type),
+    }
+    if current_platform.is_cuda_alike():
+        # vLLM refuses to start where less than this share of the card is free, although the cache's size is given. Its
+        # default would refuse a card that already has the codec or anything else on it.
+        index = (args["device_ids"] or [0])[0]
+        total = int(current_platform.get_device_total_memory(index))
+        needed = footprint(model_dir, options).total
+        args["gpu_memory_utilization"] = min(_MOST_OF_A_GPU, needed / total)
+    if current_platform.device_type == "cpu" and os.environ.get("OMP_NUM_THREADS") == "1":
+        # Scheduler and model in one process, as on one GPU. On a CPU vLLM uses two by default, to bind the model's
+        # threads to cores, and the scheduler's process spins on a core of its own. One thread needs no binding.
+        args["distributed_executor_backend"] = _ONE_PROCESS
+    if not eager:
+        args["cudagraph_capture_sizes"] = graph_sizes(options.max_streams)
+    if options.restricted_head and config.get("architectures") == ["LlamaForCausalLM"]:
+        if plugin.installed():
+            args["hf_overrides"] = plugin.overrides(vocabulary)
+        else:
+            logger.warning(
+                "the restricted head needs this package installed with its entry points; the whole head is in use"
+            )
+    args.update(options.engine_args)
+    return args
+
+
+def graph_sizes(max_streams: int) -> list[int]:
+    """Batch sizes to capture a CUDA graph for: every batch runs in the next larger one. Each costs start time and memory."""
+    sizes = [1, 2, 4, *range(8, 65, 8), *range(80, max_streams + 1, 16)]
+    return [size for size in sizes if size < max_streams] + [max_streams]
+
+
+def footprint(model_dir: Path, options: VllmOptions) -> Footprint:
+    """GPU memory that vLLM needs. Raises BadCheckpoint for a damaged weights file."""
+    eight_bit = "8" in (options.quantization or "")
+    return Footprint.of(model_dir, cache=options.kv_cache_bytes, eight_bit=eight_bit)
+
+
+def device_ids(device: str | None, built_for: str) -> list[int] | None:
+    """vLLM's `device_ids` for a device such as "cuda:1"; None leaves the choice to vLLM.
+
+    Raises InvalidOptions for a device that a vLLM built for `built_for` ("cuda", "cpu") does not run on.
+    """
+    if device is None:
+        return None
+    kind, _, index = device.partition(":")
+    if kind != built_for:
+        raise InvalidOptions(
+            f"the vLLM that is installed was built for {built_for} and cannot run on {device!r}: install the other build,"
+            f" use device={built_for!r}, or use generator='torch'"
+        )
+    return [int(index)] if index else None
+
+
+def _read_config(model_dir: Path, weights_needed: bool) -> dict[str, Any]:
+    if not model_dir.is_dir():
+        raise ModelNotFound(f"{model_dir} is not a directory")
+    path = model_dir / "config.json"
+    try:
+        config = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadCheckpoint(f"{path}: cannot be read: {error}") from error
+    if not isinstance(config, dict) or not config.get("architectures"):
+        raise BadCheckpoint(f"{path}: names no architecture")
+    weights = sorted(model_dir.glob("*.safetensors"))
+    if weights_needed and not weights:
+        raise BadCheckpoint(f"{model_dir}: no *.safetensors")
+    for file in weights:
+        tensors_in(file)
+    return config
