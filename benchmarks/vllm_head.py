@@ -1,8 +1,9 @@
-"""What the restricted head gains in vLLM: `python benchmarks/vllm_head.py`.
+"""What the restricted head and the compact sampler gain in vLLM: `python benchmarks/vllm_head.py`.
 
-ids/s with vLLM's own head and with the restricted one, for 1, 8 and 32 streams, with Orpheus' sampling (temperature 0.6,
-top_p 0.8, repetition penalty 1.1) and with top_k 50. One engine after the other. Beside the wall clock, the processor time
-that vLLM's worker took for an id, which hardly depends on what else a CPU machine does (on a GPU it means nothing).
+ids/s with vLLM's own head and sampler ("whole"), with the restricted head and vLLM's sampler ("restricted"), and with the
+restricted head and the compact sampler ("compact"), for 1, 8 and 32 streams, with Orpheus' sampling (temperature 0.6,
+top_p 0.8, repetition penalty 1.1) and with top_k 50. One engine after the other. Also the processor time that vLLM's
+worker took for an id, which hardly depends on what else a CPU machine does (on a GPU it means nothing).
 
     python benchmarks/vllm_head.py [--model DIR | --random-3b] [--quantization fp8]
 """
@@ -29,6 +30,7 @@ SAMPLERS: dict[str, dict[str, Any]] = {
     "production": {"temperature": 0.6, "top_p": 0.8, "repetition_penalty": 1.1},
     "top_k": {"temperature": 0.6, "top_k": 50},
 }
+VARIANTS = ["whole", "restricted", "compact"]
 
 
 async def measure(
@@ -63,10 +65,14 @@ async def measure(
 
 
 async def run(
-    choice: Choice, restricted: bool, args: argparse.Namespace
+    choice: Choice, variant: str, args: argparse.Namespace
 ) -> dict[str, dict[int, dict[str, float]]]:
     options = options_for(
-        choice, max(args.streams), restricted_head=restricted, quantization=args.quantization
+        choice,
+        max(args.streams),
+        restricted_head=variant != "whole",
+        sampler="compact" if variant == "compact" else "whole",
+        quantization=args.quantization,
     )
     generator = VllmGenerator(choice.directory, choice.vocabulary, options)
     await generator.start()
@@ -100,17 +106,18 @@ async def main() -> None:
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--ids", type=int, default=560, help="ids a round, of all streams")
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--only", choices=["whole", "restricted"], help="one of the two heads")
+    parser.add_argument(
+        "--only", nargs="+", choices=VARIANTS, default=VARIANTS, help="some of the variants"
+    )
     args = parser.parse_args()
     choice = Choice.of(args)
-    heads = [args.only] if args.only else ["whole", "restricted"]
-    found = {head: await run(choice, head == "restricted", args) for head in heads}
-    columns = " | ".join(f"{head}: ids/s, CPU ms an id" for head in heads)
-    print(f"| sampler | streams | {columns} | gain |")
-    print("|---" * (3 + len(heads)) + "|")
+    found = {variant: await run(choice, variant, args) for variant in args.only}
+    columns = " | ".join(f"{variant}: ids/s, CPU ms an id" for variant in args.only)
+    print(f"| sampling | streams | {columns} | gain |")
+    print("|---" * (3 + len(args.only)) + "|")
     for name in SAMPLERS:
         for streams in args.streams:
-            row = [found[head][name][streams] for head in heads]
+            row = [found[variant][name][streams] for variant in args.only]
             cells = [f"{r['ids_per_s']:.0f}, {r['engine_cpu_ms_per_id']:.2f}" for r in row]
             gain = row[-1]["ids_per_s"] / row[0]["ids_per_s"]
             cpu_gain = row[0]["engine_cpu_ms_per_id"] / max(1e-9, row[-1]["engine_cpu_ms_per_id"])
@@ -122,7 +129,7 @@ async def main() -> None:
             "quantization": args.quantization,
             "ids_a_round": args.ids,
             "rounds": args.rounds,
-            "heads": found,
+            "variants": found,
         },
     )
 

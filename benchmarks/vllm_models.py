@@ -8,7 +8,7 @@ import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from benchmarks.shapes import ORPHEUS_3B
 from orpheus_plugin.tokens.vllm.options import VllmOptions
@@ -74,7 +74,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def options_for(
-    choice: Choice, streams: int, *, restricted_head: bool = True, quantization: str | None = None
+    choice: Choice,
+    streams: int,
+    *,
+    restricted_head: bool = True,
+    sampler: Literal["auto", "whole", "compact"] = "auto",
+    quantization: str | None = None,
 ) -> VllmOptions:
     extra: dict[str, Any] = {"load_format": "dummy"} if choice.dummy else {}
     return VllmOptions(
@@ -82,6 +87,7 @@ def options_for(
         max_model_len=2048,
         kv_cache_bytes=(4 << 30) if choice.gpu or choice.dummy else (256 << 20),
         restricted_head=restricted_head,
+        sampler=sampler,
         quantization=quantization,
         engine_args=extra,
     )

@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import aiohttp
 import pytest
@@ -70,17 +70,22 @@ async def completions(model_dir: Path, vocabulary: Vocabulary) -> AsyncIterator[
 
 
 @asynccontextmanager
-async def vllm(model_dir: Path, vocabulary: Vocabulary) -> AsyncIterator[TokenGenerator]:
-    if model_dir in _running:  # two vLLM at once would be slow, and gigabytes
-        yield _running[model_dir]
+async def vllm(
+    model_dir: Path, vocabulary: Vocabulary, sampler: Literal["auto", "compact"] = "auto"
+) -> AsyncIterator[TokenGenerator]:
+    key = model_dir, sampler
+    if key in _running:  # two vLLM at once would be slow, and gigabytes
+        yield _running[key]
         return
-    options = VllmOptions(max_streams=32, max_model_len=2048, kv_cache_bytes=256 << 20)
-    generator = _running[model_dir] = VllmGenerator(model_dir, vocabulary, options)
+    options = VllmOptions(
+        max_streams=32, max_model_len=2048, kv_cache_bytes=256 << 20, sampler=sampler
+    )
+    generator = _running[key] = VllmGenerator(model_dir, vocabulary, options)
     await generator.start()
     try:
         yield generator
     finally:
-        del _running[model_dir]
+        del _running[key]
         await generator.aclose()
 
 
@@ -114,16 +119,21 @@ async def on_server(
 
 
 API_KEY = "a-secret"
-_running: dict[Path, VllmGenerator] = {}
+_running: dict[tuple[Path, str], VllmGenerator] = {}
 _urls: dict[Path, str] = {}
 
-# vLLM's CPU sampler sorts the whole vocabulary for top_p: 12 ms an id.
+# vLLM's own sampler sorts the whole vocabulary for top_p, 12 ms an id on a CPU; the compact one hardly anything.
 QUICK = SamplingParams(seed=1, top_p=1.0, repetition_penalty=1.0)
 GENERATORS: list[Any] = [
     pytest.param(Case(torch_llama), id="torch_llama"),
     pytest.param(Case(partial(torch_llama, device="cuda")), id="torch_cuda", marks=pytest.mark.gpu),
     pytest.param(Case(completions), id="completions"),
-    pytest.param(Case(vllm, QUICK), id="vllm", marks=pytest.mark.vllm),
+    pytest.param(Case(vllm), id="vllm", marks=pytest.mark.vllm),
+    pytest.param(
+        Case(partial(vllm, sampler="compact")),
+        id="vllm_compact",
+        marks=[pytest.mark.vllm, pytest.mark.gpu],  # the default on a CPU
+    ),
     pytest.param(Case(completions_vllm, QUICK), id="completions_vllm", marks=pytest.mark.vllm),
 ]
 on_a_real_server = pytest.mark.parametrize("case", [GENERATORS[-1]], indirect=True)

@@ -122,6 +122,16 @@ class TestEngine:
         places = [vocabulary.slot_and_code(i) for i in ids]
         assert [place[0] for place in places if place] == [n % 7 for n in range(70)]
 
+    async def test_a_cpu_draws_from_the_codes_of_a_slot_only(
+        self, generator: VllmGenerator, vocabulary: Vocabulary, prompt: list[int]
+    ) -> None:
+        assert await _sampler(generator) == "CompactSampler"
+        hot = SamplingParams(temperature=2.0, top_p=1.0, repetition_penalty=5.0, max_tokens=700)
+        ids = [i async for chunk in generator.generate(prompt, hot, "hot") for i in chunk.ids]
+        places = [vocabulary.slot_and_code(i) for i in ids]
+        assert [place[0] for place in places if place] == [n % 7 for n in range(700)]
+        assert len(set(ids)) > 690  # the penalty leaves hardly any code for a second time
+
     async def test_warming_up_for_a_gpu_ends_with_as_many_requests_as_there_is_room_for(
         self, generator: VllmGenerator, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -251,6 +261,12 @@ def _engine_cores() -> list[multiprocessing.process.BaseProcess]:
     return [child for child in children if child.name.startswith("EngineCore")]
 
 
+async def _sampler(generator: VllmGenerator) -> str:
+    """The name of the sampler in vLLM's worker."""
+    (name,) = await generator.engine.collective_rpc("orpheus_sampler")
+    return str(name)
+
+
 async def run_one(generator: VllmGenerator, prompt: list[int]) -> list[int]:
     options = SamplingParams(top_p=1.0, repetition_penalty=1.0, max_tokens=14)
     return [i async for chunk in generator.generate(prompt, options, "one") for i in chunk.ids]
@@ -360,9 +376,11 @@ class TestFailedStarts:
     async def test_the_bundled_voice_speaks_although_its_context_is_short(self) -> None:
         files = models.locate("mini")
         vocabulary = Vocabulary.load(files.lm)
-        generator = VllmGenerator(files.lm, vocabulary, VllmOptions(kv_cache_bytes=64 << 20))
+        options = VllmOptions(kv_cache_bytes=64 << 20, sampler="whole")
+        generator = VllmGenerator(files.lm, vocabulary, options)
         await generator.start()
         try:
+            assert await _sampler(generator) == "Sampler"
             assert generator.engine.model_config.max_model_len == 2048
             prompt = vocabulary.prompt("heart", "Good morning.")
             ids: list[int] = []
@@ -386,7 +404,7 @@ class TestFailedStarts:
             VllmOptions(max_model_len=256, kv_cache_bytes=64 << 20),
         )
         starting = asyncio.create_task(generator.start())
-        async with asyncio.timeout(120):
+        async with asyncio.timeout(240):  # vLLM starts slowly on a busy machine
             while not _engine_cores():
                 await asyncio.sleep(0.05)
             starting.cancel()

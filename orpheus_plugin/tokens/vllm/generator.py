@@ -21,8 +21,8 @@ from typing import Any
 from orpheus_plugin.errors import EngineDied, GenerationFailed, InvalidOptions
 from orpheus_plugin.tokens.base import FinishReason, SamplingParams, TokenChunk
 from orpheus_plugin.tokens.checks import check_sampling, checked_prompt
-from orpheus_plugin.tokens.vllm import process
-from orpheus_plugin.tokens.vllm.options import VllmOptions, engine_args
+from orpheus_plugin.tokens.vllm import plugin, process
+from orpheus_plugin.tokens.vllm.options import VllmOptions, compact_sampler, engine_args
 from orpheus_plugin.tokens.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
@@ -79,6 +79,7 @@ class VllmGenerator:
                 building.add_done_callback(process.discard)
                 raise
             try:
+                await self._choose_sampler()
                 await self._warm_up()
             except BaseException:
                 await self.aclose()
@@ -112,6 +113,19 @@ class VllmGenerator:
         return process.build(
             engine_args(self._model_dir, self._vocabulary, self.options, self._device)
         )
+
+    async def _choose_sampler(self) -> None:
+        from vllm.platforms import current_platform
+
+        config = self._engine.vllm_config.parallel_config
+        if not compact_sampler(self.options, current_platform.device_type):
+            return
+        used = None
+        if config.worker_extension_cls == plugin.WORKER:
+            ids = (self._vocabulary.audio_base, self._vocabulary.end_of_speech)
+            (used,) = await self._engine.collective_rpc("orpheus_compact_sampler", args=ids)
+        if used not in ("CompactSampler", "CompactSamplerV2"):
+            logger.warning("the compact sampler needs the restricted head; vLLM's own is in use")
 
     async def _warm_up(self) -> None:
         """One request; on a GPU then as many as need the kernels of large batches, all with Orpheus' own sampling."""

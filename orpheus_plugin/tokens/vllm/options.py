@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from orpheus_plugin.errors import BadCheckpoint, InvalidOptions, ModelNotFound
 from orpheus_plugin.tokens.footprint import Footprint, tensors_in
@@ -39,6 +39,9 @@ class VllmOptions:
         kv_cache_dtype: "auto" or vLLM's name of a type, such as "fp8".
         restricted_head: compute the logits of control and audio ids only (see `model`). Ignored where the model
             is not a Llama or the package's vLLM plugin is not installed.
+        sampler: "compact" draws from the codes of a request's slot only (see `sampler`), which also keeps every frame in
+            order; "whole" is vLLM's own sampler over all ids. "auto" is compact on a CPU and whole on a GPU, where
+            compact has not run yet. Compact needs the restricted head.
         prefix_caching: reuse the cache of equal prompt beginnings. It costs nothing and helps only where the same text
             is spoken again: prompts share their first six ids or so, less than a cache block.
         eager: no CUDA graphs. None is False on CUDA and True elsewhere. True starts tens of seconds sooner and makes
@@ -55,6 +58,7 @@ class VllmOptions:
     quantization: str | None = None
     kv_cache_dtype: str = "auto"
     restricted_head: bool = True
+    sampler: Literal["auto", "whole", "compact"] = "auto"
     prefix_caching: bool = True
     eager: bool | None = None
     fine_tokens: int = 28
@@ -118,12 +122,18 @@ def engine_args(
     if options.restricted_head and config.get("architectures") == ["LlamaForCausalLM"]:
         if plugin.installed():
             args["hf_overrides"] = plugin.overrides(vocabulary)
+            args["worker_extension_cls"] = plugin.WORKER
         else:
             logger.warning(
                 "the restricted head needs this package installed with its entry points; the whole head is in use"
             )
     args.update(options.engine_args)
     return args
+
+
+def compact_sampler(options: VllmOptions, device_type: str) -> bool:
+    """Whether these options mean the compact sampler on this type of device ("cpu", "cuda")."""
+    return options.sampler == "compact" or (options.sampler == "auto" and device_type == "cpu")
 
 
 def graph_sizes(max_streams: int) -> list[int]:

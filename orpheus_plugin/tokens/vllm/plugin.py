@@ -19,6 +19,9 @@ ARCHITECTURE = "OrpheusForCausalLM"
 ROWS_KEY = "orpheus_head_rows"
 """Attribute of the model's configuration: [first, end) ids whose logits are computed."""
 
+WORKER = "orpheus_plugin.tokens.vllm.worker.OrpheusWorker"
+"""vLLM's `worker_extension_cls`: our methods in the process that has the model."""
+
 _GROUP = "vllm.general_plugins"
 _TARGET = f"{__name__}:register"
 
