@@ -1,9 +1,11 @@
-"""What Orpheus can do on a GPU, on paper: `python benchmarks/roofline.py`. NOTHING HERE WAS MEASURED.
+"""What to expect of Orpheus on a GPU: `python benchmarks/roofline.py`. Calculated, not measured.
 
-A decoding step reads every weight once and every stream's attention cache, and multiplies each weight with each stream.
-The step takes whichever of the two takes longer, at the shares of the data sheet's figures that are given as --bandwidth-share
-and --compute-share (assumptions). Launch gaps, the sampler, the engine's own work and the codec are left out, so that
-real figures are lower, most of all where a step is short (large GPUs, few streams).
+First table: the language model alone. A decoding step reads every weight once and every stream's attention cache, and
+multiplies each weight with each stream. It takes the longer of the two, at the shares of the data sheet's figures given as
+--bandwidth-share and --compute-share (assumptions). Real figures are lower, most of all where a step is short.
+
+Second table: with sampler, host and codec, for the ways to run the codec on the same card (see `Costs`, whose constants are
+fitted to one run on one H200). It says how many streams keep up with their speech, and the time to the first sound.
 
     python benchmarks/roofline.py                              the GPUs below
     python benchmarks/roofline.py --gpu mine:1000:200:400:24   name : GB/s : bf16 TFLOPS : fp8 TFLOPS : GB of memory
@@ -13,8 +15,11 @@ real figures are lower, most of all where a step is short (large GPUs, few strea
 from __future__ import annotations
 
 import argparse
+import bisect
 import json
+import math
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,10 +31,13 @@ if str(ROOT) not in sys.path:
 from benchmarks.report import save  # noqa: E402
 from benchmarks.shapes import AUDIO_ROWS, ORPHEUS_3B  # noqa: E402
 
-IDS_PER_SECOND = 7 * 24_000 / 2048
+SLOTS = 7
+COLUMNS_WHOLE: int = ORPHEUS_3B["vocab_size"]
+COLUMNS_COMPACT = 4097
+IDS_PER_SECOND = SLOTS * 24_000 / 2048
 """Ids of a second of speech: 82.03."""
 FIRST_AUDIO_IDS = 18
-"""Ids before the first exact audio: two frames and the slots that complete the next two latents."""
+"""Ids before the first exact audio: two frames and the slots that complete the next two rows of codes."""
 
 
 @dataclass(frozen=True)
@@ -100,18 +108,19 @@ def step_s(gpu: Gpu, model: Model, streams: int, fp8: bool, a: Assumptions) -> f
 
 
 def real_time_streams(gpu: Gpu, model: Model, fp8: bool, a: Assumptions) -> int:
-    """The most streams whose step keeps up with the speech, and whose caches (at twice the mean context) fit."""
+    """The most streams whose step keeps up with the speech, and whose caches fit."""
+    return bisect.bisect_right(
+        range(1, fitting_streams(gpu, model, fp8, a) + 1),
+        1 / IDS_PER_SECOND,
+        key=lambda n: step_s(gpu, model, n, fp8, a),
+    )
+
+
+def fitting_streams(gpu: Gpu, model: Model, fp8: bool, a: Assumptions) -> int:
+    """The most streams whose caches fit, at twice the mean context."""
     weights = model.body * (1 if fp8 else 2) + model.embedding * 2
     room = (gpu.memory - a.reserve_gb) * 1e9 - weights
-    fitting = int(room // (2 * a.context * model.cache))
-    low, high = 0, max(0, fitting)
-    while low < high:
-        middle = (low + high + 1) // 2
-        if step_s(gpu, model, middle, fp8, a) <= 1 / IDS_PER_SECOND:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+    return max(0, int(room // (2 * a.context * model.cache)))
 
 
 def first_audio_s(gpu: Gpu, model: Model, fp8: bool, a: Assumptions) -> float:
@@ -121,6 +130,127 @@ def first_audio_s(gpu: Gpu, model: Model, fp8: bool, a: Assumptions) -> float:
         2 * a.prompt * model.body / (a.compute_share * 1e12 * (gpu.fp8 if fp8 else gpu.bf16)),
     )
     return prefill + (FIRST_AUDIO_IDS - 1) * step_s(gpu, model, 1, fp8, a)
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a step costs besides the language model's arithmetic. Fitted to a run on an H200 with 16 Xeon cores (vLLM 0.32,
+    whole-row sampler without FlashInfer; benchmarks/results/gpu_capacity.json, gpu_codec.json). Other cards: assumptions.
+
+    Attributes:
+        host_s: the GPU waits so long for vLLM in each step: measured steps of 1 to 96 requests (3.4 to 5.3 ms) less the
+            calculated ones and the sampler.
+        sampler_s: of one stream, over the whole row of 156,940 logits: 0.65 ms for 64 streams.
+        codec_launch_s, codec_stream_s: a codec step of one frame takes 1.6 ms for one stream, 7.7 ms for 64. The part of
+            each stream is memory traffic, so it scales with the card's bandwidth.
+        lanes: streams in a codec step.
+        time_slicing: where two processes share a card without MPS, a frame takes so much longer than the sum of both
+            alone: 1.16 to 1.40 for 32 to 192 streams.
+        call: a call into vLLM's worker between two steps slows the steps by so much (on a CPU: 1.01 to 1.07).
+    """
+
+    host_s: float = 1.85e-3
+    sampler_s: float = 10.2e-6
+    codec_launch_s: float = 1.5e-3
+    codec_stream_s: float = 97e-6
+    lanes: int = 32
+    time_slicing: float = 1.3
+    call: float = 1.05
+    fitted_bandwidth: float = 4800
+
+    def codec_s(self, gpu: Gpu, streams: int) -> float:
+        """Seconds of the codec steps of one frame of every stream."""
+        steps = math.ceil(streams / self.lanes)
+        one = self.codec_stream_s * self.fitted_bandwidth / gpu.bandwidth
+        return steps * self.codec_launch_s + streams * one
+
+
+CODEC = ("separate", "mps", "worker")
+"""A process of its own that takes turns with vLLM's; the same under MPS; in vLLM's worker on a stream of its own."""
+
+
+def frame_s(
+    gpu: Gpu,
+    model: Model,
+    streams: int,
+    fp8: bool,
+    a: Assumptions,
+    costs: Costs,
+    how: str,
+    columns: int,
+) -> float:
+    """Seconds in which every stream gets one frame (85.3 ms of speech), drawn from rows of `columns` logits."""
+    sampler = streams * costs.sampler_s * columns / COLUMNS_WHOLE
+    on_gpu = SLOTS * (step_s(gpu, model, streams, fp8, a) + sampler)
+    alone = on_gpu + SLOTS * costs.host_s
+    codec = costs.codec_s(gpu, streams)
+    if how == "separate":
+        return costs.time_slicing * (alone + codec)
+    # The codec runs while the language model waits for its host.
+    together = max(alone, on_gpu + codec)
+    return together if how == "mps" else costs.call * together
+
+
+def streams_in_time(
+    gpu: Gpu, model: Model, fp8: bool, a: Assumptions, costs: Costs, how: str, columns: int
+) -> int:
+    """The most streams that keep up with their speech, with a tenth of the time to spare, and whose caches fit."""
+    most = fitting_streams(gpu, model, fp8, a)
+    within = 0.9 * SLOTS / IDS_PER_SECOND
+    return bisect.bisect_right(
+        range(1, most + 1),
+        within,
+        key=lambda n: frame_s(gpu, model, n, fp8, a, costs, how, columns),
+    )
+
+
+def first_sound_s(
+    gpu: Gpu,
+    model: Model,
+    streams: int,
+    fp8: bool,
+    a: Assumptions,
+    costs: Costs,
+    how: str,
+    columns: int,
+) -> float:
+    """From the text to the first exact sound of a stream beside `streams - 1` others; network and queues not counted."""
+    step = frame_s(gpu, model, streams, fp8, a, costs, how, columns) / SLOTS
+    prefill = 2 * a.prompt * model.body / (a.compute_share * 1e12 * (gpu.fp8 if fp8 else gpu.bf16))
+    return prefill + FIRST_AUDIO_IDS * step + costs.codec_s(gpu, min(streams, costs.lanes))
+
+
+def with_everything(
+    gpus: Sequence[Gpu], config: dict[str, Any], a: Assumptions
+) -> list[dict[str, Any]]:
+    costs = Costs()
+    model = Model.of(config, restricted=True)
+    rows: list[dict[str, Any]] = []
+    for gpu in gpus:
+        for fp8 in (False, True):
+            row: dict[str, Any] = {"gpu": gpu.name, "weights": "fp8" if fp8 else "bf16"}
+            for how in CODEC:
+                for sampler, columns in (("whole", COLUMNS_WHOLE), ("compact", COLUMNS_COMPACT)):
+                    most = streams_in_time(gpu, model, fp8, a, costs, how, columns)
+                    alone = first_sound_s(gpu, model, 1, fp8, a, costs, how, columns)
+                    full = first_sound_s(gpu, model, max(1, most), fp8, a, costs, how, columns)
+                    row[f"{how}, {sampler}"] = {
+                        "streams": most, "first_ms_alone": 1e3 * alone, "first_ms_full": 1e3 * full,
+                    }  # fmt: skip
+            rows.append(row)
+    print(f"\nWith sampler, host and codec; restricted head; {asdict(costs)}")
+    names = [f"{how}, {sampler}" for how in CODEC for sampler in ("whole", "compact")]
+    print(
+        f"| GPU | weights | {' | '.join(names)} |  (streams in real time; first sound alone / full, ms)"
+    )
+    print("|---" * (2 + len(names)) + "|")
+    for row in rows:
+        cells = " | ".join(
+            f"{row[n]['streams']}; {row[n]['first_ms_alone']:.0f} / {row[n]['first_ms_full']:.0f}"
+            if row[n]["streams"] else "0" for n in names
+        )  # fmt: skip
+        print(f"| {row['gpu']} | {row['weights']} | {cells} |")
+    return rows
 
 
 def main() -> None:
@@ -164,7 +294,7 @@ def main() -> None:
                     }
                 )
 
-    print("CALCULATED, not measured: see the head of this file for what is left out.")
+    print("CALCULATED, not measured. The language model alone:")
     print(f"{IDS_PER_SECOND:.2f} ids are a second of speech; {asdict(a)}")
     print(
         "| GPU | weights | head | GB a step | ids/s a stream with "
@@ -178,7 +308,14 @@ def main() -> None:
             f"| {row['gpu']} | {row['weights']} | {row['head']} | {row['gb_per_step']:.2f} | {speeds}"
             f" | {row['real_time_streams']} | {row['first_audio_ms']:.0f} |"
         )
-    save("roofline", {"calculated": True, "assumptions": asdict(a), "rows": rows})
+    everything = with_everything(gpus, config, a)
+    save(
+        "roofline",
+        {
+            "calculated": True, "assumptions": asdict(a), "costs": asdict(Costs()),
+            "rows": rows, "with_codec_sampler_host": everything,
+        },
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
