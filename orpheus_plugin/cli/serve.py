@@ -71,11 +71,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="longest life of a turn (default: %(default)s)",
     )
-    parser.add_argument(
+    voices = parser.add_argument_group("voices")
+    voices.add_argument(
         "--voice-map",
         type=Path,
         metavar="FILE.json",
-        help="which voice speaks for unmute's and OpenAI's names (default: a built-in table)",
+        help='which voices speak for names of your own: {"voices": {"their name": "tara"}}',
+    )
+    voices.add_argument(
+        "--strict-voices",
+        action="store_true",
+        help="refuse voices of other models and vendors, in whose place the model's own would speak",
     )
     life = parser.add_argument_group("life and log")
     life.add_argument(
@@ -151,6 +157,7 @@ def server_config(args: argparse.Namespace) -> ServerConfig:
             max_turns=args.max_turns,
             measure=args.max_turns is None,
             max_text_chars=args.max_text,
+            strict_voices=args.strict_voices,
         ),
         host=args.host,
         port=args.port,

@@ -35,6 +35,8 @@ class EngineConfig:
         look_ahead: utterances of one turn generated at once.
         ahead_s: seconds generation may be ahead of a listener who plays at once; None is no limit.
         max_text_chars: characters of text a turn takes.
+        strict_voices: a voice that the model does not have is always an error, also one of another Orpheus model or
+            of a known vendor, for which the model's own would speak.
     """
 
     model: str = "auto"
@@ -49,6 +51,7 @@ class EngineConfig:
     look_ahead: int = 2
     ahead_s: float | None = 20.0
     max_text_chars: int = MAX_TEXT_CHARS
+    strict_voices: bool = False
 
     def __post_init__(self) -> None:
         for name, value, low in (

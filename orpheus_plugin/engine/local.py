@@ -400,7 +400,7 @@ class LocalEngine:
         return self._files
 
     def check_voice(self, voice: str | None) -> str | None:
-        return models.check_voice(self._files.spec, voice)
+        return models.check_voice(self._files.spec, voice, strict=self.config.strict_voices)
 
     def health(self) -> EngineHealth:
         stages = self._stages

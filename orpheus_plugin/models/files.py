@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from orpheus_plugin.errors import BadCheckpoint, ModelNotFound, UnknownVoice
+from orpheus_plugin.errors import BadCheckpoint, ModelNotFound
 from orpheus_plugin.models.catalog import ALIASES, CATALOG, SNAC_24KHZ, ModelSpec
 from orpheus_plugin.models.hub import (
     Snapshot,
@@ -21,6 +21,7 @@ from orpheus_plugin.models.hub import (
     looks_like_repo,
     progress_bars,
 )
+from orpheus_plugin.models.voices import pick_voice
 from orpheus_plugin.tokens.base import SamplingParams
 
 __all__ = [
@@ -87,24 +88,9 @@ def _cuda_available() -> bool:
     return torch.cuda.is_available()
 
 
-def check_voice(spec: ModelSpec, voice: str | None) -> str:
-    """The voice to prompt with, spelled as the model knows it. None is the model's first voice.
-
-    Returns "" when none was asked for and the model names none: the prompt then carries no voice.
-    Raises UnknownVoice, listing the voices. A model whose voices are unknown accepts any name.
-    """
-    if voice is None:
-        return spec.voices[0] if spec.voices else ""
-    if not spec.voices:
-        if not voice.strip():
-            raise UnknownVoice("a voice's name cannot be empty")
-        return voice
-    for known in spec.voices:
-        if known.casefold() == voice.casefold():
-            return known
-    raise UnknownVoice(
-        f"{spec.name} has no voice {voice!r}; its voices are {', '.join(spec.voices)}"
-    )
+def check_voice(spec: ModelSpec, voice: str | None, *, strict: bool = False) -> str:
+    """The voice to prompt with (`voices.pick_voice`); "" where the prompt carries no voice. Raises UnknownVoice."""
+    return pick_voice(spec.voices, voice, model=spec.name, strict=strict) or ""
 
 
 def locate(

@@ -22,9 +22,9 @@ from orpheus_plugin.errors import (
     ConnectionFailed,
     EngineDied,
     OrpheusError,
-    UnknownVoice,
     without_login,
 )
+from orpheus_plugin.models.voices import pick_voice
 from orpheus_plugin.remote.connection import (
     NO_HEALTH,
     Address,
@@ -221,16 +221,10 @@ class RemoteEngine:
         return () if last is None else tuple(last.hello.get(field, ()))
 
     def check_voice(self, voice: str | None) -> str | None:
-        """The voice as the server spells it. Before the first connection any name passes; the server then decides."""
-        voices = self.voices
-        if voice is None:
-            return voices[0] if voices else None
-        if not voices:
-            return voice
-        for known in voices:
-            if known.casefold() == voice.casefold():
-                return known
-        raise UnknownVoice(f"the server has no voice {voice!r}; its voices are {', '.join(voices)}")
+        """The voice that will speak. Before the first connection any name passes; the server then decides."""
+        last = self._connection
+        strict = last is not None and bool(last.hello.get("strict_voices"))
+        return pick_voice(self.voices, voice, model="the server's model", strict=strict)
 
     def health(self) -> EngineHealth:
         """The server's own word of at most a second ago; not ready while there is no connection."""

@@ -8,11 +8,10 @@ from aiohttp import web
 
 from orpheus_plugin.server import health, status
 from orpheus_plugin.server.http import name_answer
-from orpheus_plugin.server.protocols import baseten, native, openai, unmute
+from orpheus_plugin.server.protocols import baseten, native, omni, openai, unmute
 from orpheus_plugin.server.replies import errors_as_responses
 from orpheus_plugin.server.security import cors, guard
 from orpheus_plugin.server.service import SpeechService
-from orpheus_plugin.server.voicemap import VoiceMap
 
 
 def make_app(
@@ -21,10 +20,8 @@ def make_app(
     api_key: str | None = None,
     loopback_only: bool = True,
     origins: Collection[str] = (),
-    voices: VoiceMap | None = None,
 ) -> web.Application:
     """All endpoints over one service. Run it with `http.Runner`."""
-    voices = voices or VoiceMap.load()
     app = web.Application(
         middlewares=[
             errors_as_responses,
@@ -35,7 +32,6 @@ def make_app(
     app.on_response_prepare.extend([name_answer, cors(origins)])
     status.add_routes(app)
     health.add_routes(app, service, key_needed=api_key is not None)
-    native.add_routes(app, service)
-    for protocol in (unmute, openai, baseten):
-        protocol.add_routes(app, service, voices)
+    for protocol in (native, unmute, openai, baseten, omni):
+        protocol.add_routes(app, service)
     return app

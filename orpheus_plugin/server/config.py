@@ -46,7 +46,7 @@ class ServerConfig:
         insecure: that is meant, although others reach the address.
         origins: pages that may ask, as https://example.org; "*" is all.
         limits: what clients may cost.
-        voice_map: a table of voice names of elsewhere; None is the built-in one.
+        voice_map: a table of voice names of the operator's own.
         idle_exit_s: end when nobody has been connected for so long; None is never.
         drain_s: how long running turns may go on after the wish to end.
         nice: how far a model on the CPU gives way to other programs.

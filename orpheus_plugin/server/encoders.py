@@ -81,6 +81,28 @@ def make_encoder(name: str) -> Encoder:
     return _AvEncoder(_RECIPES[name])
 
 
+class WholeFile:
+    """An encoder that gives all at the end: a WAV file then says how long it is."""
+
+    def __init__(self, name: str, speed: float = 1.0) -> None:
+        self._wav = name == "wav"
+        inner = make_encoder("pcm" if self._wav else name)
+        self._encoder = inner if speed == 1 else WithTempo(speed, inner)
+        self._data = bytearray()
+
+    def push(self, pcm: bytes) -> bytes:
+        self._data += self._encoder.push(pcm)
+        return b""
+
+    def finish(self) -> bytes:
+        self._data += self._encoder.finish()
+        head = _wav_header(len(self._data)) if self._wav else b""
+        return head + bytes(self._data)
+
+    def close(self) -> None:
+        self._encoder.close()
+
+
 def warm_up() -> None:
     """Load the library, a third of a second of work, before a client's first request would wait for it."""
     with contextlib.suppress(InvalidOptions):
@@ -90,13 +112,14 @@ def warm_up() -> None:
             encoder.close()
 
 
-def _wav_header() -> bytes:
-    """Of a stream whose length nobody knows yet, as ffmpeg and OpenAI write it."""
-    unknown, width = 0xFFFFFFFF, 2
+def _wav_header(size: int | None = None) -> bytes:
+    """Of so many bytes of audio, or of a stream whose length nobody knows yet, as ffmpeg and OpenAI write it."""
+    width = 2
+    whole, data = (0xFFFFFFFF, 0xFFFFFFFF) if size is None else (36 + size, size)
     return (
-        struct.pack("<4sI4s", b"RIFF", unknown, b"WAVE")
+        struct.pack("<4sI4s", b"RIFF", whole, b"WAVE")
         + struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, SAMPLE_RATE, SAMPLE_RATE * width, width, 16)
-        + struct.pack("<4sI", b"data", unknown)
+        + struct.pack("<4sI", b"data", data)
     )
 
 

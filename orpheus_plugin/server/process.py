@@ -200,6 +200,8 @@ async def _serve(config: ServerConfig, engine: LocalEngine, voices: VoiceMap) ->
         engine,
         limits=config.limits,
         max_text_chars=config.engine.max_text_chars,
+        voices=voices,
+        strict_voices=config.engine.strict_voices,
         log_text=config.log_text,
     )
     app = make_app(
@@ -207,7 +209,6 @@ async def _serve(config: ServerConfig, engine: LocalEngine, voices: VoiceMap) ->
         api_key=config.api_key,
         loopback_only=config.uds is not None or is_loopback(config.host),
         origins=config.origins,
-        voices=voices,
     )
 
     def record(url: str) -> contextlib.AbstractContextManager[None]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-from typing import Any
+from typing import TypeVar
 
+import msgspec
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
-from orpheus_plugin.errors import BadMessage, OrpheusError, TurnTimedOut
+from orpheus_plugin.errors import BadMessage, InvalidOptions, OrpheusError, TurnTimedOut
+from orpheus_plugin.turn import SpeechOptions
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +43,8 @@ def http_error(status: int, code: str, message: str, **headers: str) -> web.Resp
     return web.json_response(body, status=status, headers=headers)
 
 
-async def json_body(request: web.Request) -> dict[str, Any]:
-    """The body as an object. Raises BadMessage, TurnTimedOut where it does not come, and HTTP's own errors.
+async def json_body(request: web.Request, kind: type[T]) -> T:
+    """The body as an object. Raises what `json_object` does, TurnTimedOut where it does not come, and HTTP's own errors.
 
     A body is JSON in UTF-8 and never compressed: a small one could become a large one, and slow to decode.
     """
@@ -57,25 +60,47 @@ async def json_body(request: web.Request) -> dict[str, Any]:
             body = await request.read()
     except TimeoutError:
         raise TurnTimedOut(f"the request's body did not come within {BODY_S:g} s") from None
-    try:
-        return json_object(body.decode())
-    except UnicodeDecodeError:
-        raise BadMessage("the body is not UTF-8") from None
+    return json_object(body, kind)
 
 
 async def continue_later(request: web.Request) -> None:
     """For routes with a body: whoever asks whether to send it is told to by `json_body`, after the key was checked."""
 
 
-def json_object(text: str) -> dict[str, Any]:
-    """Raises BadMessage for anything else."""
+class Options(msgspec.Struct, kw_only=True):
+    """What every JSON protocol of this server takes of a turn's options; null is not given."""
+
+    voice: str | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    repetition_penalty: float | None = None
+    seed: int | None = None
+
+    def speech(self) -> SpeechOptions:
+        """Raises InvalidOptions."""
+        return SpeechOptions(
+            voice=self.voice,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            repetition_penalty=self.repetition_penalty,
+            seed=self.seed,
+        )
+
+
+def json_object(text: bytes | str, kind: type[T]) -> T:
+    """Raises InvalidOptions for fields that are wrong, BadMessage for what is no JSON."""
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        raise BadMessage("not a JSON object") from None
-    if not isinstance(value, dict):
-        raise BadMessage("not a JSON object")
-    return value
+        return msgspec.json.decode(text, type=kind)
+    except msgspec.ValidationError as error:
+        raise InvalidOptions(_plain(error)) from None
+    except (ValueError, RecursionError):  # DecodeError, UnicodeError
+        raise BadMessage("not a JSON object in UTF-8") from None
+
+
+def _plain(error: msgspec.ValidationError) -> str:
+    """ "speed: expected float <= 4.0", of "Expected `float` <= 4.0 - at `$.speed`"."""
+    what, _, where = str(error).replace("`", "").partition(" - at $.")
+    return f"{where}: {what[:1].lower()}{what[1:]}" if where else what
 
 
 @web.middleware

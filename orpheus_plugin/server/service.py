@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -20,8 +21,10 @@ from orpheus_plugin.engine.prebuffer import Prebuffer
 from orpheus_plugin.errors import AtCapacity, EngineDied, OrpheusError, ShuttingDown, TurnTimedOut
 from orpheus_plugin.server.config import Limits
 from orpheus_plugin.server.metrics import Metrics, Snapshot
+from orpheus_plugin.server.voicemap import VoiceMap
 from orpheus_plugin.turn import (
     MAX_WAIT_S,
+    SAMPLE_RATE,
     AudioChunk,
     SpeechEngine,
     SpeechOptions,
@@ -37,6 +40,9 @@ logger = logging.getLogger(__name__)
 FREEING_S = 0.25
 """A client that closes in mid-speech and opens the next turn at once finds its place not yet free. Every turn waits this
 long before it is refused. unmute gives up on a server that says nothing for half a second."""
+
+SILENCE = bytes(2 * SAMPLE_RATE // 10)
+"""0.1 s."""
 
 
 class SpeechService:
@@ -54,6 +60,8 @@ class SpeechService:
         *,
         limits: Limits | None = None,
         max_text_chars: int,
+        voices: VoiceMap | None = None,
+        strict_voices: bool = False,
         log_text: bool = False,
     ) -> None:
         self.engine = engine
@@ -61,6 +69,8 @@ class SpeechService:
         self.metrics = Metrics(self._now)
         self.prebuffer = Prebuffer(first_s=0.05, grain_s=0.03, most_s=0.3)
         self.max_text_chars = max_text_chars
+        self.voices = voices or VoiceMap()
+        self.strict_voices = strict_voices
         self.ready = False
         self.draining = asyncio.Event()
         self.last_used = time.monotonic()
@@ -118,6 +128,7 @@ class SpeechService:
             check_number("max_wait_s", max_wait_s, 0.0, MAX_WAIT_S)
             if self.draining.is_set():
                 raise ShuttingDown("the server is shutting down")
+            options = replace(options, voice=self.voices(options.voice))
             turn = self.engine.open_turn(options, max_wait_s=max(max_wait_s, FREEING_S))
         except OrpheusError as error:
             self.metrics.refused(protocol, error.code)
@@ -239,6 +250,15 @@ class ServedTurn:
         """Returns when the turn holds a place. Raises what ended it before, as iterating it would."""
         await self._turn.admitted()
 
+    async def pcm(self) -> AsyncIterator[bytes]:
+        """The turn's audio. For a text in which nothing can be spoken, such as "...", 0.1 s of silence: many clients take
+        an answer without any audio for a failure."""
+        async for event in self:
+            if isinstance(event, AudioChunk):
+                yield event.pcm
+        if self.chars and not self._samples:
+            yield SILENCE
+
     async def __aiter__(self) -> AsyncIterator[TurnEvent]:
         async with contextlib.aclosing(self._service.prebuffer.pace(aiter(self._turn))) as events:
             async for event in events:
@@ -254,7 +274,7 @@ class ServedTurn:
         if self.ttfa_s is None and self._first_text_at is not None:
             self.ttfa_s = time.monotonic() - self._first_text_at
         self._samples += chunk.samples
-        self.stats.audio_s = self._samples / 24_000
+        self.stats.audio_s = self._samples / SAMPLE_RATE
 
     # ---- life
 

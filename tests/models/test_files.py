@@ -16,13 +16,11 @@ from typing import Any
 
 import pytest
 
-from orpheus_plugin.errors import BadCheckpoint, InvalidOptions, ModelNotFound, UnknownVoice
+from orpheus_plugin.errors import BadCheckpoint, InvalidOptions, ModelNotFound
 from orpheus_plugin.models import files as models
 from orpheus_plugin.models.devices import pick_device
 from orpheus_plugin.models.files import (
     SNAC_24KHZ,
-    ModelSpec,
-    check_voice,
     choose,
     download,
     known_models,
@@ -126,22 +124,6 @@ def test_auto_takes_the_large_model_on_cuda_only_and_says_so(
 def test_auto_on_any_device_asks_for_cuda(monkeypatch: pytest.MonkeyPatch, cuda: bool) -> None:
     monkeypatch.setattr(models, "_cuda_available", lambda: cuda)
     assert choose() == ("orpheus-3b" if cuda else "mini")
-
-
-def test_a_voice_is_checked_against_the_model() -> None:
-    spec = known_models()["orpheus-3b"]
-    assert check_voice(spec, None) == "tara"
-    assert check_voice(spec, "Leo") == "leo"
-    with pytest.raises(UnknownVoice, match="tara, leah, jess"):
-        check_voice(spec, "bob")
-
-
-def test_a_model_with_unknown_voices_takes_any_name() -> None:
-    spec = ModelSpec(name="mine")
-    assert check_voice(spec, None) == ""
-    assert check_voice(spec, "Bob") == "Bob"
-    with pytest.raises(UnknownVoice):
-        check_voice(spec, " ")
 
 
 def test_a_cached_mirror_is_found_by_the_models_name(cache: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 
 import aiohttp
@@ -30,6 +31,14 @@ WEBSOCKETS = {
         [packed(type="open", id="a"), packed(type="text", id="a", text=TEXT)],
     ),
     "unmute": ("/api/tts_streaming?format=PcmMessagePack", [packed(type="Text", text=TEXT)]),
+    "omni": (
+        "/v1/audio/speech/stream",
+        [
+            frame('{"type": "session.config", "response_format": "pcm", "stream_audio": true}'),
+            frame(json.dumps({"type": "input.text", "text": TEXT})),
+            frame('{"type": "input.done"}'),
+        ],
+    ),
     "baseten": ("/v1/websocket", [frame("{}"), frame(TEXT), frame("__END__")]),
 }
 

@@ -155,15 +155,91 @@ async def test_capacity_is_a_rate_limit_that_the_client_retries(server: RunningT
         assert (await retried).content
 
 
-async def test_models_and_voices_are_listed(
+async def test_models_are_listed_by_every_name_they_are_asked_for(
     client: openai.AsyncOpenAI, server: RunningTestServer
 ) -> None:
-    assert [model.id async for model in client.models.list()] == ["crafted"]
+    names = ["crafted", "tts-1", "tts-1-hd"]
+    assert [model.id async for model in client.models.list()] == names
+    for name in names:
+        assert (await client.models.retrieve(name)).id == name
+    with pytest.raises(openai.NotFoundError) as missing:
+        await client.models.retrieve("owner/other")
+    assert "crafted" in missing.value.message
     async with (
         aiohttp.ClientSession() as session,
-        session.get(f"{server.url}/v1/audio/voices") as response,
+        session.get(f"{server.url}/v1/audio/models") as response,
     ):
-        assert await response.json() == {"voices": ["tara", "leo"]}
+        assert [model["id"] for model in (await response.json())["models"]] == names
+
+
+async def test_voices_are_objects_or_names(server: RunningTestServer) -> None:
+    async with aiohttp.ClientSession() as session:
+        for query, voices in (
+            ("", [{"id": "tara", "name": "tara"}, {"id": "leo", "name": "leo"}]),
+            ("?legacy=true", ["tara", "leo"]),
+        ):
+            async with session.get(f"{server.url}/v1/audio/voices{query}") as response:
+                assert await response.json() == {"voices": voices}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("voice", "response_format", "speed", "stream_format", "stream"),
+        *("temperature", "top_p", "repetition_penalty", "seed", "model", "instructions"),
+    ],
+)
+async def test_null_is_not_given(server: RunningTestServer, name: str) -> None:
+    body = {"input": "Hello.", "response_format": "pcm", name: None}
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"{server.url}/v1/audio/speech", json=body) as response,
+    ):
+        assert response.status == 200
+        kind = "audio/mpeg" if name == "response_format" else "audio/pcm"
+        assert response.headers["Content-Type"] == kind
+        assert response.headers.get("X-Sample-Rate") == (None if kind == "audio/mpeg" else "24000")
+        assert len(await response.read()) > 100
+
+
+@pytest.mark.parametrize("text", ["...", ".", "😀", "<think>Hm.</think>", "!?"])
+@pytest.mark.parametrize("audio_format", ["pcm", "wav", "mp3"])
+async def test_nothing_to_speak_is_a_moment_of_silence(
+    server: RunningTestServer, text: str, audio_format: str
+) -> None:
+    async with aiohttp.ClientSession() as session:
+        body = {"input": text, "response_format": audio_format}
+        async with session.post(f"{server.url}/v1/audio/speech", json=body) as response:
+            data = await response.read()
+        if audio_format == "pcm":
+            assert data == bytes(4_800)
+        else:
+            assert 0.1 <= seconds_of(data) < 0.25  # an mp3 has its encoder's delay before it
+        async with session.post(f"{server.url}/predict", json={"prompt": text}) as response:
+            assert await response.read() == bytes(4_800)
+
+
+async def test_stream_means_events_unless_the_format_is_named(server: RunningTestServer) -> None:
+    async with aiohttp.ClientSession() as session:
+        for more, kind in (
+            ({"stream": True}, "text/event-stream"),
+            ({"stream": False}, "audio/pcm"),
+            ({"stream": True, "stream_format": "audio"}, "audio/pcm"),
+        ):
+            body = {"input": "Hello.", "response_format": "pcm", **more}
+            async with session.post(f"{server.url}/v1/audio/speech", json=body) as response:
+                assert response.headers["Content-Type"] == kind
+                await response.read()
+
+
+@pytest.mark.parametrize("voice", ["alloy", "Echo", {"id": "onyx"}, "autumn", "pierre", ""])
+async def test_voices_of_other_vendors_are_spoken(server: RunningTestServer, voice: Any) -> None:
+    body = {"input": "Hello.", "response_format": "pcm", "voice": voice}
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"{server.url}/v1/audio/speech", json=body) as response,
+    ):
+        assert response.status == 200
 
 
 async def test_a_client_that_leaves_stops_the_speech(server: RunningTestServer) -> None:
@@ -218,7 +294,7 @@ def test_the_encoders_are_loaded_before_the_first_request() -> None:
         "from orpheus_plugin.server.protocols.openai import add_routes\n"
         "async def main():\n"
         "    app = web.Application()\n"
-        "    add_routes(app, None, None)\n"
+        "    add_routes(app, None)\n"
         "    assert 'av' not in sys.modules\n"
         "    await web.AppRunner(app).setup()\n"
         "    assert 'av' in sys.modules\n"

@@ -18,10 +18,11 @@ from orpheus_plugin.server.security import check_bind, is_loopback
 from orpheus_plugin.turn import SpeechEngine
 from tests.support.servers import RunningTestServer, serving
 
-DOORS = [
+ENDPOINTS = [
     ("GET", protocol.PATH),
     ("GET", "/api/tts_streaming"),
     ("GET", "/v1/websocket"),
+    ("GET", "/v1/audio/speech/stream"),
     ("POST", "/v1/audio/speech"),
     ("POST", "/predict"),
     ("GET", "/v1/models"),
@@ -30,8 +31,8 @@ DOORS = [
 ]
 
 
-@pytest.mark.parametrize(("method", "path"), DOORS)
-async def test_every_door_wants_the_key(engine: SpeechEngine, method: str, path: str) -> None:
+@pytest.mark.parametrize(("method", "path"), ENDPOINTS)
+async def test_every_endpoint_wants_the_key(engine: SpeechEngine, method: str, path: str) -> None:
     async with serving(engine, api_key="secret") as server, aiohttp.ClientSession() as session:
         for headers in (
             {},
@@ -47,6 +48,7 @@ async def test_every_door_wants_the_key(engine: SpeechEngine, method: str, path:
             {"Authorization": "Api-Key secret"},
             {"kyutai-api-key": "secret"},
             {"x-api-key": "secret"},
+            {"api-key": "secret"},
         ):
             async with session.request(method, server.url + path, headers=headers) as response:
                 assert response.status != 401
@@ -54,7 +56,7 @@ async def test_every_door_wants_the_key(engine: SpeechEngine, method: str, path:
 
 async def test_health_and_the_page_need_none(engine: SpeechEngine) -> None:
     async with serving(engine, api_key="secret") as server, aiohttp.ClientSession() as session:
-        for path in ("/", "/healthz", "/readyz", "/api/build_info"):
+        for path in ("/", "/health", "/healthz", "/readyz", "/api/build_info"):
             async with session.get(server.url + path) as response:
                 assert response.status == 200
 
@@ -76,7 +78,7 @@ async def test_without_the_key_nobody_hears_why_the_engine_failed(
 )
 async def test_pages_of_other_origins_are_kept_out(server: RunningTestServer, origin: str) -> None:
     async with aiohttp.ClientSession(headers={"Origin": origin}) as session:
-        for method, path in DOORS:
+        for method, path in ENDPOINTS:
             async with session.request(method, server.url + path) as response:
                 assert response.status == 403
 

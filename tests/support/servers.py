@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from orpheus_plugin.server.app import make_app
 from orpheus_plugin.server.config import Limits
 from orpheus_plugin.server.process import Server
 from orpheus_plugin.server.service import SpeechService
+from orpheus_plugin.server.voicemap import VoiceMap
 from orpheus_plugin.turn import MAX_TEXT_CHARS, SpeechEngine
 
 
@@ -52,11 +53,12 @@ async def serving(
     api_key: str | None = None,
     port: int = 0,
     drain_s: float = 5.0,
-    **app_options: object,
+    voices: VoiceMap | None = None,
+    origins: Sequence[str] = (),
 ) -> AsyncIterator[RunningTestServer]:
     """The engine behind all doors, until the block ends; the engine is closed with it, unless it is KeptOpen."""
-    service = SpeechService(engine, limits=limits, max_text_chars=MAX_TEXT_CHARS)
-    app = make_app(service, api_key=api_key, **app_options)  # type: ignore[arg-type]
+    service = SpeechService(engine, limits=limits, max_text_chars=MAX_TEXT_CHARS, voices=voices)
+    app = make_app(service, api_key=api_key, origins=origins)
     server = Server(service, app, port=port, drain_s=drain_s)
     task = asyncio.create_task(server.run())
     try:

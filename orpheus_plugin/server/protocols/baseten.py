@@ -9,17 +9,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import string
-from typing import Any
 
 from aiohttp import web
 
 from orpheus_plugin.errors import BadMessage, InvalidOptions, OrpheusError, TurnTimedOut
 from orpheus_plugin.server.duplex import drive
-from orpheus_plugin.server.replies import continue_later, json_body, json_object
+from orpheus_plugin.server.replies import Options, continue_later, json_body, json_object
 from orpheus_plugin.server.service import ServedTurn, SpeechService
-from orpheus_plugin.server.voicemap import VoiceMap
 from orpheus_plugin.server.websocket import Socket, accept
-from orpheus_plugin.turn import AudioChunk, SpeechOptions
+from orpheus_plugin.turn import SAMPLE_RATE
 
 END = "__END__"
 WEBSOCKET_PATHS = (
@@ -38,7 +36,7 @@ POST_PATHS = (
 UNDECIDED_PIECES = 4
 
 
-def add_routes(app: web.Application, service: SpeechService, voices: VoiceMap) -> None:
+def add_routes(app: web.Application, service: SpeechService) -> None:
     async def websocket(request: web.Request) -> web.StreamResponse:
         with service.connection():
             async with accept(request, service.limits) as socket:
@@ -60,17 +58,16 @@ def add_routes(app: web.Application, service: SpeechService, voices: VoiceMap) -
             return
         if isinstance(first, bytes):
             raise BadMessage("the first message is a JSON object with the options")
-        async with service.open("baseten", _options(service, voices, json_object(first))) as turn:
+        async with service.open("baseten", json_object(first, Options).speech()) as turn:
             await drive(_read(socket, turn), _send(socket, turn))
 
     async def predict(request: web.Request) -> web.StreamResponse:
         with service.connection():
-            body = await json_body(request)
-            prompt = body.get("prompt")
-            if not isinstance(prompt, str) or not prompt.strip():
-                raise BadMessage('"prompt" must be a text')
-            async with service.open("baseten", _options(service, voices, body)) as turn:
-                return await _stream(request, turn, prompt)
+            body = await json_body(request, _Body)
+            if not body.prompt.strip():
+                raise InvalidOptions("prompt must be a text that is not empty")
+            async with service.open("baseten", body.speech()) as turn:
+                return await _stream(request, turn, body.prompt)
 
     for path in WEBSOCKET_PATHS:
         app.router.add_get(path, websocket)
@@ -78,18 +75,26 @@ def add_routes(app: web.Application, service: SpeechService, voices: VoiceMap) -
         app.router.add_post(path, predict, expect_handler=continue_later)
 
 
+class _Body(Options, kw_only=True):
+    """Word counts and token limits are ours to find; the sampling is the client's."""
+
+    prompt: str
+
+
 async def _stream(request: web.Request, turn: ServedTurn, text: str) -> web.StreamResponse:
     # The original says audio/wav of what has no header; LiveKit's plugin does not look.
-    response = web.StreamResponse(headers={"Content-Type": "audio/pcm;rate=24000;channels=1"})
+    response = web.StreamResponse(
+        headers={
+            "Content-Type": "audio/pcm;rate=24000;channels=1",
+            "X-Sample-Rate": str(SAMPLE_RATE),
+        }
+    )
     turn.push_text(text)
     turn.end()
-    async for event in turn:
-        if isinstance(event, AudioChunk):
-            if not response.prepared:  # an error before the first sound still has its status
-                await response.prepare(request)
-            await response.write(event.pcm)
-    if not response.prepared:
-        await response.prepare(request)
+    async for pcm in turn.pcm():
+        if not response.prepared:  # an error before the first sound still has its status
+            await response.prepare(request)
+        await response.write(pcm)
     await response.write_eof()
     return response
 
@@ -107,9 +112,8 @@ async def _read(socket: Socket, turn: ServedTurn) -> None:
 
 
 async def _send(socket: Socket, turn: ServedTurn) -> None:
-    async for event in turn:
-        if isinstance(event, AudioChunk):
-            await socket.send(event.pcm)
+    async for pcm in turn.pcm():
+        await socket.send(pcm)
 
 
 class Joiner:
@@ -144,16 +148,3 @@ class Joiner:
             text += f" {piece}" if bare else piece
             self._begun = True
         return text
-
-
-def _options(service: SpeechService, voices: VoiceMap, body: dict[str, Any]) -> SpeechOptions:
-    """Word counts and token limits are ours to find; the sampling is the client's."""
-    voice = body.get("voice")
-    if voice is not None and not isinstance(voice, str):
-        raise InvalidOptions("voice must be a string")
-    return SpeechOptions(
-        voice=voices.require(service.engine, voice),
-        temperature=body.get("temperature"),
-        top_p=body.get("top_p"),
-        repetition_penalty=body.get("repetition_penalty"),
-    )

@@ -78,6 +78,7 @@ class _Connection:
             "protocol": protocol.PROTOCOL,
             "version": __version__,
             "voices": list(service.engine.voices),
+            "strict_voices": service.strict_voices,
             "languages": list(service.engine.languages),
             "tags": list(service.engine.tags),
             "sample_rate": 24_000,

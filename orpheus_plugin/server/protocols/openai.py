@@ -6,107 +6,120 @@ import asyncio
 import base64
 import contextlib
 import json
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import msgspec
 from aiohttp import web
 
 from orpheus_plugin.errors import InvalidOptions, OrpheusError
 from orpheus_plugin.server import encoders
 from orpheus_plugin.server.encoders import CONTENT_TYPES, Encoder, OffLoop, WithTempo, make_encoder
-from orpheus_plugin.server.replies import continue_later, error_response, json_body
+from orpheus_plugin.server.replies import (
+    Options,
+    continue_later,
+    error_response,
+    http_error,
+    json_body,
+)
 from orpheus_plugin.server.service import ServedTurn, SpeechService
-from orpheus_plugin.server.voicemap import VoiceMap
-from orpheus_plugin.turn import AudioChunk, SpeechOptions
+from orpheus_plugin.turn import SAMPLE_RATE, SpeechOptions
+
+NAMES = ("tts-1", "tts-1-hd")
+"""The one model's other names: some clients ask whether the server has what they were written for."""
 
 
-def add_routes(app: web.Application, service: SpeechService, voices: VoiceMap) -> None:
+def add_routes(app: web.Application, service: SpeechService) -> None:
     async def speech(request: web.Request) -> web.StreamResponse:
         with service.connection():
-            asked = _Asked.read(await json_body(request), service, voices)
+            asked = await json_body(request, _Asked)
+            if not asked.input.strip():
+                raise InvalidOptions("input must be a text that is not empty")
             with contextlib.closing(OffLoop(asked.encoder())) as encoder:
                 sender = _Events(request) if asked.sse else _Bytes(request, asked.format)
                 try:
-                    async with service.open("openai", asked.options) as turn:
-                        await _speak(turn, asked.text, encoder, sender)
+                    async with service.open("openai", asked.options()) as turn:
+                        await _speak(turn, asked.input, encoder, sender)
                 except OrpheusError as error:
                     return await sender.fail(error)
                 return sender.response
 
-    async def models(request: web.Request) -> web.Response:
-        name = service.engine.health().model
-        model = {"id": name, "object": "model", "created": 0, "owned_by": "orpheus_plugin"}
-        return web.json_response({"object": "list", "data": [model]})
+    async def list_models(request: web.Request) -> web.Response:
+        return web.json_response({"object": "list", "data": [_model(name) for name in names()]})
+
+    async def one_model(request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        if name not in names():
+            return http_error(404, "model_not_found", f"this server has {', '.join(names())}")
+        return web.json_response(_model(name))
+
+    async def audio_models(request: web.Request) -> web.Response:
+        return web.json_response({"models": [{"id": name, "name": name} for name in names()]})
 
     async def list_voices(request: web.Request) -> web.Response:
-        return web.json_response({"voices": list(service.engine.voices)})
+        voices = service.engine.voices
+        if request.query.get("legacy", "").lower() in ("1", "true"):
+            return web.json_response({"voices": list(voices)})
+        return web.json_response({"voices": [{"id": voice, "name": voice} for voice in voices]})
+
+    def names() -> tuple[str, ...]:
+        return (service.engine.health().model, *NAMES)
 
     async def warm_up(app: web.Application) -> None:
         await asyncio.to_thread(encoders.warm_up)
 
     app.on_startup.append(warm_up)
     app.router.add_post("/v1/audio/speech", speech, expect_handler=continue_later)
-    app.router.add_get("/v1/models", models)
+    app.router.add_get("/v1/models", list_models)
+    app.router.add_get("/v1/models/{name:.+}", one_model)
+    app.router.add_get("/v1/audio/models", audio_models)
     app.router.add_get("/v1/audio/voices", list_voices)
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """A request, checked. `model` and `instructions` are taken and mean nothing: there is one model, and it takes none."""
+def _model(name: str) -> dict[str, object]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "orpheus_plugin"}
 
-    text: str
-    options: SpeechOptions
-    format: str
-    speed: float
-    sse: bool
+
+class _Voice(msgspec.Struct):
+    id: str
+
+
+class _Asked(Options, kw_only=True):
+    """A request. `model` and `instructions` are taken and mean nothing: there is one model, and it takes none.
+
+    The sampling is not OpenAI's, but harmless to its clients: it reaches us through `extra_body`. `stream` is how
+    vLLM-Omni's and SGLang's clients ask for events.
+    """
+
+    input: str
+    voice: str | _Voice | None = None  # type: ignore[assignment]
+    response_format: str | None = None
+    speed: Annotated[float, msgspec.Meta(ge=0.25, le=4.0)] | None = None
+    stream_format: Literal["audio", "sse"] | None = None
+    stream: bool | None = None
+
+    @property
+    def format(self) -> str:
+        return self.response_format or "mp3"
+
+    @property
+    def sse(self) -> bool:
+        return self.stream_format == "sse" or (self.stream_format is None and bool(self.stream))
+
+    def options(self) -> SpeechOptions:
+        if isinstance(self.voice, _Voice):
+            self.voice = self.voice.id
+        return self.speech()
 
     def encoder(self) -> Encoder:
         encoder = make_encoder(self.format)
-        return encoder if self.speed == 1 else WithTempo(self.speed, encoder)
-
-    @classmethod
-    def read(cls, body: dict[str, Any], service: SpeechService, voices: VoiceMap) -> _Asked:
-        text = body.get("input")
-        if not isinstance(text, str) or not text.strip():
-            raise InvalidOptions("input must be a text that is not empty")
-        voice = body.get("voice")
-        if isinstance(voice, dict):
-            voice = voice.get("id")
-        if voice is not None and not isinstance(voice, str):
-            raise InvalidOptions("voice must be a string")
-        speed = body.get("speed", 1.0)
-        if (
-            isinstance(speed, bool)
-            or not isinstance(speed, int | float)
-            or not 0.25 <= speed <= 4.0
-        ):
-            raise InvalidOptions("speed must be a number from 0.25 to 4.0")
-        stream_format = body.get("stream_format", "audio")
-        if stream_format not in ("audio", "sse"):
-            raise InvalidOptions("stream_format must be audio or sse")
-        audio_format = body.get("response_format", "mp3")
-        if not isinstance(audio_format, str):
-            raise InvalidOptions("response_format must be a string")
-        # Not OpenAI's, but harmless to its clients: they reach us through `extra_body`.
-        own = {
-            name: body[name]
-            for name in ("temperature", "top_p", "repetition_penalty", "seed")
-            if name in body
-        }
-        return cls(
-            text,
-            SpeechOptions(voice=voices.require(service.engine, voice), **own),
-            audio_format,
-            float(speed),
-            stream_format == "sse",
-        )
+        return encoder if self.speed in (None, 1) else WithTempo(self.speed or 1.0, encoder)
 
 
 async def _speak(turn: ServedTurn, text: str, encoder: OffLoop, sender: _Bytes | _Events) -> None:
     turn.push_text(text)
     turn.end()
-    async for event in turn:
-        if isinstance(event, AudioChunk) and (data := await encoder.push(event.pcm)):
+    async for pcm in turn.pcm():
+        if data := await encoder.push(pcm):
             await sender.send(data)
     if data := await encoder.finish():
         await sender.send(data)
@@ -121,6 +134,8 @@ class _Bytes:
         self.response = web.StreamResponse(
             headers={"Content-Type": CONTENT_TYPES[audio_format], "X-Accel-Buffering": "no"}
         )
+        if audio_format == "pcm":
+            self.response.headers["X-Sample-Rate"] = str(SAMPLE_RATE)
 
     async def send(self, data: bytes) -> None:
         if not self.response.prepared:

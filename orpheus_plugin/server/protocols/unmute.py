@@ -20,7 +20,6 @@ from orpheus_plugin.errors import BadMessage, InvalidOptions, OrpheusError
 from orpheus_plugin.server.duplex import drive
 from orpheus_plugin.server.encoders import OffLoop, make_encoder
 from orpheus_plugin.server.service import ServedTurn, SpeechService
-from orpheus_plugin.server.voicemap import VoiceMap
 from orpheus_plugin.server.websocket import Socket, accept
 from orpheus_plugin.turn import AudioChunk, SpeechOptions, Word
 from orpheus_plugin.version import __version__
@@ -36,7 +35,7 @@ MAX_MESSAGE_BYTES = 2 * 1024 * 1024
 FORMATS = ("PcmMessagePack", "Pcm", "OggOpusMessagePack", "OggOpus")
 
 
-def add_routes(app: web.Application, service: SpeechService, voices: VoiceMap) -> None:
+def add_routes(app: web.Application, service: SpeechService) -> None:
     async def build_info(request: web.Request) -> web.Response:
         return web.json_response({"server": "orpheus_plugin", "version": __version__})
 
@@ -50,7 +49,7 @@ def add_routes(app: web.Application, service: SpeechService, voices: VoiceMap) -
                 with contextlib.suppress(ConnectionError):
                     try:
                         with service.connection():
-                            await _speak(socket, service, _options(request, service, voices), out)
+                            await _speak(socket, service, _options(request), out)
                     except OrpheusError as error:
                         code = await _refuse(socket, out, error)
                     await socket.close(code)
@@ -60,8 +59,9 @@ def add_routes(app: web.Application, service: SpeechService, voices: VoiceMap) -
         socket: Socket, service: SpeechService, options: SpeechOptions, out: _Out
     ) -> None:
         async with service.open("unmute", options) as turn:
-            reader = _Reader(socket, turn, voices)
-            if voices.custom == "error":
+            custom = service.voices.custom
+            reader = _Reader(socket, turn, custom)
+            if custom == "error":
                 # A voice embedding comes before anything else, and must be refused before Ready to be noticed.
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(0.05):
@@ -75,11 +75,11 @@ def add_routes(app: web.Application, service: SpeechService, voices: VoiceMap) -
     app.router.add_get("/api/tts_streaming", tts_streaming)
 
 
-def _options(request: web.Request, service: SpeechService, voices: VoiceMap) -> SpeechOptions:
+def _options(request: web.Request) -> SpeechOptions:
     """Of what kyutai's models take, voice and seed mean something here; their temperature is another model's."""
     seed = request.query.get("seed", "")
     return SpeechOptions(
-        voice=voices.find(service.engine, request.query.get("voice")),
+        voice=request.query.get("voice"),
         seed=int(seed) if seed.isascii() and seed.isdecimal() and len(seed) < 19 else None,
     )
 
@@ -108,10 +108,10 @@ async def _send(socket: Socket, turn: ServedTurn, out: _Out) -> None:
 class _Reader:
     """The client's messages into the turn."""
 
-    def __init__(self, socket: Socket, turn: ServedTurn, voices: VoiceMap) -> None:
+    def __init__(self, socket: Socket, turn: ServedTurn, custom: str) -> None:
         self._socket = socket
         self._turn = turn
-        self._voices = voices
+        self._custom = custom
         self._any_text = False
 
     async def run(self) -> None:
@@ -134,7 +134,7 @@ class _Reader:
         elif kind == "Eos":
             self._turn.end()
         elif kind == "Voice":
-            if self._voices.custom == "error":
+            if self._custom == "error":
                 raise InvalidOptions("Orpheus cannot speak with a custom voice; choose a named one")
             logger.warning("a custom voice was asked for; speaking with the default one")
         else:

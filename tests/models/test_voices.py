@@ -1,0 +1,82 @@
+"""Which voice speaks for a name: the model's own, a stand-in, or nobody's."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from orpheus_plugin.errors import UnknownVoice
+from orpheus_plugin.models import ModelSpec, check_voice, known_models, voices
+from orpheus_plugin.models.voices import pick_voice
+
+ORPHEUS = known_models()["orpheus-3b"].voices
+
+
+@pytest.fixture(autouse=True)
+def nothing_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(voices, "_warned", set())
+
+
+@pytest.mark.parametrize(
+    ("name", "voice"),
+    [
+        *((name, "tara") for name in (None, "", " ", "default", "Default", "TARA")),
+        ("Leo", "leo"),
+        ("alloy", "tara"),
+        ("Echo", "leo"),
+        ("autumn", "tara"),
+        ("troy", "leo"),
+        ("pierre", "tara"),
+        ("unmute-prod-website/developer-1.mp3", "zac"),
+        ("expresso/ex03-ex01_happy_001_channel1_334s.wav", "tara"),
+        ("am_adam", "leo"),
+        ("aura-asteria-en", "tara"),
+        ("Vivian", "tara"),
+    ],
+)
+def test_voices_of_elsewhere_have_a_stand_in(name: str | None, voice: str) -> None:
+    assert pick_voice(ORPHEUS, name, model="m") == voice
+
+
+@pytest.mark.parametrize("name", ["tara", "zoe", "alloy", "autumn", "a.wav", "af_bella", "유나"])
+def test_a_model_with_one_voice_speaks_with_it(name: str) -> None:
+    assert pick_voice(("heart",), name, model="m") == "heart"
+
+
+def test_a_voice_that_resembles_is_preferred_over_the_default() -> None:
+    assert pick_voice(("max", "heart"), "af_heart", model="m") == "heart"
+    assert pick_voice(("max", "zac"), "onyx", model="m") == "zac"
+    assert pick_voice(("max", "zac"), "alloy", model="m") == "max"
+
+
+@pytest.mark.parametrize("name", ["bob", "tarra", "alloy2", "x/y", "é"])
+def test_a_name_nobody_knows_is_an_error_that_lists_the_voices(name: str) -> None:
+    with pytest.raises(UnknownVoice, match="tara, leah, jess"):
+        pick_voice(ORPHEUS, name, model="m")
+
+
+@pytest.mark.parametrize("name", ["alloy", "pierre", "a.wav"])
+def test_strictly_only_the_models_own_voices_speak(name: str) -> None:
+    with pytest.raises(UnknownVoice):
+        pick_voice(ORPHEUS, name, model="m", strict=True)
+    assert pick_voice(ORPHEUS, "Leo", model="m", strict=True) == "leo"
+    assert pick_voice(ORPHEUS, None, model="m", strict=True) == "tara"
+
+
+def test_one_warning_a_voice(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            for name in ("alloy", "ALLOY", "nova", "leo"):
+                pick_voice(ORPHEUS, name, model="m")
+    assert [record.getMessage() for record in caplog.records] == [
+        "m has no voice 'alloy'; 'tara' speaks in its place",
+        "m has no voice 'nova'; 'leah' speaks in its place",
+    ]
+
+
+def test_a_model_with_unknown_voices_takes_any_name() -> None:
+    spec = ModelSpec(name="mine")
+    assert check_voice(spec, None) == ""
+    assert check_voice(spec, " ") == ""
+    assert check_voice(spec, "Bob") == "Bob"
