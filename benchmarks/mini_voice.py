@@ -1,10 +1,11 @@
 """How well the bundled voice speaks: ``python benchmarks/mini_voice.py`` (or ``--sentences 20``).
 
 Each held-out sentence is spoken by the files in ``orpheus_plugin/mini`` alone (transformers' Llama,
-plain sampling over the whole vocabulary, no mask; snac's decoder) and heard by Whisper tiny.en.
-Printed: word error rate beside the teacher's own, the share of utterances that stop by themselves,
-tokens out of their slot's order, duration against the teacher's, and the speed of both models on
-one thread.
+plain sampling over the whole vocabulary, no mask; snac's decoder), heard by Whisper tiny.en and
+scored by DistillMOS. Printed: word error rate and naturalness beside the teacher's own, the share of
+utterances that stop by themselves, tokens out of their slot's order, duration against the teacher's,
+and the speed of both models on one thread. ``--teacher`` (needs the ``train`` extra) also has the
+teacher read the sentences: its sound, and its own codes through our codec without the language model.
 """
 
 from __future__ import annotations
@@ -26,22 +27,26 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from training.judge import Listener, errors  # noqa: E402
+from training.naturalness import Naturalness  # noqa: E402
 
 MODEL = ROOT / "orpheus_plugin" / "mini"
 HELD_OUT = Path(__file__).with_name("mini_held_out.json")
 ROWS, SLOTS = 4096, 7
 BATCH = 25
+SHORTEST = 4800
+"""Samples below which DistillMOS has nothing to score (0.2 s)."""
 
 
 @dataclass
 class Spoken:
-    """One sentence as the voice spoke it."""
+    """One sentence as the voice spoke it; ``natural`` is its mean opinion score as DistillMOS predicts it."""
 
     kind: str
     text: str
     heard: str
     wrong: int
     words: int
+    natural: float
     stopped: bool
     tokens: int
     disorder: int
@@ -104,13 +109,18 @@ class Voice:
         slots = (np.array(ids, np.int64) - self.audio) // ROWS
         disorder = int((slots != np.arange(len(ids)) % SLOTS).sum())
         frames = np.array(ids[: len(ids) // SLOTS * SLOTS], np.int64).reshape(-1, SLOTS)
-        codes = torch.from_numpy((frames - self.audio) % ROWS)[None]
-        if not codes.numel():
-            return np.zeros(0, np.float32), disorder
+        return self.sound((frames - self.audio) % ROWS), disorder
+
+    @torch.no_grad()
+    def sound(self, frames: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """Sound of codes ``[frames, 7]``, ``[2048 * frames]``."""
+        if not len(frames):
+            return np.zeros(0, np.float32)
+        codes = torch.from_numpy(frames)[None]
         levels = [codes[:, :, s].flatten(1) for s in ([0], [1, 4], [2, 3, 5, 6])]
         torch.manual_seed(0)
         sound: npt.NDArray[np.float32] = self.codec.decode(levels)[0, 0].numpy()
-        return sound, disorder
+        return sound
 
 
 def held_out(count: int) -> list[dict[str, Any]]:
@@ -144,7 +154,7 @@ def listen(
     show: bool = False,
 ) -> list[Spoken]:
     """Decode what was said, have it heard, compare."""
-    listener = Listener()
+    listener, naturalness = Listener(), Naturalness()
     found = []
     for i, line in enumerate(lines):
         ids, stopped = spoken[i]
@@ -159,6 +169,7 @@ def listen(
                 heard,
                 wrong,
                 words,
+                naturalness(sound) if len(sound) > SHORTEST else 1.0,
                 stopped,
                 len(ids),
                 disorder,
@@ -167,7 +178,7 @@ def listen(
             )
         )
         if show:
-            print(f"{wrong}/{words} {line['text']} | {heard}", flush=True)
+            print(f"{wrong}/{words} {found[-1].natural:.2f} {line['text']} | {heard}", flush=True)
         if sounds:
             from scipy.io import wavfile
 
@@ -193,17 +204,36 @@ def speed(sentences: int = 3) -> dict[str, float]:
     return {f"{name}_x_real_time": seconds / s for name, s in spent.items()}
 
 
+def teacher(count: int) -> dict[str, float]:
+    """Word error rate and naturalness of the teacher, and of its own codes through our codec."""
+    from training.codes import frames
+    from training.evaluate import teacher_reading
+
+    voice, listener, naturalness = Voice(), Listener(), Naturalness()
+    wrong, words, natural = {"teacher": 0, "codec": 0}, 0, {"teacher": 0.0, "codec": 0.0}
+    lines = held_out(count)
+    for i, line in enumerate(lines):
+        reading, own = teacher_reading(line["text"], i)
+        for name, sound in (("teacher", own), ("codec", voice.sound(frames(reading).codes))):
+            wrong[name] += errors(line["text"], listener(sound))[0]
+            natural[name] += naturalness(sound)
+        words += line["words"]
+    return {f"{name}_wer": n / words for name, n in wrong.items()} | {
+        f"{name}_natural": n / len(lines) for name, n in natural.items()
+    }
+
+
 def summary(found: list[Spoken]) -> dict[str, float]:
     """The figures."""
-    teacher = json.loads(HELD_OUT.read_text())["sentences"][: len(found)]
-    known = [t for t in teacher if t["teacher_wrong"] is not None]
+    lines = held_out(len(found))
     ratio = [s.seconds / s.teacher_seconds for s in found]
     figures = {
         "sentences": float(len(found)),
         "words": float(sum(s.words for s in found)),
         "wer": sum(s.wrong for s in found) / sum(s.words for s in found),
-        "teacher_wer": sum(t["teacher_wrong"] for t in known)
-        / max(1, sum(t["words"] for t in known)),
+        "teacher_wer": sum(t["teacher_wrong"] for t in lines) / sum(t["words"] for t in lines),
+        "natural": float(np.mean([s.natural for s in found])),
+        "teacher_natural": float(np.mean([t["teacher_natural"] for t in lines])),
         "stopped": sum(s.stopped for s in found) / len(found),
         "out_of_order": sum(s.disorder for s in found) / max(1, sum(s.tokens for s in found)),
         "duration_mean": float(np.mean(ratio)),
@@ -220,10 +250,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sentences", type=int, default=200)
     parser.add_argument("--sounds", type=Path, help="also write WAV files here")
+    parser.add_argument(
+        "--teacher", action="store_true", help="also measure the teacher and the codec alone"
+    )
     parser.add_argument("--json", type=Path, help="write figures and sentences here")
     args = parser.parse_args()
     found = measure(args.sentences, args.sounds, show=True)
     figures = summary(found) | speed()
+    if args.teacher:
+        figures |= teacher(args.sentences)
     for name, value in figures.items():
         print(f"{name:20s} {value:10.3f}")
     if args.json:

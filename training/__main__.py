@@ -29,12 +29,13 @@ def main() -> None:
     refine.add_argument("--minutes", type=float, default=60)
     codec = steps.add_parser("codec", help="train the codec's decoder (resumes likewise)")
     codec.add_argument("--minutes", type=float, default=95)
-    codec.add_argument("--adversarial-from", type=float, default=1.0)
+    codec.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    codec.add_argument("--batch", type=int, default=6, help="stretches in a step")
     held = steps.add_parser("held-out", help="the benchmark's sentences, read by the teacher")
     held.add_argument("--to", type=Path, default=Path("benchmarks/mini_held_out.json"))
     out = steps.add_parser("export", help="write the voice's folder")
     out.add_argument("--to", type=Path, default=Path("orpheus_plugin/mini"))
-    test = steps.add_parser("evaluate", help="word error rate of the checkpoints")
+    test = steps.add_parser("evaluate", help="word error rate and naturalness of the checkpoints")
     test.add_argument("--what", choices=("teacher", "codec", "lm"), default="lm")
     test.add_argument("--sentences", type=int, default=24)
     test.add_argument("--temperature", type=float, default=0.6)
@@ -50,9 +51,10 @@ def main() -> None:
 
         generate(args.work, args.part, args.parts)
     elif args.step == "codec":
-        from training.codec import train as train_codec
+        from training.codec_train import Plan
+        from training.codec_train import train as train_codec
 
-        train_codec(args.work, args.minutes, args.adversarial_from)
+        train_codec(args.work, Plan(minutes=args.minutes, batch=args.batch), args.device)
     elif args.step == "lm":
         from training.lm_train import train
 

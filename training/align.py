@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 import numpy as np
 import numpy.typing as npt
 
-from training.speech import PAD
+from training.grid import PAD
 
 MARKS = "ˈˌː"
 """Symbols that belong to the phoneme after them (or, for length, before them)."""

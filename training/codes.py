@@ -31,7 +31,7 @@ import numpy as np
 import numpy.typing as npt
 
 from training.align import Aligner, groups_of, words_of
-from training.speech import HOP, PAD, UNIT
+from training.grid import HOP, PAD, UNIT
 
 Ints = npt.NDArray[np.int64]
 
@@ -95,8 +95,8 @@ class Frames:
 
 def pitch_hz(number: Ints) -> npt.NDArray[np.float64]:
     """Frequency of pitch numbers; 0 for unvoiced."""
-    hz: npt.NDArray[np.float64] = (number + PITCH_BASE) * (24000 / STEP / PHASES)
-    return np.where(number > 0, hz, 0.0)
+    hz = (number + PITCH_BASE) * (24000 / STEP / PHASES)
+    return np.where(number > 0, hz, 0.0).astype(np.float64)
 
 
 def melody(pitch: npt.NDArray[np.float32], first: Ints, last: Ints) -> tuple[Ints, Ints]:

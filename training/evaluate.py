@@ -16,6 +16,7 @@ from training.codec import Codec
 from training.codes import ROWS, Utterance, frames
 from training.judge import Listener, errors
 from training.lm import Size, VoiceModel
+from training.naturalness import Naturalness
 
 
 def held_out(work: Path, count: int) -> list[tuple[str, str]]:
@@ -77,18 +78,17 @@ def as_frames(ids: list[int]) -> tuple[npt.NDArray[np.int64], int]:
 def teacher_reading(text: str, seed: int) -> tuple[Utterance, npt.NDArray[np.float32]]:
     """The teacher's reading of a text as an utterance, and its own sound at its own pitch."""
     from training.codes import PHONEME_INDEX
-    from training.speech import Teacher, level, render
+    from training.speech import Teacher, level, own_sound, render
 
     global _teacher
     if _teacher is None:
         _teacher = Teacher()
     s = _teacher.speak(text)
-    rng = np.random.default_rng(seed)
-    loud = level(render(s, rng))
+    loud = level(render(s)[0])
     phonemes = np.array([PHONEME_INDEX.get(c, PHONEME_INDEX["ə"]) for c in s.symbols])
     nowhere = np.zeros(len(s.units), np.int64)
     utterance = Utterance(text.lower(), phonemes, s.units, nowhere, s.pitch, loud, [])
-    return utterance, render(s, rng, own_pitch=True)
+    return utterance, own_sound(s, np.random.default_rng(seed))
 
 
 _teacher: Any = None
@@ -104,14 +104,14 @@ def evaluate(
     sounds: Path | None = None,
     name: str = "lm",
 ) -> None:
-    """Print word error rates over held-out sentences.
+    """Print word error rates and naturalness over held-out sentences.
 
     Args:
         what: ``teacher`` (its own sound), ``codec`` (its codes through our codec) or ``lm``.
         sounds: folder for WAV files, if wanted.
     """
     torch.set_num_threads(1)
-    listener = Listener()
+    listener, naturalness = Listener(), Naturalness()
     codec = load_codec(work)
     net = load_lm(work, name) if what == "lm" else None
     table = net.table.full() if net else torch.zeros(0)
@@ -119,7 +119,7 @@ def evaluate(
     wrong: dict[str, int] = {}
     total: dict[str, int] = {}
     stops = disorder = made_tokens = 0
-    ratios, lm_time, codec_time, seconds = [], 0.0, 0.0, 0.0
+    ratios, natural, lm_time, codec_time, seconds = [], [], 0.0, 0.0, 0.0
     for n, (kind, text) in enumerate(held_out(work, count)):
         reading, sound = teacher_reading(text, n)
         length = len(sound)
@@ -140,11 +140,12 @@ def evaluate(
         seconds += len(sound) / 24000
         ratios.append(len(sound) / length)
         heard = listener(sound)
+        natural.append(naturalness(sound))
         e, w = errors(text, heard)
         for key in (kind, "all"):
             wrong[key] = wrong.get(key, 0) + e
             total[key] = total.get(key, 0) + w
-        print(f"{e}/{w} x{ratios[-1]:.2f} {text} | {heard}", flush=True)
+        print(f"{e}/{w} {natural[-1]:.2f} x{ratios[-1]:.2f} {text} | {heard}", flush=True)
         if sounds:
             from scipy.io import wavfile
 
@@ -153,6 +154,7 @@ def evaluate(
             wavfile.write(sounds / f"{n:03d}.wav", 24000, pcm)
     for key in wrong:
         print(f"{what} {key}: WER {100 * wrong[key] / total[key]:.1f} % of {total[key]} words")
+    print(f"{what} naturalness: {np.mean(natural):.2f} of 5")
     print(f"duration against the teacher: mean {np.mean(ratios):.2f}, longest {max(ratios):.2f}")
     if what == "lm":
         print(
@@ -162,9 +164,9 @@ def evaluate(
 
 
 def write_held_out(work: Path, path: Path) -> None:
-    """Write the 200 held-out sentences with the teacher's duration and errors, for the benchmark."""
+    """Write the 200 held-out sentences with the teacher's duration, errors and score, for the benchmark."""
     torch.set_num_threads(1)
-    listener = Listener()
+    listener, naturalness = Listener(), Naturalness()
     begun = work / "held_out_read.jsonl"
     rows = [json.loads(r) for r in begun.read_text().splitlines()] if begun.exists() else []
     for n, (kind, text) in list(enumerate(held_out(work, 10**6)))[len(rows) :]:
@@ -178,6 +180,7 @@ def write_held_out(work: Path, path: Path) -> None:
             "teacher_seconds": round(len(sound) / 24000, 3),
             "teacher_wrong": wrong,
             "teacher_heard": heard,
+            "teacher_natural": round(naturalness(sound), 2),
         }
         rows.append(row)
         with open(begun, "a") as out:

@@ -182,9 +182,9 @@ def snac_state(codec: Codec) -> dict[str, Tensor]:
     model: Any = SNAC(
         **CONFIG
     )  # its first level's projection stays random: the rows there are zero
-    plain = dict(codec.decoder.named_modules())
+    plain: dict[str, Any] = dict(codec.decoder.named_modules())
     for name, module in model.decoder.named_modules():
-        source = plain.get(name)
+        source: Any = plain.get(name)
         if parametrize.is_parametrized(module):
             module.weight = source.weight.detach()
             if module.bias is not None:
@@ -206,28 +206,42 @@ def snac_state(codec: Codec) -> dict[str, Tensor]:
     return {k: t.detach().clone().contiguous() for k, t in model.state_dict().items()}
 
 
-def export(work: Path, folder: Path, lm: str = "lm", codec: str = "codec") -> None:
-    """Write ``folder`` from the checkpoints ``work/{lm}.pt`` (its averaged weights) and ``codec.pt``.
-
-    Without the latter the folder's codec stays: whoever goes on from the shipped files has only those.
-    """
-    saved = torch.load(work / f"{lm}.pt", weights_only=True)
+def export_lm(checkpoint: Path, folder: Path) -> None:
+    """Write the language model of a checkpoint (its averaged weights), its configuration and tokenizer."""
+    saved = torch.load(checkpoint, weights_only=True)
     net = VoiceModel(Size(**saved["size"]))
     net.load_state_dict(saved["average"])
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "snac").mkdir(exist_ok=True)
     write_json(folder / "config.json", config(net.size))
     ids = {"bos_token_id": v.BOS, "eos_token_id": v.END_OF_SPEECH, "pad_token_id": v.PAD}
     write_json(folder / "generation_config.json", {**ids, **SAMPLING})
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer(), ensure_ascii=False) + "\n")
     save_file(llama_state(net), folder / "model.safetensors", {"format": "pt"})
+
+
+def export_codec(checkpoint: Path, folder: Path) -> None:
+    """Write the codec of a checkpoint (its averaged weights)."""
+    voice = Codec()
+    voice.load_state_dict(torch.load(checkpoint, weights_only=True)["average"])
+    (folder / "snac").mkdir(exist_ok=True)
     write_json(folder / "snac" / "config.json", CONFIG)
-    trained, kept = work / f"{codec}.pt", folder / "snac" / "model.safetensors"
-    if trained.exists() or not kept.exists():
-        voice = Codec()
-        voice.load_state_dict(torch.load(trained, weights_only=True)["average"])
-        save_file(snac_state(voice), kept, {"format": "pt"})
+    save_file(snac_state(voice), folder / "snac" / "model.safetensors", {"format": "pt"})
+
+
+def export(work: Path, folder: Path) -> None:
+    """Write ``folder`` from the checkpoints ``lm.pt`` and ``codec.pt`` in ``work``.
+
+    What has no checkpoint there stays as it is: whoever goes on from the shipped files may train one of both.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    found = False
+    for name, write in (("lm", export_lm), ("codec", export_codec)):
+        checkpoint = work / f"{name}.pt"
+        if checkpoint.exists():
+            write(checkpoint, folder)
+            found = True
+    if not found:
+        raise FileNotFoundError(f"no lm.pt and no codec.pt in {work}: train one first")
     for path in folder.rglob("*.safetensors"):
         path.chmod(0o644)
     size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
-    print(f"{folder}: {size / 2**20:.1f} MiB, step {saved['step']} of the language model")
+    print(f"{folder}: {size / 2**20:.1f} MiB")

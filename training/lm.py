@@ -201,7 +201,7 @@ class Table(nn.Module):
             ]
         )
         sizes = [v.CUSTOM, 10, 1, 7, PITCHES, PHASES, LEVELS, len(PHONEMES), REMAINING, n * n]
-        parts = (h @ weight.t()).float().split(sizes, -1)
+        parts = torch.split((h @ weight.t()).float(), sizes, -1)
         text, control, unused, slot, pitch, phase, level, phoneme, remaining, coarse = parts
         middle = pitch.logsumexp(-1) + phase.logsumexp(-1) + level.logsumexp(-1)
         middle = middle + slot[:, [1, 4]].logsumexp(-1)

@@ -166,7 +166,9 @@ def losses(
 @torch.no_grad()
 def validate(net: VoiceModel, batches: list[Batch]) -> str:
     """Loss a token per level on whole sentences, and how much worse it gets with random text."""
-    kinds, total, wrong = np.zeros(4), [], []
+    kinds = np.zeros(4)
+    total: list[float] = []
+    wrong: list[float] = []
     counts = np.zeros(4)
     for b in batches:
         each = losses(net, b, False)["each"]
@@ -251,7 +253,8 @@ def train(
         average.load_state_dict(net.state_dict())
     count = sum(p.numel() for p in net.blocks.parameters())
     print(f"{len(data)} utterances, {hours:.1f} h; {count / 1e6:.2f} M in layers", flush=True)
-    begun, recent = time.process_time() - spent, {}
+    begun = time.process_time() - spent
+    recent: dict[str, float] = {}
     while True:
         spent = time.process_time() - begun
         done = spent / (60 * minutes)

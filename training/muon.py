@@ -45,4 +45,5 @@ def orthogonal(g: Tensor) -> Tensor:
     for _ in range(5):
         a = x @ x.t()
         x = 3.4445 * x + (-4.775 * a + 2.0315 * a @ a) @ x
-    return (x.t() if tall else x).float()
+    near: Tensor = (x.t() if tall else x).float()
+    return near

@@ -6,7 +6,9 @@ duration of each of its symbols. The teacher leaves 0.2 to 0.4 s of silence on b
 sentence, which a voice agent would only wait for: it is cut to ``LEAD`` and ``TAIL``.
 
 The teacher's own vocoder then renders the sound, but at the pitch our codes can say (see
-:mod:`training.codes`): what the decoder shall sound like is exactly what its codes tell it.
+:mod:`training.codes`): what the decoder shall sound like is exactly what its codes tell it. Its pulses
+are rendered without the phases of their filter and without its hiss, which are hardly heard (0.1 of a
+mean opinion score): then the voiced part follows from the codes sample by sample.
 """
 
 from __future__ import annotations
@@ -20,18 +22,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-UNIT = 600
-"""Samples in one unit of the teacher's durations (25 ms)."""
-HOP = 300
-"""Samples in one step of the teacher's pitch and of our level track (12.5 ms)."""
+from training.codes import PHASES, STEP, melody, pitch_hz
+from training.grid import HOP, PAD
+
 LEAD = 3
 """Units of near silence kept before the first sound of a sentence."""
 TAIL = 8
 """Units kept after the last phoneme of a sentence (the sound itself dies away in about six)."""
 SHARD = 1000
 """Utterances in one file of results."""
-PAD = "_"
-"""Our name for the teacher's padding symbol (0) at both ends of a sentence."""
 
 Float = npt.NDArray[np.float32]
 
@@ -124,8 +123,6 @@ def pulses(pitch: Float) -> Float:
     All harmonics below 11 kHz with amplitude 1, as the teacher's vocoder expects; silent where the
     teacher is unvoiced.
     """
-    from training.codes import PHASES, STEP, melody, pitch_hz
-
     size = len(pitch) * HOP
     edge = np.round(np.arange(0, -(-size // STEP) + 1) * STEP / HOP).astype(np.int64)
     first = np.minimum(edge[:-1], len(pitch) - 1)
@@ -149,27 +146,35 @@ def polar(size: Float, angle: Float) -> npt.NDArray[np.complex64]:
     return out
 
 
-def render(spoken: Spoken, rng: np.random.Generator, own_pitch: bool = False) -> Float:
-    """The sound: the teacher's filters and noise on our pulse train (or on its own)."""
-    from hibari import dsp
-
-    low, turn, noise, rest, angle = spoken.parts
-    steps = low.shape[1]
-    source = dsp.pulses(spoken.pitch) if own_pitch else pulses(spoken.pitch)
-    spectrum = dsp.stft(source, steps)
-    spectrum *= polar(dsp.ex(low), np.pi * np.tanh(turn))
-    hiss = rng.standard_normal((low.shape[0], 2 * steps), dtype=np.float32).view(np.complex64)
-    spectrum += dsp.ex(noise) * hiss
-    spectrum += polar(dsp.ex(rest), angle)
-    sound: Float = dsp.ola(spectrum).astype(np.float32)
+def fade(sound: Float) -> Float:
+    """The last 10 ms faded out, in place."""
     sound[-240:] *= np.linspace(1, 0, 240, dtype=np.float32)
     return sound
+
+
+def own_sound(spoken: Spoken, rng: np.random.Generator) -> Float:
+    """The teacher as it speaks by itself."""
+    from hibari import dsp
+
+    sound: Float = dsp.synth(*spoken.parts, spoken.pitch, rng)
+    return fade(sound.astype(np.float32))
+
+
+def render(spoken: Spoken) -> tuple[Float, Float]:
+    """What the decoder shall sound like, and the voiced part of it: the teacher's filter on our pulse train."""
+    from hibari import dsp
+
+    low, _, _, rest, angle = spoken.parts
+    voiced = dsp.stft(pulses(spoken.pitch), low.shape[1]) * dsp.ex(low)
+    whole = voiced + polar(dsp.ex(rest), angle)
+    return fade(dsp.ola(whole).astype(np.float32)), fade(dsp.ola(voiced).astype(np.float32))
 
 
 def level(audio: Float) -> Float:
     """Loudness in dB (full scale) per 300 samples."""
     power = (audio[: len(audio) // HOP * HOP].reshape(-1, HOP) ** 2).mean(1)
-    return (10 * np.log10(power + 1e-9)).astype(np.float32)
+    db: Float = (10 * np.log10(power + 1e-9)).astype(np.float32)
+    return db
 
 
 def generate(work: Path, part: int = 0, parts: int = 1, audio_shards: int = 14) -> None:
@@ -190,31 +195,29 @@ def generate(work: Path, part: int = 0, parts: int = 1, audio_shards: int = 14) 
         path = folder / f"{number:03d}.npz"
         if path.exists():
             continue
-        rng = np.random.default_rng(number)
         done = []
         for _, text in shard:
             spoken = teacher.speak(text)
             if spoken is not None:
-                done.append((text, spoken, render(spoken, rng)))
+                done.append((text, spoken, *render(spoken)))
                 spoken.parts.clear()
         if number < audio_shards:
-            sound = np.concatenate([a for _, _, a in done])
-            np.save(
-                folder / f"{number:03d}.audio.npy",
-                (np.clip(sound, -1, 1) * 32767).astype(np.int16),
-            )
+            for name, place in (("audio", 2), ("voiced", 3)):
+                sound = np.concatenate([row[place] for row in done])
+                pcm = (np.clip(sound, -1, 1) * 32767).astype(np.int16)
+                np.save(folder / f"{number:03d}.{name}.npy", pcm)
         partial = folder / f"{number:03d}.part.npz"
         np.savez(
             partial,
-            text=np.array([t for t, _, _ in done]),
-            symbols=np.array([s.symbols for _, s, _ in done]),
-            symbol_count=np.array([len(s.units) for _, s, _ in done]),
-            units=np.concatenate([s.units for _, s, _ in done]).astype(np.uint8),
-            pitch=np.concatenate([s.pitch for _, s, _ in done]).astype(np.float16),
-            level=np.concatenate([level(a) for _, _, a in done]).astype(np.float16),
+            text=np.array([t for t, *_ in done]),
+            symbols=np.array([s.symbols for _, s, *_ in done]),
+            symbol_count=np.array([len(s.units) for _, s, *_ in done]),
+            units=np.concatenate([s.units for _, s, *_ in done]).astype(np.uint8),
+            pitch=np.concatenate([s.pitch for _, s, *_ in done]).astype(np.float16),
+            level=np.concatenate([level(a) for _, _, a, _ in done]).astype(np.float16),
         )
         partial.rename(path)
-        seconds += sum(len(a) for _, _, a in done) / 24000
+        seconds += sum(len(a) for _, _, a, _ in done) / 24000
         print(
             f"shard {number} of {len(shards)}: {seconds / 3600:.2f} h of speech in {time.time() - start:.0f} s",
             flush=True,
