@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from dataclasses import replace
 from pathlib import Path
 
 
@@ -22,15 +23,17 @@ def main() -> None:
     speech = steps.add_parser("speech", help="have the teacher read them")
     speech.add_argument("--part", type=int, default=0)
     speech.add_argument("--parts", type=int, default=1)
+    speech.add_argument("--shards", type=int, help="only the first so many (of 1000 lines each)")
     lm = steps.add_parser("lm", help="train the language model (resumes from its checkpoint)")
     lm.add_argument("--minutes", type=float, default=95)
     steps.add_parser("restore", help="a checkpoint from the shipped files, to go on from")
     refine = steps.add_parser("refine", help="train a language model that reads already on")
     refine.add_argument("--minutes", type=float, default=60)
     codec = steps.add_parser("codec", help="train the codec's decoder (resumes likewise)")
-    codec.add_argument("--minutes", type=float, default=95)
     codec.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    codec.add_argument("--batch", type=int, default=6, help="stretches in a step")
+    codec.add_argument("--minutes", type=float, help="length of the run (CPU 95, GPU 8)")
+    codec.add_argument("--batch", type=int, help="stretches in a step (CPU 6, GPU 48)")
+    codec.add_argument("--no-compile", action="store_true", help="for a run of a few steps")
     held = steps.add_parser("held-out", help="the benchmark's sentences, read by the teacher")
     held.add_argument("--to", type=Path, default=Path("benchmarks/mini_held_out.json"))
     out = steps.add_parser("export", help="write the voice's folder")
@@ -49,12 +52,19 @@ def main() -> None:
     elif args.step == "speech":
         from training.speech import generate
 
-        generate(args.work, args.part, args.parts)
+        generate(args.work, args.part, args.parts, args.shards)
     elif args.step == "codec":
-        from training.codec_train import Plan
+        from training.codec_train import PLANS
         from training.codec_train import train as train_codec
 
-        train_codec(args.work, Plan(minutes=args.minutes, batch=args.batch), args.device)
+        plan = PLANS[args.device]
+        plan = replace(
+            plan,
+            minutes=args.minutes or plan.minutes,
+            batch=args.batch or plan.batch,
+            fused=not args.no_compile,
+        )
+        train_codec(args.work, plan, args.device)
     elif args.step == "lm":
         from training.lm_train import train
 

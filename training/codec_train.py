@@ -4,7 +4,7 @@
    harmonics at the codes' phase. A step costs a fraction of a whole one.
 2. *Speech*: the whole decoder; spectra, the wave of the voiced part with harmonics coming in from the
    bottom up, and the source still read out on the way.
-3. *Natural*: discriminators join. Each step asks two spectrogram and two period judges.
+3. *Natural*: discriminators join. Each step asks some of them.
 """
 
 from __future__ import annotations
@@ -25,8 +25,6 @@ from training.discriminators import PERIODS, SPECTROGRAMS, blame, judges, unlike
 from training.muon import Muon
 from training.sound import load_sound, stretches
 
-ASKED = 2
-"""Judges of each kind asked in a step: those asked stand for all of theirs."""
 WAVE, SOURCE, JUDGED, FOOLED = 2.0, 0.3, 0.5, 0.3
 """Weights in the loss: wave; source; all that discriminators say; their verdict beside their features."""
 FIRST_TOP = 2500
@@ -45,6 +43,9 @@ class Plan:
         batch, length: stretches in a step, and frames in a stretch.
         rate: peak learning rate of AdamW; Muon's is five times that, a discriminator's a seventh.
         average: share of the newest weights in the running average.
+        judge_width: channels of the discriminators' first layers.
+        asked: discriminators of each kind asked in a step; they stand for all of theirs.
+        fused: compile the decoder, which takes two minutes and pays after some hundred steps.
     """
 
     minutes: float = 95
@@ -54,6 +55,9 @@ class Plan:
     length: int = 8
     rate: float = 2e-3
     average: float = 0.005
+    judge_width: int = 16
+    asked: int = 2
+    fused: bool = True
 
     def pace(self, done: float, step: int) -> float:
         """Share of the peak rate: a short rise, then falling to the end."""
@@ -65,17 +69,20 @@ class Plan:
         return FIRST_TOP + (losses.WAVE_TOP - FIRST_TOP) * min(1.0, max(0.0, risen))
 
 
+PLANS = {"cpu": Plan(), "cuda": Plan(minutes=8, batch=48, judge_width=48, asked=5)}
+"""What fits one core for an evening, and a GPU for some minutes."""
+
+
 class Trainer:
     """The networks, their optimisers, and one step of each stage."""
 
-    def __init__(self, plan: Plan, device: str, fused: bool = True) -> None:
-        """``fused``: compile the decoder, which takes two minutes and pays after some hundred steps."""
+    def __init__(self, plan: Plan, device: str) -> None:
         self.plan, self.device = plan, device
         width = CONFIG["decoder_dim"]
         self.net = Codec().to(device)
         self.average = copy.deepcopy(self.net)
         self.source = source.Source((width // 4, width // 8)).to(device)
-        self.judges = judges().to(device)
+        self.judges = judges(plan.judge_width).to(device)
         matrices = self.net.matrices()
         chosen = {id(p) for p in matrices}
         self.others = [p for p in self.net.parameters() if id(p) not in chosen]
@@ -85,7 +92,7 @@ class Trainer:
         self.opt_judges = torch.optim.AdamW(
             self.judges.parameters(), plan.rate / 7, betas=(0.8, 0.99), weight_decay=0.0
         )
-        self.features: Any = torch.compile(self._features) if fused else self._features
+        self.features: Any = torch.compile(self._features) if plan.fused else self._features
         self.step = 0
         self.spent = 0.0
 
@@ -167,7 +174,8 @@ class Trainer:
         kinds = (len(SPECTROGRAMS), len(PERIODS))
         total = torch.zeros((), device=self.device)
         for first, count in zip((0, kinds[0]), kinds, strict=True):
-            for n in rng.permutation(count)[:ASKED]:
+            asked = min(count, self.plan.asked)
+            for n in rng.permutation(count)[:asked]:
                 judge: Any = self.judges[first + int(n)]
                 on_real, wanted = judge.judge(real, real_spectra)
                 on_made, found = judge.judge(made, made_spectra)
@@ -178,7 +186,7 @@ class Trainer:
                 for p, g in zip(parameters, gradients, strict=True):
                     p.grad = g
                 verdict = FOOLED * ((1 - on_made) ** 2).mean() + unlike(found, wanted)
-                total = total + count / ASKED * verdict
+                total = total + count / asked * verdict
         return total
 
     def update(self, loss: Tensor, pace: float) -> None:

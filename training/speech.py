@@ -177,12 +177,15 @@ def level(audio: Float) -> Float:
     return db
 
 
-def generate(work: Path, part: int = 0, parts: int = 1, audio_shards: int = 14) -> None:
+def generate(
+    work: Path, part: int = 0, parts: int = 1, shards: int | None = None, audio_shards: int = 16
+) -> None:
     """Have the teacher read ``text.jsonl`` into shards; shards that exist are left alone.
 
     Args:
         work: the folder of all intermediate files.
         part, parts: this process does every ``parts``-th shard, so several may run side by side.
+        shards: only the first so many.
         audio_shards: the sound itself is kept for this many shards (the decoder learns from it).
     """
     teacher = Teacher()
@@ -190,8 +193,8 @@ def generate(work: Path, part: int = 0, parts: int = 1, audio_shards: int = 14) 
     folder = work / "speech"
     folder.mkdir(parents=True, exist_ok=True)
     start, seconds = time.time(), 0.0
-    shards = [lines[i : i + SHARD] for i in range(0, len(lines), SHARD)]
-    for number, shard in list(enumerate(shards))[part::parts]:
+    all_shards = [lines[i : i + SHARD] for i in range(0, len(lines), SHARD)][:shards]
+    for number, shard in list(enumerate(all_shards))[part::parts]:
         path = folder / f"{number:03d}.npz"
         if path.exists():
             continue
@@ -219,6 +222,6 @@ def generate(work: Path, part: int = 0, parts: int = 1, audio_shards: int = 14) 
         partial.rename(path)
         seconds += sum(len(a) for _, _, a, _ in done) / 24000
         print(
-            f"shard {number} of {len(shards)}: {seconds / 3600:.2f} h of speech in {time.time() - start:.0f} s",
+            f"shard {number} of {len(all_shards)}: {seconds / 3600:.2f} h of speech in {time.time() - start:.0f} s",
             flush=True,
         )

@@ -91,11 +91,11 @@ def test_the_source_that_is_read_out_has_the_phase_of_the_rendered_pulses() -> N
 
 def test_every_stage_of_the_codec_learns_and_a_checkpoint_goes_on_exactly(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    plan = codec_train.Plan(source_until=0.2, speech_until=0.6, batch=1)
+    plan = codec_train.Plan(source_until=0.2, speech_until=0.6, batch=1, fused=False)
     codes = codes_of_a_melody()
     rng = np.random.default_rng(0)
     sound = torch.from_numpy(rng.standard_normal((1, 8 * 2048)).astype(np.float32)) * 0.1
-    trainer = codec_train.Trainer(plan, "cpu", fused=False)
+    trainer = codec_train.Trainer(plan, "cpu")
     for done, shown in ((0.1, {"source"}), (0.3, {"heard", "wave"}), (0.7, {"judged"})):
         before = [p.clone() for p in trainer.net.matrices()]
         found = trainer.train_step(codes, sound, sound, done, rng)
@@ -104,7 +104,7 @@ def test_every_stage_of_the_codec_learns_and_a_checkpoint_goes_on_exactly(tmp_pa
         assert any(
             not torch.equal(a, b) for a, b in zip(before, trainer.net.matrices(), strict=True)
         )
-    other = codec_train.Trainer(plan, "cpu", fused=False)
+    other = codec_train.Trainer(plan, "cpu")
     torch.save(trainer.state(), tmp_path / "codec.pt")
     other.load(torch.load(tmp_path / "codec.pt", weights_only=True))
     for t in (trainer, other):
