@@ -188,7 +188,7 @@ class Harm:
 
     async def truncated(self) -> str:
         """every message cut short at every byte, on the websockets that speak MessagePack"""
-        messages: list[protocol.Message] = [
+        messages: list[dict[str, Any]] = [
             {"type": "open", "id": "a", "options": {"voice": "tara", "seed": 3}},
             {"type": "text", "id": "a", "text": "Hello there."},
             {"type": "consumed", "id": "a", "samples": 300},

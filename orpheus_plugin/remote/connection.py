@@ -12,10 +12,10 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
+import msgspec
 
 from orpheus_plugin import protocol
 from orpheus_plugin.errors import (
@@ -29,7 +29,6 @@ from orpheus_plugin.errors import (
 from orpheus_plugin.turn import (
     SAMPLE_RATE,
     EngineHealth,
-    EngineLoad,
     SpeechOptions,
     Turn,
     TurnEnd,
@@ -104,8 +103,8 @@ async def open_connection(address: Address, *, timeout_s: float) -> Connection:
                 max_msg_size=MAX_SERVER_MESSAGE,
                 compress=0,
             )
-            hello = protocol.unpack(await ws.receive_bytes(), max_bytes=MAX_SERVER_MESSAGE)
-        if hello["type"] != "hello" or hello.get("protocol") != protocol.PROTOCOL:
+            hello = protocol.from_server(await ws.receive_bytes(), max_bytes=MAX_SERVER_MESSAGE)
+        if not isinstance(hello, protocol.Hello) or hello.protocol != protocol.PROTOCOL:
             raise ConnectionFailed(
                 f"{name} speaks another protocol; use the same version of orpheus_plugin on both ends"
             )
@@ -151,24 +150,22 @@ class Connection:
         self,
         session: aiohttp.ClientSession,
         ws: aiohttp.ClientWebSocketResponse,
-        hello: protocol.Message,
+        hello: protocol.Hello,
     ) -> None:
         self.hello = hello
-        self.health = NO_HEALTH
-        self.load = EngineLoad()
+        self.health, self.load = hello.health, hello.load
         self.retired = asyncio.Event()
         self._session = session
         self._ws = ws
         self._links: dict[str, Link] = {}
         self._out: asyncio.Queue[bytes] = asyncio.Queue()
-        self._note_health(hello.get("health"))
 
     def adopt(self, link: Link) -> None:
         """Open a turn here, and say what its caller has said so far. Not for one that is over."""
         self._links[link.id] = link
         link.attach(self)
 
-    def send(self, message: protocol.Message) -> None:
+    def send(self, message: protocol.ClientMessage) -> None:
         self._out.put_nowait(protocol.pack(message))
 
     def release(self, link: Link) -> None:
@@ -181,7 +178,7 @@ class Connection:
         try:
             async for message in self._ws:
                 if message.type is aiohttp.WSMsgType.BINARY:
-                    self._take(protocol.unpack(message.data, max_bytes=MAX_SERVER_MESSAGE))
+                    self._take(protocol.from_server(message.data, max_bytes=MAX_SERVER_MESSAGE))
         except BadMessage as error:
             end = ConnectionFailed(f"the speech server sent what is no message: {error}")
         except asyncio.CancelledError:
@@ -192,10 +189,12 @@ class Connection:
             self.retired.set()
             for link in list(self._links.values()):
                 link.finish(end)
-            with contextlib.suppress(Exception):
-                async with asyncio.timeout(1):
-                    await self._ws.close()
-            await self._session.close()
+            try:
+                with contextlib.suppress(Exception):
+                    async with asyncio.timeout(1):
+                        await self._ws.close()
+            finally:
+                await self._session.close()
 
     async def _write(self) -> None:
         try:
@@ -204,25 +203,20 @@ class Connection:
         except ConnectionError:
             pass  # the reader sees the end, too
 
-    def _take(self, message: protocol.Message) -> None:
-        kind = message["type"]
-        if kind == "health":
-            self._note_health(message)
-        elif kind == "goodbye":
-            self.retired.set()
-        elif kind == "error" and message.get("id") is None:
-            logger.warning("the speech server ends the connection: %s", message.get("message"))
-        else:
-            link = self._links.get(str(message.get("id")))
-            if link is not None:
-                link.take(message)
-
-    def _note_health(self, value: Any) -> None:
-        try:
-            self.health = protocol.health_from_map(value)
-            self.load = protocol.load_from_map(value.get("load"))
-        except (AttributeError, TypeError):
-            logger.debug("a health message without all of its fields")
+    def _take(self, message: protocol.ServerMessage | None) -> None:
+        match message:
+            case protocol.Health(health, load):
+                self.health, self.load = health, load
+            case protocol.Goodbye():
+                self.retired.set()
+            case protocol.Error(None, _, text):
+                logger.warning("the speech server ends the connection: %s", text)
+            case None | protocol.Hello():
+                pass
+            case _:
+                link = self._links.get(message.id or "")
+                if link is not None:
+                    link.take(message)
 
 
 # ---- a turn
@@ -247,15 +241,15 @@ class Link:
     ) -> None:
         self.id = turn_id
         self.over = False
-        self._open: protocol.Message = {
-            "type": "open",
-            "id": turn_id,
-            "options": protocol.options_to_map(options),
-            "max_wait_s": max_wait_s,
-        }
+        self._open = protocol.Open(
+            turn_id,
+            options=msgspec.Raw(protocol.pack(protocol.options_to_map(options))),
+            max_wait_s=msgspec.Raw(protocol.pack(max_wait_s)),
+        )
+        self._halves = protocol.Halves()
         self._post = post
         self._connection: Connection | None = None
-        self._unsent: list[protocol.Message] = []
+        self._unsent: list[protocol.ClientMessage] = []
         self._unreported = 0
         self._cancelled: list[Future[None]] = []
         self._patience: asyncio.TimerHandle | None = None
@@ -263,20 +257,21 @@ class Link:
     # ---- TurnLink
 
     def send_text(self, text: str) -> None:
-        self._post(self._send, {"type": "text", "id": self.id, "text": text})
+        if whole := self._halves.push(text):
+            self._post(self._send, protocol.Text(self.id, whole))
 
     def send_flush(self) -> None:
-        self._post(self._send, {"type": "flush", "id": self.id})
+        self._post(self._send, protocol.Flush(self.id))
 
     def send_end(self) -> None:
-        self._post(self._send, {"type": "end", "id": self.id})
+        self._post(self._send, protocol.End(self.id))
 
     def consumed(self, samples: int) -> None:
         self._unreported += samples
         if self._unreported >= REPORT_S * SAMPLE_RATE:
             samples, self._unreported = self._unreported, 0
             with contextlib.suppress(EngineDied):
-                self._post(self._send, {"type": "consumed", "id": self.id, "samples": samples})
+                self._post(self._send, protocol.Consumed(self.id, samples))
 
     def send_cancel(self) -> Future[None]:
         done: Future[None] = Future()
@@ -295,14 +290,11 @@ class Link:
             connection.send(message)
         self._unsent.clear()
 
-    def take(self, message: protocol.Message) -> None:
-        if message["type"] == "opened":
+    def take(self, message: protocol.ServerMessage) -> None:
+        if isinstance(message, protocol.Opened):
             self.turn.admit()
             return
-        try:
-            event = protocol.event_from_message(message)
-        except BadMessage as error:
-            event = ConnectionFailed(str(error))
+        event = protocol.event_of(message)
         if event is None:
             return
         if isinstance(event, TurnEnd | OrpheusError):
@@ -324,7 +316,7 @@ class Link:
             if not done.done():
                 done.set_result(None)
 
-    def _send(self, message: protocol.Message) -> None:
+    def _send(self, message: protocol.ClientMessage) -> None:
         if self.over:
             return
         if self._connection is not None:
@@ -340,7 +332,7 @@ class Link:
         if self._connection is None:
             self.finish(TurnEnd("cancelled"))
         elif self._patience is None:
-            self._connection.send({"type": "cancel", "id": self.id})
+            self._connection.send(protocol.Cancel(self.id))
             self._patience = asyncio.get_running_loop().call_later(
                 CANCEL_S, self.finish, TurnEnd("cancelled")
             )

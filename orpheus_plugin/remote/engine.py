@@ -175,7 +175,7 @@ class RemoteEngine:
         if options.voice is not None:
             options = replace(options, voice=self.check_voice(options.voice))
         last = self._connection
-        limit = MAX_TEXT_CHARS if last is None else last.hello.get("max_text_chars", MAX_TEXT_CHARS)
+        limit = MAX_TEXT_CHARS if last is None else last.hello.max_text_chars
         link = Link(uuid.uuid4().hex[:12], options, self._post, max_wait_s=max_wait_s)
         link.turn = Turn(link.id, link, max_chars=limit)
         self._post(self._open, link)
@@ -204,26 +204,22 @@ class RemoteEngine:
     @property
     def voices(self) -> tuple[str, ...]:
         """The server's voices; empty until the first connection."""
-        return self._names("voices")
+        return () if self._connection is None else self._connection.hello.voices
 
     @property
     def languages(self) -> tuple[str, ...]:
         """The languages of the server's model; empty until the first connection."""
-        return self._names("languages")
+        return () if self._connection is None else self._connection.hello.languages
 
     @property
     def tags(self) -> tuple[str, ...]:
         """The emotion tags of the server's model; empty until the first connection."""
-        return self._names("tags")
-
-    def _names(self, field: str) -> tuple[str, ...]:
-        last = self._connection
-        return () if last is None else tuple(last.hello.get(field, ()))
+        return () if self._connection is None else self._connection.hello.tags
 
     def check_voice(self, voice: str | None) -> str | None:
         """The voice that will speak. Before the first connection any name passes; the server then decides."""
         last = self._connection
-        strict = last is not None and bool(last.hello.get("strict_voices"))
+        strict = last is not None and last.hello.strict_voices
         return pick_voice(self.voices, voice, model="the server's model", strict=strict)
 
     def health(self) -> EngineHealth:

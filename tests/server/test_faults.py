@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import cast
 
 import aiohttp
+import msgpack
 import pytest
 
 from benchmarks.server_faults import fuzz
@@ -153,7 +154,7 @@ async def test_clients_cut_off_in_mid_turn_do_not_disturb_one_another(
                 "opened",
                 "error",
             ):  # an error where those before are not yet noticed
-                kind = protocol.unpack((await ws.receive(timeout=20)).data)["type"]
+                kind = msgpack.unpackb((await ws.receive(timeout=20)).data)["type"]
             assert ws._response.connection is not None
             ws._response.connection.transport.abort()  # type: ignore[union-attr]
         assert (await hearing).reason == "done"

@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 
 import aiohttp
+import msgpack
 import pytest
 
 from orpheus_plugin import protocol
@@ -147,7 +148,7 @@ async def test_more_turns_than_a_connection_may_have_are_refused(engine: SpeechE
         codes: set[tuple[str, str | None]] = set()
         async with asyncio.timeout(5):
             while len(codes) < 2:
-                message = protocol.unpack((await ws.receive()).data)
+                message = msgpack.unpackb((await ws.receive()).data)
                 if message["type"] in ("opened", "error"):
                     codes.add((message["id"], message.get("code")))
         assert codes == {("a", None), ("b", "at_capacity")}

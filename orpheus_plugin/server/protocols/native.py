@@ -14,7 +14,7 @@ from orpheus_plugin.errors import AtCapacity, BadMessage, OrpheusError
 from orpheus_plugin.server.service import ServedTurn, SpeechService
 from orpheus_plugin.server.telephony import Converter
 from orpheus_plugin.server.websocket import Socket, accept
-from orpheus_plugin.turn import AudioChunk, TurnEnd
+from orpheus_plugin.turn import MAX_WAIT_S, SAMPLE_RATE, AudioChunk, TurnEnd
 from orpheus_plugin.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,8 @@ class _Connection:
             async for data in self._socket:
                 if isinstance(data, str):
                     raise BadMessage("messages are binary MessagePack")
-                self._take(protocol.unpack(data, max_bytes=self._service.limits.message_bytes))
+                message = protocol.from_client(data, max_bytes=self._service.limits.message_bytes)
+                self._take(message)
         except BadMessage as error:
             await self._refuse(error)
         except ConnectionError:
@@ -71,82 +72,70 @@ class _Connection:
                 stream.turn.release()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _hello(self) -> protocol.Message:
-        service = self._service
-        return {
-            "type": "hello",
-            "protocol": protocol.PROTOCOL,
-            "version": __version__,
-            "voices": list(service.engine.voices),
-            "strict_voices": service.strict_voices,
-            "languages": list(service.engine.languages),
-            "tags": list(service.engine.tags),
-            "sample_rate": 24_000,
-            "max_text_chars": service.max_text_chars,
-            "max_turns_per_connection": service.limits.turns_per_connection,
-            "health": self._health(),
-        }
+    def _hello(self) -> protocol.Hello:
+        service, health = self._service, self._health()
+        return protocol.Hello(
+            protocol=protocol.PROTOCOL,
+            version=__version__,
+            health=health.health,
+            load=health.load,
+            voices=service.engine.voices,
+            strict_voices=service.strict_voices,
+            languages=service.engine.languages,
+            tags=service.engine.tags,
+            sample_rate=SAMPLE_RATE,
+            max_text_chars=service.max_text_chars,
+            max_turns_per_connection=service.limits.turns_per_connection,
+        )
 
-    def _health(self) -> protocol.Message:
+    def _health(self) -> protocol.Health:
         engine = self._service.engine
         health = engine.health()
         ready = health.ready and not self._service.draining.is_set()
-        return protocol.health_to_map(replace(health, ready=ready), engine.load())
+        return protocol.Health(replace(health, ready=ready), engine.load())
 
     # ---- in
 
-    def _take(self, message: protocol.Message) -> None:
-        kind = message["type"]
-        if kind == "open":
+    def _take(self, message: protocol.ClientMessage | None) -> None:
+        if isinstance(message, protocol.Open):
             self._open(message)
             return
-        if kind not in ("text", "flush", "end", "cancel", "consumed"):
+        stream = None if message is None else self._streams.get(message.id)
+        if stream is None:  # of a newer protocol; or the turn ended while this was on its way
             self._socket.idle_message()
-            return  # of a newer protocol
-        stream = self._streams.get(protocol.text_field(message, "id", limit=protocol.MAX_ID_CHARS))
-        if stream is None:
-            self._socket.idle_message()
-            return  # it ended while this message was on its way
-        if kind == "text":
-            stream.push_text(protocol.text_field(message, "text"))
-        elif kind == "flush":
-            stream.turn.flush()
-        elif kind == "end":
-            stream.turn.end()
-        elif kind == "cancel":
-            stream.cancel()
-        else:
-            stream.consumed(protocol.count_field(message, "samples"))
+            return
+        match message:
+            case protocol.Text(_, text):
+                stream.push_text(text)
+            case protocol.Consumed(_, samples):
+                stream.consumed(samples)
+            case protocol.Flush():
+                stream.turn.flush()
+            case protocol.End():
+                stream.turn.end()
+            case protocol.Cancel():
+                stream.cancel()
 
-    def _open(self, message: protocol.Message) -> None:
-        turn_id = protocol.text_field(message, "id", limit=protocol.MAX_ID_CHARS)
-        if turn_id in self._streams:
+    def _open(self, message: protocol.Open) -> None:
+        if message.id in self._streams:
             raise BadMessage("a turn of this id is open already")
-        window_s = message.get("window_s", protocol.WINDOW_S)
         try:
             if len(self._streams) >= self._service.limits.turns_per_connection:
                 raise AtCapacity(
                     f"a connection has {self._service.limits.turns_per_connection} turns at most"
                 )
-            if window_s is not None and (
-                isinstance(window_s, bool)
-                or not isinstance(window_s, int | float)
-                or not 0.5 <= window_s <= 600
-            ):
-                raise BadMessage("window_s must be a number from 0.5 to 600, or nil")
-            converter = Converter(protocol.format_from_map(message.get("format")))
-            turn = self._service.open(
-                "native",
-                protocol.options_from_map(message.get("options")),
-                max_wait_s=message.get("max_wait_s") or 0.0,
-            )
+            window_s = protocol.read_seconds(message.window_s, "window_s", 0.5, 600)
+            max_wait_s = protocol.read_seconds(message.max_wait_s, "max_wait_s", 0, MAX_WAIT_S)
+            converter = Converter(protocol.read_format(message.format))
+            options = protocol.read_options(message.options)
+            turn = self._service.open("native", options, max_wait_s=max_wait_s or 0.0)
         except OrpheusError as error:
             self._socket.idle_message()
-            self._answer(protocol.error_to_message(error, turn_id))
+            self._answer(protocol.error_message(error, message.id))
             return
-        self._streams[turn_id] = _Stream(self, turn_id, turn, converter, window_s)
+        self._streams[message.id] = _Stream(self, message.id, turn, converter, window_s)
 
-    def _answer(self, message: protocol.Message) -> None:
+    def _answer(self, message: protocol.ServerMessage) -> None:
         """Send without holding up the reading of other turns' messages."""
         if len(self._answers) >= MAX_UNSENT_ANSWERS:
             raise BadMessage("too many answers have not been read")
@@ -156,13 +145,13 @@ class _Connection:
 
     # ---- out
 
-    async def _send(self, message: protocol.Message) -> None:
+    async def _send(self, message: protocol.ServerMessage) -> None:
         await self._socket.send(protocol.pack(message))
 
     async def _refuse(self, error: BadMessage) -> None:
         try:
             async with asyncio.timeout(1):
-                await self._send(protocol.error_to_message(error))
+                await self._send(protocol.error_message(error))
                 await self._socket.close(1008, error.code)
         except (TimeoutError, ConnectionError):
             pass
@@ -185,12 +174,12 @@ class _Connection:
             health = self._health()
             if health != told:
                 told = health
-                await self._send({"type": "health", **health})
+                await self._send(health)
 
     async def _say_goodbye(self) -> None:
         """When the server shuts down: tell the client to take new turns elsewhere; close after its last turn."""
         await self._service.draining.wait()
-        await self._send({"type": "goodbye"})
+        await self._send(protocol.Goodbye())
         if self._streams:
             await self._last_retired.wait()
         await self._socket.close(1001, "shutting down")
@@ -217,14 +206,14 @@ class _Stream:
         self._room = asyncio.Event()
         self._room.set()
         self._began = False
-        self._last: protocol.Message | None = None
+        self._last: protocol.ServerMessage | None = None
         self.task = asyncio.create_task(self._run(), name=f"orpheus-native-{turn.id}")
 
     def push_text(self, text: str) -> None:
         try:
             self.turn.push_text(text)
         except OrpheusError as error:
-            self._stop(protocol.error_to_message(error, self._id))
+            self._stop(protocol.error_message(error, self._id))
 
     def consumed(self, samples: int) -> None:
         self._unread = max(0, self._unread - samples)
@@ -235,7 +224,7 @@ class _Stream:
     def cancel(self) -> None:
         self._stop(protocol.event_to_message(self._id, TurnEnd("cancelled", self.turn.stats)))
 
-    def _stop(self, last: protocol.Message) -> None:
+    def _stop(self, last: protocol.ServerMessage) -> None:
         if self._last is None:
             self._last = last
             if self._began:  # cancelling a task that has not begun would skip its clearing up
@@ -254,24 +243,24 @@ class _Stream:
             assert current is not None
             current.uncancel()
         except OrpheusError as error:
-            self._last = protocol.error_to_message(error, self._id)
+            self._last = protocol.error_message(error, self._id)
         except ConnectionError:
             return  # its end is the connection's to see
         except Exception:
             logger.exception("a turn failed", extra={"turn": self.turn.id})
             unknown = OrpheusError("internal error; the server's log has it")
-            self._last = protocol.error_to_message(unknown, self._id)
+            self._last = protocol.error_message(unknown, self._id)
         finally:
             self.turn.release()
         await self.turn.freed()
         connection._retire(self._id)
         await _quietly(connection, self._last)
 
-    async def _speak(self) -> protocol.Message:
+    async def _speak(self) -> protocol.ServerMessage:
         converter = self._converter
         async with self.turn as turn:
             await turn.admitted()
-            await self._connection._send({"type": "opened", "id": self._id})
+            await self._connection._send(protocol.Opened(self._id))
             utterance = 0
             async for event in turn:
                 if isinstance(event, AudioChunk):
@@ -292,12 +281,12 @@ class _Stream:
         self._unread += samples
         if self._window is not None and self._unread >= self._window:
             self._room.clear()
-        message = protocol.audio_message(self._id, data, self._position, utterance)
+        message = protocol.Audio(self._id, self._position, utterance, data)
         self._position += samples
         await self._connection._send(message)
 
 
-async def _quietly(connection: _Connection, message: protocol.Message) -> None:
+async def _quietly(connection: _Connection, message: protocol.ServerMessage) -> None:
     try:
         await connection._send(message)
     except ConnectionError:

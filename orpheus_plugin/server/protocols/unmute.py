@@ -11,7 +11,7 @@ import contextlib
 import logging
 from typing import Any
 
-import msgpack
+import msgspec
 import numpy as np
 import numpy.typing as npt
 from aiohttp import WSCloseCode, web
@@ -127,18 +127,15 @@ class _Reader:
         elif data is not None:
             self._message(_unpack(data))
 
-    def _message(self, message: dict[str, Any]) -> None:
-        kind = message.get("type")
-        if kind == "Text" and isinstance(message.get("text"), str):
-            self._text(message["text"])
-        elif kind == "Eos":
+    def _message(self, message: _Text | _Voice | _Eos) -> None:
+        if isinstance(message, _Text):
+            self._text(message.text)
+        elif isinstance(message, _Eos):
             self._turn.end()
-        elif kind == "Voice":
-            if self._custom == "error":
-                raise InvalidOptions("Orpheus cannot speak with a custom voice; choose a named one")
-            logger.warning("a custom voice was asked for; speaking with the default one")
+        elif self._custom == "error":
+            raise InvalidOptions("Orpheus cannot speak with a custom voice; choose a named one")
         else:
-            raise BadMessage("expected Text, Voice or Eos")
+            logger.warning("a custom voice was asked for; speaking with the default one")
 
     def _text(self, text: str) -> None:
         if text.strip():
@@ -146,14 +143,28 @@ class _Reader:
             self._any_text = True
 
 
-def _unpack(data: bytes) -> dict[str, Any]:
+class _Text(msgspec.Struct, tag_field="type", tag="Text"):
+    text: str
+
+
+class _Voice(msgspec.Struct, tag_field="type", tag="Voice"):
+    """An embedding, which is passed over unread."""
+
+
+class _Eos(msgspec.Struct, tag_field="type", tag="Eos"):
+    pass
+
+
+_decoder: msgspec.msgpack.Decoder[_Text | _Voice | _Eos] = msgspec.msgpack.Decoder(
+    _Text | _Voice | _Eos
+)
+
+
+def _unpack(data: bytes) -> _Text | _Voice | _Eos:
     try:
-        message = msgpack.unpackb(data, raw=False, max_map_len=16, max_ext_len=0)
-    except Exception as error:  # msgpack raises ValueError, its own classes, RecursionError, ...
-        raise BadMessage(f"not MessagePack: {type(error).__name__}") from None
-    if not isinstance(message, dict):
-        raise BadMessage("a message is a map")
-    return message
+        return _decoder.decode(data)
+    except (ValueError, RecursionError) as error:
+        raise BadMessage(f"expected Text, Voice or Eos as MessagePack: {error}") from None
 
 
 class _Out:
@@ -165,8 +176,7 @@ class _Out:
         self._opus = OffLoop(make_encoder("opus")) if audio_format.startswith("OggOpus") else None
 
     def message(self, message: dict[str, Any]) -> bytes | None:
-        packed: bytes | None = msgpack.packb(message) if self._maps else None
-        return packed
+        return msgspec.msgpack.encode(message) if self._maps else None
 
     async def send(self, socket: Socket, data: bytes | None) -> None:
         if data:
@@ -196,7 +206,7 @@ class _Out:
         return self.message({"type": "OggOpus", "data": list(data)}) if self._maps else data
 
 
-_AUDIO_HEAD = msgpack.packb({"type": "Audio"}).replace(b"\x81", b"\x82", 1) + msgpack.packb("pcm")
+_AUDIO_HEAD = b"\x82" + b"".join(map(msgspec.msgpack.encode, ("type", "Audio", "pcm")))
 _FLOAT = np.dtype([("tag", "u1"), ("value", ">f4")])
 
 
