@@ -37,6 +37,7 @@ if str(ROOT) not in sys.path:
 
 from benchmarks.report import save  # noqa: E402
 from orpheus_plugin.codec import CodecBatcher, SnacDecoder, load_decoder  # noqa: E402
+from orpheus_plugin.engine.playout import PlayoutClock  # noqa: E402
 
 MINI = ROOT / "orpheus_plugin" / "mini"
 SAMPLE_RATE = 24000
@@ -87,13 +88,15 @@ async def listen(
     rate: float,
 ) -> Heard:
     begin = simulation.now
-    stream = simulation.batcher.open_stream(seed=1)
+    clock = PlayoutClock(lambda: simulation.now)
+    stream = simulation.batcher.open_stream(seed=1, deadline=lambda: clock.ends_at)
     got: list[tuple[int, float, npt.NDArray[np.float32]]] = []  # tokens so far, seconds, samples
     tokens = 0
 
     async def follow() -> None:
         async for piece in stream:
             got.append((tokens, simulation.now - begin, piece))
+            clock.play(len(piece) / SAMPLE_RATE)
 
     following = asyncio.create_task(follow())
     cpu = time.thread_time()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -148,6 +148,15 @@ class TurnStats:
     cut_short: int = 0
     skipped_ids: int = 0
 
+    def add(self, utterance: TurnStats) -> None:
+        """Count in what one utterance cost: its tokens, and what went wrong with it."""
+        self.prompt_tokens += utterance.prompt_tokens
+        self.tokens += utterance.tokens
+        self.trimmed_s += utterance.trimmed_s
+        self.retries += utterance.retries
+        self.cut_short += utterance.cut_short
+        self.skipped_ids += utterance.skipped_ids
+
     @property
     def rtfx(self) -> float | None:
         """Seconds of audio per second of work: above 1 is faster than real time."""
@@ -163,12 +172,6 @@ class TurnEnd:
 
 
 TurnEvent = AudioChunk | Word | TurnEnd
-
-
-class Deliver(Protocol):
-    """Hands events to a turn's caller; False when the caller is gone."""
-
-    def __call__(self, *events: TurnEvent | OrpheusError) -> bool: ...
 
 
 class TurnLink(Protocol):
@@ -269,7 +272,7 @@ class Turn:
         if self._error is not None:
             raise self._error
 
-    async def __aiter__(self) -> AsyncIterator[TurnEvent]:
+    async def __aiter__(self) -> AsyncGenerator[TurnEvent, None]:
         try:
             while not self._finished:
                 event = await self._events.get()
@@ -379,6 +382,7 @@ class EngineLoad:
         queued: utterances that wait for their time.
         margin_s: seconds of audio left to the caller who has least; None when nothing is being spoken.
         waiting: turns in line for a place.
+        prebuffer_s: seconds of audio that turns begin with, so that they do not stutter on a slow machine.
     """
 
     generating: int = 0
@@ -386,6 +390,7 @@ class EngineLoad:
     queued: int = 0
     margin_s: float | None = None
     waiting: int = 0
+    prebuffer_s: float = 0.0
 
 
 class SpeechEngine(Protocol):

@@ -110,12 +110,16 @@ class CodecBatcher:
         if thread is not None and thread is not threading.current_thread():
             thread.join()
 
-    def open_stream(self, *, seed: int = 0, noise: bool = True) -> CodecStream:
+    def open_stream(
+        self, *, seed: int = 0, noise: bool = True, deadline: Callable[[], float] | None = None
+    ) -> CodecStream:
         """Take a slot.
 
         Args:
             seed: of the noise; equal seeds and codes give equal samples whatever else runs.
             noise: False leaves the decoder's noise out.
+            deadline: gives the time, by the batcher's clock, at which the listener has nothing more to hear; the
+                stream with the earliest is served first. None is a listener who waits for every sample.
 
         Raises AtCapacity when no slot is free, EngineDied when the worker died or the batcher is closed.
         """
@@ -126,7 +130,7 @@ class CodecBatcher:
                 raise AtCapacity(f"all {self.slots} codec streams are in use")
             slot = self._free.pop()
             lane = self._streaming.lane(slot, seed=seed, noise=noise)
-            stream = CodecStream(self, lane)
+            stream = CodecStream(self, lane, deadline or _always_waiting)
             self._streams[slot] = stream
             return stream
 
@@ -217,7 +221,8 @@ class CodecBatcher:
     def _next(self, stream: CodecStream, now: float) -> tuple[float, int]:
         """When the stream may be stepped if no more latents come for it, and how many it then takes."""
         flush = self._streaming.flush_latents
-        left = stream._deadline - now
+        deadline = stream.deadline()
+        left = deadline - now
         pending = stream._pending(flush)
         if pending <= 0:
             return math.inf, 0
@@ -233,7 +238,7 @@ class CodecBatcher:
         if n < self._smallest(stream.lane.position - flush):
             return math.inf, n
         larger = min(c for c in self._chunks if c > n)
-        return stream._deadline - PATIENCE * larger * LATENT_S, n
+        return deadline - PATIENCE * larger * LATENT_S, n
 
     def _smallest(self, heard: int) -> int:
         """The smallest chunk that is worth a step for a listener who has heard so many latents; below 0 they are to come."""
@@ -250,11 +255,15 @@ class CodecBatcher:
         for stream in self._streams.values():
             due, n = self._next(stream, now)
             if due <= now:
-                ready.append((stream._deadline, stream.lane.slot, n, stream))
+                ready.append((stream.deadline(), n, stream))
         if not ready:
             return None
-        ready.sort(key=lambda entry: entry[:2])
-        n = ready[0][2]
+        ready.sort(key=lambda entry: entry[0])  # equals as they were opened
+        n = ready[0][1]
         lanes = min(self._max_lanes, max(1, self._max_latents // n))
-        batch = [stream for *_, own, stream in ready if own == n][:lanes]
+        batch = [stream for _, own, stream in ready if own == n][:lanes]
         return batch, np.stack([stream._next_codes(n) for stream in batch])
+
+
+def _always_waiting() -> float:
+    return -math.inf

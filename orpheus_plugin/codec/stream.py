@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from threading import Condition
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from orpheus_plugin.codec.decoder import CODEBOOK_SIZE, LATENT_SAMPLES, SAMPLE_RATE
+from orpheus_plugin.codec.decoder import CODEBOOK_SIZE, LATENT_SAMPLES
 from orpheus_plugin.codec.streaming import Lane
 from orpheus_plugin.errors import EngineDied
 
@@ -29,12 +29,17 @@ class CodecStream:
     `push` and `finish` are short (validation and a copy under a lock; a few microseconds) and never run the model.
     Iterate once: `async for samples in stream` gives float32 arrays in [-1, 1] at 24 kHz, in order, 512 samples per
     latent in total, and ends after the tail. The slot is free once the last samples were decoded, or at `close`.
+
+    Attributes:
+        deadline: gives the time, by the batcher's clock, at which the listener has nothing more to hear. Called by the
+            batcher's thread, under its lock.
     """
 
-    def __init__(self, owner: CodecBatcher, lane: Lane) -> None:
+    def __init__(self, owner: CodecBatcher, lane: Lane, deadline: Callable[[], float]) -> None:
         self._owner = owner
         self._changed: Condition = owner._changed
         self.lane = lane
+        self.deadline = deadline
         # Fields below are guarded by the owner's lock.
         self._codes = np.zeros((64, 3), np.int64)
         self._have = 0
@@ -43,8 +48,6 @@ class CodecStream:
         self._error: EngineDied | None = None
         self._out: deque[Samples] = deque()
         self._waiting: Waiting | None = None
-        self._deadline = 0.0
-        self._deadline_given = False
         self.delivered = 0
 
     # -- codes in ------------------------------------------------------------------------------------------------
@@ -125,20 +128,6 @@ class CodecStream:
             self._owner._release(self)
             self._wake()
 
-    @property
-    def deadline(self) -> float:
-        """`time.monotonic()` at which the listener runs dry; the batcher serves the earliest first.
-
-        Until it is set, it is estimated as if playing began with the first samples delivered. Whoever drops samples
-        (a silence trim) or holds them back should set it: 0.0 means the listener is waiting now.
-        """
-        return self._deadline
-
-    @deadline.setter
-    def deadline(self, seconds: float) -> None:
-        self._deadline = seconds
-        self._deadline_given = True
-
     # -- for the batcher, under its lock ---------------------------------------------------------------------------
 
     @property
@@ -164,13 +153,9 @@ class CodecStream:
         return codes
 
     def _deliver(self, piece: Samples) -> None:
-        now = self._owner._clock()
-        if not len(piece):
-            return
-        self.delivered += len(piece)
-        self._out.append(piece)
-        if not self._deadline_given:
-            self._deadline = max(self._deadline, now) + len(piece) / SAMPLE_RATE
+        if len(piece):
+            self.delivered += len(piece)
+            self._out.append(piece)
 
     def _fail(self, error: EngineDied) -> None:
         self._error = error

@@ -7,17 +7,12 @@ only so many are taken as were seen to do well together, and one more (or a quar
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
-
-from orpheus_plugin.errors import OrpheusError
-from orpheus_plugin.turn import SAMPLE_RATE, AudioChunk, Deliver, TurnEvent
 
 logger = logging.getLogger(__name__)
 
@@ -32,15 +27,6 @@ TIGHT_S = 0.15
 
 RECOVER_S = 2.0
 """After such a moment one more turn is taken for every so many seconds without another."""
-
-PROBE_S = 1.5
-"""How long a number of turns is measured at warm-up."""
-
-PROBE_TEXT = (
-    "This is how long it takes to speak a few sentences on this machine. Nobody will ever hear them, and that is fine."
-    " They only have to be long enough, so that nobody is finished before the clock is."
-    " Then we know how many people may be spoken to at the same time, without a gap for any of them."
-)
 
 _RISE, _FALL = 0.1, 0.5
 """Of a new figure in what is known. A machine that wavers is judged by its slow moments: those are what a listener hears."""
@@ -148,42 +134,3 @@ class Admission:
         if limit != self._limit:
             logger.info("%d turns at once (%d before)", limit, self._limit)
             self._limit = limit
-
-
-class Probed(Protocol):
-    """A turn as `probe` drives it: the engine's Speaker."""
-
-    def push_text(self, text: str) -> None: ...
-    def end(self) -> None: ...
-    async def wait(self) -> None: ...
-    async def aclose(self) -> None: ...
-
-
-async def probe(turns: int, speak: Callable[[str, Deliver], Probed]) -> float | None:
-    """Seconds of audio per second with this many turns at once; None if too little came to tell."""
-    arrived: list[tuple[float, int]] = []
-
-    def count(*events: TurnEvent | OrpheusError) -> bool:
-        now = time.monotonic()
-        arrived.extend((now, event.samples) for event in events if isinstance(event, AudioChunk))
-        return True
-
-    speakers = [speak(f"probe-{turns}-{number}", count) for number in range(turns)]
-    try:
-        for speaker in speakers:
-            speaker.push_text(PROBE_TEXT)
-            speaker.end()
-        waiting = [asyncio.create_task(speaker.wait()) for speaker in speakers]
-        # As soon as one is finished they are no longer so many.
-        await asyncio.wait(waiting, timeout=PROBE_S, return_when=asyncio.FIRST_COMPLETED)
-        for task in waiting:
-            task.cancel()
-    finally:
-        await asyncio.gather(*(speaker.aclose() for speaker in speakers))
-    if len(arrived) < 4 * turns:
-        return None
-    # Reading the prompts, and the first small pieces, are not yet the steady state.
-    began = arrived[len(arrived) // 4][0]
-    passed = arrived[-1][0] - began
-    samples = sum(size for when, size in arrived if when > began)
-    return samples / SAMPLE_RATE / passed if passed > 0.05 else None

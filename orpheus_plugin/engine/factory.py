@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from orpheus_plugin import models
 from orpheus_plugin.engine.config import EngineConfig, GeneratorName
-from orpheus_plugin.engine.utterance_job import Stages
+from orpheus_plugin.engine.utterance_job import EngineParts
 from orpheus_plugin.errors import InvalidOptions
 from orpheus_plugin.models.files import ModelFiles, ModelSpec
 from orpheus_plugin.text.cutter import TextOptions
@@ -21,14 +21,14 @@ def find_files(config: EngineConfig) -> ModelFiles:
     return models.locate(models.choose(config.model, device=config.device), codec=config.codec)
 
 
-def build_stages(
+def build_parts(
     config: EngineConfig,
     files: ModelFiles,
     *,
     device: str,
     streams: int,
     generator: MakeGenerator | None = None,
-) -> Stages:
+) -> EngineParts:
     """Read vocabulary and codec, make the token engine; the codec runs, the token engine is not started. Blocking.
 
     Args:
@@ -46,7 +46,7 @@ def build_stages(
         made = build_generator(config, files, vocabulary, device=device, streams=streams)
     codec = CodecBatcher(load_decoder(files.codec, device=device), slots=streams)
     codec.start()
-    return Stages(vocabulary, made, codec, files.spec.sampling)
+    return EngineParts(vocabulary, made, codec, files.spec.sampling)
 
 
 def generator_name(config: EngineConfig, device: str) -> GeneratorName:

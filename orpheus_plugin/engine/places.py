@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Callable
 
@@ -12,7 +11,7 @@ from orpheus_plugin.errors import AtCapacity
 class Places:
     """Turns that hold a place, and behind them a line, first come first served. A call costs a few microseconds.
 
-    `enter` may be called from any thread, `leave` and `fill` from the engine's loop only: they set events of it.
+    `enter` may be called from any thread; `leave` and `fill`, which admit others, from the engine's loop only.
 
     Args:
         limit: gives the number of places there are now. A turn that holds one keeps it when there are fewer.
@@ -22,7 +21,7 @@ class Places:
         self._limit = limit
         self._lock = threading.Lock()
         self._taken: set[str] = set()
-        self._line: dict[str, asyncio.Event] = {}
+        self._line: dict[str, Callable[[], None]] = {}
 
     @property
     def taken(self) -> int:
@@ -32,25 +31,23 @@ class Places:
     def waiting(self) -> int:
         return len(self._line)
 
-    def enter(self, turn_id: str, *, may_wait: bool) -> asyncio.Event:
-        """Take a place or the end of the line. The event is set once the turn holds a place.
+    def enter(self, turn_id: str, admit: Callable[[], None], *, may_wait: bool) -> None:
+        """Take a place or the end of the line. `admit` is called once the turn holds a place, now or later.
 
         Raises AtCapacity when there is no place and the turn may not wait.
         """
-        admitted = asyncio.Event()
         with self._lock:
             limit = self._limit()
             if len(self._taken) < limit and not self._line:
                 self._taken.add(turn_id)
-                admitted.set()
+                admit()
             elif may_wait:
-                self._line[turn_id] = admitted
+                self._line[turn_id] = admit
             else:
                 raise AtCapacity(
                     f"all {limit} turns of this engine are speaking; try again, let turns wait (max_wait_s), use"
                     " another server, or raise max_turns if the machine is fast enough"
                 )
-        return admitted
 
     def leave(self, turn_id: str) -> None:
         """Give up the place, or the position in the line. Idempotent."""
@@ -65,4 +62,4 @@ class Places:
             while self._line and len(self._taken) < self._limit():
                 turn_id = next(iter(self._line))
                 self._taken.add(turn_id)
-                self._line.pop(turn_id).set()
+                self._line.pop(turn_id)()

@@ -1,149 +1,119 @@
-"""Holds back the beginning of speech where the engine is barely faster than its listener, so that it does not stutter.
+"""Holds back the first audio of a turn where the engine is hardly faster than speech, so that it does not stutter.
 
-Players and transports play audio the moment it comes. An engine with speed to spare is always ahead of that; one that makes 1.2
-seconds of audio a second is behind it at every hiccup, most of all in a reply's first second. So a reply begins when
-some audio is there, as much as the last replies needed: next to nothing on a GPU.
+Players and transports play audio the moment it comes. A fast engine is always ahead of that; one that makes 1.2 seconds
+of audio a second is behind it at every hiccup, most of all in a turn's first second. So a turn begins when some audio is
+there, as much as the last turns needed: next to nothing on a GPU. The engine does this once, for every protocol and adapter.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import Callable, Sequence
 
-from orpheus_plugin.turn import AudioChunk, TurnEvent
+from orpheus_plugin.engine.playout import PlayoutClock
+from orpheus_plugin.turn import TurnEvent
+
+FIRST_S = 0.05
+"""Needed, as far as is known before the first turn. It is counted in audio: a fast engine has it in no time."""
+
+GRAIN_S = 0.03
+"""On top of what was needed, because players take audio in pieces."""
+
+MOST_S = 0.3
+"""Beyond it waiting is worse than stuttering."""
 
 AGAIN_S = 0.1
-"""Held back after running dry within a sentence: one gap instead of many."""
+"""Held back after an underrun within a sentence: one gap instead of many."""
 
 REMEMBERED = 8
-"""Replies whose needs count."""
+"""Turns whose needs count."""
 
 
 class Prebuffer:
-    """What the replies of one service needed, and so what the next one begins with.
+    """How much audio the turns of one engine begin with. For one event loop."""
 
-    Costs a few microseconds an event. For one event loop.
-
-    Args:
-        first_s: needed as far as is known before the first reply. It is counted in audio: a fast engine has it in no
-            time.
-        grain_s: on top of what was needed, because the player takes audio in pieces.
-        most_s: beyond it waiting is worse than stuttering.
-    """
-
-    def __init__(self, *, first_s: float = 0.2, grain_s: float = 0.06, most_s: float = 0.5) -> None:
-        self.first_s, self.grain_s, self.most_s = first_s, grain_s, most_s
+    def __init__(self) -> None:
         self._needs: deque[float] = deque(maxlen=REMEMBERED)
 
     @property
     def size_s(self) -> float:
-        """Seconds of audio a reply begins with."""
-        return min(self.most_s, max(self._needs, default=self.first_s) + self.grain_s)
+        """Seconds of audio a turn begins with."""
+        return min(MOST_S, max(self._needs, default=FIRST_S) + GRAIN_S)
 
     def learn(self, need_s: float) -> None:
-        """A reply that had begun with this much audio would just not have run dry."""
+        """A turn that had begun with this much audio would just not have run out of it."""
         self._needs.append(max(0.0, need_s))
 
-    async def pace(
-        self, events: AsyncIterator[TurnEvent], lead_s: Callable[[], float] = lambda: 0.0
-    ) -> AsyncGenerator[TurnEvent, None]:
-        """The same events, some of them later.
 
-        Audio is held back where the listener has none, until there is enough, or has been waited for as long as that
-        would last.
+class Outlet:
+    """Hands the events of one turn on, some of them later. An event costs a few microseconds.
 
-        Args:
-            events: of a turn, as they come.
-            lead_s: seconds of audio, of whatever was said before, that the listener has yet to hear.
-        """
-        listener = _Listener(self, lead_s)
-        held: list[TurnEvent] = []
-        coming = asyncio.ensure_future(anext(events))
-        try:
-            while True:
-                await asyncio.wait({coming}, timeout=listener.patience_s)
-                over = coming.exception() if coming.done() else None
-                if coming.done() and over is None:
-                    event = coming.result()
-                    coming = asyncio.ensure_future(anext(events))
-                    held.append(event)
-                    if isinstance(event, AudioChunk):
-                        listener.offer(event)
-                    if listener.waits:
-                        continue
-                listener.take()
-                handing_on = _now()
-                for event in held:
-                    yield event
-                listener.pause(_now() - handing_on)
-                held.clear()
-                if isinstance(over, StopAsyncIteration):
-                    return
-                if over is not None:
-                    raise over
-        finally:
-            coming.cancel()
-            if listener.need_s is not None:
-                self.learn(listener.need_s)
+    Audio that comes while the listener has none is held back until there is enough of it, or for as long as that would
+    play. Words keep their place before the audio.
 
+    Args:
+        prebuffer: of the engine; learns what this turn needed at `close`.
+        clock: of the turn's listener; whoever hands audio on plays it there.
+        hand_on: gets events to deliver now, and the seconds of audio in them.
 
-class _Listener:
-    """Plays what it takes at once, at the speed of life."""
+    Attributes:
+        held_s: seconds of audio held back now.
+    """
 
-    def __init__(self, prebuffer: Prebuffer, lead_s: Callable[[], float]) -> None:
-        self.need_s: float | None = None
+    def __init__(
+        self,
+        prebuffer: Prebuffer,
+        clock: PlayoutClock,
+        hand_on: Callable[[Sequence[TurnEvent], float], None],
+    ) -> None:
         self._prebuffer = prebuffer
-        self._lead_s = lead_s
-        self._dry_at: float | None = None  # of the loop's clock: when all that was taken has played
-        self._offered_s = 0.0
+        self._clock = clock
+        self._hand_on = hand_on
+        self._held: list[TurnEvent] = []
+        self.held_s = 0.0
         self._enough_s = 0.0
-        self._patient_until: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._utterance = -1
-        self._began_with_s = 0.0  # what it had when the utterance began, or went on after a gap
+        self._began_with_s = 0.0  # when the utterance began, or went on after a gap
+        self._need_s: float | None = None
 
-    @property
-    def waits(self) -> bool:
-        """For more audio, before it takes any."""
-        return self._patient_until is not None and self._offered_s < self._enough_s
-
-    @property
-    def patience_s(self) -> float | None:
-        """How much longer it waits."""
-        if self._patient_until is None:
-            return None
-        return max(0.0, self._patient_until - _now())
-
-    def offer(self, chunk: AudioChunk) -> None:
-        now = _now()
-        if self._dry_at is None:
-            self._dry_at = now + max(0.0, self._lead_s())
-        spare_s = self._dry_at - now
-        goes_on = chunk.utterance == self._utterance
-        self._utterance = chunk.utterance
-        if self._patient_until is None:
+    def push(self, events: Sequence[TurnEvent], seconds: float, utterance: int) -> None:
+        """Events with so much audio of an utterance."""
+        ahead_s = self._clock.ahead_s
+        goes_on = utterance == self._utterance
+        self._utterance = utterance
+        if self._timer is None:
             if goes_on:
-                self.need_s = max(self.need_s or 0.0, self._began_with_s - spare_s)
-            if spare_s <= 0:
+                self._need_s = max(self._need_s or 0.0, self._began_with_s - ahead_s)
+            if ahead_s <= 0:
                 self._enough_s = AGAIN_S if goes_on else self._prebuffer.size_s
-                self._patient_until = now + self._enough_s
+                loop = asyncio.get_running_loop()
+                self._timer = loop.call_later(self._enough_s, self.flush)
             elif not goes_on:
-                self._began_with_s = spare_s + chunk.duration_s
-        self._offered_s += chunk.duration_s
+                self._began_with_s = ahead_s + seconds
+        self._held += events
+        self.held_s += seconds
+        if self._timer is None or self.held_s >= self._enough_s:
+            self.flush()
 
-    def take(self) -> None:
-        """All that was offered."""
-        if self._patient_until is not None:
-            self._began_with_s = self._offered_s
-        if self._offered_s and self._dry_at is not None:
-            self._dry_at = max(self._dry_at, _now()) + self._offered_s
-        self._offered_s, self._patient_until = 0.0, None
+    def flush(self) -> None:
+        """Hand on what is held back."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+            self._began_with_s = self.held_s
+        if self._held:
+            events, seconds = self._held, self.held_s
+            self._held, self.held_s = [], 0.0
+            self._hand_on(events, seconds)
 
-    def pause(self, seconds: float) -> None:
-        """What was taken could not be handed on for so long: who does not read has enough, and the engine no part in it."""
-        if self._dry_at is not None:
-            self._dry_at += seconds
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()
+    def close(self) -> None:
+        """Drop what is held back. Idempotent."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._held.clear()
+        if self._need_s is not None:
+            self._prebuffer.learn(self._need_s)
+            self._need_s = None

@@ -29,33 +29,33 @@ def token_ceiling(text: str) -> int:
 
 
 class RunawayGuard:
-    """Watches an utterance's latents and audio. Cost: under a microsecond per latent, one mean per audio chunk.
+    """Watches an utterance's codes and audio. Cost: under a microsecond per row of codes, one mean per audio chunk.
 
     Args:
         loop_s: this much audio made of one repeating pattern (at least 4 times) is a loop.
         silence_s: this much near-silence in a row is a model that forgot to stop.
     """
 
-    MAX_PERIOD = 48  # latents: 1 s, the longest pattern that counts as a loop
+    MAX_PERIOD = 48  # rows: 1 s, the longest pattern that counts as a loop
 
     def __init__(self, *, loop_s: float = 4.0, silence_s: float = 4.0, rate: int = 24_000) -> None:
         self._loop = int(loop_s * rate / 512)
-        self._count = 0  # latents so far
-        self._places: dict[tuple[int, ...], list[int]] = {}  # of the last MAX_PERIOD latents
+        self._count = 0  # rows so far
+        self._places: dict[tuple[int, ...], list[int]] = {}  # of the last MAX_PERIOD rows
         self._history: deque[tuple[int, ...]] = deque()
         self._runs: dict[int, int] = {}  # by period, where there is one
         self._silence = 0
         self._silence_limit = int(silence_s * rate)
 
-    def push_latents(self, latents: npt.NDArray[np.int32]) -> str | None:
-        """int [n, 3] latents as they were generated; the reason to cut the utterance, or None.
+    def push_codes(self, codes: npt.NDArray[np.int32]) -> str | None:
+        """int [n, 3] codes as they were generated, a row for 512 samples; the reason to cut the utterance, or None.
 
-        A run counts, per period p, how many latents in a row equalled the one p before. Speech hardly ever repeats a
-        latent, so that there is seldom more to do than to look one up.
+        A run counts, per period p, how many rows on end equalled the one p before. Speech hardly ever repeats a
+        row, so that there is seldom more to do than to look one up.
         """
-        for row in latents.tolist():
-            latent = tuple(row)
-            places = self._places.setdefault(latent, [])
+        for row in codes.tolist():
+            code = tuple(row)
+            places = self._places.setdefault(code, [])
             runs, self._runs = self._runs, {}
             for place in reversed(places):
                 period = self._count - place
@@ -63,17 +63,17 @@ class RunawayGuard:
                 if run >= max(self._loop, 3 * period):
                     return f"the same {period * 512 / 24_000:.2f} s of sound over and over"
             places.append(self._count)
-            self._history.append(latent)
+            self._history.append(code)
             self._count += 1
             if len(self._history) > self.MAX_PERIOD:
                 self._forget(self._history.popleft())
         return None
 
-    def _forget(self, latent: tuple[int, ...]) -> None:
-        places = self._places[latent]
+    def _forget(self, code: tuple[int, ...]) -> None:
+        places = self._places[code]
         del places[0]
         if not places:
-            del self._places[latent]
+            del self._places[code]
 
     def push_audio(self, samples: npt.NDArray[np.float32]) -> str | None:
         """float32 [n] decoded audio; the reason to cut the utterance, or None."""

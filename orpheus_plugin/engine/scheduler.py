@@ -1,7 +1,4 @@
-"""The Speaker: the engine's side of a Turn. Cuts the text, keeps utterances in order and a little ahead of the listener.
-
-It lives on the engine's loop; nothing in it waits for the caller.
-"""
+"""The engine's side of a turn: cuts its text, generates utterances a little ahead of the listener, delivers their audio in order."""
 
 from __future__ import annotations
 
@@ -11,17 +8,22 @@ import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Future
 
-from orpheus_plugin.engine.trim import Samples, to_pcm16
-from orpheus_plugin.engine.utterance_job import Stages, Synthesis
-from orpheus_plugin.engine.word_timing import SpeakingRate, TimedWord, WordTimer
-from orpheus_plugin.errors import GenerationFailed, OrpheusError
+from orpheus_plugin.engine.pauses import SpeakingRate
+from orpheus_plugin.engine.playout import PlayoutClock
+from orpheus_plugin.engine.prebuffer import Outlet, Prebuffer
+from orpheus_plugin.engine.trim import to_pcm16
+from orpheus_plugin.engine.utterance_job import EngineParts, UtteranceJob
+from orpheus_plugin.engine.word_timing import WordTimer
+from orpheus_plugin.errors import EngineDied, GenerationFailed, OrpheusError
 from orpheus_plugin.text.cutter import TextOptions, Utterance, UtteranceCutter
 from orpheus_plugin.turn import (
+    MAX_TEXT_CHARS,
     SAMPLE_RATE,
     AudioChunk,
-    Deliver,
     SpeechOptions,
+    Turn,
     TurnEnd,
     TurnEvent,
     TurnStats,
@@ -38,102 +40,316 @@ UNREAD_S = 60.0
 """Audio delivered but not taken by the caller. Beyond it no further utterance starts, so memory stays bounded."""
 
 
-class Speaker:
-    """Speaks one turn.
+class Scheduler:
+    """Speaks one turn. Nothing in it waits for the caller.
+
+    It is the turn's TurnLink: `send_*` and `consumed` are called on the caller's loop and only pass on to the engine's
+    loop, where all the rest runs.
 
     Args:
-        stages: awaited before each utterance, so that a turn waits out a restart of the engine.
-        deliver: hands events to the caller.
+        loop: the engine's.
+        parts: awaited before each utterance, so that a turn waits for a restart of the engine.
         look_ahead: utterances of this turn that may be generated at once.
         ahead_s: how far generation may be ahead of a listener who plays at once; None is no limit.
         rate: how fast the voice speaks, as far as known; its turns learn it together.
+        prebuffer: of the engine.
         on_end: called once when nothing of the turn is left in the engine, before the caller hears of the end; with
             the error that ended it, if one did.
+
+    Attributes:
+        turn: the caller's end. Made on the running loop, which is the caller's.
+        clock: of a listener who plays at once.
+        admitted: set when the turn holds its place; nothing of it is in the engine before.
     """
 
     def __init__(
         self,
         turn_id: str,
         *,
-        stages: Callable[[], Awaitable[Stages]],
+        loop: asyncio.AbstractEventLoop,
+        parts: Callable[[], Awaitable[EngineParts]],
         voice: str | None,
         options: SpeechOptions,
         text_options: TextOptions,
-        deliver: Deliver,
         look_ahead: int,
         ahead_s: float | None,
-        on_end: Callable[[OrpheusError | None], None],
         rate: SpeakingRate,
+        prebuffer: Prebuffer,
+        on_end: Callable[[OrpheusError | None], None],
+        max_chars: int = MAX_TEXT_CHARS,
     ) -> None:
         self.id = turn_id
         self.stats = TurnStats()
-        self._stages = stages
+        self.turn = Turn(turn_id, self, max_chars=max_chars)
+        self.clock = PlayoutClock()
+        self.admitted = asyncio.Event()
+        self._loop = loop
+        self._parts = parts
         self._voice = voice
         self._options = options
         self._cutter = UtteranceCutter(text_options)
-        self._deliver = deliver
         self._look_ahead = look_ahead
         self._ahead_s = ahead_s
-        self._on_end = on_end
-        self._final: TurnEnd | OrpheusError | None = None
-        self._waiting: deque[tuple[Utterance, float]] = deque()
-        self._live: deque[Synthesis] = deque()
-        self._timer: WordTimer | None = None
         self._rate = rate
-        self._utterance_start = 0
-        self._stretch_start = 0
+        self._outlet = Outlet(prebuffer, self.clock, self._hand_on)
+        self._on_end = on_end
+        self._queued: deque[tuple[Utterance, float]] = deque()  # with when its text was there
+        self._live: deque[UtteranceJob] = deque()  # in the engine, or not yet delivered whole
+        self._started: asyncio.Queue[UtteranceJob | None] = asyncio.Queue()
+        self._text_ended = False
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._final: TurnEnd | OrpheusError | None = None
+        self._failures: list[OrpheusError] = []
         self._position = 0
+        self._stretch_start = 0
         self._unread = 0
-        self._dry_at: float | None = None
+        self._unreported = 0  # by the caller; the only field of the caller's loop
         self._first_text_at: float | None = None
         self._busy_since: float | None = None
-        self._failures: list[OrpheusError] = []
-        self._ended = False
-        self._wake = asyncio.Event()
-        self._task = asyncio.create_task(self._run(), name=f"orpheus-turn-{turn_id}")
-        self._task.add_done_callback(self._retire)
 
-    # ---- commands
+    # ---- the caller's loop
 
-    def push_text(self, text: str) -> None:
-        if self._first_text_at is None:
-            self._first_text_at = time.monotonic()
-        self.stats.text_chars += len(text)
-        self._cutter.add(text)
-        self._wake.set()
+    def send_text(self, text: str) -> None:
+        self._post(self._push_text, text)
 
-    def flush(self) -> None:
-        self._cutter.end_piece()
-        self._wake.set()
+    def send_flush(self) -> None:
+        self._post(self._flush)
 
-    def end(self) -> None:
-        self.flush()
-        self._ended = True
-        self._wake.set()
+    def send_end(self) -> None:
+        self._post(self._end)
 
     def consumed(self, samples: int) -> None:
-        before, self._unread = self._unread, self._unread - samples
-        limit = UNREAD_S * SAMPLE_RATE
-        if before >= limit > self._unread:
-            self._wake.set()
+        # Each report wakes the engine's loop; it is about a minute of audio, not about a chunk of it.
+        self._unreported += samples
+        if self._unreported >= SAMPLE_RATE:
+            samples, self._unreported = self._unreported, 0
+            with contextlib.suppress(EngineDied):
+                self._post(self._note_consumed, samples)
+
+    def send_cancel(self) -> Future[None]:
+        try:
+            return asyncio.run_coroutine_threadsafe(self.aclose(), self._loop)
+        except RuntimeError:  # the engine was closed meanwhile: nothing is held
+            done: Future[None] = Future()
+            done.set_result(None)
+            return done
+
+    def _post(self, command: Callable[..., None], *args: object) -> None:
+        try:
+            self._loop.call_soon_threadsafe(command, *args)
+        except RuntimeError as error:
+            raise EngineDied("the engine was closed") from error
+
+    # ---- the engine's loop: life
+
+    def start(self) -> None:
+        """Before any other call on this loop."""
+        self._task = asyncio.create_task(self._run(), name=f"orpheus-turn-{self.id}")
+        self._task.add_done_callback(self._retire)
+
+    def admit(self) -> None:
+        """The turn holds its place. On the engine's loop, or before `start`."""
+        self.admitted.set()
+        self.turn.admit()
 
     def stop(self, reason: OrpheusError | None = None) -> None:
         """End the turn without waiting for what is in flight. Idempotent.
 
         `reason` is what the caller is told, if it did not ask for this itself.
         """
-        if not self._task.done():
+        if self._task is not None and not self._task.done() and not self._task.cancelling():
             self._final = reason
-        self._task.cancel()
+            self._task.cancel()
 
     async def aclose(self, reason: OrpheusError | None = None) -> None:
-        """`stop`; returns when no slot of the engine is held."""
+        """`stop`; returns when no place in the engine is held."""
         self.stop(reason)
-        await asyncio.gather(self._task, return_exceptions=True)
+        if self._task is not None:
+            await asyncio.wait({self._task})
 
-    async def wait(self) -> None:
-        """Until the turn is over, however it ends."""
-        await asyncio.wait({self._task})
+    async def _run(self) -> None:
+        starting = asyncio.create_task(self._start_utterances(), name=f"orpheus-start-{self.id}")
+        try:
+            while (job := await self._started.get()) is not None:
+                await self._speak(job)
+            await starting  # raises what kept it from starting all
+            if self._failures and not self._position:
+                raise self._failures[0]
+            now_s = self._position / SAMPLE_RATE
+            index = self.stats.utterances
+            if words := [Word(w.written, now_s, now_s, index) for w in self._cutter.leftover]:
+                self._hand_on(words, 0.0)
+            self._final = TurnEnd("done", self.stats)
+        except OrpheusError as error:
+            self._final = error
+        except Exception as error:
+            logger.exception("turn %s failed", self.id)
+            self._final = OrpheusError(f"internal error: {error!r}")
+            self._final.__cause__ = error
+        finally:
+            starting.cancel()
+            self._outlet.close()
+            live = list(self._live)
+            for job in live:
+                job.stop()
+            await asyncio.gather(starting, *(job.aclose() for job in live), return_exceptions=True)
+            for job in live:
+                self.stats.add(job.stats)
+            self._live.clear()
+            self._clock_busy(busy=False)
+
+    def _retire(self, task: asyncio.Task[None]) -> None:
+        final = self._final
+        self._on_end(final if isinstance(final, OrpheusError) else None)
+        if final is not None:
+            self.turn.deliver(final)
+
+    # ---- text
+
+    def _push_text(self, text: str) -> None:
+        if self._first_text_at is None:
+            self._first_text_at = time.monotonic()
+        self.stats.text_chars += len(text)
+        self._cutter.add(text)
+        self._wake.set()
+
+    def _flush(self) -> None:
+        self._cutter.end_piece()
+        self._wake.set()
+
+    def _end(self) -> None:
+        self._text_ended = True
+        self._flush()
+
+    def _cut(self) -> None:
+        """Cut as much of the text as is needed soon: a long text is not read in one go on the loop of all turns."""
+        while len(self._queued) <= self._look_ahead and (utterance := self._cutter.take()):
+            self._queued.append((utterance, time.monotonic()))
+
+    def _note_consumed(self, samples: int) -> None:
+        before, self._unread = self._unread, self._unread - samples
+        if before >= UNREAD_S * SAMPLE_RATE > self._unread:
+            self._wake.set()
+
+    # ---- starting utterances in time
+
+    async def _start_utterances(self) -> None:
+        try:
+            while True:
+                self._wake.clear()
+                self._cut()
+                if self._text_ended and not self._queued:
+                    return
+                pause = self._pause_s()
+                if pause == 0.0:
+                    await self.admitted.wait()
+                    self._start_utterance(await self._parts())
+                    continue
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(pause):  # wait_for would make a task each time
+                        await self._wake.wait()
+        finally:
+            self._started.put_nowait(None)
+
+    def _pause_s(self) -> float | None:
+        """Seconds until the next utterance may start; None: not before something wakes this turn."""
+        ahead_s = self.clock.ahead_s
+        if not self._queued:
+            # Sentences held back to be joined with the next one are spoken before the listener has nothing to hear.
+            if not self.stats.utterances or not all(job.generated.done() for job in self._live):
+                return None
+            if ahead_s > MARGIN_S:
+                return ahead_s - MARGIN_S
+            now = time.monotonic()
+            self._queued.extend((utterance, now) for utterance in self._cutter.release())
+            return 0.0 if self._queued else None
+        if len(self._live) >= self._look_ahead or self._unread >= UNREAD_S * SAMPLE_RATE:
+            return None
+        if self._live and not self._live[-1].generated.done() and ahead_s < MARGIN_S:
+            return None
+        if self._ahead_s is not None and ahead_s > self._ahead_s:
+            return ahead_s - self._ahead_s
+        return 0.0
+
+    def _start_utterance(self, parts: EngineParts) -> None:
+        utterance, ready_at = self._queued.popleft()
+        index = self.stats.utterances
+        self.stats.utterances += 1
+        job = UtteranceJob(
+            parts,
+            utterance,
+            request_id=f"{self.id}-{index}",
+            voice=self._voice,
+            options=self._options,
+            index=index,
+            ready_at=ready_at,
+            # What a listener waits for in silence goes before what is generated ahead of another.
+            priority=0 if self.clock.ahead_s <= 0 and not self._live else 1,
+            deadline=self._deadline,
+        )
+        job.generated.add_done_callback(lambda _: self._wake.set())
+        self._clock_busy(busy=True)
+        self._live.append(job)
+        self._started.put_nowait(job)
+
+    def _deadline(self) -> float:
+        """When the listener needs the next audio. Called by the codec's thread, too."""
+        held_s = self._outlet.held_s
+        return time.monotonic() + held_s if held_s else self.clock.ends_at
+
+    # ---- audio
+
+    async def _speak(self, job: UtteranceJob) -> None:
+        """Deliver the audio of the first live utterance as it comes, and its words."""
+        begins = self._position
+        timer = WordTimer(
+            job.utterance.words,
+            rate=self._rate,
+            utterance=job.index,
+            begins_s=begins / SAMPLE_RATE,
+        )
+        try:
+            async for samples in job:
+                words = timer.push(samples)
+                chunk = AudioChunk(to_pcm16(samples), self._position, job.index)
+                self._position += samples.size
+                self._outlet.push([*words, chunk], chunk.duration_s, job.index)
+                if self._queued:
+                    self._wake.set()
+        except GenerationFailed as error:
+            self._failures.append(error)  # the other sentences are spoken nevertheless
+        finally:
+            self._outlet.flush()
+        self._live.popleft()
+        self.stats.add(job.stats)
+        if not self._live:
+            self._clock_busy(busy=False)
+        self._wake.set()
+        if self._position > begins and (words := timer.finish()):
+            self._hand_on(words, 0.0)
+
+    def _hand_on(self, events: Sequence[TurnEvent], seconds: float) -> None:
+        """Deliver events with so much audio, all of the utterance that is being heard."""
+        if seconds:
+            silent_since = self.clock.ends_at
+            if self.clock.play(seconds):
+                if silent_since >= self._live[0].ready_at:
+                    self.stats.underruns += 1
+                else:  # there was no text to speak
+                    self._stretch_start = round(self.stats.audio_s * SAMPLE_RATE)
+            if self.stats.ttfa_s is None and self._first_text_at is not None:
+                self.stats.ttfa_s = time.monotonic() - self._first_text_at
+            self.stats.audio_s += seconds
+            self._unread += round(seconds * SAMPLE_RATE)
+        if not self.turn.deliver(*events):
+            self.stop()  # the caller's loop is gone
+
+    def _clock_busy(self, *, busy: bool) -> None:
+        now = time.monotonic()
+        if self._busy_since is not None:
+            self.stats.busy_s += now - self._busy_since
+        self._busy_since = now if busy else None
 
     # ---- how it goes
 
@@ -143,14 +359,9 @@ class Speaker:
         return bool(self._live)
 
     @property
-    def ahead_s(self) -> float:
-        """Seconds of delivered audio that a listener who plays at once has not heard yet; negative when dry."""
-        return self._dry_at - time.monotonic() if self._dry_at is not None else 0.0
-
-    @property
     def stretch_s(self) -> float:
         """Seconds of audio since its listener last had nothing to hear for want of text."""
-        return (self._position - self._stretch_start) / SAMPLE_RATE
+        return self.stats.audio_s - self._stretch_start / SAMPLE_RATE
 
     @property
     def busy_s(self) -> float:
@@ -161,187 +372,4 @@ class Speaker:
     @property
     def queued(self) -> int:
         """Utterances that wait for their time; of a long text the next few."""
-        return len(self._waiting)
-
-    # ---- the loop
-
-    def _fill(self) -> None:
-        """Cut as much of the text as is needed soon: a long text is not read in one go on the loop of all turns."""
-        while len(self._waiting) <= self._look_ahead and (utterance := self._cutter.take()):
-            self._waiting.append((utterance, time.monotonic()))
-
-    async def _run(self) -> None:
-        try:
-            while True:
-                self._wake.clear()
-                if not self._emit():
-                    return
-                self._fill()
-                pauses = [self._release(), await self._start_next()]
-                if self._ended and not self._waiting and not self._live:
-                    break
-                pause = min((pause for pause in pauses if pause is not None), default=None)
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(pause):  # wait_for would make a task each time
-                        await self._wake.wait()
-            if self._failures and not self._position:
-                raise self._failures[0]
-            now_s = self._position / SAMPLE_RATE
-            index = self.stats.utterances
-            if words := [Word(w.written, now_s, now_s, index) for w in self._cutter.leftover]:
-                self._deliver(*words)
-            self._final = TurnEnd("done", self.stats)
-        except OrpheusError as error:
-            self._final = error
-        except Exception as error:
-            logger.exception("turn %s failed", self.id)
-            self._final = OrpheusError(f"internal error: {error!r}")
-            self._final.__cause__ = error
-        finally:
-            live = list(self._live)
-            self._live.clear()
-            await asyncio.gather(*(synthesis.aclose() for synthesis in live))
-            self._clock_busy(busy=False)
-
-    def _retire(self, task: asyncio.Task[None]) -> None:
-        final = self._final
-        self._on_end(final if isinstance(final, OrpheusError) else None)
-        if final is not None:
-            self._deliver(final)
-
-    def _release(self) -> float | None:
-        """Speak sentences held back to be joined with the next one, if the listener would run dry for them.
-
-        Returns the seconds until that must be looked at again; None: not before there is news.
-        """
-        if self._ended or self._waiting or not self.stats.utterances:
-            return None
-        if not all(synthesis.generated for synthesis in self._live):
-            return None
-        if (spare := self.ahead_s - MARGIN_S) > 0:
-            return spare
-        if released := self._cutter.release():
-            self._waiting.extend((utterance, time.monotonic()) for utterance in released)
-            self._wake.set()
-        return None
-
-    async def _start_next(self) -> float | None:
-        """Start the next utterance if it may run now; else seconds until it may (None: when woken)."""
-        while self._waiting and len(self._live) < self._look_ahead:
-            ahead = self.ahead_s
-            if self._live and not self._live[-1].generated and ahead < MARGIN_S:
-                return None  # its own progress wakes us
-            if self._unread >= UNREAD_S * SAMPLE_RATE:
-                return None
-            if self._ahead_s is not None and ahead > self._ahead_s:
-                return ahead - self._ahead_s
-            stages = await self._stages()
-            utterance, ready_at = self._waiting.popleft()
-            index = self.stats.utterances
-            self.stats.utterances += 1
-            synthesis = Synthesis(
-                stages,
-                utterance,
-                request_id=f"{self.id}-{index}",
-                voice=self._voice,
-                options=self._options,
-                index=index,
-                # What a listener waits for in silence goes before what is generated ahead of another.
-                priority=0 if ahead <= 0 and not self._live else 1,
-                ready_at=ready_at,
-                stats=self.stats,
-                sounds=self._pass_on,
-                wake=self._wake.set,
-            )
-            self._live.append(synthesis)
-            self._clock_busy(busy=True)
-            self._set_deadlines()
-        return None
-
-    def _pass_on(self, synthesis: Synthesis) -> None:
-        """New audio: of the utterance being heard it is delivered at once, without waking the task for each piece."""
-        if not self._live or synthesis is not self._live[0]:
-            return  # its time comes, or the turn is over
-        if not self._emit_audio(synthesis):
-            self._task.cancel()  # the caller is gone
-        elif self._waiting:
-            self._wake.set()
-
-    def _emit(self) -> bool:
-        """Deliver what is ready, in order. False if the caller is gone."""
-        while self._live:
-            head = self._live[0]
-            if not self._emit_audio(head):
-                return False
-            if not head.done:
-                break
-            self._live.popleft()
-            if not self._live:
-                self._clock_busy(busy=False)
-            if isinstance(head.error, GenerationFailed):
-                # One sentence that would not come out does not take the others' voice.
-                self._failures.append(head.error)
-            elif head.error is not None:
-                raise head.error
-            if self._timer is not None:
-                if words := self._placed(self._timer.finish(), head.index):
-                    self._deliver(*words)
-                self._timer = None
-            self._utterance_start = self._position
-        return True
-
-    def _emit_audio(self, head: Synthesis) -> bool:
-        while head.out:
-            if not self._deliver(*self._events(head, head.out.popleft())):
-                return False
-        return True
-
-    def _events(self, head: Synthesis, samples: Samples) -> list[TurnEvent]:
-        """The next audio of the turn as events; the clocks go on."""
-        now = time.monotonic()
-        if self._timer is None:
-            self._timer = WordTimer(head.utterance.words, rate=self._rate)
-        words = self._placed(self._timer.push(samples), head.index)
-        if self.stats.ttfa_s is None and self._first_text_at is not None:
-            self.stats.ttfa_s = now - self._first_text_at
-        if self._dry_at is not None and now > self._dry_at:
-            if self._dry_at >= head.ready_at:
-                self.stats.underruns += 1
-            else:
-                self._stretch_start = self._position
-        self._dry_at = max(self._dry_at or now, now) + samples.size / SAMPLE_RATE
-        self._set_deadlines()
-        chunk = AudioChunk(to_pcm16(samples), self._position, head.index)
-        self._position += samples.size
-        self._unread += samples.size
-        self.stats.audio_s = self._position / SAMPLE_RATE
-        return [*words, chunk]
-
-    def _placed(self, words: Sequence[TimedWord], utterance: int) -> list[Word]:
-        """Words of an utterance, at their places in the turn."""
-        offset = self._utterance_start / SAMPLE_RATE
-        return [
-            Word(
-                word.text,
-                offset + word.start_s,
-                offset + max(word.start_s, word.end_s),
-                utterance,
-                word.space_after,
-            )
-            for word in words
-        ]
-
-    # ---- clocks
-
-    def _set_deadlines(self) -> None:
-        """Tell the codec when each live utterance runs dry: the head when delivered audio ends, later ones after it."""
-        deadline = self._dry_at if self._dry_at is not None else time.monotonic()
-        for synthesis in self._live:
-            synthesis.set_deadline(deadline)
-            deadline += MARGIN_S
-
-    def _clock_busy(self, *, busy: bool) -> None:
-        now = time.monotonic()
-        if self._busy_since is not None:
-            self.stats.busy_s += now - self._busy_since
-        self._busy_since = now if busy else None
+        return len(self._queued)

@@ -10,7 +10,7 @@ from contextlib import aclosing, suppress
 from dataclasses import replace
 
 from orpheus_plugin.errors import AtCapacity, TextTooLong, TurnClosed
-from orpheus_plugin.turn import SAMPLE_RATE, AudioChunk, Turn, TurnEnd, TurnEvent, Word
+from orpheus_plugin.turn import SAMPLE_RATE, AudioChunk, Turn, TurnEnd, Word
 
 FLUSH_AHEAD_S = 2.0
 """A sentence waits for a neighbour to be spoken with until this long before the listener would run dry."""
@@ -96,18 +96,15 @@ class Speech:
     Args:
         turns: all of this listener.
         open_turn: a turn with the settings of the moment.
-        pace: the events of a turn, as they are to reach the listener.
     """
 
     def __init__(
         self,
         turns: Turns,
         open_turn: Callable[[], Turn],
-        pace: Callable[[Turn], AsyncGenerator[TurnEvent, None]],
     ) -> None:
         self._turns = turns
         self._open_turn = open_turn
-        self._pace = pace
         self._part: _Part | None = None  # takes text
         self._parts: asyncio.Queue[_Part | None] = asyncio.Queue()
         self._unfinished: list[_Part] = []
@@ -223,7 +220,7 @@ class Speech:
         offset = self._audio_s
         words: deque[Word] = deque()
         try:
-            async with aclosing(self._pace(turn)) as events:
+            async with aclosing(aiter(turn)) as events:
                 async for event in events:
                     if isinstance(event, Word):
                         words.append(event)

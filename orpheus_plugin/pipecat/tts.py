@@ -36,7 +36,6 @@ from pipecat.utils.text.transforms.text_transform import TextTransform
 from pipecat.utils.tracing.service_decorators import traced_tts
 from pipecat.utils.types import NOT_GIVEN, is_given
 
-from orpheus_plugin.engine.prebuffer import Prebuffer
 from orpheus_plugin.errors import EngineDied, OrpheusError
 from orpheus_plugin.pipecat.engines import choose_engine
 from orpheus_plugin.pipecat.reply import Playing, Speech, Turns
@@ -53,7 +52,6 @@ from orpheus_plugin.turn import (
     SpeechEngine,
     SpeechOptions,
     Turn,
-    TurnEvent,
     Word,
 )
 
@@ -170,7 +168,6 @@ class OrpheusTTS(TTSService):
         self._turns = Turns()
         self._background: set[asyncio.Task[None]] = set()
         self._recovery: asyncio.Task[None] | None = None
-        self._prebuffer = Prebuffer()
         self._playing = Playing()
         self._open_contexts: list[str] = []  # of the reply being written, and of a notice within it
         self._failures: dict[int, str] = {}  # error frames, and the contexts they are of
@@ -325,7 +322,7 @@ class OrpheusTTS(TTSService):
         """Whether it will be said."""
         context = self._contexts.get(context_id)
         if context is None:
-            speech = Speech(self._turns, self._open_turn, self._pace)
+            speech = Speech(self._turns, self._open_turn)
             task = self.create_task(self._voice(speech, context_id), f"orpheus::{context_id}")
             context = self._contexts[context_id] = _Context(speech, task)
         if not self._takes_tokens and not text[-1:].isspace():
@@ -334,9 +331,6 @@ class OrpheusTTS(TTSService):
 
     def _open_turn(self) -> Turn:
         return self._engine.open_turn(speech_options(self._settings))
-
-    def _pace(self, turn: Turn) -> AsyncGenerator[TurnEvent, None]:
-        return self._prebuffer.pace(aiter(turn), self._playing.ahead_s)
 
     async def flush_audio(self, context_id: str | None = None) -> None:
         """The reply is complete: speak the rest of it and close its context."""

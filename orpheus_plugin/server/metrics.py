@@ -21,14 +21,12 @@ class Snapshot:
         ready: turns are taken.
         turns: turns open, by protocol.
         connections: clients connected.
-        prebuffer_s: audio a turn begins with.
         health, load: the engine's.
     """
 
     ready: bool
     turns: Mapping[str, int]
     connections: int
-    prebuffer_s: float
     health: EngineHealth
     load: EngineLoad
 
@@ -146,7 +144,7 @@ class _Gauges:
             ("orpheus_capacity", "Turns it takes at once", health.max_turns),
             ("orpheus_waiting_turns", "Turns in line for a place", health.waiting),
             ("orpheus_connections", "Clients connected", now.connections),
-            ("orpheus_prebuffer_seconds", "Audio a turn begins with", now.prebuffer_s),
+            ("orpheus_prebuffer_seconds", "Audio a turn begins with", load.prebuffer_s),
             ("orpheus_tasks", "Tasks of the server's event loop", len(asyncio.all_tasks())),
             ("orpheus_generating", "Utterances in the token generator's batch", load.generating),
             ("orpheus_decoding", "Utterances in the codec", load.decoding),

@@ -17,7 +17,6 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
-from orpheus_plugin.engine.prebuffer import Prebuffer
 from orpheus_plugin.errors import AtCapacity, EngineDied, OrpheusError, ShuttingDown, TurnTimedOut
 from orpheus_plugin.server.config import Limits
 from orpheus_plugin.server.metrics import Metrics, Snapshot
@@ -67,7 +66,6 @@ class SpeechService:
         self.engine = engine
         self.limits = limits or Limits()
         self.metrics = Metrics(self._now)
-        self.prebuffer = Prebuffer(first_s=0.05, grain_s=0.03, most_s=0.3)
         self.max_text_chars = max_text_chars
         self.voices = voices or VoiceMap()
         self.strict_voices = strict_voices
@@ -89,7 +87,6 @@ class SpeechService:
             self.ready and health.ready and not self.draining.is_set(),
             turns,
             self.connections,
-            self.prebuffer.size_s,
             health,
             self.engine.load(),
         )
@@ -260,7 +257,7 @@ class ServedTurn:
             yield SILENCE
 
     async def __aiter__(self) -> AsyncIterator[TurnEvent]:
-        async with contextlib.aclosing(self._service.prebuffer.pace(aiter(self._turn))) as events:
+        async with contextlib.aclosing(aiter(self._turn)) as events:
             async for event in events:
                 self.touch()
                 if isinstance(event, AudioChunk):

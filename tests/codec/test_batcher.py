@@ -7,6 +7,7 @@ import gc
 import threading
 import time
 import weakref
+from functools import partial
 
 import numpy as np
 import pytest
@@ -194,7 +195,7 @@ async def test_who_runs_dry_first_is_served_first():
     now = time.monotonic()
     streams = {name: batcher.open_stream() for name in "abc"}
     for name, left in (("a", 30.0), ("b", 10.0), ("c", 20.0)):
-        streams[name].deadline = now + left
+        streams[name].deadline = partial(float, now + left)
         streams[name].push(random_latents(8))
         streams[name].finish()
 
@@ -263,7 +264,7 @@ def test_where_one_latent_takes_as_long_as_two_the_first_sound_comes_with_two(st
 def test_the_more_a_listener_has_left_the_larger_the_chunks(stepped, left, pushed, wanted):
     batcher, steps = stepped
     stream = batcher.open_stream()
-    stream.deadline = 100.0 + left
+    stream.deadline = lambda: 100.0 + left
     stream.push(random_latents(10)[:pushed])
     batcher.run_ready()
     assert steps == wanted
@@ -274,12 +275,13 @@ def test_the_more_a_listener_has_left_the_larger_the_chunks(stepped, left, pushe
 
 async def test_what_waits_for_company_is_decoded_in_time_though_nothing_more_comes(batcher):
     patient, hurried = batcher.open_stream(), batcher.open_stream()
-    patient.deadline = time.monotonic() + 1000
+    began = time.monotonic()
+    patient.deadline = lambda: began + 1000
     patient.push(random_latents(1))
-    hurried.deadline = time.monotonic() + 0.6
+    hurried.deadline = lambda: began + 0.6
     hurried.push(random_latents(2)[:6])
     await until(lambda: hurried.lane.position == 4)
-    assert hurried.deadline - time.monotonic() <= 0.512
+    assert began + 0.6 - time.monotonic() <= 0.512
     hurried.push(random_latents(2)[6:])
     await until(lambda: hurried.lane.position == 8)
     assert patient.lane.position == 0

@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
-from orpheus_plugin.engine.admission import RECOVER_S, TICK_S, Admission, Progress, Work, probe
+from orpheus_plugin.engine.admission import RECOVER_S, TICK_S, Admission, Progress, Work
 from orpheus_plugin.engine.config import EngineConfig
 from orpheus_plugin.engine.local import LocalEngine
+from orpheus_plugin.engine.probe import probe
 from orpheus_plugin.models.files import ModelFiles
 from tests.support.calls import Calls
 
@@ -210,11 +211,9 @@ async def test_an_engine_that_measures_takes_what_it_can_and_no_more(
         await engine.aclose()
 
 
-async def test_a_probe_that_says_nothing_tells_nothing() -> None:
-    class Silent:
-        def push_text(self, text: str) -> None: ...
-        def end(self) -> None: ...
-        async def wait(self) -> None: ...
-        async def aclose(self) -> None: ...
-
-    assert await probe(3, lambda turn_id, deliver: Silent()) is None
+async def test_a_probe_that_says_nothing_tells_nothing(
+    crafted_engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orpheus_plugin.engine.probe.PROBE_S", 0.0)
+    assert await probe(3, crafted_engine.open_turn) is None
+    assert crafted_engine.health().active_turns == 0

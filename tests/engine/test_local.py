@@ -16,7 +16,7 @@ import pytest
 
 from orpheus_plugin.engine.config import EngineConfig
 from orpheus_plugin.engine.local import RATES, LocalEngine, shared_engine
-from orpheus_plugin.engine.scheduler import Speaker
+from orpheus_plugin.engine.scheduler import Scheduler
 from orpheus_plugin.errors import (
     AtCapacity,
     BadCheckpoint,
@@ -48,12 +48,12 @@ def pcm(events: Sequence[TurnEvent]) -> bytes:
 
 
 def idle(engine: LocalEngine) -> bool:
-    stages = engine._stages
-    assert stages is not None
+    parts = engine._supervisor.parts
+    assert parts is not None
     return not (
-        stages.generator.running
-        or stages.codec.active
-        or engine._speakers
+        parts.generator.running
+        or parts.codec.active
+        or engine._turns
         or engine.health().active_turns
     )
 
@@ -143,21 +143,21 @@ async def test_what_a_turn_waits_for_text_is_no_work_and_begins_a_new_stretch(
         events = turn.__aiter__()
         while not isinstance(await anext(events), AudioChunk):
             pass
-        (speaker,) = crafted_engine._speakers.values()
+        (scheduler,) = crafted_engine._turns.values()
         async with asyncio.timeout(20):
-            while speaker.generating or speaker.ahead_s > 0:
+            while scheduler.generating or scheduler.clock.ahead_s > 0:
                 await asyncio.sleep(0.01)
-        first_s, busy_s = speaker.stats.audio_s, speaker.busy_s
-        assert speaker.stretch_s == first_s
+        first_s, busy_s = scheduler.stats.audio_s, scheduler.busy_s
+        assert scheduler.stretch_s == first_s
         await asyncio.sleep(0.1)
-        assert speaker.busy_s == busy_s
+        assert scheduler.busy_s == busy_s
         turn.push_text("And so on.")
         turn.end()
         async for _ in events:
             pass
-    assert speaker.stretch_s == pytest.approx(speaker.stats.audio_s - first_s)
-    assert speaker.busy_s > busy_s
-    assert crafted_engine._ended.audio_s == speaker.stats.audio_s
+    assert scheduler.stretch_s == pytest.approx(scheduler.stats.audio_s - first_s)
+    assert scheduler.busy_s > busy_s
+    assert crafted_engine._ended.audio_s == scheduler.stats.audio_s
 
 
 async def test_turns_of_several_event_loops_share_the_engine(crafted_engine: LocalEngine) -> None:
@@ -187,7 +187,7 @@ async def test_cancel_frees_the_engine_within_a_step(crafted_engine: LocalEngine
         if isinstance(event, AudioChunk):
             break
     await turn.cancel()
-    assert not crafted_engine._speakers
+    assert not crafted_engine._turns
     await settle(lambda: idle(crafted_engine), 1.0)  # the generator's step in flight
 
 
@@ -197,7 +197,7 @@ async def test_two_hundred_cancels_at_random_moments_leave_nothing_behind(
     rng = random.Random(7)
     await speak(crafted_engine, "Hi.")
     await settle(lambda: idle(crafted_engine))
-    loop = crafted_engine._loop
+    loop = crafted_engine._supervisor._loop
     assert loop is not None
     tasks, threads = asyncio.all_tasks(loop), set(threading.enumerate())
 
@@ -233,16 +233,16 @@ async def test_two_hundred_cancels_at_random_moments_leave_nothing_behind(
 
 
 async def test_a_caller_whose_loop_is_gone_frees_the_engine(crafted_engine: LocalEngine) -> None:
-    async def abandon() -> Speaker:
+    async def abandon() -> Scheduler:
         turn = crafted_engine.open_turn()
         turn.push_text(20 * TEXT)
         turn.end()
-        await settle(lambda: turn.id in crafted_engine._speakers)
-        return crafted_engine._speakers[turn.id]
+        await settle(lambda: turn.id in crafted_engine._turns)
+        return crafted_engine._turns[turn.id]
 
-    speaker = await asyncio.to_thread(asyncio.run, abandon())
+    scheduler = await asyncio.to_thread(asyncio.run, abandon())
     await settle(lambda: idle(crafted_engine), 20)
-    assert speaker.queued, "it was all spoken, to nobody"
+    assert scheduler.queued, "it was all spoken, to nobody"
 
 
 # ---- limits and bad input
@@ -381,7 +381,7 @@ async def test_a_generator_that_died_in_the_night_costs_one_turn(
 ) -> None:
     engine, generator = wrapped
     await asyncio.wrap_future(
-        asyncio.run_coroutine_threadsafe(generator.inner.aclose(), engine._loop)  # type: ignore[arg-type]
+        asyncio.run_coroutine_threadsafe(generator.inner.aclose(), engine._supervisor._loop)  # type: ignore[arg-type]
     )
     async with asyncio.timeout(10):
         with pytest.raises(EngineDied):

@@ -1,15 +1,15 @@
-"""How much of a reply is held back, so that its listener does not run dry."""
+"""How much of a turn's audio is held back, so that its listener does not run out of it."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 
-from orpheus_plugin.engine.prebuffer import AGAIN_S, REMEMBERED, Prebuffer
-from orpheus_plugin.errors import EngineDied
-from orpheus_plugin.turn import SAMPLE_RATE, AudioChunk, TurnEnd, TurnEvent, Word
+from orpheus_plugin.engine.playout import PlayoutClock
+from orpheus_plugin.engine.prebuffer import AGAIN_S, GRAIN_S, MOST_S, REMEMBERED, Outlet, Prebuffer
+from orpheus_plugin.turn import SAMPLE_RATE, AudioChunk, TurnEvent, Word
 from tests.support.virtual_time import run_in_virtual_time
 
 CHUNK_S = 0.1
@@ -19,167 +19,133 @@ def chunk(number: int, utterance: int = 0) -> AudioChunk:
     return AudioChunk(bytes(int(2 * CHUNK_S * SAMPLE_RATE)), number, utterance)
 
 
-def listen(
-    prebuffer: Prebuffer,
-    waits: Sequence[float | TurnEvent | Exception],
-    lead_s: float = 0.0,
-) -> tuple[list[float], list[TurnEvent]]:
-    """Chunks of 0.1 s, each after a wait, before a listener who plays at once.
+Came = list[tuple[float, TurnEvent]]
 
-    Returns the silences within their speech, and the events as they came.
+
+def listen(
+    prebuffer: Prebuffer, waits: Sequence[float | None], lead_s: float = 0.0
+) -> tuple[list[float], Came]:
+    """A chunk of 0.1 s after each wait; None begins another utterance. The listener plays at once.
+
+    Returns the silences within the speech, and when each event came.
     """
 
-    async def events() -> AsyncIterator[TurnEvent]:
-        for number, wait in enumerate(waits):
-            if isinstance(wait, Exception):
-                raise wait
-            if isinstance(wait, float):
-                await asyncio.sleep(wait)
-                yield chunk(number)
-            else:
-                yield wait
-
-    async def play() -> tuple[list[float], list[TurnEvent]]:
+    async def play() -> tuple[list[float], Came]:
         now = asyncio.get_running_loop().time
-        until: float | None = None
+        clock = PlayoutClock(now)
+        if lead_s:
+            clock.delay(lead_s)
         silences: list[float] = []
-        async for event in prebuffer.pace(events(), lambda: lead_s):
-            came.append(event)
-            if isinstance(event, AudioChunk):
-                if until is not None and now() > until + 1e-6:
-                    silences.append(now() - until)
-                until = max(until or 0.0, now()) + event.duration_s
+        came: Came = []
+
+        def hand_on(events: Sequence[TurnEvent], seconds: float) -> None:
+            if (gap := clock.play(seconds)) > 1e-6:
+                silences.append(gap)
+            came.extend((now(), event) for event in events)
+
+        outlet = Outlet(prebuffer, clock, hand_on)
+        utterance = 0
+        for number, wait in enumerate(waits):
+            if wait is None:
+                outlet.flush()
+                utterance += 1
+            else:
+                await asyncio.sleep(wait)
+                outlet.push([chunk(number, utterance)], CHUNK_S, utterance)
+        outlet.flush()
+        outlet.close()
         return silences, came
 
-    came: list[TurnEvent] = []
     return run_in_virtual_time(play())
 
 
 SLOW_START = [0.3, 0.0, 0.25, *[0.08] * 20]
 """Two chunks at once, then a hiccup of 0.15 s, then 1.25 seconds of audio a second."""
 
+FAST = [0.3, *[0.01] * 20]
+"""An engine ten times as fast as speech."""
+
+
+def slow_at_first() -> Prebuffer:
+    prebuffer = Prebuffer()
+    prebuffer.learn(0.2)
+    return prebuffer
+
 
 def test_a_hiccup_at_the_beginning_is_not_heard() -> None:
-    silences, events = listen(Prebuffer(), SLOW_START)
+    silences, came = listen(slow_at_first(), SLOW_START)
     assert silences == []
-    assert [event.position for event in events if isinstance(event, AudioChunk)] == list(range(23))
+    positions = [event.position for _, event in came if isinstance(event, AudioChunk)]
+    assert positions == list(range(23))
 
 
-def test_what_the_last_replies_needed_is_held_back_and_no_more() -> None:
+def test_what_the_last_turns_needed_is_held_back_and_no_more() -> None:
     prebuffer = Prebuffer()
-    listen(prebuffer, [0.3, *[0.01] * 20])  # an engine ten times as fast as speech
-    assert prebuffer.size_s == pytest.approx(prebuffer.grain_s + 0.01)
+    listen(prebuffer, FAST)
+    assert prebuffer.size_s == pytest.approx(GRAIN_S + 0.01)
     listen(prebuffer, SLOW_START)
     assert prebuffer.size_s > 0.15
     for _ in range(REMEMBERED):
-        listen(prebuffer, [0.3, *[0.01] * 20])
+        listen(prebuffer, FAST)
     assert prebuffer.size_s < 0.1
 
 
 def test_a_fast_engine_waits_for_nothing() -> None:
     prebuffer = Prebuffer()
     prebuffer.learn(0.0)
-
-    async def first() -> float:
-        async def events() -> AsyncIterator[TurnEvent]:
-            yield chunk(0)
-            await asyncio.sleep(10.0)
-            yield chunk(1)
-
-        async for _ in prebuffer.pace(events(), lambda: 0.0):
-            break
-        return asyncio.get_running_loop().time()
-
-    assert run_in_virtual_time(first()) == 0.0
+    _, came = listen(prebuffer, [0.0, 10.0])
+    assert came[0][0] == 0.0
 
 
 def test_an_engine_slower_than_speech_is_not_waited_for_beyond_reason() -> None:
     prebuffer = Prebuffer()
     for _ in range(3):
         silences, _ = listen(prebuffer, [0.2] * 30)
-        assert prebuffer.size_s <= prebuffer.most_s
+        assert prebuffer.size_s <= MOST_S
     # Gaps that are worth one, instead of one before every chunk.
     assert all(gap >= AGAIN_S - 1e-6 for gap in silences)
 
 
 def test_a_short_answer_is_not_held_back_for_longer_than_its_prebuffer() -> None:
     """The language model goes on much later; nothing says so when the first sentence is over."""
+    prebuffer = slow_at_first()
+    _, came = listen(prebuffer, [0.0, 10.0])
+    assert came[0][0] == pytest.approx(0.23)
 
-    async def first() -> float:
-        async def events() -> AsyncIterator[TurnEvent]:
-            yield chunk(0)
-            await asyncio.sleep(10.0)
-            yield chunk(1, utterance=1)
 
-        async for _ in Prebuffer().pace(events(), lambda: 0.0):
-            break
-        return asyncio.get_running_loop().time()
-
-    assert run_in_virtual_time(first()) == pytest.approx(Prebuffer().size_s)
+def test_the_end_of_an_utterance_is_not_held_back() -> None:
+    _, came = listen(slow_at_first(), [0.0, None, 10.0])
+    assert came[0][0] == 0.0
 
 
 def test_a_late_text_teaches_nothing() -> None:
     prebuffer = Prebuffer()
     prebuffer.learn(0.0)
-
-    async def play() -> None:
-        async def events() -> AsyncIterator[TurnEvent]:
-            for utterance in range(3):
-                for number in range(5):
-                    yield chunk(number, utterance)
-                await asyncio.sleep(3.0)
-
-        async for _ in prebuffer.pace(events(), lambda: 0.0):
-            pass
-
-    run_in_virtual_time(play())
-    assert prebuffer.size_s < 0.1
-
-
-def test_who_takes_nothing_for_a_while_teaches_nothing() -> None:
-    """A client that stops reading must not cost the next callers their quick start."""
-    prebuffer = Prebuffer()
-    prebuffer.learn(0.0)
-
-    async def play() -> None:
-        async def events() -> AsyncIterator[TurnEvent]:
-            for number in range(40):
-                await asyncio.sleep(CHUNK_S / 4)
-                yield chunk(number)
-
-        async for event in prebuffer.pace(events(), lambda: 0.0):
-            if isinstance(event, AudioChunk) and event.position in (2, 20):
-                await asyncio.sleep(60.0)
-
-    run_in_virtual_time(play())
+    listen(prebuffer, [*[0.0] * 5, None, 3.0, *[0.0] * 4, None, 3.0, *[0.0] * 4])
     assert prebuffer.size_s < 0.1
 
 
 def test_behind_other_speech_nothing_is_held_back() -> None:
-    silences, events = listen(Prebuffer(), [0.05, 0.05, 0.05], lead_s=1.0)
+    silences, came = listen(slow_at_first(), [0.05, 0.05, 0.05], lead_s=1.0)
     assert silences == []
-    assert len(events) == 3
+    assert [when for when, _ in came] == pytest.approx([0.05, 0.1, 0.15])
 
 
-def test_order_end_and_errors_pass_through() -> None:
-    word, end = Word("Hello", 0.0, 0.1, 0), TurnEnd("done")
-    _, events = listen(Prebuffer(), [word, 0.0, end])
-    assert events == [word, chunk(1), end]
-    with pytest.raises(EngineDied):
-        listen(Prebuffer(), [0.0, EngineDied("gone")])
-
-
-def test_what_came_before_an_error_is_heard() -> None:
-    heard: list[TurnEvent] = []
+def test_words_stay_before_their_audio_and_what_is_dropped_never_comes() -> None:
+    came: list[TurnEvent] = []
 
     async def play() -> None:
-        async def events() -> AsyncIterator[TurnEvent]:
-            yield chunk(0)
-            raise EngineDied("gone")
+        clock = PlayoutClock(asyncio.get_running_loop().time)
+        word = Word("Hello", 0.0, 0.1, 0)
+        outlet = Outlet(slow_at_first(), clock, lambda events, seconds: came.extend(events))
+        outlet.push([word, chunk(0)], CHUNK_S, 0)
+        assert outlet.held_s == CHUNK_S
+        await asyncio.sleep(1)
+        assert came == [word, chunk(0)]
+        outlet = Outlet(slow_at_first(), clock, lambda events, seconds: came.extend(events))
+        outlet.push([chunk(1, 1)], CHUNK_S, 1)
+        outlet.close()
+        await asyncio.sleep(1)
 
-        async for event in Prebuffer().pace(events(), lambda: 0.0):
-            heard.append(event)
-
-    with pytest.raises(EngineDied):
-        run_in_virtual_time(play())
-    assert heard == [chunk(0)]
+    run_in_virtual_time(play())
+    assert len(came) == 2

@@ -14,7 +14,7 @@ def latents(count: int, seed: int = 0, codes: int = 4096) -> np.ndarray:
 
 
 def first_alarm(guard: RunawayGuard, rows: np.ndarray) -> int | None:
-    return next((i for i in range(len(rows)) if guard.push_latents(rows[i : i + 1])), None)
+    return next((i for i in range(len(rows)) if guard.push_codes(rows[i : i + 1])), None)
 
 
 def test_random_speech_raises_no_alarm() -> None:
@@ -57,7 +57,7 @@ def test_a_loop_is_so_many_latents_in_a_row_that_equal_the_one_a_period_before(
         for until in range(len(codes) + 1)
     ]
     for start in range(0, len(rows), chunk):
-        alarm = guard.push_latents(rows[start : start + chunk])
+        alarm = guard.push_codes(rows[start : start + chunk])
         assert (alarm is not None) == any(looping[start + 1 : start + chunk + 1])
         if alarm:
             break

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orpheus_plugin.engine.word_timing import SpeakingRate, TimedWord, WordTimer, spoken_length
+from orpheus_plugin.engine.pauses import SpeakingRate
+from orpheus_plugin.engine.word_lengths import spoken_length
+from orpheus_plugin.engine.word_timing import WordTimer
 from orpheus_plugin.text.utterance import SpokenWord
+from orpheus_plugin.turn import Word
 
 RATE = 24000
 Audio = npt.NDArray[np.float32]
@@ -41,7 +42,7 @@ def speech(
     return np.concatenate(parts), starts
 
 
-def run(timer: WordTimer, audio: Audio, size: int = 1024) -> list[tuple[float, TimedWord]]:
+def run(timer: WordTimer, audio: Audio, size: int = 1024) -> list[tuple[float, Word]]:
     out = []
     for place in range(0, audio.size, size):
         chunk = audio[place : place + size]
@@ -145,7 +146,7 @@ def test_any_chunking_gives_the_same_words_and_times(
     whole = WordTimer(words)
     expected = [*whole.push(audio), *whole.finish()]
     timer = WordTimer(words)
-    got: list[TimedWord] = []
+    got: list[Word] = []
     place = 0
     for size in sizes:
         got += timer.push(audio[place : place + size])
@@ -158,12 +159,12 @@ def test_any_chunking_gives_the_same_words_and_times(
     assert starts == sorted(starts)
 
 
-def test_a_chunk_costs_little() -> None:
-    words = words_of(SENTENCE)
+def test_words_take_their_place_in_the_turn() -> None:
+    words = words_of("Hello there.")
     audio, _ = speech(words)
-    timer = WordTimer(words)
-    began = time.perf_counter()
-    chunks = [audio[place : place + 1024] for place in range(0, audio.size, 1024)]
-    for chunk in chunks:
-        timer.push(chunk)
-    assert (time.perf_counter() - began) / len(chunks) < 0.002  # measured: 0.03 ms
+    alone = run(WordTimer(words), audio)
+    placed = run(WordTimer(words, utterance=3, begins_s=10.0), audio)
+    assert [word.utterance for _, word in placed] == [3, 3]
+    assert [word.start_s - 10.0 for _, word in placed] == pytest.approx(
+        [word.start_s for _, word in alone]
+    )

@@ -1,0 +1,74 @@
+"""What an engine does at warm-up: it speaks, once alone and then several turns at once, to see how fast it is."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from orpheus_plugin.engine.admission import Admission
+from orpheus_plugin.errors import EngineDied, OrpheusError
+from orpheus_plugin.turn import SAMPLE_RATE, AudioChunk, Turn
+
+PROBE_S = 1.5
+"""How long a number of turns is measured."""
+
+PROBE_TEXT = (
+    "This is how long it takes to speak a few sentences on this machine. Nobody will ever hear them, and that is fine."
+    " They only have to be long enough, so that nobody is finished before the clock is."
+    " Then we know how many people may be spoken to at the same time, without a gap for any of them."
+)
+
+
+async def speak_once(open_turn: Callable[[], Turn]) -> None:
+    """A word through everything. Raises EngineDied; a model that gives no usable speech is no failure of the engine."""
+    async with open_turn() as turn:
+        turn.push_text("Hello there.")
+        turn.end()
+        try:
+            async for _ in turn:
+                pass
+        except EngineDied:
+            raise
+        except OrpheusError:
+            pass
+
+
+async def measure(open_turn: Callable[[], Turn], admission: Admission) -> None:
+    """Teach `admission` how fast 1, 2, 4 ... turns at once are, up to what there is room or time for."""
+    turns = 1
+    while True:
+        speed = await probe(turns, open_turn)
+        if speed is not None:
+            admission.learn(turns, speed)
+        if turns == admission.ceiling or not admission.suffices(turns):
+            return
+        turns = min(2 * turns, admission.ceiling)
+
+
+async def probe(turns: int, open_turn: Callable[[], Turn]) -> float | None:
+    """Seconds of audio per second with this many turns at once; None if too little came to tell."""
+    arrived: list[tuple[float, int]] = []
+
+    async def listen(turn: Turn) -> None:
+        turn.push_text(PROBE_TEXT)
+        turn.end()
+        async for event in turn:
+            if isinstance(event, AudioChunk):
+                arrived.append((time.monotonic(), event.samples))
+
+    opened = [open_turn() for _ in range(turns)]
+    listening = [asyncio.create_task(listen(turn)) for turn in opened]
+    try:
+        # As soon as one is finished they are no longer so many.
+        await asyncio.wait(listening, timeout=PROBE_S, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        await asyncio.gather(*(turn.cancel() for turn in opened))
+        await asyncio.gather(*listening, return_exceptions=True)
+    if len(arrived) < 4 * turns:
+        return None
+    # Reading the prompts, and the first small pieces, are not yet the steady state.
+    began = arrived[len(arrived) // 4][0]
+    passed = arrived[-1][0] - began
+    samples = sum(size for when, size in arrived if when > began)
+    return samples / SAMPLE_RATE / passed if passed > 0.05 else None

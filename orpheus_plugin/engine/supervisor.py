@@ -1,0 +1,195 @@
+"""Keeps an engine's parts running: starts them on a loop and a thread of their own, starts them again, closes them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from concurrent.futures import Future
+
+from orpheus_plugin.engine.utterance_job import EngineParts
+from orpheus_plugin.errors import EngineDied, OrpheusError
+
+logger = logging.getLogger(__name__)
+
+
+class Supervisor:
+    """The life of one engine. Its loop runs on a thread named "orpheus-engine".
+
+    Args:
+        build: makes the parts, the token engine not yet started. Blocking: called on a worker thread.
+        warm_up: awaited with the parts when they run for the first time.
+        end_turns: awaited at the end, with what the turns are told.
+    """
+
+    def __init__(
+        self,
+        build: Callable[[], EngineParts],
+        warm_up: Callable[[EngineParts], Awaitable[None]],
+        end_turns: Callable[[OrpheusError], Awaitable[None]],
+    ) -> None:
+        self.closed = False
+        self.parts: EngineParts | None = None
+        self.failure: OrpheusError | None = None
+        self.restarts = 0
+        self._build = build
+        self._warm_up = warm_up
+        self._end_turns = end_turns
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._starting: Future[None] | None = None
+        self._started = False
+        # The rest belongs to the loop.
+        self._running = asyncio.Event()  # not set while it starts, restarts or closes
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def ready(self) -> bool:
+        return self._started and self.parts is not None and self._running.is_set()
+
+    async def start(self) -> None:
+        """Returns at once when running. Raises what loading raises, and EngineDied when it is closed meanwhile."""
+        with self._lock:
+            starting = self._starting
+            if starting is None or (starting.done() and starting.exception() is not None):
+                self.closed = False
+                if self._loop is None:
+                    self._loop = asyncio.new_event_loop()
+                    self._thread = threading.Thread(
+                        target=_run, args=(self._loop,), name="orpheus-engine", daemon=True
+                    )
+                    self._thread.start()
+                starting = self._starting = asyncio.run_coroutine_threadsafe(
+                    self._start(), self._loop
+                )
+        try:
+            await asyncio.shield(asyncio.wrap_future(starting))
+        except asyncio.CancelledError:
+            if starting.cancelled():
+                raise EngineDied("the engine was closed while it started") from None
+            raise
+
+    async def aclose(self) -> None:
+        """End all turns and free everything. Idempotent."""
+        with self._lock:
+            loop, thread = self._loop, self._thread
+            self._loop = self._thread = self._starting = None
+            self.closed = True
+        if loop is None or thread is None:
+            return
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._stop(), loop))
+        loop.call_soon_threadsafe(loop.stop)
+        await asyncio.to_thread(thread.join)
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[asyncio.AbstractEventLoop]:
+        """The loop. What is posted to it within comes before the end of the engine. From any thread.
+
+        Raises EngineDied when the engine is not running; an engine that could not be restarted is then tried again.
+        """
+        with self._lock:
+            loop = self._loop
+            if loop is None or not self._started:
+                raise EngineDied("the engine is not running; await engine.start() first")
+            if self.failure is not None:
+                loop.call_soon_threadsafe(self.restart)
+                raise EngineDied(
+                    f"the engine died and could not be restarted ({self.failure}); it is being tried again"
+                )
+            yield loop
+
+    # ---- on the loop
+
+    async def running_parts(self) -> EngineParts:
+        """The parts, once they run."""
+        await self._running.wait()
+        if self.parts is None:
+            raise EngineDied(str(self.failure or "the engine was closed"))
+        return self.parts
+
+    def watch(self, work: Coroutine[None, None, None]) -> None:
+        """Run it beside the engine, until the engine is closed."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def restart(self) -> None:
+        """The parts have died: start new ones. Turns that hold none of the old ones wait for them."""
+        if self._running.is_set():  # else it is under way, or the engine is closing
+            self._running.clear()
+            self.watch(self._restart())
+
+    async def _start(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            self._running = asyncio.Event()
+            self.failure = None
+            self.parts = await self._load()
+            try:
+                await self._warm_up(self.parts)
+            except BaseException:
+                await self._unload()
+                raise
+            self._running.set()
+            self._started = True
+        finally:
+            self._tasks.discard(task)
+
+    async def _load(self) -> EngineParts:
+        building = asyncio.ensure_future(asyncio.to_thread(self._build))
+        try:
+            parts = await asyncio.shield(building)
+            await parts.generator.start()
+        except BaseException:
+            await asyncio.wait({building})  # a thread cannot be cancelled
+            if building.exception() is None:
+                await asyncio.to_thread(building.result().codec.close)
+            raise
+        return parts
+
+    async def _restart(self) -> None:
+        logger.error("the engine died, restarting it")
+        try:
+            await self._unload()
+            self.parts = await self._load()
+            self.failure = None
+            self.restarts += 1
+            logger.warning("the engine is back")
+        except Exception as error:
+            self.failure = error if isinstance(error, OrpheusError) else EngineDied(repr(error))
+            logger.exception("the engine could not be restarted")
+        finally:
+            self._running.set()
+
+    async def _stop(self) -> None:
+        self._running.clear()  # the turns that end now are no reason to start anew
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._running.clear()  # a start or restart that ended just now has set it
+        self._started = False
+        await self._end_turns(EngineDied("the engine was closed"))
+        await self._unload()
+
+    async def _unload(self) -> None:
+        parts, self.parts = self.parts, None
+        if parts is not None:
+            try:
+                await parts.generator.aclose()
+            finally:
+                await asyncio.to_thread(parts.codec.close)
+
+
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_forever()
+    finally:
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()
