@@ -315,7 +315,7 @@ class Scheduler:
                 chunk = AudioChunk(to_pcm16(samples), self._position, job.index)
                 self._position += samples.size
                 self._outlet.push([*words, chunk], chunk.duration_s, job.index)
-                if self._queued:
+                if self._queued and len(self._live) < self._look_ahead:
                     self._wake.set()
         except GenerationFailed as error:
             self._failures.append(error)  # the other sentences are spoken nevertheless
