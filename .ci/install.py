@@ -15,12 +15,15 @@ VLLM_PACKAGE chooses another build or version of vLLM.
 from __future__ import annotations
 
 import ast
+import fcntl
 import hashlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,11 +54,19 @@ class CannotInstall(Exception):
     """Says why."""
 
 
+def say(line: str) -> None:
+    """Progress."""
+    print(line, file=sys.stderr, flush=True)
+
+
 def run(*command: object, quiet: bool = False) -> tuple[bool, str]:
     """Whether a command succeeds, and with ``quiet`` what it said; without, that goes to stderr as it comes."""
     to = subprocess.PIPE if quiet else sys.stderr
     try:
-        done = subprocess.run([str(c) for c in command], stdout=to, stderr=to, text=True, cwd=ROOT)
+        # Not closing files: whoever outlives this program keeps its lock.
+        done = subprocess.run(
+            [str(c) for c in command], stdout=to, stderr=to, text=True, cwd=ROOT, close_fds=False
+        )
     except OSError as error:
         return False, str(error)
     return done.returncode == 0, f"{done.stdout or ''}{done.stderr or ''}".strip()
@@ -219,31 +230,55 @@ def install_vllm(environment: Environment, again: list[str]) -> tuple[bool, str]
     return False, said
 
 
-def install(folder: Path, extra: str) -> None:
-    """What this file is for."""
-    environment = Environment(folder)
-    known = hashlib.sha256((ROOT / "pyproject.toml").read_bytes() + Path(__file__).read_bytes())
-    wanted = (
-        f"{ROOT} {folder} {vllm_package() if extra == 'vllm-tests' else ''} {known.hexdigest()}"
-    )
+@contextmanager
+def locked(environment: Environment) -> Iterator[None]:
+    """Wait for another that installs into the environment, one that outlived its ``make`` too."""
+    file = environment.folder.with_name(environment.folder.name + ".lock")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with open(file, "w") as held:
+        os.set_inheritable(held.fileno(), True)
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"Waiting for another that installs into {environment.folder}.")
+            fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+
+
+def is_there(environment: Environment, extra: str, wanted: str) -> bool:
+    """Whether the extra was installed as it is wanted, and nothing has been begun since."""
     stamp = environment.stamp(extra)
-    if (
+    return (
         not environment.unfinished_file.exists()
         and stamp.is_file()
         and stamp.read_text() == wanted
         and environment.runs()
-    ):
+    )
+
+
+def install(folder: Path, extra: str) -> None:
+    """What this file is for."""
+    environment = Environment(folder)
+    known = hashlib.sha256((ROOT / "pyproject.toml").read_bytes() + Path(__file__).read_bytes())
+    package = vllm_package() if extra == "vllm-tests" else ""
+    wanted = f"{ROOT} {folder} {package} {known.hexdigest()}"
+    if is_there(environment, extra, wanted):
         return
-    first = not stamp.exists()
+    with locked(environment):
+        if not is_there(environment, extra, wanted):
+            install_now(environment, extra)
+            environment.stamp(extra).write_text(wanted)
+            environment.unfinished_file.unlink()
+
+
+def install_now(environment: Environment, extra: str) -> None:
+    """Make the environment, find the installer, and have it install the extra."""
+    first = not environment.stamp(extra).exists()
     environment.create()
     environment.find_installer()
-    by = "uv" if environment.uv else "pip (no uv can be had: it takes about five times as long)"
+    by = "uv" if environment.uv else "pip (which takes about five times as long as uv)"
     cost = f"; the first time that is some {COST[extra]}" if first and extra in COST else ""
-    print(
-        f"Installing what `{extra}` needs into {folder} with {by}{cost}.",
-        file=sys.stderr,
-        flush=True,
-    )
+    say(f"Installing what `{extra}` needs into {environment.folder} with {by}{cost}.")
     begun = environment.unfinished() - {"environment"}
     again = (["--reinstall"] if environment.uv else ["--force-reinstall"]) if begun else []
     environment.begin(extra)
@@ -258,8 +293,6 @@ def install(folder: Path, extra: str) -> None:
         raise CannotInstall(
             said or "the installer failed, as said above; INSTALL_WITH=pip takes pip in place of uv"
         )
-    stamp.write_text(wanted)
-    environment.unfinished_file.unlink()
 
 
 if __name__ == "__main__":
