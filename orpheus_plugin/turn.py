@@ -319,6 +319,11 @@ class Turn:
     ) -> None:
         await self.cancel()
 
+    @property
+    def ended(self) -> bool:
+        """Whether its last event was read, or it was cancelled."""
+        return self._finished
+
     # ---- called by the link
 
     def admit(self) -> None:

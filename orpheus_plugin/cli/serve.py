@@ -83,6 +83,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="refuse voices of other models and vendors, in whose place the model's own would speak",
     )
+    gpu = parser.add_argument_group("GPU")
+    gpu.add_argument(
+        "--mps",
+        action="store_true",
+        help="share the GPU through NVIDIA's MPS; the daemon is started and ended if none is there",
+    )
+    gpu.add_argument(
+        "--replicas",
+        type=int,
+        default=1,
+        metavar="N",
+        help="engines on one GPU behind this listener, each with its cores and weights (default: %(default)s)",
+    )
     life = parser.add_argument_group("life and log")
     life.add_argument(
         "--idle-exit", type=float, metavar="S", help="end when nobody was connected for so long"
@@ -175,6 +188,8 @@ def server_config(args: argparse.Namespace) -> ServerConfig:
         idle_exit_s=args.idle_exit,
         drain_s=args.drain,
         nice=args.nice,
+        mps=args.mps,
+        replicas=args.replicas,
         log_file=args.log_file,
         log_level=args.log_level,
         log_text=args.log_text,

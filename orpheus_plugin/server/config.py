@@ -50,6 +50,8 @@ class ServerConfig:
         idle_exit_s: end when nobody has been connected for so long; None is never.
         drain_s: how long running turns may go on after the wish to end.
         nice: how far a model on the CPU gives way to other programs.
+        mps: processes on the GPU share it through NVIDIA's MPS (see `mps`).
+        replicas: engines behind this listener, each in a process of its own (see `replicas`).
         log_file: None is standard error.
         log_level: of this package's log.
         log_text: log what is spoken.
@@ -67,6 +69,8 @@ class ServerConfig:
     idle_exit_s: float | None = None
     drain_s: float = 30.0
     nice: int = 0
+    mps: bool = False
+    replicas: int = 1
     log_file: Path | None = None
     log_level: str = "info"
     log_text: bool = False

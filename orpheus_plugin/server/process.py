@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import gc
 import logging
 import os
@@ -24,9 +25,12 @@ from orpheus_plugin.server import logs
 from orpheus_plugin.server.app import make_app
 from orpheus_plugin.server.config import DEFAULT_PORT, ServerConfig
 from orpheus_plugin.server.http import Runner
+from orpheus_plugin.server.mps import Mps, mps
+from orpheus_plugin.server.replicas import ReplicatedEngine, check_replicas
 from orpheus_plugin.server.security import check_bind, is_loopback
 from orpheus_plugin.server.service import SpeechService
 from orpheus_plugin.server.voicemap import VoiceMap
+from orpheus_plugin.turn import SpeechEngine
 
 logger = logging.getLogger(__name__)
 
@@ -192,10 +196,15 @@ def serve(config: ServerConfig) -> int:
     if config.nice and hasattr(os, "nice") and pick_device(config.engine.device) == "cpu":
         os.nice(config.nice)
     voices = VoiceMap.load(config.voice_map)
-    return asyncio.run(_serve(config, LocalEngine(config.engine), voices))
+    check_replicas(config)
+    with mps() if config.mps else contextlib.nullcontext() as daemon:
+        engine = LocalEngine(config.engine) if config.replicas == 1 else ReplicatedEngine(config)
+        return asyncio.run(_serve(config, engine, voices, daemon))
 
 
-async def _serve(config: ServerConfig, engine: LocalEngine, voices: VoiceMap) -> int:
+async def _serve(
+    config: ServerConfig, engine: SpeechEngine, voices: VoiceMap, daemon: Mps | None
+) -> int:
     service = SpeechService(
         engine,
         limits=config.limits,
@@ -227,13 +236,21 @@ async def _serve(config: ServerConfig, engine: LocalEngine, voices: VoiceMap) ->
         idle_exit_s=config.idle_exit_s,
         drain_s=config.drain_s,
         on_listening=record,
-        on_ready=_keep_what_is_loaded,
+        on_ready=functools.partial(_ready, config, daemon),
     )
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         with contextlib.suppress(NotImplementedError):  # Windows
             loop.add_signal_handler(name, server.stop)
     return await server.run()
+
+
+def _ready(config: ServerConfig, daemon: Mps | None) -> None:
+    _keep_what_is_loaded()
+    if daemon is not None:
+        # An engine is two processes on the GPU: the codec's, and vLLM's if it has one.
+        said = asyncio.get_running_loop().run_in_executor(None, daemon.check, config.replicas)
+        said.add_done_callback(lambda done: logger.info("%s", done.result()))
 
 
 def _keep_what_is_loaded() -> None:

@@ -1,0 +1,265 @@
+"""Several engines on one GPU behind one listener: `orpheus-tts serve --replicas N`.
+
+One vLLM leaves a large GPU idle most of the time, because each step waits for the host. Replicas are servers of their own
+processes, each with its engine and its cores, on Unix sockets that only this user can open. The listener's server gives
+each turn to the replica with the most room. They share the GPU well under MPS only (see `mps`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import pickle
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from orpheus_plugin.errors import ConnectionFailed, EngineDied, InvalidOptions
+from orpheus_plugin.remote.engine import RemoteEngine
+from orpheus_plugin.server.config import ServerConfig
+from orpheus_plugin.turn import EngineHealth, EngineLoad, SpeechOptions, Turn
+
+logger = logging.getLogger(__name__)
+
+_START_S = 900.0
+_END_S = 20.0
+_AGAIN_S = 5.0
+"""A replica that ended is started again after so long."""
+
+
+class ReplicatedEngine:
+    """A SpeechEngine of `config.replicas` servers, started here and ended with `aclose`.
+
+    A turn costs one hop over a Unix socket more than on an engine of this process. A replica that ends fails its own
+    turns with ConnectionFailed; it is started again, and new turns go to the others meanwhile.
+    """
+
+    def __init__(self, config: ServerConfig) -> None:
+        self._config = config
+        self._folder: Path | None = None
+        self._replicas: list[_Replica] = []
+        self._lock = threading.Lock()
+        self._starting = asyncio.Lock()
+
+    async def start(self) -> None:
+        """Start all replicas, one after the other: each measures how many turns it carries while the others rest."""
+        async with self._starting:
+            if self._replicas:
+                return
+            folder = self._folder = Path(tempfile.mkdtemp(prefix="orpheus-"))
+            cores = _shares(self._config.replicas)
+            replicas = [
+                _Replica(replica_config(self._config, folder / f"{number}.sock"), cores[number])
+                for number in range(self._config.replicas)
+            ]
+            try:
+                for one in replicas:
+                    await one.start()
+            except BaseException:
+                await asyncio.gather(*(one.aclose() for one in replicas))
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
+            self._replicas = replicas
+
+    async def aclose(self) -> None:
+        """End all turns and all replicas. Idempotent."""
+        replicas, self._replicas = self._replicas, []
+        await asyncio.gather(*(one.aclose() for one in replicas))
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def open_turn(self, options: SpeechOptions | None = None, *, max_wait_s: float = 0.0) -> Turn:
+        """See SpeechEngine."""
+        with self._lock:
+            one = max(self._running(), key=lambda one: one.room)
+            turn = one.engine.open_turn(options, max_wait_s=max_wait_s)
+            one.turns.add(turn)
+        return turn
+
+    def check_voice(self, voice: str | None) -> str | None:
+        return self._running()[0].engine.check_voice(voice)
+
+    @property
+    def voices(self) -> tuple[str, ...]:
+        return self._replicas[0].engine.voices if self._replicas else ()
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        return self._replicas[0].engine.languages if self._replicas else ()
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        return self._replicas[0].engine.tags if self._replicas else ()
+
+    def health(self) -> EngineHealth:
+        """All replicas together. Ready while one is."""
+        parts = [one.engine.health() for one in self._replicas]
+        if not parts:
+            return EngineHealth(False, self._config.engine.model, "none", 0, 0, 0)
+        ready = [part for part in parts if part.ready]
+        first = (ready or parts)[0]
+        return replace(
+            first,
+            active_turns=sum(part.active_turns for part in ready),
+            max_turns=sum(part.max_turns for part in ready),
+            waiting=sum(part.waiting for part in ready),
+            restarts=sum(part.restarts for part in parts)
+            + sum(one.restarts for one in self._replicas),
+            error=next((part.error for part in parts if part.error), None),
+        )
+
+    def load(self) -> EngineLoad:
+        parts = [one.engine.load() for one in self._replicas]
+        margins = [part.margin_s for part in parts if part.margin_s is not None]
+        return EngineLoad(
+            generating=sum(part.generating for part in parts),
+            decoding=sum(part.decoding for part in parts),
+            queued=sum(part.queued for part in parts),
+            margin_s=min(margins, default=None),
+            waiting=sum(part.waiting for part in parts),
+        )
+
+    def _running(self) -> list[_Replica]:
+        if not self._replicas:
+            raise EngineDied("the engine is not running; await engine.start() first")
+        return [one for one in self._replicas if one.engine.health().ready] or self._replicas
+
+
+class _Replica:
+    """One server process and the connection to it."""
+
+    def __init__(self, config: ServerConfig, cores: Sequence[int]) -> None:
+        assert config.uds is not None
+        self.engine = RemoteEngine(f"unix://{config.uds}")
+        self.turns: weakref.WeakSet[Turn] = weakref.WeakSet()
+        self.restarts = 0
+        self._config = config
+        self._cores = list(cores)
+        self._process: asyncio.subprocess.Process | None = None
+        self._keeping: asyncio.Task[None] | None = None
+
+    @property
+    def room(self) -> int:
+        """Places that are free, by our own count: the server's word is up to a second old."""
+        return self.engine.health().max_turns - sum(not turn.ended for turn in self.turns)
+
+    async def start(self) -> None:
+        """Returns when it takes turns. Raises EngineDied with its exit status if it ends instead."""
+        await self._spawn()
+        process = self._process
+        assert process is not None
+        connecting = asyncio.create_task(self._connected())
+        ending = asyncio.create_task(process.wait())
+        try:
+            await asyncio.wait({connecting, ending}, return_when=asyncio.FIRST_COMPLETED)
+            if not connecting.done():
+                raise EngineDied(
+                    f"a replica ended while it started (exit status {process.returncode}); its message is above"
+                )
+            await connecting
+        finally:
+            connecting.cancel()
+            ending.cancel()
+        self._keeping = asyncio.create_task(self._keep(), name="orpheus-replica")
+
+    async def _connected(self) -> None:
+        """Until it takes turns; while it loads its model, a server says so, before that nobody answers."""
+        async with asyncio.timeout(_START_S):
+            while not self.engine.health().ready:
+                with contextlib.suppress(ConnectionFailed):
+                    await self.engine.start()
+                await asyncio.sleep(0.1)
+
+    async def aclose(self) -> None:
+        if self._keeping is not None:
+            self._keeping.cancel()
+            await asyncio.gather(self._keeping, return_exceptions=True)
+        await self.engine.aclose()
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        for wish in (signal.SIGTERM, signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(wish)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(process.wait(), _END_S)
+                return
+
+    async def _keep(self) -> None:
+        while True:
+            assert self._process is not None
+            status = await self._process.wait()
+            logger.error("a replica ended with exit status %s; it is started again", status)
+            await asyncio.sleep(_AGAIN_S)
+            await self._spawn()
+            self.restarts += 1
+
+    async def _spawn(self) -> None:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "orpheus_plugin.server.replicas",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.DEVNULL,  # where it listens is nobody else's business
+        )
+        self._process = process
+        assert process.stdin is not None
+        # Its standard input stays open: a replica ends when it closes, so also when this process is killed.
+        process.stdin.write(pickle.dumps((self._config, self._cores)))
+        with contextlib.suppress(ConnectionError):
+            await process.stdin.drain()
+
+
+def replica_config(config: ServerConfig, uds: Path) -> ServerConfig:
+    """What one of `config.replicas` servers is told."""
+    engine = config.engine
+    if engine.max_turns is not None:
+        engine = replace(engine, max_turns=-(-engine.max_turns // config.replicas))
+    return replace(
+        config, engine=engine, uds=uds, replicas=1, mps=False, api_key=None, idle_exit_s=None
+    )
+
+
+def _shares(count: int) -> list[list[int]]:
+    """This process' cores, split into as many neighbouring groups; all of them for each where there are too few."""
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    size = len(cores) // count
+    if not size:
+        return [cores] * count
+    return [cores[number * size : (number + 1) * size] for number in range(count)]
+
+
+def _main(serve: Callable[[ServerConfig], int]) -> int:
+    """One replica, told on standard input what it is."""
+    config, cores = pickle.load(sys.stdin.buffer)
+    if cores:
+        os.sched_setaffinity(0, cores)
+
+    def follow() -> None:
+        sys.stdin.buffer.read()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=follow, name="orpheus-parent", daemon=True).start()
+    return serve(config)
+
+
+def check_replicas(config: ServerConfig) -> None:
+    """Raises InvalidOptions for a number that makes no sense."""
+    if config.replicas < 1:
+        raise InvalidOptions(f"--replicas must be at least 1, not {config.replicas}")
+    if config.replicas > 1 and not hasattr(os, "sched_setaffinity"):
+        raise InvalidOptions("--replicas needs Linux")
+
+
+if __name__ == "__main__":
+    from orpheus_plugin.server.process import serve as _serve
+
+    sys.exit(_main(_serve))
