@@ -210,12 +210,18 @@ class Turn:
         self._reading = Reading()
         self._closed_for_text = False
         self._finished = False
+        self._let_go: Future[None] | None = None
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[TurnEvent | OrpheusError] = asyncio.Queue()
         self._place = asyncio.Event()
         self._error: OrpheusError | None = None
 
     # ---- text in
+
+    @property
+    def max_chars(self) -> int:
+        """Characters of text it takes."""
+        return self._max_chars
 
     def push_text(self, text: str) -> None:
         """Add a piece of text; pieces are joined as they come, so spaces between words must be in them.
@@ -290,9 +296,9 @@ class Turn:
 
     async def cancel(self) -> None:
         """Stop speaking; returns when the engine has let go of this turn, but for a step in flight. Idempotent."""
-        done = self.abandon()
-        if done is not None:
-            await asyncio.shield(asyncio.wrap_future(done))
+        self.abandon()
+        if self._let_go is not None:
+            await asyncio.shield(asyncio.wrap_future(self._let_go))
 
     def abandon(self) -> Future[None] | None:
         """As `cancel`, without waiting: for cleanup that must not be interrupted. Idempotent.
@@ -302,11 +308,12 @@ class Turn:
         self._closed_for_text = True
         self._place.set()
         if self._finished:
-            return None
+            return self._let_go
         self._finished = True
         # Wake an iterator that waits in another task.
         self._events.put_nowait(TurnEnd("cancelled", self.stats))
-        return self._link.send_cancel()
+        self._let_go = self._link.send_cancel()
+        return self._let_go
 
     async def __aenter__(self) -> Self:
         return self

@@ -158,6 +158,24 @@ async def test_leaving_the_iterator_cancels() -> None:
     assert link.sent == ["[cancel]"]
 
 
+async def test_cancelling_after_leaving_the_iterator_waits_until_the_engine_has_let_go() -> None:
+    class Slow(Recorder):
+        def send_cancel(self) -> Future[None]:
+            self.done: Future[None] = Future()
+            return self.done
+
+    link = Slow()
+    turn = Turn("t", link)
+    turn.deliver(AudioChunk(bytes(4), 0, 0))
+    async for _ in turn:
+        break
+    cancelling = asyncio.create_task(turn.cancel())
+    await asyncio.sleep(0.05)
+    assert not cancelling.done()
+    link.done.set_result(None)
+    await asyncio.wait_for(cancelling, 1)
+
+
 async def test_cancel_wakes_a_waiting_reader() -> None:
     turn = Turn("t", Recorder())
 
