@@ -85,7 +85,7 @@ def websocket_url(url: str) -> tuple[str, Callable[[], aiohttp.BaseConnector] | 
 
 
 class NotYet(ConnectionFailed):
-    """The server is there, but takes no connections at the moment: it is loading, or full."""
+    """Somebody is there, but takes no connections at the moment: it is loading, full, or slow."""
 
 
 async def open_connection(address: Address, *, timeout_s: float) -> Connection:
@@ -132,7 +132,7 @@ def _explain(url: str, error: Exception) -> OrpheusError:
             f"{url} is no Orpheus server of this version (status {error.status})"
         )
     if isinstance(error, TimeoutError):
-        return ConnectionFailed(f"{url} did not answer in time")
+        return NotYet(f"{url} did not answer in time")
     reason = without_login(str(error)) or type(error).__name__
     return ConnectionFailed(f"cannot reach {url}: {reason}")
 
