@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from livekit.agents import APIConnectionError, APIError, APIStatusError, APITimeoutError
 
-from orpheus_plugin.errors import ErrorKind, OrpheusError, without_login
+from orpheus_plugin.errors import ConnectionFailed, ErrorKind, OrpheusError, without_login
 
 _ABOUT_ONE_TURN = {"text_too_long", "at_capacity", "generation_failed", "timed_out"}
 
@@ -19,7 +19,11 @@ def to_api_error(error: Exception, *, request_id: str = "") -> APIError:
     if isinstance(error, TimeoutError):
         return APITimeoutError("the speech engine did not answer in time")
     if isinstance(error, OrpheusError) and error.kind is ErrorKind.CONNECTION:
-        return APIConnectionError(without_login(error.message), retryable=error.retryable)
+        # Where there is another TTS, LiveKit should come to it at once.
+        reached = not (isinstance(error, ConnectionFailed) and error.never_reached)
+        return APIConnectionError(
+            without_login(error.message), retryable=error.retryable and reached
+        )
     if isinstance(error, OrpheusError):
         return APIStatusError(
             without_login(error.message),

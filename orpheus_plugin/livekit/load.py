@@ -1,89 +1,115 @@
-"""A worker's load, so that LiveKit sends new calls where there is still a voice free for them."""
+"""A worker's load: LiveKit sends new calls to workers where there is still a place for their speech."""
 
 from __future__ import annotations
 
-import http.client
-import json
-import os
-import socket
+import asyncio
+import contextlib
+import threading
+import time
 from collections import deque
-from collections.abc import Callable
-from typing import Any
-from urllib.parse import SplitResult, urlsplit
 
+import psutil  # type: ignore[import-untyped,unused-ignore]
 from livekit.agents import AgentServer
 from livekit.agents.utils.hw import get_cpu_monitor
 
-from orpheus_plugin import protocol
-
-ANSWER_S = 2.0
-"""Seconds the server may take to tell how busy it is."""
+from orpheus_plugin.errors import OrpheusError, without_login
+from orpheus_plugin.livekit.log import logger
+from orpheus_plugin.remote.registry import records
+from orpheus_plugin.remote.resolve import LOCAL, resolve
+from orpheus_plugin.turn import EngineHealth, SpeechEngine
 
 SAMPLES = 5
-"""The load is the mean of so many looks; LiveKit looks every few seconds. Turns come and go faster than calls."""
+"""The load is the mean of so many looks; LiveKit looks every half a second. Turns come and go faster than calls."""
+
+ALL_PLACES = 0.65
+"""The load while all places of the speech server are taken and no turn waits. LiveKit's threshold is 0.7: only a line
+makes a worker full."""
+
+LINE = 0.25
+"""With so many turns in line for each place there is, the load is 1.0."""
 
 
-def load_fnc(url: str | None = None) -> Callable[[AgentServer], float]:
-    """For `AgentServer(load_fnc=load_fnc())`: the busier of the speech server and this machine's processor, 0 to 1.
+class SpeechLoad:
+    """For `AgentServer(load_fnc=...)`: the busier of the speech server and this machine's processor, from 0 to 1.
 
-    LiveKit's own measure sees only the processor, and so goes on sending calls to a GPU that is full.
+    LiveKit's own measure sees only the processor, and so goes on sending calls to a GPU that is full. This one is 1.0
+    while the speech server is not there or not ready: a call taken now would not be spoken to. Its first call begins to
+    connect, and so starts this machine's server where that is the one to use.
 
-    Args:
-        url: of the speech server; by default ORPHEUS_URL, else whichever server runs on this machine. While none runs
-            there (the first call starts one) the processor alone counts. A server named by `url` or ORPHEUS_URL that
-            does not answer counts as full: calls taken now would be mute.
+    The processor's time that this machine's speech servers take does not count: their places do.
     """
-    recent: deque[float] = deque(maxlen=SAMPLES)
 
-    def load(worker: AgentServer) -> float:
-        recent.append(_speech_load(url or os.environ.get("ORPHEUS_URL") or None))
-        speech = sum(recent) / len(recent)
-        processor: float = get_cpu_monitor().cpu_percent(interval=0.5)
-        return min(1.0, max(speech, processor))
+    def __init__(self, engine: SpeechEngine) -> None:
+        self.engine = engine
+        self._speech: deque[float] = deque(maxlen=SAMPLES)
+        self._processor: deque[float] = deque(maxlen=SAMPLES)
+        self._begun = False
 
-    return load
+    def warm(self) -> None:
+        """Start the speech server, or connect to it, and wait until it is ready. Blocking, for the main thread.
 
+        Call it before `cli.run_app`, so that the worker joins when it can speak. An error is logged: the worker then
+        joins with a load of 1.0, and takes calls as soon as the server is there.
+        """
+        self._begun = True
+        try:
+            asyncio.run(self.engine.start())
+        except OrpheusError as error:
+            logger.error("the speech engine is not ready: %s", without_login(error.message))
 
-def _speech_load(url: str | None) -> float:
-    if url is not None:
-        load = _ask(url)
-        return 1.0 if load is None else load
-    from orpheus_plugin.remote.registry import records
-
-    loads = [load for server in records() if (load := _ask(server.url)) is not None]
-    return min(loads, default=0.0)
-
-
-def _ask(url: str) -> float | None:
-    """The share of a server's turns that are speaking; 1.0 while it takes none, None if it does not answer."""
-    try:
-        state = _get(url, "/healthz")
-        if not state["ready"]:
+    def __call__(self, worker: AgentServer) -> float:
+        """Takes half a second: LiveKit calls it on a thread."""
+        if not self._begun:
+            threading.Thread(target=self.warm, name="orpheus-warm", daemon=True).start()
+        self._processor.append(_processor_load())
+        health = self.engine.health()
+        self._speech.append(_speech_load(health))
+        if not health.ready:
             return 1.0
-        return min(1.0, float(state["active_turns"]) / max(1, int(state["max_turns"])))
-    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
-        return None
+        return min(1.0, max(_mean(self._speech), _mean(self._processor)))
 
 
-def _get(url: str, path: str) -> dict[str, Any]:
-    parts = urlsplit(url if "://" in url else f"http://{url}")
-    connection = _connection(parts)
-    prefix = "" if parts.scheme == "unix" else parts.path.rstrip("/").removesuffix(protocol.PATH)
-    try:
-        connection.request("GET", prefix + path)
-        answer: dict[str, Any] = json.loads(connection.getresponse().read(1_000_000))
-        return answer
-    finally:
-        connection.close()
+def load_fnc(
+    url: str | None = None,
+    *,
+    engine: SpeechEngine | None = None,
+    api_key: str | None = None,
+    model: str | None = None,
+    device: str = "auto",
+) -> SpeechLoad:
+    """The load function of a worker whose jobs speak with `OrpheusTTS` and the same arguments."""
+    return SpeechLoad(
+        resolve(engine, url=url, api_key=api_key, model=model, device=device, default=LOCAL)
+    )
 
 
-def _connection(parts: SplitResult) -> http.client.HTTPConnection:
-    if parts.scheme == "unix":
-        connection = http.client.HTTPConnection("localhost", timeout=ANSWER_S)
-        connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        connection.sock.settimeout(ANSWER_S)
-        connection.sock.connect(parts.path)
-        return connection
-    if parts.scheme in ("https", "wss"):
-        return http.client.HTTPSConnection(parts.hostname or "", parts.port, timeout=ANSWER_S)
-    return http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=ANSWER_S)
+def _speech_load(health: EngineHealth) -> float:
+    if not health.ready:
+        return 1.0
+    places = max(1, health.max_turns)
+    if not health.waiting:
+        return ALL_PLACES * min(1.0, health.active_turns / places)
+    return min(1.0, ALL_PLACES + (1 - ALL_PLACES) * health.waiting / max(1.0, LINE * places))
+
+
+def _processor_load() -> float:
+    """The share of this machine's processors in use, without its speech servers'."""
+    monitor = get_cpu_monitor()
+    began, spent = time.monotonic(), _servers_time()
+    used = monitor.cpu_percent(interval=0.5)
+    servers = (_servers_time() - spent) / (time.monotonic() - began) / monitor.cpu_count()
+    return max(0.0, used - max(0.0, servers))
+
+
+def _servers_time() -> float:
+    """Seconds of processor time that this machine's speech servers have taken."""
+    total = 0.0
+    for server in records():
+        with contextlib.suppress(psutil.Error):
+            times = psutil.Process(server.pid).cpu_times()
+            total += times.user + times.system
+    return total
+
+
+def _mean(looks: deque[float]) -> float:
+    return sum(looks) / len(looks)

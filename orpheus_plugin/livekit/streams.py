@@ -1,23 +1,30 @@
-"""The two streams LiveKit Agents knows. Each attempt of either is one Turn of the engine."""
+"""The two streams LiveKit Agents knows. Each attempt of either is one Reply of the engine."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+import time
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import Any
 
 from livekit.agents import APIConnectionError, APIConnectOptions, tokenize, tts, utils
 from livekit.agents.types import TimedString
 
-from orpheus_plugin.errors import OrpheusError, TextTooLong, TurnClosed
 from orpheus_plugin.livekit.api_errors import is_about_one_turn, to_api_error
-from orpheus_plugin.livekit.stall_timeout import Patience
-from orpheus_plugin.turn import SAMPLE_RATE, AudioChunk, Turn, TurnEnd, Word
-
-if TYPE_CHECKING:
-    from orpheus_plugin.livekit.tts import OrpheusTTS
+from orpheus_plugin.livekit.stall_timeout import StallTimeout
+from orpheus_plugin.reply import PLACE_WAIT_S, Reply
+from orpheus_plugin.text.cutter import TextOptions, UtteranceCutter
+from orpheus_plugin.turn import (
+    SAMPLE_RATE,
+    AudioChunk,
+    SpeechEngine,
+    SpeechOptions,
+    Turn,
+    Word,
+)
 
 
 class _Flush(Enum):
@@ -27,23 +34,41 @@ class _Flush(Enum):
 FLUSH = _Flush.FLUSH
 Pieces = AsyncGenerator[str | _Flush, None]
 
-_SILENCE = bytes(2 * (SAMPLE_RATE // 10))
-"""What text without a speakable word sounds like. LiveKit takes no audio at all for a failure."""
+_LOOKED_AT = 300
+"""Characters in which the first utterance surely ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Speaker:
+    """What a stream has of the TTS that made it.
+
+    Attributes:
+        engine: speaks.
+        options: of its turns.
+        sentences: LiveKit's own cutting of the text, where the application asked for it.
+        abandon: has the engine drop a turn, without waiting for it.
+    """
+
+    engine: SpeechEngine
+    options: SpeechOptions
+    sentences: Callable[[tts.AudioEmitter], tokenize.SentenceStream | None]
+    abandon: Callable[[Turn], None]
 
 
 class OrpheusSynthesizeStream(tts.SynthesizeStream):
     """Text as it comes from the language model in, speech out."""
 
-    def __init__(self, *, tts: OrpheusTTS, conn_options: APIConnectOptions) -> None:
+    def __init__(
+        self, *, tts: tts.TTS[Any], conn_options: APIConnectOptions, speaker: Speaker
+    ) -> None:
         super().__init__(tts=tts, conn_options=conn_options)
-        self._orpheus = tts
-        self._speech = tts.speech_options
+        self._speaker = speaker
 
     async def _run(self, output_emitter: tts.AudioEmitter) -> None:
-        await _Attempt(self, self._orpheus, output_emitter).speak(self._pieces(output_emitter))
+        await _Attempt(self, self._speaker, output_emitter).speak(self._pieces(output_emitter))
 
     async def _pieces(self, emitter: tts.AudioEmitter) -> Pieces:
-        sentences = self._orpheus.sentence_stream(emitter)
+        sentences = self._speaker.sentences(emitter)
         if sentences is None:
             async for data in self._input_ch:
                 yield data if isinstance(data, str) else FLUSH
@@ -75,14 +100,18 @@ class OrpheusChunkedStream(tts.ChunkedStream):
     """A whole text in, speech out as it is made."""
 
     def __init__(
-        self, *, tts: OrpheusTTS, input_text: str, conn_options: APIConnectOptions
+        self,
+        *,
+        tts: tts.TTS[Any],
+        input_text: str,
+        conn_options: APIConnectOptions,
+        speaker: Speaker,
     ) -> None:
         super().__init__(tts=tts, input_text=input_text, conn_options=conn_options)
-        self._orpheus = tts
-        self._speech = tts.speech_options
+        self._speaker = speaker
 
     async def _run(self, output_emitter: tts.AudioEmitter) -> None:
-        await _Attempt(self, self._orpheus, output_emitter).speak(self._pieces())
+        await _Attempt(self, self._speaker, output_emitter).speak(self._pieces())
 
     async def _pieces(self) -> Pieces:
         yield self._input_text
@@ -97,15 +126,22 @@ class _Attempt:
     def __init__(
         self,
         stream: OrpheusSynthesizeStream | OrpheusChunkedStream,
-        orpheus: OrpheusTTS,
+        speaker: Speaker,
         emitter: tts.AudioEmitter,
     ) -> None:
         self._stream = stream
-        self._tts = orpheus
+        self._speaker = speaker
         self._emitter = emitter
         self._streamed = isinstance(stream, tts.SynthesizeStream)
-        self._turn: Turn | None = None
-        self._spoke = False
+        timeout_s = stream._conn_options.timeout
+        # A refusal must come before LiveKit's timeout.
+        max_wait_s = min(PLACE_WAIT_S, 0.8 * timeout_s)
+        self._reply = Reply(
+            lambda: speaker.engine.open_turn(speaker.options, max_wait_s=max_wait_s)
+        )
+        self._first_utterance: UtteranceCutter | None = UtteranceCutter(
+            TextOptions(tags=frozenset(speaker.engine.tags), spell_numbers=False)
+        )
         self._feeding_failed: Exception | None = None
 
     async def speak(self, pieces: Pieces) -> None:
@@ -113,76 +149,89 @@ class _Attempt:
             async with contextlib.aclosing(pieces):
                 first = await _first_words(pieces)
                 if first is None:
-                    self._initialize(utils.shortuuid())
+                    self._initialize()
                     return
-                if isinstance(self._stream, tts.SynthesizeStream):
-                    self._stream._mark_started()
                 async with asyncio.timeout(None) as limit:
-                    await self._converse(first, pieces, limit)
+                    due = StallTimeout(limit, self._stream._conn_options.timeout)
+                    await self._connect(due)
+                    await self._converse(first, pieces, due)
         except Exception as error:
-            raise to_api_error(error, request_id=self._turn.id if self._turn else "") from None
+            raise to_api_error(error, request_id=self._reply.id or "") from None
 
-    async def _converse(self, first: str, pieces: Pieces, limit: asyncio.Timeout) -> None:
-        patience = Patience(limit, self._stream._conn_options.timeout)
-        patience.connecting()
-        lease = await self._tts.engine_source.acquire()
-        self._stream._acquire_time = lease.waited_s
-        self._stream._connection_reused = lease.reused
-        turn = self._turn = lease.engine.open_turn(self._stream._speech)
-        patience.opened()
-        self._initialize(turn.id)
-        feeding = asyncio.create_task(
-            self._feed(turn, first, pieces, patience), name="orpheus-feed"
-        )
-        ended: TurnEnd | None = None
+    async def _connect(self, due: StallTimeout) -> None:
+        """A try that is cancelled leaves the engine connecting, or loading, for whoever asks next."""
+        due.connecting()
+        engine = self._speaker.engine
+        reused, began = engine.health().ready, time.perf_counter()
+        await engine.start()
+        self._stream._acquire_time = 0.0 if reused else time.perf_counter() - began
+        self._stream._connection_reused = reused
+        due.connected()
+
+    async def _converse(self, first: str, pieces: Pieces, due: StallTimeout) -> None:
+        self._push(first, due)
+        self._initialize()
+        feeding = asyncio.create_task(self._feed(pieces, due), name="orpheus-feed")
+        prompt_tokens = tokens = 0
         try:
-            async for event in turn:
-                if isinstance(event, AudioChunk):
-                    self._spoke = True
-                    patience.audio(event.samples)
-                    self._emitter.push(event.pcm)
-                elif isinstance(event, Word):
-                    self._emitter.push_timed_transcript(_timed(event))
-                else:
-                    ended = event
+            async with contextlib.aclosing(self._reply.events()) as events:
+                async for event in events:
+                    if isinstance(event, AudioChunk):
+                        self._speakable(due)
+                        due.audio(event.duration_s)
+                        self._emitter.push(event.pcm)
+                    elif isinstance(event, Word):
+                        self._emitter.push_timed_transcript(_timed(event))
+                    elif isinstance(event, Exception):
+                        raise event
+                    elif event.reason == "cancelled":
+                        raise self._feeding_failed or APIConnectionError(
+                            "the speech engine dropped the turn"
+                        )
+                    else:
+                        prompt_tokens += event.stats.prompt_tokens
+                        tokens += event.stats.tokens
         finally:
             await utils.aio.cancel_and_wait(feeding)
-            if ended is None:
-                self._tts.abandon(turn)
-        if self._feeding_failed is not None:
-            raise self._feeding_failed
-        if ended is None or ended.reason == "cancelled":
-            raise APIConnectionError("the speech engine dropped the turn")
-        self._stream._set_token_usage(
-            input_tokens=ended.stats.prompt_tokens, output_tokens=ended.stats.tokens
-        )
-        if not self._spoke:
-            self._emitter.push(_SILENCE)
+            for turn in self._reply.abandon():
+                self._speaker.abandon(turn)
+        self._stream._set_token_usage(input_tokens=prompt_tokens, output_tokens=tokens)
 
-    async def _feed(self, turn: Turn, first: str, pieces: Pieces, patience: Patience) -> None:
+    async def _feed(self, pieces: Pieces, due: StallTimeout) -> None:
         try:
-            turn.push_text(first)
-            patience.text(first)
             async for piece in pieces:
                 if piece is FLUSH:
-                    turn.flush()
-                    patience.flushed()
+                    self._reply.flush()
+                    self._speakable(due)
                 else:
-                    turn.push_text(piece)
-                    patience.text(piece)
-        except TurnClosed:
-            return  # the turn is over; its events say why
-        except TextTooLong as error:
-            self._feeding_failed = error  # what was taken before it is spoken to its end
+                    self._push(piece, due)
         except Exception as error:
             self._feeding_failed = error
-            await turn.cancel()
-            return
-        patience.ended()
-        with contextlib.suppress(OrpheusError):
-            turn.end()
+            for turn in self._reply.abandon():
+                await turn.cancel()
+        else:
+            self._speakable(due)
+        due.ended()
+        self._reply.end()
 
-    def _initialize(self, request_id: str) -> None:
+    def _push(self, text: str, due: StallTimeout) -> None:
+        self._reply.push_text(text)
+        if self._first_utterance is not None and (
+            len(text) > _LOOKED_AT or self._first_utterance.push(text)
+        ):
+            self._speakable(due)
+
+    def _speakable(self, due: StallTimeout) -> None:
+        """The engine has text that it can speak: LiveKit's time to first byte counts from here."""
+        if self._first_utterance is None:
+            return
+        self._first_utterance = None
+        due.speakable()
+        if isinstance(self._stream, tts.SynthesizeStream):
+            self._stream._mark_started()
+
+    def _initialize(self) -> None:
+        request_id = self._reply.id or utils.shortuuid()
         self._emitter.initialize(
             request_id=request_id,
             sample_rate=SAMPLE_RATE,

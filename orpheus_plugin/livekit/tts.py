@@ -5,19 +5,18 @@ from __future__ import annotations
 import asyncio
 import weakref
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from livekit.agents import APIConnectOptions, get_job_context, tokenize, tts
 from livekit.agents.types import DEFAULT_API_CONNECT_OPTIONS, NOT_GIVEN, NotGivenOr
 from livekit.agents.utils import is_given
 
-from orpheus_plugin.livekit.engines import EngineSource
+from orpheus_plugin.livekit.log import logger
 from orpheus_plugin.livekit.markup import OrpheusMarkup
-from orpheus_plugin.livekit.streams import OrpheusChunkedStream, OrpheusSynthesizeStream
-from orpheus_plugin.turn import SAMPLE_RATE, SpeechOptions, Turn
-
-if TYPE_CHECKING:
-    from orpheus_plugin.turn import SpeechEngine
+from orpheus_plugin.livekit.streams import OrpheusChunkedStream, OrpheusSynthesizeStream, Speaker
+from orpheus_plugin.remote.engine import RemoteEngine
+from orpheus_plugin.remote.resolve import LOCAL, release, resolve
+from orpheus_plugin.turn import SAMPLE_RATE, SpeechEngine, SpeechOptions, Turn
 
 
 class OrpheusTTS(tts.TTS[Any]):
@@ -25,8 +24,7 @@ class OrpheusTTS(tts.TTS[Any]):
 
     The model lives outside the job processes, in one server a GPU, and every job holds a thin connection to it. Which
     server: `url`, else the environment variable ORPHEUS_URL, else the one already running on this machine, else one is
-    started. With `engine=` the speech is made by that engine instead, for example by
-    `orpheus_plugin.shared_engine()` inside this process (console mode, the THREAD executor, scripts).
+    started. In console mode, with the THREAD executor and in scripts, `url="in-process"` speaks without a server.
 
     Args:
         voice: a voice of the model, None for its first. Checked here where the engine is given, else in `connect()`, and
@@ -34,10 +32,13 @@ class OrpheusTTS(tts.TTS[Any]):
         temperature, top_p, repetition_penalty, seed: of the sampling; None leaves it to the model.
         trim_leading_silence: drop the near-silence Orpheus starts with.
         engine: speak with this engine; whoever made it closes it.
-        url: of an Orpheus server, `http://`, `https://`, `ws://` or `wss://`.
+        url: of an Orpheus server, `http://`, `https://`, `ws://` or `wss://`; "local" is this machine's server, which is
+            started where none runs; "in-process" is an engine in this process. By default ORPHEUS_URL, else "local".
         api_key: the server's key; by default the environment variable ORPHEUS_API_KEY.
-        model: which model this machine's server must speak with, by name, hub repository or directory; "auto" takes a server
-            with any, and starts one with Orpheus 3B where there is CUDA, else with the small bundled voice.
+        model: which model this machine's server, or the engine of this process, speaks with, by name, hub repository or
+            directory; None takes a server with any, and starts one with Orpheus 3B where there is CUDA, else with the
+            small bundled voice.
+        device: "auto", "cpu", "cuda" or "cuda:N", like `model`.
         tokenizer: cuts the text into sentences in place of Orpheus' own cutting, which is made for an early first sound.
         text_pacing: hold text back while enough audio is ahead of the listener: less work wasted on interruptions, at
             the price of LiveKit's sentence tokenizer before the first sound. A SentenceStreamPacer sets its figures.
@@ -46,7 +47,8 @@ class OrpheusTTS(tts.TTS[Any]):
 
     Raises:
         UnknownVoice, InvalidOptions: both are ValueErrors.
-        ValueError: `url` is no address, or two of `engine`, `url` and `model` are given.
+        ModelNotFound: "in-process", and the model is not on this machine.
+        ValueError: `url` is no address, or it is given with `engine`, or an address with `model` or `device`.
     """
 
     Markup = OrpheusMarkup
@@ -63,7 +65,8 @@ class OrpheusTTS(tts.TTS[Any]):
         engine: SpeechEngine | None = None,
         url: str | None = None,
         api_key: str | None = None,
-        model: str = "auto",
+        model: str | None = None,
+        device: str = "auto",
         tokenizer: tokenize.SentenceTokenizer | None = None,
         text_pacing: tts.SentenceStreamPacer | bool = False,
         expressive: bool = False,
@@ -81,7 +84,11 @@ class OrpheusTTS(tts.TTS[Any]):
             seed=seed,
             trim_leading_silence=trim_leading_silence,
         )
-        self._source = EngineSource(engine, url=url, api_key=api_key, model=model)
+        self._engine = resolve(
+            engine, url=url, api_key=api_key, model=model, device=device, default=LOCAL
+        )
+        self._closed = False
+        self._warming: asyncio.Task[None] | None = None
         self._pacer = _pacer(text_pacing)
         self._tokenizer = tokenizer
         if tokenizer is None and self._pacer is not None:
@@ -101,7 +108,7 @@ class OrpheusTTS(tts.TTS[Any]):
     @property
     def model(self) -> str:
         """The model's name once connected, "orpheus" before."""
-        return self._source.engine.health().model or "orpheus"
+        return self._engine.health().model or "orpheus"
 
     @property
     def provider(self) -> str:
@@ -111,7 +118,9 @@ class OrpheusTTS(tts.TTS[Any]):
         self, *, conn_options: APIConnectOptions = DEFAULT_API_CONNECT_OPTIONS
     ) -> OrpheusSynthesizeStream:
         """Speech of one agent turn, begun with its first clause while later text is still coming."""
-        stream = OrpheusSynthesizeStream(tts=self, conn_options=conn_options)
+        stream = OrpheusSynthesizeStream(
+            tts=self, conn_options=conn_options, speaker=self._speaker()
+        )
         self._streams.add(stream)
         return stream
 
@@ -119,13 +128,25 @@ class OrpheusTTS(tts.TTS[Any]):
         self, text: str, *, conn_options: APIConnectOptions = DEFAULT_API_CONNECT_OPTIONS
     ) -> OrpheusChunkedStream:
         """Speech of a whole text, delivered as it is made."""
-        stream = OrpheusChunkedStream(tts=self, input_text=text, conn_options=conn_options)
+        stream = OrpheusChunkedStream(
+            tts=self, input_text=text, conn_options=conn_options, speaker=self._speaker()
+        )
         self._streams.add(stream)
         return stream
 
     def prewarm(self) -> None:
         """Begin to connect, so that the first turn does not wait for it. LiveKit calls this when a session starts."""
-        self._source.prewarm()
+        if isinstance(self._engine, RemoteEngine):
+            self._engine.prewarm()
+        elif self._warming is None or self._warming.done():
+            self._warming = asyncio.create_task(self._warm(), name="orpheus-prewarm")
+
+    async def _warm(self) -> None:
+        try:
+            await self._engine.start()
+        except Exception as error:
+            # Its text may hold an address with a key in it. The first turn tries again and reports.
+            logger.warning("the speech engine is not there yet: %s", type(error).__name__)
 
     async def connect(self) -> None:
         """Connect now and check the voice: a wrong voice or address shows at the start of a job, not in its first turn.
@@ -134,7 +155,7 @@ class OrpheusTTS(tts.TTS[Any]):
             UnknownVoice: the model has no such voice.
             OrpheusError: no engine could be reached or started.
         """
-        await self._source.acquire()
+        await self._engine.start()
         self._check_voice(self._options.voice)
 
     def update_options(
@@ -175,43 +196,49 @@ class OrpheusTTS(tts.TTS[Any]):
         for stream in list(self._streams):
             await stream.aclose()
         self._streams.clear()
+        if self._warming is not None:
+            self._warming.cancel()
+            await asyncio.gather(self._warming, return_exceptions=True)
         await asyncio.gather(*self._abandoned, return_exceptions=True)
-        await self._source.aclose()
+        if not self._closed:
+            self._closed = True
+            await release(self._engine)
 
     # ---- facts
 
     @property
     def speech_options(self) -> SpeechOptions:
-        """What the next turn will be spoken with."""
+        """Options of the next turn."""
         return self._options
 
     @property
     def voices(self) -> tuple[str, ...]:
         """The model's voices, the default first; empty before the connection is there."""
-        return self._source.engine.voices
+        return self._engine.voices
 
     @property
     def sounds(self) -> tuple[str, ...] | None:
         """The emotion tags the model knows; None while that is not known."""
-        from orpheus_plugin import models
+        return self._engine.tags if self._engine.health().model else None
 
-        spec = models.known_models().get(self.model)
-        return spec.tags if spec is not None else None
+    @property
+    def engine(self) -> SpeechEngine:
+        """What speaks: health, voices, load."""
+        return self._engine
 
     # ---- for the streams
 
-    @property
-    def engine_source(self) -> EngineSource:
-        return self._source
+    def _speaker(self) -> Speaker:
+        return Speaker(self._engine, self._options, self._sentences, self._abandon)
 
-    def sentence_stream(self, emitter: tts.AudioEmitter) -> tokenize.SentenceStream | None:
+    def _sentences(self, emitter: tts.AudioEmitter) -> tokenize.SentenceStream | None:
         """LiveKit's cutting of the text, if the application asked for it."""
         if self._tokenizer is None:
             return None
         sentences = self._tokenizer.stream()
         return self._pacer.wrap(sentences, emitter) if self._pacer is not None else sentences
 
-    def abandon(self, turn: Turn) -> None:
+    def _abandon(self, turn: Turn) -> None:
         """Have the engine drop a turn, without waiting for it."""
         cancelling = asyncio.create_task(turn.cancel(), name="orpheus-cancel")
         self._abandoned.add(cancelling)
@@ -219,7 +246,7 @@ class OrpheusTTS(tts.TTS[Any]):
 
     def _check_voice(self, voice: str | None) -> None:
         if voice is not None:
-            self._source.engine.check_voice(voice)
+            self._engine.check_voice(voice)
 
 
 def _pacer(text_pacing: tts.SentenceStreamPacer | bool) -> tts.SentenceStreamPacer | None:

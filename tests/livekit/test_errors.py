@@ -243,31 +243,20 @@ async def test_an_engine_far_ahead_of_the_listener_may_pause(
 # ---- text
 
 
-async def test_a_text_too_long_is_refused_before_a_word_of_it_is_spoken(
-    speech: OrpheusTTS, tones: ToneEngine
+@both_ways
+async def test_a_text_beyond_a_turns_limit_is_read_to_its_end(
+    speech: OrpheusTTS, tones: ToneEngine, streamed: bool
 ) -> None:
     tones.max_chars = 30
-    for streamed in (True, False):
-        with pytest.raises(APIStatusError) as caught:
-            await read(speak(speech, "Much too long. " * 5, AT_ONCE, streamed=streamed))
-        assert caught.value.status_code == 400
-    assert tones.spoken == []
-
-
-async def test_a_stream_that_grows_too_long_says_what_it_took_and_then_fails(
-    speech: OrpheusTTS, tones: ToneEngine
-) -> None:
-    tones.max_chars = 30
-    stream = speech.stream(conn_options=AT_ONCE)
-    heard = []
-    with pytest.raises(APIStatusError, match="30 characters"):
-        async with stream:
-            for _ in range(5):
-                stream.push_text("Ten of it. ")
-            stream.end_input()
-            heard = [event async for event in stream]
-    assert " ".join(tones.spoken) == "Ten of it. Ten of it."
-    assert heard == []  # the error ended the reading, as LiveKit has it
+    events = Events(speech)
+    text = "Ten of it. " * 9 + "The end."
+    heard = await read(speak(speech, text, AT_ONCE, streamed=streamed))
+    assert "".join(words(heard)).strip() == text
+    assert len(pcm(heard)) / 48_000 == pytest.approx(29 * WORD_S)
+    starts = [word.start_time for word in words(heard)]
+    assert starts == pytest.approx([n * WORD_S for n in range(29)])
+    assert len(tones.opened) == 4
+    assert events.errors == []
 
 
 async def test_a_tokenizer_that_fails_is_an_api_error(tones: ToneEngine) -> None:
@@ -297,10 +286,9 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         lambda tones: setattr(tones, "refusals", [AtCapacity("full")] * 24),
         lambda tones: setattr(tones, "failures", [GenerationFailed("a loop")] * 24),
-        lambda tones: setattr(tones, "max_chars", 3),
         None,
     ],
-    ids=["server full", "speech went wrong", "text too long", "nothing to speak"],
+    ids=["server full", "speech went wrong", "nothing to speak"],
 )
 async def test_bad_turns_do_not_end_a_session_that_could_speak_again(
     speech: OrpheusTTS, tones: ToneEngine, spoil: object
@@ -312,7 +300,7 @@ async def test_bad_turns_do_not_end_a_session_that_could_speak_again(
         stage.session.on("close", closed.append)
         for _ in range(6):
             await stage.session.say("This cannot be said." if spoil else "...")
-        tones.refusals, tones.failures, tones.max_chars = [], [], 1000
+        tones.refusals, tones.failures = [], []
         stage.audio.frames.clear()
         await stage.session.say("Now it can.")
         assert closed == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from livekit.agents import (
     APIStatusError,
     APITimeoutError,
 )
+from livekit.agents.tts import FallbackAdapter
 
 from orpheus_plugin.engine.config import EngineConfig
 from orpheus_plugin.engine.local import LocalEngine
@@ -21,7 +23,10 @@ from orpheus_plugin.errors import UnknownVoice
 from orpheus_plugin.livekit import OrpheusTTS, load_fnc
 from orpheus_plugin.livekit import load as load_module
 from orpheus_plugin.models.files import ModelFiles
+from orpheus_plugin.remote.resolve import release
+from orpheus_plugin.turn import EngineHealth
 from tests.livekit.fakes import Events, on_stage, pcm, read, words
+from tests.livekit.tones import ToneEngine
 from tests.support.servers import RunningTestServer, serving
 
 TEXT = "The quick brown fox jumps over the lazy dog."
@@ -187,12 +192,33 @@ async def test_nobody_at_the_address_is_a_connection_error() -> None:
             await read(speech.synthesize(TEXT, conn_options=ONCE))
 
 
+@pytest.mark.parametrize("streamed", [True, False])
+async def test_a_backup_speaks_at_once_where_nobody_is_at_the_first_address(streamed: bool) -> None:
+    tones = ToneEngine()
+    async with OrpheusTTS(url="http://127.0.0.1:9") as first, OrpheusTTS(engine=tones) as second:
+        speech = FallbackAdapter([first, second])
+        began = time.perf_counter()
+        if streamed:
+            stream: Any = speech.stream()
+            stream.push_text(TEXT)
+            stream.end_input()
+        else:
+            stream = speech.synthesize(TEXT)
+        async with stream:
+            await anext(stream)
+            assert time.perf_counter() - began < 2
+            heard = [event async for event in stream]
+        assert heard
+        assert tones.spoken
+        await speech.aclose()
+
+
 async def test_a_broken_connection_costs_one_turn_and_is_made_anew(
     server: RunningTestServer,
 ) -> None:
     async with Proxy(server.port) as proxy, OrpheusTTS(url=proxy.url) as speech:
         stream = speech.stream()
-        stream.push_text(TEXT)
+        stream.push_text(" ".join([TEXT] * 20))  # more than is made ahead of a listener
         stream.end_input()
         await anext(stream)
         proxy.break_connections()
@@ -222,36 +248,75 @@ class QuarterBusy:
     """A processor."""
 
     def cpu_percent(self, interval: float) -> float:
+        time.sleep(0.01)
         return 0.25
 
+    def cpu_count(self) -> float:
+        return 1.0
 
-async def test_the_load_is_what_the_server_says_of_its_turns(
-    server: RunningTestServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    worker: Any = object()
+
+@pytest.fixture
+def worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     monkeypatch.setattr(load_module, "get_cpu_monitor", QuarterBusy)
     monkeypatch.setattr(load_module, "SAMPLES", 1)
-    load = load_fnc(server.url)
-    for form in (server.url, server.ws_url, f"127.0.0.1:{server.port}"):
-        assert await asyncio.to_thread(load_fnc(form), worker) == 0.25
-    async with OrpheusTTS(url=server.url) as speech:
-        streams = [speech.stream() for _ in range(2)]
-        for stream in streams:
-            stream.push_text("And")
-        async with asyncio.timeout(5):
-            while server.service.engine.health().active_turns < 2:
-                await asyncio.sleep(0.01)
-        assert await asyncio.to_thread(load, worker) == pytest.approx(2 / 3)
-        for stream in streams:
-            await stream.aclose()
-
-
-async def test_a_named_server_that_does_not_answer_counts_as_full(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
-) -> None:
-    worker: Any = object()
-    monkeypatch.setattr(load_module, "get_cpu_monitor", QuarterBusy)
-    monkeypatch.delenv("ORPHEUS_URL", raising=False)
     monkeypatch.setenv("ORPHEUS_STATE_DIR", str(tmp_path))
-    assert await asyncio.to_thread(load_fnc("http://127.0.0.1:9"), worker) == 1.0
-    assert await asyncio.to_thread(load_fnc(), worker) == 0.25
+    monkeypatch.delenv("ORPHEUS_URL", raising=False)
+    return object()
+
+
+FULL = 0.7
+"""LiveKit's own threshold in production."""
+
+
+@pytest.mark.parametrize("places", [1, 2, 8, 96])
+async def test_only_a_line_makes_a_worker_full(worker: Any, places: int) -> None:
+    tones = ToneEngine(running=True)
+    load = load_fnc(engine=tones)
+
+    async def with_turns(speaking: int, waiting: int) -> float:
+        tones.state = EngineHealth(True, "tones", "tones", speaking, places, 0, waiting=waiting)
+        return await asyncio.to_thread(load, worker)
+
+    assert await with_turns(0, 0) == 0.25  # the processor's
+    assert await with_turns(places, 0) < FULL
+    loads = [await with_turns(places, waiting) for waiting in range(places + 2)]
+    assert loads == sorted(loads)
+    assert loads[-1] == 1.0
+    assert loads[1 + places // 4] >= FULL
+
+
+async def test_a_worker_is_full_until_its_speech_engine_is_ready(worker: Any) -> None:
+    """Its first look starts the engine, so that no caller waits for that."""
+    tones = ToneEngine(start_s=0.3)
+    load = load_fnc(engine=tones)
+    assert await asyncio.to_thread(load, worker) == 1.0
+    async with asyncio.timeout(5):
+        while not tones.running:
+            await asyncio.sleep(0.02)
+    assert await asyncio.to_thread(load, worker) == 0.25
+
+
+async def test_a_worker_may_wait_for_its_speech_server_before_it_joins(
+    worker: Any, server: RunningTestServer
+) -> None:
+    load = load_fnc(server.url)
+    await asyncio.to_thread(load.warm)
+    assert load.engine.health().ready
+    assert await asyncio.to_thread(load, worker) == 0.25
+    await release(load.engine)
+
+
+async def test_a_server_that_does_not_answer_counts_as_full(worker: Any) -> None:
+    load = load_fnc("http://127.0.0.1:9")
+    await asyncio.to_thread(load.warm)  # says so in the log, and goes on
+    assert await asyncio.to_thread(load, worker) == 1.0
+    await release(load.engine)
+
+
+async def test_the_processor_time_of_the_speech_server_does_not_count_twice(
+    worker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = load_fnc(engine=ToneEngine(running=True))
+    spent = iter([10.0, 10.5])
+    monkeypatch.setattr(load_module, "_servers_time", lambda: next(spent))
+    assert await asyncio.to_thread(load, worker) == 0.0

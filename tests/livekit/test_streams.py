@@ -196,6 +196,21 @@ async def test_metrics_tell_what_the_segment_cost(
         assert metrics.metadata.model_provider == "orpheus"
 
 
+async def test_the_time_to_the_first_byte_does_not_count_what_the_language_model_took(
+    speech: OrpheusTTS, tones: ToneEngine
+) -> None:
+    tones.first_s = 0.1
+    events = Events(speech)
+    for text in ("It is late, is it not, my friend.", "Yes"):
+        stream = speech.stream()
+        for word in text.split():
+            stream.push_text(word + " ")
+            await asyncio.sleep(0.15)
+        stream.end_input()
+        await read(stream)
+    assert [0.05 < metrics.ttfb < 0.4 for metrics in events.metrics] == [True, True]
+
+
 async def test_prewarm_starts_the_engine_before_the_first_turn(
     speech: OrpheusTTS, tones: ToneEngine
 ) -> None:
@@ -233,10 +248,12 @@ async def test_a_wrong_option_is_refused_where_it_is_given(
         OrpheusTTS(engine=tones, voice="nobody")
     with pytest.raises(InvalidOptions):
         OrpheusTTS(engine=tones, temperature=-1)
-    with pytest.raises(ValueError, match="not both"):
+    with pytest.raises(ValueError, match="alone"):
         OrpheusTTS(engine=tones, url="http://127.0.0.1:1")
-    with pytest.raises(ValueError, match="model="):
+    with pytest.raises(ValueError, match="alone"):
         OrpheusTTS(engine=tones, model="mini")
+    with pytest.raises(ValueError, match="alone"):
+        OrpheusTTS(url="http://127.0.0.1:1", device="cpu")
     with pytest.raises(ValueError, match="address"):
         OrpheusTTS(url="ftp://nowhere")
     before = speech.speech_options

@@ -68,6 +68,7 @@ class ToneEngine:
     cancelled: list[str] = field(default_factory=list)
     live: set[str] = field(default_factory=set)
     running: bool = False
+    state: EngineHealth | None = None
     closed: bool = False
 
     async def start(self) -> None:
@@ -97,6 +98,8 @@ class ToneEngine:
         return voice
 
     def health(self) -> EngineHealth:
+        if self.state is not None:
+            return self.state
         return EngineHealth(self.running, "tones", "ToneEngine", len(self.live), 8, 0)
 
     def load(self) -> EngineLoad:

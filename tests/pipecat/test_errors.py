@@ -13,6 +13,7 @@ from pipecat.frames.frames import (
     TTSSpeakFrame,
     TTSStoppedFrame,
 )
+from pipecat.pipeline.service_switcher import ServiceSwitcher, ServiceSwitcherStrategyFailover
 from pipecat.tests.utils import SleepFrame
 from pipecat.utils.errors import ErrorCategory
 
@@ -28,9 +29,10 @@ from orpheus_plugin.errors import (
     UnknownVoice,
 )
 from orpheus_plugin.pipecat import OrpheusTTS
-from orpheus_plugin.pipecat.settings import category_of
+from orpheus_plugin.pipecat.errors import category_of
 from tests.pipecat.conversations import THREE, audio, kinds, reply, run, seconds, text
 from tests.pipecat.tones import WORD_S, ToneEngine
+from tests.support.virtual_time import in_virtual_time
 
 
 @pytest.mark.parametrize(
@@ -131,7 +133,7 @@ async def test_an_engine_that_fails_ends_the_reply_without_a_stall() -> None:
 async def test_a_bug_in_the_engine_does_not_take_the_end_of_the_reply_with_it() -> None:
     engine = ToneEngine()
 
-    def broken(*args: object) -> None:
+    def broken(*args: object, **kwargs: object) -> None:
         raise RuntimeError("boom")
 
     engine.open_turn = broken  # type: ignore[method-assign, assignment]
@@ -190,6 +192,71 @@ async def test_many_failures_in_a_row_do_not_write_the_service_off() -> None:
     down, _ = await run(tts, [*[TTSSpeakFrame("This no.")] * 5, TTSSpeakFrame("This yes.")])
     assert tts.is_usable
     assert text(down) == "This yes."
+
+
+async def test_a_failed_reply_is_told_by_one_error_with_a_category() -> None:
+    gone = ToneEngine(fail={"": ConnectionFailed("gone")})
+    _, errors = await run(OrpheusTTS(engine=gone), reply(THREE))
+    assert [error.category for error in errors] == [ErrorCategory.CONNECTIVITY]
+
+
+ANSWERS = [
+    "Zero is here.",
+    "One is here.",
+    "Two is here.",
+    "Three is here.",
+    "Four is here.",
+    "Five is here.",
+]
+
+
+async def talk_to_a_backup(
+    first: ToneEngine, replies: int, *, unusable_after_s: float
+) -> tuple[list[str], OrpheusTTS]:
+    """What a backup says of so many replies, one every four seconds."""
+    backup = ToneEngine()
+    services = [
+        OrpheusTTS(engine=first, unusable_after_s=unusable_after_s),
+        OrpheusTTS(engine=backup),
+    ]
+    frames: list[Frame] = []
+    for answer in ANSWERS[:replies]:
+        frames += [*reply(answer), SleepFrame(sleep=4)]
+    await run(ServiceSwitcher(services, ServiceSwitcherStrategyFailover), frames)  # type: ignore[arg-type]
+    return backup.spoken, services[0]
+
+
+@in_virtual_time
+async def test_a_switcher_comes_to_its_backup_when_the_engine_is_gone_for_good() -> None:
+    for after_s, first in ((5.0, 3), (0.0, 1), (11.0, 4)):
+        gone = ToneEngine(fail={"": ConnectionFailed("gone")})
+        spoken, _ = await talk_to_a_backup(gone, 6, unusable_after_s=after_s)
+        assert spoken == ANSWERS[first:]
+
+
+@in_virtual_time
+async def test_a_switcher_stays_with_an_engine_that_fails_now_and_then() -> None:
+    shaky = ToneEngine(fail={"One": EngineDied("dead"), "Three": EngineDied("dead")})
+    spoken, tts = await talk_to_a_backup(shaky, 5, unusable_after_s=1.0)
+    assert spoken == []
+    assert tts.is_usable
+
+
+@in_virtual_time
+async def test_a_service_written_off_is_usable_again_when_its_engine_is_back() -> None:
+    engine = ToneEngine(fail={"": EngineDied("dead")})
+    tts = OrpheusTTS(engine=engine, unusable_after_s=0)
+    usable: list[bool] = []
+
+    @tts.event_handler("on_usable_changed")
+    async def note(service: OrpheusTTS, is_usable: bool) -> None:
+        usable.append(is_usable)
+        engine.fail.clear()
+
+    down, errors = await run(tts, [*reply("One."), SleepFrame(sleep=3), *reply("Two.")])
+    assert usable == [False, True]
+    assert text(down) == "Two."
+    assert len(errors) == 1
 
 
 async def test_a_busy_engine_is_waited_for_and_its_audio_has_one_started_and_one_stopped() -> None:

@@ -12,9 +12,9 @@ import pytest
 from pipecat.frames.frames import EndFrame, TTSSpeakFrame, TTSUpdateSettingsFrame
 from pipecat.tests.utils import SleepFrame
 
+from orpheus_plugin.engine import local
 from orpheus_plugin.errors import EngineDied
-from orpheus_plugin.pipecat import OrpheusTTS, engines
-from orpheus_plugin.pipecat import tts as service
+from orpheus_plugin.pipecat import OrpheusTTS, service
 from tests.pipecat.conversations import THREE, kinds, reply, run, text
 from tests.pipecat.tones import ToneEngine
 
@@ -49,7 +49,7 @@ async def test_warming_readies_the_engine_every_service_of_the_process_will_use(
     made: dict[object, ToneEngine] = {}
     monkeypatch.delenv("ORPHEUS_URL", raising=False)
     monkeypatch.setattr(
-        engines, "shared_engine", lambda config: made.setdefault(config, ToneEngine())
+        local, "shared_engine", lambda config: made.setdefault(config, ToneEngine())
     )
     engine = await OrpheusTTS.warm()
     first, second = OrpheusTTS(), OrpheusTTS()

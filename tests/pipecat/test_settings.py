@@ -38,6 +38,15 @@ async def test_settings_given_at_the_start_reach_the_engine() -> None:
     assert (options.repetition_penalty, options.seed) == (1.3, 7)
 
 
+async def test_silence_before_the_first_sound_is_kept_where_that_is_asked_for() -> None:
+    engine = ToneEngine()
+    tts = OrpheusTTS(engine=engine, settings=Settings(trim_leading_silence=False))
+    await run(
+        tts, [TTSSpeakFrame("One."), update(trim_leading_silence=True), TTSSpeakFrame("Two.")]
+    )
+    assert [options.trim_leading_silence for options in engine.opened] == [False, True]
+
+
 async def test_a_change_of_one_setting_leaves_the_others() -> None:
     engine = ToneEngine()
     tts = OrpheusTTS(engine=engine, settings=Settings(temperature=0.4, seed=7))
@@ -115,9 +124,9 @@ async def test_an_update_is_the_callers_and_is_not_changed() -> None:
 
 
 def test_one_engine_is_chosen_in_one_way() -> None:
-    with pytest.raises(InvalidOptions, match="either"):
+    with pytest.raises(InvalidOptions, match="alone"):
         OrpheusTTS(engine=ToneEngine(), url="ws://localhost:1")
-    with pytest.raises(InvalidOptions, match="either"):
+    with pytest.raises(InvalidOptions, match="alone"):
         OrpheusTTS(url="ws://localhost:1", model="orpheus-3b")
 
 

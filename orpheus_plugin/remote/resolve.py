@@ -1,0 +1,138 @@
+"""Which engine an adapter speaks with: the same answer for Pipecat and LiveKit.
+
+The first of these that applies:
+
+1. `engine=`: this one. Whoever made it closes it.
+2. `url=`: the server at this address; "local" is this machine's server, "in-process" an engine in this process.
+3. ORPHEUS_URL, which takes the same values, unless `model=` or `device=` is given.
+4. The adapter's own default: "in-process" for Pipecat; "local" for LiveKit, which runs each job in a process of its own.
+
+This machine's server is the one that runs (`orpheus-tts serve`); one is started where none does.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from dataclasses import dataclass
+from functools import partial
+
+from orpheus_plugin.errors import InvalidOptions
+from orpheus_plugin.remote.autostart import KEY_VARIABLE, URL_VARIABLE, Wanted, find_or_start
+from orpheus_plugin.remote.engine import RemoteEngine
+from orpheus_plugin.turn import SpeechEngine
+
+logger = logging.getLogger(__name__)
+
+LOCAL = "local"
+"""As a url: this machine's server."""
+
+IN_PROCESS = "in-process"
+"""As a url: an engine in this process, which all adapters with the same model and device share."""
+
+CONNECT_S = 3.0
+"""Seconds in which a server that was there may come back before a turn fails; the frameworks then try again, or use
+another service. A server started here may take as long as its model needs."""
+
+
+@dataclass(slots=True)
+class _Connected:
+    engine: RemoteEngine
+    users: int = 0
+
+
+_Key = tuple[str, str | None, str, str]
+
+_connected: dict[_Key, _Connected] = {}
+_lock = threading.Lock()
+
+
+def resolve(
+    engine: SpeechEngine | None = None,
+    *,
+    url: str | None = None,
+    api_key: str | None = None,
+    model: str | None = None,
+    device: str = "auto",
+    default: str = IN_PROCESS,
+) -> SpeechEngine:
+    """The engine for these arguments, not yet started. Equal arguments give the same engine within a process.
+
+    Blocking: it may look for a model's files. It loads nothing.
+
+    Args:
+        engine, url: see above.
+        api_key: the key of the server at `url`; by default ORPHEUS_API_KEY. This machine's server needs none.
+        model: a known model, a hub repository or a directory; None or "auto" is any that runs, else Orpheus 3B where
+            there is an NVIDIA GPU, else the bundled voice.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        default: the adapter's own: "local" or "in-process".
+
+    Raises:
+        InvalidOptions: more than one of `engine`, an address and `model` or `device` is given.
+        ValueError: `url` is no address.
+        ModelNotFound, BadCheckpoint: an engine of this process lacks its files.
+    """
+    model = None if model == "auto" else model
+    chosen = model is not None or device != "auto"
+    if engine is not None:
+        if url or chosen:
+            raise InvalidOptions(
+                "give engine= alone: an engine has its address, model and device already"
+            )
+        return engine
+    place = url or _from_environment(chosen) or default
+    if place == IN_PROCESS:
+        from orpheus_plugin.engine.config import EngineConfig
+        from orpheus_plugin.engine.local import shared_engine
+
+        return shared_engine(EngineConfig(model=model or "auto", device=device))
+    if place == LOCAL:
+        return _connect((LOCAL, None, model or "auto", device))
+    if chosen:
+        raise InvalidOptions(
+            "a server has its own model and device: give url= alone, or model= and device= for this machine's server"
+        )
+    return _connect((place, api_key or os.environ.get(KEY_VARIABLE) or None, "auto", "auto"))
+
+
+async def release(engine: SpeechEngine) -> None:
+    """One who got `engine` from `resolve` needs it no more: the last one closes its connection.
+
+    Engines that were given and engines of this process stay as they are.
+    """
+    with _lock:
+        for key, connected in _connected.items():
+            if connected.engine is engine:
+                connected.users -= 1
+                if connected.users:
+                    return
+                del _connected[key]
+                break
+        else:
+            return
+    await connected.engine.aclose()
+
+
+def _from_environment(chosen: bool) -> str | None:
+    url = os.environ.get(URL_VARIABLE) or None
+    if url is not None and chosen:
+        logger.warning("%s is not used, because model= or device= is given", URL_VARIABLE)
+        return None
+    return url
+
+
+def _connect(key: _Key) -> RemoteEngine:
+    url, api_key, model, device = key
+    with _lock:
+        connected = _connected.get(key)
+        if connected is None or connected.engine.closed:
+            if url == LOCAL:
+                locate = partial(find_or_start, Wanted(model=model, device=device))
+                engine = RemoteEngine(None, locate=locate, connect_timeout_s=CONNECT_S)
+            else:
+                engine = RemoteEngine(url, api_key=api_key, connect_timeout_s=CONNECT_S)
+            connected = _connected[key] = _Connected(engine)
+        connected.users += 1
+        return connected.engine
