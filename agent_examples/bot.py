@@ -17,23 +17,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
-import datetime
-import gc
 import importlib.util
 import os
-import random
-import re
-import signal
-import socket
 import sys
-import threading
-from collections.abc import Callable
-from functools import cache
-from pathlib import Path
-from types import FrameType
 from typing import Any
 
+from bot_command import Command, end_calls_on_ctrl_c, options
 from loguru import logger
 from offline_page import serve_offline
 from pipecat.audio.vad.silero import SileroVADAnalyzer
@@ -41,11 +30,6 @@ from pipecat.evals.transport import EvalTransportParams
 from pipecat.frames.frames import (
     EndFrame,
     ErrorFrame,
-    Frame,
-    LLMContextFrame,
-    LLMFullResponseEndFrame,
-    LLMFullResponseStartFrame,
-    LLMTextFrame,
     TTSSpeakFrame,
 )
 from pipecat.pipeline.pipeline import Pipeline
@@ -55,18 +39,17 @@ from pipecat.processors.aggregators.llm_response_universal import (
     LLMContextAggregatorPair,
     LLMUserAggregatorParams,
 )
-from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
+from pipecat.processors.frame_processor import FrameProcessor
 from pipecat.runner.types import RunnerArguments
 from pipecat.runner.utils import create_transport
 from pipecat.serializers.protobuf import ProtobufFrameSerializer
-from pipecat.services.llm_service import LLMService
 from pipecat.services.openai.llm import OpenAILLMService
-from pipecat.services.settings import LLMSettings
 from pipecat.services.stt_service import STTService
 from pipecat.transports.base_transport import BaseTransport, TransportParams
 from pipecat.transports.websocket.fastapi import FastAPIWebsocketParams
 from pipecat.turns.user_turn_strategies import UserTurnStrategies
 from pipecat.workers.runner import WorkerRunner
+from responder import Responder
 
 from orpheus_plugin.errors import OrpheusError
 from orpheus_plugin.pipecat import OrpheusTTS
@@ -79,11 +62,28 @@ INSTRUCTION = (
     " markdown, no emoji. Where it fits you may use one of <laugh>, <chuckle>, <sigh>, which are spoken as sounds."
 )
 
+
+def livekit_params() -> TransportParams:
+    """`-t livekit` joins rooms of LIVEKIT_URL, with LIVEKIT_API_KEY and LIVEKIT_API_SECRET."""
+    from pipecat.transports.livekit.transport import LiveKitParams
+
+    return LiveKitParams(audio_in_enabled=True, audio_out_enabled=True)
+
+
+def daily_params() -> TransportParams:
+    """`-t daily` joins rooms that it makes with DAILY_API_KEY."""
+    from pipecat.transports.daily.transport import DailyParams
+
+    return DailyParams(audio_in_enabled=True, audio_out_enabled=True)
+
+
 transport_params = {
     "webrtc": lambda: TransportParams(audio_in_enabled=True, audio_out_enabled=True),
     "websocket": lambda: FastAPIWebsocketParams(
         audio_in_enabled=True, audio_out_enabled=True, serializer=ProtobufFrameSerializer()
     ),
+    "livekit": livekit_params,
+    "daily": daily_params,
     "eval": lambda: EvalTransportParams(audio_in_enabled=True, audio_out_enabled=True),
     "twilio": lambda: FastAPIWebsocketParams(audio_in_enabled=True, audio_out_enabled=True),
 }
@@ -143,7 +143,7 @@ async def bot(runner_args: RunnerArguments) -> None:
     """Called by Pipecat's runner for each caller."""
     args = runner_args.cli_args or options().parse_args([])
     show_log("TRACE" if getattr(args, "verbose", 0) else "INFO")
-    end_calls_on_ctrl_c()
+    end_calls_on_ctrl_c(calls)
     await run_bot(await create_transport(runner_args, transport_params), args, runner_args)
 
 
@@ -152,30 +152,13 @@ def show_log(level: str) -> None:
     logger.add(sys.stderr, level=level)
 
 
-@cache
-def end_calls_on_ctrl_c() -> None:
-    """Pipecat's web server does not end before the calls do."""
-    loop = asyncio.get_running_loop()
-
-    def handle(number: int, serve_on: Callable[[int, FrameType | None], None]) -> None:
-        def stop(number: int, frame: FrameType | None) -> None:
-            for worker in calls:
-                asyncio.run_coroutine_threadsafe(worker.cancel(), loop)
-            serve_on(number, frame)
-
-        signal.signal(number, stop)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        servers = signal.getsignal(number)
-        if callable(servers) and threading.current_thread() is threading.main_thread():
-            handle(number, servers)
-
-
 def engine_options(args: argparse.Namespace) -> dict[str, Any]:
     """Calls leave the voice a process of its own, so that it and the calls do not wait for each other."""
-    url = args.url or os.environ.get("ORPHEUS_URL") or None
-    if url is None and args.say is None and not args.in_process:
-        url = "local"
+    chosen = args.model is not None or args.device != "auto"
+    named = bool(os.environ.get("ORPHEUS_URL")) and not chosen
+    url = args.url
+    if url is None and not named:
+        url = "in-process" if args.in_process or args.say is not None else "local"
     return {"model": args.model, "device": args.device, "url": url}
 
 
@@ -247,117 +230,6 @@ async def make_stt() -> STTService | None:
         return None
 
 
-class Responder(LLMService):
-    """Keeps a conversation going with a few rules, where no language model is configured."""
-
-    def __init__(self) -> None:
-        nothing = dict.fromkeys(
-            (
-                "model", "system_instruction", "temperature", "max_tokens", "top_p", "top_k", "frequency_penalty",
-                "presence_penalty", "seed", "filter_incomplete_user_turns", "user_turn_completion_config",
-                "use_provider_thinking_default",
-            )
-        )  # fmt: skip
-        super().__init__(settings=LLMSettings(**nothing))  # type: ignore[arg-type]
-
-    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
-        await super().process_frame(frame, direction)
-        if not isinstance(frame, LLMContextFrame):
-            await self.push_frame(frame, direction)
-            return
-        said = [
-            m
-            for m in frame.context.get_messages()
-            if isinstance(m, dict) and m.get("role") == "user"
-        ]
-        reply = answer(str(said[-1].get("content", "")) if said else "")
-        await self.push_frame(LLMFullResponseStartFrame())
-        # By the sentence: seventy words at once would keep the loop from sending sound for a tenth of a second.
-        for sentence in re.split(r"(?<=[.!?])\s+", reply) if reply else ():
-            await self.push_frame(LLMTextFrame(f"{sentence} "))
-        await self.push_frame(LLMFullResponseEndFrame())
-
-
-def answer(said: str) -> str:
-    """What the built-in responder says to this."""
-    text = said.lower()
-    if match := re.search(r"(\d+)\s*(plus|\+|minus|-|times|\*|x)\s*(\d+)", text):
-        left, right = int(match[1]), int(match[3])
-        sign = match[2]
-        result = (
-            left + right
-            if sign in ("plus", "+")
-            else left - right
-            if sign in ("minus", "-")
-            else left * right
-        )
-        return f"That makes {result}. Do you have another one for me?"
-    if match := re.search(r"count to (\d+)", text):
-        return ", ".join(str(n) for n in range(1, min(int(match[1]), 100) + 1)) + "."
-    if match := re.search(r"(?:say|repeat)(?: after me)?:? (.+)", said, re.IGNORECASE):
-        return match[1]
-    now = datetime.datetime.now()
-    for words, reply in (
-        (("time",), f"It is {now:%H:%M} on my clock."),
-        (("what day", "date"), f"Today is {now:%A}, {now:%B} {now.day}."),
-        (("joke",), "Why did the model cross the road? It had seen it in the training data. <laugh> I am sorry."),
-        (("story", "long"), STORY),
-        (("who are you", "your name"), "I am a small voice agent, and the voice you hear is made on your own machine."),
-        (("how are you",), "I am well, thank you. How are you today?"),
-        (("thank",), "You are very welcome. Is there anything else?"),
-        (("stop", "quiet", "shut up"), ""),
-        (("bye", "see you"), "Good bye. It was nice to talk with you."),
-        (("help", "what can you"), "I can tell you the time, add numbers, count, tell a story, or say after you what you like."),
-        (("hello", "hi ", "hey", "good morning"), "Hello there. What would you like to talk about?"),
-    ):  # fmt: skip
-        if any(word in f"{text} " for word in words):
-            return reply
-    heard = said.strip().rstrip(".!?") or "nothing"
-    more = random.choice(
-        ("Tell me more about it.", "What makes you say so?", "And how do you feel about that?")
-    )
-    return f"You said: {heard}. {more}"
-
-
-STORY = (
-    "Once there was a lighthouse at the end of a long road. Every evening a keeper climbed its stairs to light the lamp."
-    " One night the wind was so strong that no ship could find the harbour. The keeper rang a bell until the morning."
-    " When the sun came up, seven ships lay safely in the bay, and their crews sang all the way to the town."
-)
-
-
-def options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description="A voice agent that speaks with Orpheus. Without options: http://localhost:7860",
-        add_help=False,
-    )
-    parser.add_argument("--say", metavar="TEXT", help="say this into --out and exit; no page")
-    parser.add_argument("--out", metavar="FILE.wav", default="bot.wav", type=Path)
-    parser.add_argument("--voice", help="a voice of the model; by default its first")
-    parser.add_argument("--model", help="orpheus-3b, mini, a hub repository or a directory")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--url", help="speak through a server started with: orpheus-tts serve")
-    parser.add_argument(
-        "--in-process", action="store_true", help="the voice in this process, not in one of its own"
-    )
-    return parser
-
-
-class Command(argparse.ArgumentParser):
-    """Takes this bot's options and those Pipecat's runner adds; with them, makes ready what every call needs."""
-
-    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
-        given = super().parse_args(*args, **kwargs)
-        with contextlib.suppress(OSError), socket.create_connection((given.host, given.port), 1):
-            self.exit(1, f"error: port {given.port} is taken; choose another with --port\n")
-        print("loading the voice ...", file=sys.stderr)
-        asyncio.run(warm(given))
-        # What is loaded by now stays: looking through it for garbage would hold up every call for 50 ms and more.
-        gc.collect()
-        gc.freeze()
-        return given
-
-
 async def say(args: argparse.Namespace) -> None:
     await warm(args)
     await run_bot(WavTransport(args.out), args, RunnerArguments())
@@ -377,7 +249,7 @@ def main() -> int:
             from pipecat.runner.run import main as serve
 
             serve_offline(app)  # the page needs the internet otherwise
-            serve(Command(parents=[options()]))
+            serve(Command(warm))
     except (OrpheusError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

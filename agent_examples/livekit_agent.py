@@ -50,7 +50,7 @@ from livekit.agents import (
 from livekit.agents.types import DEFAULT_API_CONNECT_OPTIONS
 from livekit.agents.voice import io
 
-from orpheus_plugin import OrpheusError, shared_engine
+from orpheus_plugin import OrpheusError
 from orpheus_plugin.cli.playback import Sink, SoundCard, WavFile
 from orpheus_plugin.livekit import OrpheusTTS, load_fnc
 
@@ -134,24 +134,23 @@ def make_session(speech: OrpheusTTS) -> AgentSession[None]:
 
 # ---- rooms
 
-# New calls go where there is still a voice free for them, not only processor time.
-server = AgentServer(load_fnc=load_fnc())
+# New calls go to workers whose speech server has a place for them, and to none that cannot speak yet.
+speech_load = load_fnc()
+server = AgentServer(load_fnc=speech_load)
 
 
 @server.rtc_session()
 async def entry(ctx: JobContext) -> None:
-    speech = OrpheusTTS(
-        voice=os.environ.get("ORPHEUS_VOICE"),
-        # Jobs are processes of their own and share a server; a console is one process.
-        engine=shared_engine() if in_one_process() else None,
-    )
+    # Jobs are processes of their own and share a server; a console is one process.
+    speech = OrpheusTTS(voice=os.environ.get("ORPHEUS_VOICE"), url=place())
     session = make_session(speech)
     await session.start(Agent(instructions=INSTRUCTIONS), room=ctx.room)
     await session.say(GREETING)
 
 
-def in_one_process() -> bool:
-    return "console" in sys.argv and not os.environ.get("ORPHEUS_URL")
+def place() -> str | None:
+    """Where the speech is made; None leaves it to ORPHEUS_URL, and else to this machine's server."""
+    return "in-process" if "console" in sys.argv and not os.environ.get("ORPHEUS_URL") else None
 
 
 # ---- a console without a microphone
@@ -217,8 +216,7 @@ async def typed_lines() -> AsyncIterator[str]:
 
 async def typed_console(sink: Sink) -> None:
     """Each line typed is answered; it interrupts what is being said."""
-    engine = None if os.environ.get("ORPHEUS_URL") else shared_engine()
-    speech = OrpheusTTS(voice=os.environ.get("ORPHEUS_VOICE"), engine=engine)
+    speech = OrpheusTTS(voice=os.environ.get("ORPHEUS_VOICE"), url=place())
     print("loading the voice ...", file=sys.stderr)
     await speech.connect()
     session = make_session(speech)
@@ -236,8 +234,7 @@ async def typed_console(sink: Sink) -> None:
     finally:
         await session.aclose()
         await speech.aclose()
-        if engine is not None:
-            await engine.aclose()
+        await speech.engine.aclose()
 
 
 def sink_for(out: Path | None) -> Sink:
@@ -306,6 +303,9 @@ def main() -> int:
                 except KeyboardInterrupt:
                     return 130
             return 0
+    if joins:
+        print("loading the voice ...", file=sys.stderr)
+        speech_load.warm()  # the first caller does not wait for it
     cli.run_app(server)
     return 0
 
