@@ -12,7 +12,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from orpheus_plugin.errors import InvalidOptions
-from orpheus_plugin.text.normalizer import Reader, Token
+from orpheus_plugin.text.normalizer import Normalizer, Token
 from orpheus_plugin.text.scripts import CJK, CLAUSE_MARKS, CLOSERS, WIDE_CLAUSE_MARKS, split_cjk
 from orpheus_plugin.text.sentences import find_sentence_end
 from orpheus_plugin.text.tags import ENGLISH_TAGS, TAG_HOLDER, TagLifter, may_cut
@@ -85,7 +85,7 @@ class UtteranceCutter:
     def __init__(self, options: TextOptions | None = None) -> None:
         self._options = options or TextOptions()
         self._tags = TagLifter(self._options.tags)
-        self._reader = Reader(
+        self._normalizer = Normalizer(
             language=self._options.language, spell_numbers=self._options.spell_numbers
         )
         self._arrived: deque[str | None] = deque()  # not looked at yet; None is the end of a piece
@@ -292,7 +292,7 @@ class UtteranceCutter:
                 goes_on in ("", TAG_HOLDER) or goes_on.isspace()
             ]
         items: list[SpokenWord | str] = []
-        readings = self._reader.read(tokens)
+        readings = self._normalizer.read(tokens)
         for index, (token, said) in enumerate(zip(tokens, readings, strict=True)):
             sounds = [tag for place, tag in marks if place == index]
             items += sounds

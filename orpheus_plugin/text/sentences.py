@@ -29,6 +29,8 @@ _NEVER_LIST = (
     "approx tues thurs dept tel incl excl ext tsp tbsp inkl exkl zzgl bzw ggf evtl aprox т.е"
 )
 _NEVER_ENDS = frozenset(_NEVER_LIST.split())
+_GERMAN_LIST = "am der die das dem den im vom zum zur beim bis ab seit des und oder mein dein sein ihr unser jeder jede jedes"
+_BEFORE_GERMAN_ORDINAL = frozenset(_GERMAN_LIST.split())  # "am 3. Tag"
 _SHORT_LINE = 60
 
 
@@ -108,6 +110,10 @@ def _full_stop_ends(
         return True
     if last in _NEVER_ENDS:
         return False
+    if language == "de" and last.isdigit() and len(last) <= 3:
+        words = before.lower().split()
+        if len(words) > 1 and words[-2] in _BEFORE_GERMAN_ORDINAL:
+            return False
     first = text[after] if text[after].isalnum() else "X"
     # One letter is enough unless a whole word could change the verdict: "the U.S. Then", "am 3. März".
     if _splits(language, before, first) and not last.isdigit():

@@ -1,111 +1,194 @@
 """Numbers, money, times, dates, units and acronyms as words.
 
-English is written out in full; other languages have their numbers, percentages and money spelled where `num2words`
-knows the language. What is not recognised stays as it is: the speech models read plain digits too, only less surely.
+The words of an utterance are read as one text, from left to right. At each figure the rules of `figures.py` are asked; what
+none knows is read piece by piece, letters and digits in order, so that a number is never read wrongly and nothing is
+lost. Each word keeps its own part of what is said.
 """
 
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Sequence
 
-from orpheus_plugin.text.numerals import number_words
-from orpheus_plugin.text.spelling_english import spell_english
+from orpheus_plugin.text import english, figures
+from orpheus_plugin.text.amounts import Reading
+from orpheus_plugin.text.context import Text
+from orpheus_plugin.text.figures import Rule
+from orpheus_plugin.text.languages import Language
+from orpheus_plugin.text.letters import Letters
+
+_FIGURE = re.compile(r"[\d½¼¾]")
+_WORD = re.compile(r"\S+")
+_OPENERS = "\"'([{¿¡“‘«"
+_CLOSING = re.compile(r"[\"'”’»)\]}.,;:!?…]+(?!\S)")
+_AREA_CODE = re.compile(r"\(\d+\) ?\d")
+_STARTS = re.compile(r"[\d½¼¾+\-<>≤≥~≈±#№'.^]|[^\w\s]|[A-Zv]")
+_PIECE = re.compile(r"(?P<letters>[^\W\d_]+)|(?P<digits>\d+)|(?P<mark>.)", re.DOTALL)
 
 
-def spell(words: Sequence[str], language: str = "en") -> list[str]:
-    """The same words, each with what is hard to read in it written out."""
-    if language == "en":
-        return spell_english(words)
-    return [_spell_other(word, language) for word in _joined(words, language)]
+def spell(words: Sequence[str], known: Language) -> list[str]:
+    """The same words, each with what is hard to read in it written out in a language."""
+    if not known.spells:
+        return list(words)
+    return _Speller(words, known).spell()
 
 
-_POINT = {"fr": "virgule", "de": "Komma", "es": "coma", "it": "virgola", "ko": "점"}
-_PER_CENT = {
-    "fr": "pour cent",
-    "de": "Prozent",
-    "es": "por ciento",
-    "it": "per cento",
-    "ko": "퍼센트",
-}
-_MONEY_NAMES = {
-    "fr": {"€": "euros", "$": "dollars", "£": "livres"},
-    "de": {"€": "Euro", "$": "Dollar", "£": "Pfund"},
-    "es": {"€": "euros", "$": "dólares", "£": "libras"},
-    "it": {"€": "euro", "$": "dollari", "£": "sterline"},
-    "ko": {"₩": "원", "$": "달러", "€": "유로"},
-}
-_HOURS = {"fr": "heures", "de": "Uhr", "es": "y", "it": "e"}  # between hours and minutes
-_NUMBER = (
-    r"([$€£₩])?(\d{{1,3}}(?:[{thousands}\u202f\u00a0]\d{{3}})+|\d+)(?:[{point}](\d+))?\s?([%$€£₩])?"
-)
-_OTHER = re.compile(_NUMBER.format(thousands=".", point=",."))
-_KOREAN = re.compile(_NUMBER.format(thousands=",", point="."))
-_TIME = re.compile(r"(\d{1,2})[:h](\d{2})(?!\d)")
-_GROUPS = re.compile(r"[($€£-]*\d{1,3}(?:\u202f\d{3})*")
-_FRENCH_ORDINAL = re.compile(r"(\d{1,4})(er|re|ère|ème|e)\b")
+class _Speller:
+    """Cost: each rule is one anchored match; a figure asks some twenty of them, a plain word none."""
 
+    def __init__(self, words: Sequence[str], known: Language) -> None:
+        self._words = words
+        self._language = known
+        joined = " ".join(word for word in words if word)
+        self._joined = joined
+        self._text = Text(joined, known)
+        self._letters = Letters(self._text)
+        self._starts: list[int] = []
+        self._said: list[str] = []
+        self._loose: set[int] = set()  # words of which only the marks are said so far
+        self._glued = True  # the next piece follows without a space
+        place = 0
+        for word in words:
+            if word:
+                self._starts.append(place)
+                self._said.append("")
+                place += len(word) + 1
+        english_rules = english.RULES if known.code == "en" else ()
+        self._rules: tuple[Rule, ...] = english_rules + figures.RULES
 
-def _joined(words: Sequence[str], language: str) -> list[str]:
-    """What is one number over several words goes into the last of them: "1 249,99" in French, "14:30 Uhr" in German."""
-    out = list(words)
-    for index in range(len(out) - 1):
-        word, after = out[index], out[index + 1]
-        if language == "fr" and _GROUPS.fullmatch(word) and re.match(r"\d{3}(?!\d)", after):
-            out[index : index + 2] = "", f"{word}\u202f{after}"
-        elif language == "de" and _TIME.fullmatch(word) and re.fullmatch(r"Uhr\W*", after):
-            out[index : index + 2] = "", word + after[3:]
-    return out
+    def spell(self) -> list[str]:
+        done = 0
+        for match in _WORD.finditer(self._joined):
+            word, place = match[0], max(match.start(), done)
+            if place >= match.end():
+                continue
+            if place == match.start() and not _FIGURE.search(word) and not self._leads(word, match.end()):
+                self._say(place, word if len(word) > 3 and word.islower() and word.isalpha() else self._unfigured(word, place))
+            else:
+                done = self._figures(place, match.end())
+        self._spread()
+        said = iter(self._said)
+        return [next(said) if word else "" for word in self._words]
 
+    def _unfigured(self, word: str, place: int) -> str:
+        bare = word.rstrip(",.;:!?")
+        if name := self._language.lone_currencies.get(bare):
+            return name + word[len(bare) :]
+        following = self._joined[place + len(word) + 1 : place + len(word) + 2]
+        if word.lower() in self._language.number_marks and following.isdecimal():
+            return self._language.number
+        return self._letters.read(word, place)
 
-def _spell_other(word: str, language: str) -> str:
-    if not any(c.isdecimal() for c in word) or language not in _POINT:
-        return word
-    if language == "de" and re.fullmatch(r"\d{1,2}\.", word):
-        return word  # an ordinal, whose ending hangs on its sentence
-    if language == "fr":
-        word = re.sub(r"(?<=\d)h(?!\w)", "h00", word)  # 9h
-    if language in _HOURS and (match := _TIME.search(word)):
-        return _clock(word, match, language)
-    if language == "fr":
-        word = _FRENCH_ORDINAL.sub(_ordinal, word)
+    def _spread(self) -> None:
+        """Give words whose reading stands in the word before them ("1 249 €") their share of it."""
+        said, index = self._said, 0
+        while index < len(said):
+            end = index + 1
+            while end < len(said) and (not said[end] or end in self._loose):
+                end += 1
+            parts, marks = said[index].split(" "), "".join(said[index + 1 : end])
+            if end - index > 1:
+                count = min(end - index, len(parts))
+                cuts = [round(len(parts) * cut / count) for cut in range(count + 1)]
+                shares = [" ".join(parts[a:b]) for a, b in zip(cuts, cuts[1:], strict=False)]
+                shares[-1] += marks
+                said[index:end] = shares + [""] * (end - index - count)
+            index = end
 
-    def say(match: re.Match[str]) -> str:
-        front, whole, fraction, behind = match.groups()
-        said = number_words(int(re.sub(r"\D", "", whole)), language)
-        if said is None or len(whole) > 15:
-            return match[0]
-        if fraction:
-            decimals = [number_words(int(d), language) or d for d in fraction]
-            said = f"{said} {_POINT[language]} {' '.join(decimals)}"
-        mark = front or behind
-        name = _PER_CENT[language] if mark == "%" else _MONEY_NAMES[language].get(mark or "", "")
-        return f"{said} {name}".strip()
+    def _leads(self, word: str, end: int) -> bool:
+        """Whether a word without figures begins an amount: "EUR 5", "No. 7"."""
+        following = self._joined[end + 1 : end + 3]
+        if not following or not (following[0].isdecimal() or (following[0] in "-+.," and following[1:].isdecimal())):
+            return False
+        bare = word.lstrip(_OPENERS)
+        return bare in self._language.currencies or bare in ("No.", "Nos.", "no.") and self._language.code == "en"
 
-    return re.sub(
-        r"(?<=[^\W\d])(?=\d)|(?<=\d)(?=[^\W\d])",
-        "",
-        (_KOREAN if language == "ko" else _OTHER).sub(say, word),
-    )
+    def _figures(self, place: int, end: int) -> int:
+        """Read from a place to the end of a word, and further where an amount goes on; returns where it ended."""
+        text = self._joined
+        opening = True
+        while place < end:
+            if closing := _CLOSING.match(text, place):
+                index = bisect_right(self._starts, place) - 1
+                if not self._said[index]:
+                    self._loose.add(index)
+                self._say(place, closing[0], glue=True)
+                return end
+            if opening and text[place] in _OPENERS and not (text[place] == "'" and text[place + 1 : place + 2].isdecimal()):
+                if not _AREA_CODE.match(text, place):
+                    self._say(place, text[place])
+                    self._glued = True
+                place += 1
+                continue
+            opening = False
+            reading = self._rule(place)
+            if reading is None:
+                place = self._piece(place)
+                continue
+            pieces = reading.pieces
+            if " " in text[place : pieces[0][0]] and " " in pieces[0][1]:  # "$ 5"
+                first, _, rest = pieces[0][1].partition(" ")
+                pieces = [(place, first), (pieces[0][0], rest), *pieces[1:]]
+            for at, said in pieces:
+                self._say(at, said)
+            place = reading.end
+            if place > end:
+                following = re.compile(r"\S*").match(text, place)
+                end = following.end() if following else place
+        return place
 
+    def _rule(self, place: int) -> Reading | None:
+        text = self._joined
+        if (place and text[place - 1].isalnum() and text[place] != "^") or not _STARTS.match(text, place):
+            return None
+        for rule in self._rules:
+            reading = rule(self._text, place)
+            if reading is not None:
+                return reading
+        return None
 
-def _clock(word: str, match: re.Match[str], language: str) -> str:
-    hours = number_words(int(match[1]), language)
-    minutes = number_words(int(match[2]), language)
-    if hours is None or minutes is None or int(match[1]) > 24 or int(match[2]) > 59:
-        return word
-    between = _HOURS[language]
-    if language == "de":
-        hours = "ein" if int(match[1]) == 1 else hours
-    elif language == "fr":
-        hours, between = ("une", "heure") if int(match[1]) == 1 else (hours, between)
-    if not int(match[2]):
-        minutes, between = "", between if language in ("de", "fr") else ""
-    said = " ".join(part for part in (hours, between, minutes) if part)
-    return f"{word[: match.start()]}{said}{word[match.end() :]}"
+    def _piece(self, place: int) -> int:
+        """What no rule knows: a run of letters, a run of digits, or a mark."""
+        text, language = self._joined, self._language
+        match = _PIECE.match(text, place)
+        assert match is not None
+        piece, end = match[0], match.end()
+        before, after = text[place - 1 : place], text[end : end + 1]
+        if match["letters"]:
+            # "5's" and "don't" are one word, "4x" is two.
+            glue = before in ("'", "’") or (language.glued and before.isdecimal())
+            self._say(place, self._letters.acronym(piece) or piece, glue=glue)
+        elif match["digits"]:
+            coded = len(piece) > 3 and before.isalpha() or len(piece) > 15 or any(self._text.is_code(place))
+            behind_point = before == "." and text[place - 2 : place - 1].isdecimal()
+            self._say(place, language.told(piece) if coded or behind_point else language.integer(piece))
+        elif piece in "'’" and before.isalnum() and after.isalnum():
+            self._say(place, piece, glue=True)
+            self._glued = True
+        elif piece in ".," and after.isdecimal():
+            if piece == "." or before.isdecimal():
+                self._say(place, language.decimals.get(piece, "") or ",", glue=piece not in language.decimals)
+        elif piece in ",;!?":
+            self._say(place, piece, glue=True)
+        elif piece == ":" and not after.isdecimal():
+            self._say(place, piece, glue=True)
+        elif piece in "-/:.\"'()[]{}_·|\\’”“":
+            pass
+        elif said := language.symbols.get(piece):
+            self._say(place, said)
+        elif piece in language.currencies:
+            self._say(place, language.currencies[piece][1])
+        elif piece not in "#^*~":
+            self._say(place, piece)
+        return end
 
-
-def _ordinal(match: re.Match[str]) -> str:
-    if match[1] == "1":
-        return "première" if match[2] in ("re", "ère") else "premier"
-    return number_words(int(match[1]), "fr", "ordinal") or match[0]
+    def _say(self, place: int, said: str, *, glue: bool = False) -> None:
+        """Add to what is said for the word at a place."""
+        if not said:
+            return
+        index = bisect_right(self._starts, place) - 1
+        so_far = self._said[index]
+        space = "" if not so_far or glue or self._glued else " "
+        self._said[index] = f"{so_far}{space}{said}"
+        self._glued = False

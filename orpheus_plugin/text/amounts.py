@@ -1,0 +1,264 @@
+"""The grammar of amounts: a number with its sign, currency, scale, unit and period, and ranges of them.
+
+    amount = [comparison] [sign] [currency] number [scale] ["+" | "x"] [currency | unit] {"/" period}
+    range  = amount "-" amount
+
+What one side of a range lacks it shares with the other: "5-10 kg", "$5-10M".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import NamedTuple
+
+from orpheus_plugin.text.context import Text
+from orpheus_plugin.text.languages import Language
+
+Piece = tuple[int, str]
+"""Where in the text something stands, and what is said for it."""
+
+
+class Reading(NamedTuple):
+    """What is said for the text up to a place."""
+
+    end: int
+    pieces: list[Piece]
+
+
+class Number(NamedTuple):
+    """A number's digits before and behind the decimal mark, and that mark."""
+
+    whole: str
+    mark: str = ""
+    fraction: str = ""
+
+
+def parse_number(written: str, language: Language) -> Number | None:
+    """The digits of a written number; None if its marks are no way to write one."""
+    text = written.replace(" ", "").replace("'", "")
+    marks = [c for c in text if c in ".,"]
+    if not marks:
+        return Number(text)
+    last = marks[-1]
+    whole, _, fraction = text.rpartition(last)
+    if len(set(marks)) == 2:  # both are there: the last one stands before the decimals
+        group = "," if last == "." else "."
+        fits = marks.count(last) == 1 and _grouped(whole, group)
+        return Number(whole.replace(group, ""), last, fraction) if fits else None
+    if (last in language.groups or len(marks) > 1) and _grouped(text, last, indian=last == ","):
+        return Number(text.replace(last, ""))
+    return Number(whole, last, fraction) if len(marks) == 1 and last in language.decimals else None
+
+
+def _grouped(text: str, mark: str, *, indian: bool = False) -> bool:
+    first, *groups = text.split(mark)
+    if not groups or not 1 <= len(first) <= 3 or len(groups[-1]) != 3 or first[0] == "0":
+        return False
+    lengths = {len(group) for group in groups[:-1]}
+    return lengths <= {3} or (indian and lengths == {2} and len(first) <= 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """A number and what belongs to it; places are those in the text."""
+
+    end: int
+    place: int
+    number: Number
+    signs: tuple[Piece, ...] = ()
+    currency: str = ""
+    currency_place: int = -1  # of one behind the number
+    scale: str = ""
+    scale_place: int = -1  # of one that is a word of its own
+    more: str = ""
+    unit: str = ""
+    unit_place: int = -1
+    hyphened: bool = False  # "a 5-kg bag": the unit stays in the singular
+    per: tuple[Piece, ...] = ()
+
+    @property
+    def bare(self) -> bool:
+        """Only a number."""
+        return not (self.currency or self.scale or self.unit or self.more or self.per)
+
+
+def _any_of(names: Iterable[str]) -> str:
+    return "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True)) or "(?!)"
+
+
+class Amounts:
+    """Reads amounts in one language."""
+
+    def __init__(self, language: Language) -> None:
+        self.language = language
+        point = re.escape("".join(language.decimals) or ".")
+        quote = r"|'\d{3}" if "'" in language.groups else ""
+        grouped = rf"\d{{1,3}}(?:[.,]\d{{2,3}}{quote})+"
+        spaced = r"|\d{1,3}(?: \d{3})+" if language.spaced_groups else ""
+        number = rf"(?P<number>(?:{grouped}{spaced}|\d+)(?:[{point}]\d+)?(?!\d)|[{point}]\d+)"
+        exact = [u for u in language.units if len(u) == 1 or not u.islower() and any(c.isupper() for c in u)]
+        loose = [u for u in language.units if u not in exact]
+        inch = "|(?<=\\d)in" if language.code == "en" else ""
+        unit = rf"(?:(?i:{_any_of(loose)})|{_any_of(exact)}{inch})".replace("°", r"°\s?")
+        signs = r"(?P<signs>(?:[<>]=?|[≤≥~≈])?\s?[-+±]?)"
+        currency = rf"(?:{_any_of(language.currencies)})"
+        end = r"(?!\d)" if language.glued else r"(?!\w)(?![.,:]\d)"
+        scale = rf"\s?(?:{_any_of(s for s in language.scales if len(s) > 1)})|{_any_of(s for s in language.scales if len(s) == 1)}"
+        money_scale = _any_of([*language.scales, *language.money_scales])
+        word = rf"\s(?P<word>{_any_of(language.scale_words)})"
+        plus = r"(?P<more>\+(?!\d))?"
+        self._before = re.compile(
+            rf"{signs}(?P<currency>{currency})\s?(?P<inner>-?){number}(?:\s?(?P<scale>{money_scale})(?!\w)|{word}(?!\w))?{plus}{end}"
+        )
+        self._after = re.compile(
+            rf"{signs}{number}(?:\s?(?P<scale>{money_scale})|{word}(?!\w))?\s?(?P<currency>{currency}){plus}{end}"
+        )
+        self._plain = re.compile(
+            rf"{signs}{number}(?:(?P<scale>{scale})(?!\w)|{word}(?!\w))?(?P<more>\+(?!\d)|\s?[x×](?![\w.]|\s?\d))?"
+            rf"(?:[\s-]?(?P<unit>{unit})(?:\.(?=\s[a-zà-ÿ]|[,;:]))?(?!\w))?{end}"
+        )
+        self._number = re.compile(rf"{signs}{number}(?P<more>\+(?!\d))?{end}")
+        self._period = re.compile(r"\s?/\s?([^\W\d]{1,12}[²³]?)(?!\w)")
+
+    def parse(self, text: str, place: int, *, signed: bool = True) -> Amount | None:
+        """The amount that begins at a place, if one does."""
+        for pattern in (self._before, self._after, self._plain, self._number):
+            match = pattern.match(text, place)
+            if match is None or (not signed and match["signs"]):
+                continue
+            number = parse_number(match["number"], self.language)
+            if number is None or (match.groupdict().get("scale") == "K" and len(number.whole) < 2):
+                continue  # 4K is a name
+            return self._amount(text, match, number)
+        return None
+
+    def _amount(self, text: str, match: re.Match[str], number: Number) -> Amount:
+        groups = match.groupdict()
+        unit, currency = groups.get("unit") or "", groups.get("currency") or ""
+        behind = bool(currency) and match.start("currency") > match.start("number")
+        unit = re.sub(r"\s", "", unit) if "°" in unit else unit
+        end = match.end()
+        per: list[Piece] = []
+        while (slash := self._period.match(text, end)) and (name := self._period_name(slash[1])):
+            per.append((slash.start(1), f"{self.language.per} {name}"))
+            end = slash.end()
+        signs = [(match.start("signs"), self._sign(match["signs"].strip()))] if match["signs"].strip() else []
+        if groups.get("inner"):
+            signs.append((match.start("inner"), self.language.minus))
+        return Amount(
+            end, match.start("number"), number, tuple(signs), currency,
+            match.start("currency") if behind else -1,
+            (groups.get("scale") or groups.get("word") or "").strip(),
+            match.start("word") if groups.get("word") else -1,
+            (groups.get("more") or "").strip(), unit, match.start("unit") if unit else -1,
+            bool(unit) and text[match.start("unit") - 1] == "-", tuple(per),
+        )  # fmt: skip
+
+    def _period_name(self, written: str) -> str:
+        name = self.language.periods.get(written.lower())
+        return name or (written if len(written) > 2 and written.islower() else "")
+
+    def _sign(self, signs: str) -> str:
+        language = self.language
+        names = {"-": language.minus, "+": language.plus, **language.symbols}
+        both = [signs] if signs in names else [part for part in (signs[:-1], signs[-1:]) if part]
+        return " ".join(names.get(part, part) for part in both)
+
+    # ---- in words
+
+    def say(self, text: Text, amount: Amount) -> Reading:
+        """One amount in words."""
+        return Reading(amount.end, [*amount.signs, *self._value(amount), *amount.per])
+
+    def say_range(self, text: Text, first: Amount, last: Amount) -> Reading:
+        """Two amounts with "to" between them. What one of them lacks is taken from the other, and said once."""
+        if not last.currency and first.currency and not last.unit:
+            last = replace(last, currency=first.currency)
+            first = replace(first, currency="", currency_place=-1)
+        alike = first.unit.lower() == last.unit.lower() and first.currency == last.currency
+        if alike and not first.scale and not first.number.fraction and not last.number.fraction:
+            first = replace(first, unit="", unit_place=-1, currency="", currency_place=-1)
+        to = [(first.end, self.language.to)]
+        return Reading(
+            last.end,
+            [*first.signs, *self._value(first), *first.per, *to, *last.signs, *self._value(last), *last.per],
+        )
+
+    def _value(self, amount: Amount) -> list[Piece]:
+        if amount.currency:
+            return self._money(amount)
+        said, single = self._said(amount)
+        names = self._unit_names(amount.unit)
+        if not names:
+            return said
+        if single:
+            return [(amount.place, names[0])] if amount.unit_place < 0 else _split(amount, names[0])
+        return [*said, (amount.unit_place, names[0].partition(" ")[2] if amount.hyphened else names[1])]
+
+    def _unit_names(self, unit: str) -> tuple[str, str] | None:
+        if unit == "in":
+            return ("one inch", "inches")
+        return self.language.units.get(unit) or self.language.units.get(unit.lower())
+
+    def _said(self, amount: Amount) -> tuple[list[Piece], bool]:
+        """The number with its scale, and whether it is one and no more."""
+        language, number = self.language, amount.number
+        words = language.decimal(*number)
+        nouns = bool(amount.unit or amount.currency or amount.scale) and not number.fraction
+        pieces = [(amount.place, language.before_noun(words) if nouns else words)]
+        if amount.scale:
+            name = language.scales.get(amount.scale) or language.money_scales.get(amount.scale) or amount.scale
+            pieces.append((amount.scale_place if amount.scale_place >= 0 else amount.place, name))
+        if amount.more:
+            pieces.append((amount.place, language.plus if amount.more == "+" else language.times))
+        return pieces, number == Number("1") and not amount.scale and not amount.more
+
+    def _money(self, amount: Amount) -> list[Piece]:
+        language, number = self.language, amount.number
+        one, many, cent, cents = language.currencies[amount.currency]
+        place = max(amount.place, amount.currency_place, amount.scale_place)
+        if len(number.fraction) == 2 and cents and not amount.scale:
+            whole, small = number.whole.lstrip("0"), int(number.fraction)
+            if not whole and small:
+                said = cent if small == 1 else f"{language.integer(str(small))} {cents}"
+                return [(amount.place, said)]
+            if small:
+                unit = one if whole == "1" else f"{language.before_noun(language.integer(whole))} {many}"
+                coins = language.integer(str(small))
+                if language.names_cents:
+                    coins = cent if small == 1 else f"{coins} {cents}"
+                return [(amount.place, f"{unit}{language.money}{coins}"), *self._more(amount)]
+            amount = replace(amount, number=Number(number.whole or "0"))
+        said, single = self._said(replace(amount, more=""))
+        if single:
+            return [*(_split(amount, one) if amount.currency_place >= 0 else [(amount.place, one)]), *self._more(amount)]
+        return [*said, (place, self._link(amount.scale, many)), *self._more(amount)]
+
+    def _more(self, amount: Amount) -> list[Piece]:
+        return [(amount.place, self.language.plus)] if amount.more else []
+
+    def _link(self, scale: str, many: str) -> str:
+        """A currency behind a scale: "millions d'euros", but "mille euros"."""
+        name = self.language.scales.get(scale) or self.language.money_scales.get(scale) or scale
+        link = self.language.scale_link
+        if not scale or link == " " or name in ("mille", "mil", "mila"):
+            return many
+        if link == " d'" and many[0] not in "aeiouyhéè":
+            link = " de "
+        return f"{link.strip()}{'' if link.endswith(chr(39)) else ' '}{many}"
+
+
+def _split(amount: Amount, names: str) -> list[Piece]:
+    """"one mile": the number's own word at the number, the rest at the unit."""
+    one, _, rest = names.partition(" ")
+    place = max(amount.unit_place, amount.currency_place)
+    return [(amount.place, one), (place, rest)] if rest else [(amount.place, one)]
+
+
+@lru_cache(maxsize=16)
+def amounts(language: Language) -> Amounts:
+    """The reader of a language; made once."""
+    return Amounts(language)

@@ -1,0 +1,195 @@
+"""Figures as English reads them: years, decades, days, times with am and pm, named fractions, heights, ZIP codes."""
+
+from __future__ import annotations
+
+import re
+
+from orpheus_plugin.text.amounts import Piece, Reading
+from orpheus_plugin.text.context import Text
+from orpheus_plugin.text.figures import Rule
+from orpheus_plugin.text.languages.en import MONTH_NAMES, MONTHS, year
+from orpheus_plugin.text.numerals import number_words
+
+_YEAR_BEFORE = frozenset(
+    "between in since of year by until till from before after during circa ca c around was is early late mid the spring summer "
+    "autumn fall winter born died copyright".split()
+)
+_YEAR = re.compile(r"((?:1[1-9]|20)\d\d)(?:-((?:1[1-9]|20)\d\d|\d\d))?(?!\w)(?![.,:/'-]\d)")
+_DECADE = re.compile(r"(?:((?:1[1-9]|20)\d0)|'?(\d0))'?s(?!\w)")
+_SHORT_DECADES = frozenset("the early mid late and or to".split())
+_DAY = re.compile(r"(\d{1,2})(?:st|nd|rd|th)?(?!\w)(?![.,:/'-]\d)")
+_TIME = re.compile(
+    r"(\d{1,2})(?::(\d{2})(?::(\d{2}))?)?(?:\s?([ap])(?:m(?!\w)|\.\s?m\.?))?(?!\w)(?![:./]\d)", re.IGNORECASE
+)
+_MIXED = re.compile(r"(?:(\d+)[ -]?)?(\d{1,3})\s?/\s?(\d{1,3})(?!\w)(?![./-]\d)")
+_VULGAR = {"½": (1, 2), "¼": (1, 4), "¾": (3, 4)}
+_WITH_VULGAR = re.compile(r"(\d*)\s?([½¼¾])")
+_PARTS = {2: ("half", "halves"), 4: ("quarter", "quarters")}
+_IDIOMS = {"24/7": "twenty four seven", "50/50": "fifty fifty", "9/11": "nine eleven", "20/20": "twenty twenty"}
+_HEIGHT = re.compile(r"(\d)'\s?(\d{1,2})(?:\"|''|(?!\w))|(\d{1,2})'(?= (?:tall|long|wide|high|deep)\b)")
+_INCHES = re.compile(r"(\d+(?:\.\d+)?)\"(?!\w)")
+_NUMBERED = re.compile(r"[Nn]os?\. ?(?=\d)")
+_STATE_ZIP = re.compile(r"(\d{5})(?:-(\d{4}))?(?![\w-])")
+_MONTH_DAY_YEAR = re.compile(r"\d{1,2}(?:st|nd|rd|th)?$")
+STATES = dict(
+    entry.split(" ", 1)
+    for entry in (
+        "AL Alabama|AK Alaska|AZ Arizona|AR Arkansas|CA California|CO Colorado|CT Connecticut|DE Delaware|FL Florida|GA Georgia|"
+        "HI Hawaii|ID Idaho|IL Illinois|IN Indiana|IA Iowa|KS Kansas|KY Kentucky|LA Louisiana|ME Maine|MD Maryland|MA Massachusetts|"
+        "MI Michigan|MN Minnesota|MS Mississippi|MO Missouri|MT Montana|NE Nebraska|NV Nevada|NH New Hampshire|NJ New Jersey|"
+        "NM New Mexico|NY New York|NC North Carolina|ND North Dakota|OH Ohio|OK Oklahoma|OR Oregon|PA Pennsylvania|RI Rhode Island|"
+        "SC South Carolina|SD South Dakota|TN Tennessee|TX Texas|UT Utah|VT Vermont|VA Virginia|WA Washington|WV West Virginia|"
+        "WI Wisconsin|WY Wyoming|DC D C"
+    ).split("|")
+)
+
+
+def _cardinal(digits: str) -> str:
+    return number_words(int(digits), "en") or digits
+
+
+def _ordinal(value: int) -> str:
+    return number_words(value, "en", "ordinal") or str(value)
+
+
+def zip_code(text: Text, place: int) -> Reading | None:
+    """Behind a state: "CA 90210"."""
+    match = _STATE_ZIP.match(text.text, place)
+    if match is None or text.word_before(place) not in STATES:
+        return None
+    said = ", ".join(text.language.told(part) for part in match.groups() if part)
+    return Reading(match.end(), [(place, said)])
+
+
+def times(text: Text, place: int) -> Reading | None:
+    """5:30, 7 a.m., and from one to another: 6-8pm, 9:00-17:00."""
+    match = _TIME.match(text.text, place)
+    parts: list[re.Match[str]] = []
+    while match is not None and len(parts) < 2:
+        parts.append(match)
+        dash = text.text[match.end() : match.end() + 1] == "-"
+        match = _TIME.match(text.text, match.end() + 1) if dash else None
+    if not parts or any(int(part[1]) > 24 or int(part[2] or 0) > 59 for part in parts):
+        return None
+    last = parts[-1]
+    if not any(part[2] or part[4] for part in parts) or any(part[4] and int(part[1]) > 12 for part in parts):
+        return None
+    if len(parts) == 2 and not last[2] and not last[4]:
+        return None  # 5:30-7
+    apart = text.word_after(last.end()).lower().replace(".", "") in ("am", "pm")
+    pieces: list[Piece] = []
+    for index, part in enumerate(parts):
+        half = part[4] or last[4]
+        said = text.language.clock(int(part[1]), int(part[2] or 0), bool(half) or apart or (not part[2]))
+        if part[3]:
+            said += f" and {_cardinal(part[3])} seconds"
+        pieces.append((part.start(), f"to {said}" if index else said))
+        if part[4]:
+            pieces.append((part.start(4), f"{part[4].upper()} M"))
+    end = last.end()
+    if last[4] and text.text[end - 1] == "." and text.ends_sentence(end):
+        end -= 1  # the stop of "p.m." ends the sentence too
+    return Reading(end, pieces)
+
+
+def days(text: Text, place: int) -> Reading | None:
+    """A day of a month: "March 3", "3 March", "the 5th of May" is an ordinal anyway."""
+    match = _DAY.match(text.text, place)
+    if match is None or not 1 <= int(match[1]) <= 31:
+        return None
+    before = text.word_before(place).rstrip(".")
+    if before.lower() in MONTH_NAMES and before[:1].isupper():
+        return Reading(match.end(), [(place, _ordinal(int(match[1])))])
+    after = text.word_after(match.end()).rstrip(".")
+    if after.lower() in MONTH_NAMES and after[:1].isupper() and text.goes_on(match.end()):
+        article = "" if before.lower() == "the" else "the "
+        return Reading(match.end(), [(place, f"{article}{_ordinal(int(match[1]))} of")])
+    return None
+
+
+def decades(text: Text, place: int) -> Reading | None:
+    """1990s, the 80s, '90s."""
+    match = _DECADE.match(text.text, place)
+    if match is None:
+        return None
+    before = text.word_before(place).lower()
+    if match[2] and match[0][0] != "'" and before not in _SHORT_DECADES:
+        return None
+    said = year(match[1]) if match[1] else _cardinal(match[2])
+    return Reading(match.end(), [(place, said[:-1] + "ies" if said.endswith("y") else f"{said}s")])
+
+
+def years(text: Text, place: int) -> Reading | None:
+    """Four digits that are a year, and from one to another."""
+    match = _YEAR.match(text.text, place)
+    if match is None or (match[2] and len(match[2]) == 2 and int(match[2]) <= int(match[1][2:])):
+        return None
+    before = text.word_before(place)
+    pair = text.before(place, 2)  # "from 1990 to 1995"
+    paired = len(pair) == 2 and pair[1] in ("and", "to", "or", "through") and re.fullmatch(r"(?:1[1-9]|20)\d\d", pair[0])
+    dated = bool(paired) or before.lower() in _YEAR_BEFORE or before.rstrip(".").lower() in MONTH_NAMES
+    day = _MONTH_DAY_YEAR.fullmatch(before) is not None and 1 <= int(re.sub(r"\D", "", before)) <= 31
+    recent = match[1][:2] in ("19", "20")
+    counted = text.counts_something(match.end())
+    bracketed = text.text[place - 1 : place] in ("(", "[") and text.text[match.end() : match.end() + 1] in (")", "]")
+    if match[2]:
+        known = (dated or bracketed or (recent and (len(match[2]) == 2 or match[2][:2] in ("19", "20")))) and not counted
+        if not known:
+            return None
+        said = year(match[2]) if len(match[2]) == 4 else _cardinal(match[2])
+        return Reading(match.end(), [(place, f"{year(match[1])} to {said}")])
+    alone = recent and not before and not counted
+    if (dated and not (counted and before.lower() not in ("in", "since", "year"))) or day or alone or (
+        bracketed and not match[1].endswith("00")
+    ):  # fmt: skip
+        return Reading(match.end(), [(place, year(match[1]))])
+    return None
+
+
+def fractions(text: Text, place: int) -> Reading | None:
+    """1/2, 3/4, 1 1/2, 1½, 24/7."""
+    if match := _WITH_VULGAR.match(text.text, place):
+        top, bottom = _VULGAR[match[2]]
+        whole = match[1]
+    elif match := _MIXED.match(text.text, place):
+        if match[0] in _IDIOMS:
+            return Reading(match.end(), [(place, _IDIOMS[match[0]])])
+        whole, top, bottom = match[1] or "", int(match[2]), int(match[3])
+    else:
+        return None
+    if not 2 <= bottom <= 20 or top >= bottom:
+        if whole:
+            return None
+        return Reading(match.end(), [(place, f"{_cardinal(str(top))} over {_cardinal(str(bottom))}")])
+    one, many = _PARTS.get(bottom, (_ordinal(bottom), f"{_ordinal(bottom)}s"))
+    part = f"{_cardinal(str(top))} {one if top == 1 else many}"
+    if not whole:
+        return Reading(match.end(), [(place, part)])
+    part = f"and {'a ' + one if top == 1 else part}"
+    return Reading(match.end(), [(place, _cardinal(whole)), (match.start(2), part)])
+
+
+def heights(text: Text, place: int) -> Reading | None:
+    """5'10" and, where no quotation ends, 12"."""
+    if match := _HEIGHT.match(text.text, place):
+        if match[3]:
+            return Reading(match.end(), [(place, f"{_cardinal(match[3])} {'foot' if match[3] == '1' else 'feet'}")])
+        return Reading(match.end(), [(place, f"{_cardinal(match[1])} foot {_cardinal(match[2])}")])
+    match = _INCHES.match(text.text, place)
+    if match is None or text.text.count('"', max(0, place - 300), place) % 2:
+        return None
+    whole, mark, part = match[1].partition(".")
+    said = text.language.decimal(whole, mark, part)
+    return Reading(match.end(), [(place, f"{said} {'inch' if match[1] == '1' or text.counts_something(match.end()) else 'inches'}")])
+
+
+def numbered(text: Text, place: int) -> Reading | None:
+    """No. 5."""
+    match = _NUMBERED.match(text.text, place)
+    return Reading(match.end(), [(place, "number")]) if match else None
+
+
+RULES: tuple[Rule, ...] = (numbered, zip_code, decades, days, fractions, times, heights, years)
+"""Those before the rules of every language."""
+
+__all__ = ["MONTHS", "RULES", "STATES"]

@@ -1,0 +1,307 @@
+"""Figures that are no amounts: codes, telephone numbers, dates, times, ordinals, fractions, powers, versions.
+
+Each rule looks at one place and says how far it reads and what is said, or None. The first that knows answers; what
+none knows is read by `spelling.py` piece by piece, digits and words in order.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from orpheus_plugin.text.amounts import Piece, Reading, amounts, parse_number
+from orpheus_plugin.text.context import Text
+from orpheus_plugin.text.numerals import number_words
+
+Rule = Callable[[Text, int], Reading | None]
+
+_END = r"(?!\w)(?![.,:/'’-]\d)"
+_DIGIT_GROUPS = re.compile(r"\d+(?:[ .-]\d+)*(?!\w)")
+_PHONE = re.compile(r"(?P<plus>\+)?\(?\d{1,5}\)?(?:[ ./-]{1,2}\(?\d{1,8}\)?){1,6}(?!\w)(?![.,]\d)")
+_AMERICAN = re.compile(r"(?:1[ .-])?\(?\d{3}\)?[ .-]?\d{3}[ .-]\d{4}(?![\w-])|\d{3}-\d{4}(?![\w-])")
+_LONG_CODE = re.compile(rf"\d+(?:-\d+){{3,}}{_END}")
+_GROUPS = re.compile(r"\d+")
+_ISO_DATE = re.compile(rf"(\d{{4}})[-/.](\d{{1,2}})[-/.](\d{{1,2}}){_END}")
+_DATE = re.compile(rf"(\d{{1,2}})([./-])(\d{{1,2}})\2(\d{{4}}|\d{{2}}){_END}")
+_SHORT_DATE = re.compile(r"(\d{1,2})\.(\d{1,2})\.(?!\d)")
+_DAY = re.compile(r"(\d{1,2})(\.|er|º|°)? (?=([^\W\d]{3,12})(\.?)(?: (\d{4})(?!\d))?)")
+_CLOCK = re.compile(r"(\d{1,2})(?::|h|\.(?=\d\d ?(?:Uhr|h)\b))(\d{2})(?::(\d{2}))?(?! ?%)(?!\w)(?![.:]\d)|(\d{1,2})h(?!\w)")
+_ORDINAL = re.compile(r"(\d{1,4})(st|nd|rd|th|\.?ers?|re|ère|ème|nde?|e|è|\.?[ºª]|°(?= [a-z]))(?!\w)", re.IGNORECASE)
+_DOTTED_ORDINAL = re.compile(r"(\d{1,3})\.(?= [^\W\d])")
+_FRACTION = re.compile(rf"(\d+)\s?/\s?(\d+){_END}")
+_POWER = re.compile(r"\^\s?[{(]?(-?)(\d+(?:\.\d+)?|\w+)[)}]?")
+_SCIENTIFIC = re.compile(r"(\d+(?:[.,]\d+)?)[eE]([-+]?)(\d{1,3})(?!\w)")
+_VERSION = re.compile(r"(?:[vV]\.?)?(\d+(?:\.\d+){2,})(?!\w)(?!\.\d)|[vV](\d+(?:\.\d+)?)(?!\w)(?![.,]\d)")
+_SIZE = re.compile(r"\d[\d.,]*\s?x\s?(?=\d)")
+_SCORE = re.compile(rf"(\d{{1,3}}):(\d{{1,3}}){_END}")
+_HASH = re.compile(r"(?:#|№ ?)(\d+)(?!\w)(?![.,]\d)")
+
+
+def code(text: Text, place: int) -> Reading | None:
+    """Digit by digit behind a word that says so: "your code is 4930", "PIN 0042", "call 911"."""
+    match = _DIGIT_GROUPS.match(text.text, place)
+    if match is None:
+        return None
+    sure, perhaps = text.is_code(place)
+    groups = list(_GROUPS.finditer(match[0]))
+    first = groups[0][0]
+    if perhaps and not sure:
+        alone = len(groups) == 1
+        if alone and (len(first) < 3 or text.counts_something(match.end()) or first.endswith("00") and len(first) > 3):
+            return None
+        sure = not alone or len(first) >= 3
+    elif not sure and text.language.dials.intersection(_called(text, place)):
+        sure = len(groups) == 1 and 3 <= len(first) <= 6 and not text.counts_something(match.end())
+    if not sure or (len(groups) == 1 and len(first) < 3 and first[0] != "0") or "." in match[0]:
+        return None
+    return Reading(match.end(), _told(text, match[0], place))
+
+
+def _called(text: Text, place: int) -> list[str]:
+    """The word before, or, behind "text STOP to", the words before that."""
+    words = text.before(place, 3)
+    return words if words[-1:] == ["to"] else words[-1:]
+
+
+def phone(text: Text, place: int) -> Reading | None:
+    """A telephone number: with its country, with a leading zero, or grouped as in America."""
+    match = _AMERICAN.match(text.text, place) or _LONG_CODE.match(text.text, place) or _PHONE.match(text.text, place)
+    grouped = text.language.phones and re.compile(rf"(?:{text.language.phones})(?![\w.,]\d)").match(text.text, place)
+    if grouped:
+        return Reading(grouped.end(), _told(text, grouped[0], place))
+    if match is None:
+        return None
+    digits = sum(c.isdecimal() for c in match[0])
+    known = match.re is not _PHONE or match["plus"] or (match[0].lstrip("(")[0] == "0" and match[0].lstrip("(")[1:2] != ".")
+    if not known or not 6 <= digits <= 20:
+        return None
+    return Reading(match.end(), _told(text, match[0], place))
+
+
+def _told(text: Text, written: str, place: int) -> list[Piece]:
+    """Groups of digits one by one, with a pause between groups."""
+    pieces: list[Piece] = []
+    groups = list(_GROUPS.finditer(written))
+    for index, group in enumerate(groups):
+        said = text.language.told(group[0])
+        if written[group.start() - 1 : group.start()] == "+":
+            said = f"{text.language.plus} {said}"
+        closed = written[group.end() : group.end() + 1] == ")"
+        pieces.append((place + group.start(), said + ("," if closed or index < len(groups) - 1 else "")))
+    return pieces
+
+
+def date(text: Text, place: int) -> Reading | None:
+    """2025-01-08, 08.01.2025, 1/8/2025, and 8.1. where a day comes before its month."""
+    language = text.language
+    english = language.code == "en"
+    year: str | None
+    if match := _ISO_DATE.match(text.text, place):
+        year, month, day = match.groups()
+    elif match := _DATE.match(text.text, place):
+        day, mark, month, year = match.groups()
+        if (english and mark == "/") or int(month) > 12:
+            day, month = month, day
+        if int(month) > 12:
+            day, month = month, day
+    elif not english and language.months and (match := _SHORT_DATE.match(text.text, place)):
+        (day, month), year = match.groups(), None
+    else:
+        return None
+    if not (1 <= int(month) <= 12 and 1 <= int(day) <= 31):
+        return None
+    said = language.date(int(day), int(month), year, text.word_before(place))
+    return Reading(match.end(), [(place, said)]) if said else None
+
+
+def day(text: Text, place: int) -> Reading | None:
+    """A day before the name of its month: "3. März 2024", "1er janvier"; English has its own rule."""
+    language = text.language
+    match = _DAY.match(text.text, place)
+    if match is None or language.code == "en" or not 1 <= int(match[1]) <= 31:
+        return None
+    month = language.month_names.get(match[3].lower())
+    if month is None or (language.code == "de" and match[2] != "."):
+        return None
+    said = language.date(int(match[1]), month, match[5], text.word_before(place)).split(" ")
+    names = language.months[month - 1].split(" ")
+    at = said.index(names[0])
+    pieces = [(place, " ".join(said[:at])), (match.end(), said[at])]
+    if match[5]:
+        return Reading(match.end(5), [*pieces, (match.start(5), " ".join(said[at + 1 :]))])
+    return Reading(match.end(3) + len(match[4]), pieces)
+
+
+def clock(text: Text, place: int) -> Reading | None:
+    """A time of day, and from one to another: 14:30, 9h, 14:00-16:00 Uhr."""
+    language = text.language
+    found = _times(text, place)
+    if found is None:
+        return None
+    end, parts = found
+    named = re.compile(r" ?(?:Uhr|h)(?!\w)").match(text.text, end)
+    pieces: list[Piece] = []
+    for index, (at, hour, minute) in enumerate(parts):
+        said = language.clock(hour, minute, index == len(parts) - 1)
+        if not said:
+            return None
+        if index < len(parts) - 1 and language.code == "de" and not minute:
+            said = said.removesuffix(" Uhr")
+        pieces += [(at, said)] if not index else [(at, f"{language.to} {said}")]
+    return Reading(named.end() if named else end, pieces)
+
+
+def _times(text: Text, place: int) -> tuple[int, list[tuple[int, int, int]]] | None:
+    parts: list[tuple[int, int, int]] = []
+    end = place
+    while len(parts) < 2:
+        match = _CLOCK.match(text.text, end)
+        if match is None:
+            break
+        hour, minute = int(match[1] or match[4]), int(match[2] or 0)
+        if hour > 24 or minute > 59 or match[3]:
+            return None
+        parts.append((match.start(), hour, minute))
+        end = match.end()
+        if text.text[end : end + 1] != "-" or not _CLOCK.match(text.text, end + 1):
+            break
+        end += 1
+    return (end, parts) if parts else None
+
+
+def ordinal(text: Text, place: int) -> Reading | None:
+    """1st, 1er, 2e, 1º; in German a number with a stop before what it counts: "am 3. Tag"."""
+    language = text.language
+    if language.code == "de":
+        match = _DOTTED_ORDINAL.match(text.text, place)
+        if match is None or text.begins(place) or not text.word_after(match.end())[:1].isalpha():
+            return None
+        before = text.word_before(place)
+        said = language.ordinal(int(match[1]), before)
+        return Reading(match.end(), [(place, said.removesuffix("r") if said.endswith("ter") else said)])
+    match = _ORDINAL.match(text.text, place)
+    if match is None:
+        return None
+    said = language.ordinal(int(match[1]), match[2].lower().lstrip("."))
+    return Reading(match.end(), [(place, said)]) if said else None
+
+
+def fraction(text: Text, place: int) -> Reading | None:
+    """Two numbers with a stroke between them; English has names for the small ones."""
+    match = _FRACTION.match(text.text, place)
+    if match is None:
+        return None
+    language = text.language
+    top, bottom = language.integer(match[1]), language.integer(match[2])
+    return Reading(match.end(), [(place, f"{top} {language.over} {bottom}")])
+
+
+def power(text: Text, place: int) -> Reading | None:
+    """What stands behind a ^."""
+    match = _POWER.match(text.text, place)
+    if match is None:
+        return None
+    language = text.language
+    if not match[1] and match[2] in ("2", "3"):
+        said = language.squared if match[2] == "2" else language.cubed
+    else:
+        whole, mark, part = match[2].partition(".")
+        exponent = language.decimal(whole, mark, part) if whole.isdecimal() else match[2]
+        said = language.power.format(f"{language.minus} {exponent}" if match[1] else exponent)
+    return Reading(match.end(), [(place, said)])
+
+
+def scientific(text: Text, place: int) -> Reading | None:
+    """1e5."""
+    match = _SCIENTIFIC.match(text.text, place)
+    language = text.language
+    if match is None or not language.times_ten:
+        return None
+    mark = "," if "," in match[1] else "."
+    whole, _, part = match[1].partition(mark)
+    sign = f"{language.minus} " if match[2] == "-" else ""
+    said = f"{language.decimal(whole, mark, part)} {language.times_ten} {sign}{language.integer(match[3])}"
+    return Reading(match.end(), [(place, said)])
+
+
+def version(text: Text, place: int) -> Reading | None:
+    """1.2.3 and v2."""
+    match = _VERSION.match(text.text, place)
+    language = text.language
+    if match is None or "." not in language.decimals:
+        return None
+    number = match[1] or match[2]
+    if match[0][0] not in "vV" and parse_number(number, language):
+        return None
+    said = f" {language.decimals['.']} ".join(language.integer(part) for part in number.split("."))
+    return Reading(match.end(), [(place, f"version {said}" if match[0][0] in "vV" else said)])
+
+
+def size(text: Text, place: int) -> Reading | None:
+    """3x5, 1920 x 1080, 2 x 3 x 4 cm."""
+    if not _SIZE.match(text.text, place):
+        return None
+    reader = amounts(text.language)
+    pieces: list[Piece] = []
+    while match := _SIZE.match(text.text, place):
+        written = match[0].rstrip().rstrip("x").rstrip()
+        first = reader.parse(written, 0, signed=False)
+        if first is None or first.end != len(written) or not first.bare:
+            return None
+        pieces += [(place, said) for _, said in reader.say(text, first).pieces]
+        pieces.append((place, text.language.by))
+        place = match.end()
+    last = reader.parse(text.text, place, signed=False)
+    if last is None:
+        return None
+    return Reading(last.end, [*pieces, *reader.say(text, last).pieces])
+
+
+def score(text: Text, place: int) -> Reading | None:
+    """16:9 and 3:2, which are no times."""
+    match = _SCORE.match(text.text, place)
+    if match is None:
+        return None
+    language = text.language
+    return Reading(match.end(), [(place, f"{language.integer(match[1])} {language.to} {language.integer(match[2])}")])
+
+
+def numbered(text: Text, place: int) -> Reading | None:
+    """#7."""
+    match = _HASH.match(text.text, place)
+    language = text.language
+    if match is None or not language.number:
+        return None
+    said = language.told(match[1]) if any(text.is_code(place)) else language.integer(match[1])
+    return Reading(match.end(), [(place, f"{language.number} {said}")])
+
+
+def amount(text: Text, place: int) -> Reading | None:
+    """A number with what belongs to it, or a range of two."""
+    reader = amounts(text.language)
+    first = reader.parse(text.text, place)
+    if first is None:
+        return None
+    if text.text[first.end : first.end + 1] == "-" and not first.more:
+        last = reader.parse(text.text, first.end + 1, signed=False)
+        if last is not None and not last.signs and not re.match(r"-\d|\s?=", text.text[last.end : last.end + 2]):
+            return reader.say_range(text, first, last)
+    if first.bare and not first.signs and not first.number.fraction:
+        written = text.text[place : first.end]
+        number = first.number.whole
+        # A long number without groups is an identifier; a grouped one by itself is a telephone number in Spanish.
+        alone = written.count(" ") > 1 and not text.counts_something(first.end)
+        if alone or (written.isdecimal() and len(number) >= 7 and not number.endswith("000")):
+            return Reading(first.end, _told(text, written, place))
+        if text.language.code == "de":
+            if len(written) == 4 and "1100" <= written < "2000":
+                return Reading(first.end, [(place, number_words(int(written), "de", "year") or written)])
+            if text.goes_on(first.end) and text.word_after(first.end)[:1].isupper():
+                return Reading(first.end, [(place, text.language.before_noun(text.language.integer(number)))])
+    return reader.say(text, first)
+
+
+RULES: tuple[Rule, ...] = (
+    code, power, scientific, numbered, date, day, clock, ordinal, phone, fraction, size, version, amount, score,
+)  # fmt: skip
+"""In every language; English puts its own before them."""

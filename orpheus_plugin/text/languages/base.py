@@ -1,0 +1,153 @@
+"""What the grammar of numbers needs to know of a language."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from orpheus_plugin.text.numerals import number_words
+
+Names = tuple[str, str]
+"""A unit as it follows one and as it follows any other number; the first with its own word for one: "one mile"."""
+
+
+def _no_date(day: int, month: int, year: str | None, before: str) -> str:
+    return ""
+
+
+def _no_clock(hour: int, minute: int, named: bool) -> str:
+    return ""
+
+
+def _no_ordinal(value: int, form: str) -> str:
+    return ""
+
+
+def _same(words: str) -> str:
+    return words
+
+
+@dataclass(frozen=True, eq=False)
+class Language:
+    """A language's words and marks for figures.
+
+    Attributes:
+        code: two letters.
+        spells: whether numbers can be written out in it.
+        decimals: the marks between a number and its decimals, each with its word.
+        groups: the marks between groups of three digits.
+        spaced_groups: whether a space stands between groups too: 1 249.
+        glued: whether a number and what it counts are written together.
+        digits: the digits as they are told one by one.
+        minus, plus, to, times, by, over, number, percent: as in "minus five", "five to ten", "two times", "three by
+            five", "seven over ten", "number seven", "five percent".
+        words: signs and what is said for them between words and figures.
+        squared, cubed, power: what follows a number for its powers; `power` takes the exponent.
+        times_ten: "times ten to the power of", for 1e5.
+        currencies: sign or code -> (with one, with others, one hundredth, hundredths).
+        money: between an amount of money and its hundredths.
+        names_cents: whether the hundredths are named then: "five dollars and ten cents", "fünf Euro zehn".
+        units: what may follow a number, as it is written -> names. Single letters are told apart by case.
+        periods: what may follow a slash: "/mo" -> "month".
+        per: the word for that slash.
+        scales: letters for thousands and more, as they follow an amount of money or a number.
+        money_scales: letters that are scales only in amounts of money.
+        scale_words: the words for them.
+        scale_link: between a scale and a currency: "millions d'euros".
+        months: their names as they are said.
+        month_names: how months are written, in lower case -> 1 to 12.
+        number_marks: abbreviations of "number".
+        phones: a pattern of telephone numbers that neither a sign nor a zero gives away.
+        codes: words after which a number is told digit by digit.
+        maybe_codes: words after which it is, unless something counted follows.
+        links: words that may stand between such a word and the number.
+        dials: words after which a number of three or more digits is one to dial.
+        little_words: words that are never counted: what follows a number is no noun then.
+        date, clock, year, ordinal: rules; "" where there is none. `ordinal` takes the written ending.
+        before_noun: a number's words as they stand before a noun.
+        symbols: signs on their own or between words.
+        lone_currencies: what a currency sign on its own is called.
+        address: dot, slash, at, dash, underscore as they are read in an address.
+        keys: keys of a telephone.
+    """
+
+    code: str
+    spells: bool = True
+    decimals: Mapping[str, str] = field(default_factory=dict)
+    groups: str = ""
+    spaced_groups: bool = False
+    glued: bool = False
+    digits: tuple[str, ...] = ()
+    minus: str = "minus"
+    plus: str = "plus"
+    to: str = "-"
+    times: str = "x"
+    by: str = "x"
+    over: str = "/"
+    number: str = ""
+    squared: str = ""
+    cubed: str = ""
+    power: str = "{}"
+    times_ten: str = ""
+    currencies: Mapping[str, tuple[str, str, str, str]] = field(default_factory=dict)
+    money: str = " "
+    names_cents: bool = False
+    units: Mapping[str, Names] = field(default_factory=dict)
+    periods: Mapping[str, str] = field(default_factory=dict)
+    per: str = "/"
+    scales: Mapping[str, str] = field(default_factory=dict)
+    money_scales: Mapping[str, str] = field(default_factory=dict)
+    scale_words: frozenset[str] = frozenset()
+    scale_link: str = " "
+    months: tuple[str, ...] = ()
+    month_names: Mapping[str, int] = field(default_factory=dict)
+    number_marks: frozenset[str] = frozenset()
+    phones: str = ""
+    codes: frozenset[str] = frozenset()
+    maybe_codes: frozenset[str] = frozenset()
+    links: frozenset[str] = frozenset()
+    dials: frozenset[str] = frozenset()
+    little_words: frozenset[str] = frozenset()
+    date: Callable[[int, int, str | None, str], str] = _no_date
+    clock: Callable[[int, int, bool], str] = _no_clock
+    ordinal: Callable[[int, str], str] = _no_ordinal
+    before_noun: Callable[[str], str] = _same
+    symbols: Mapping[str, str] = field(default_factory=dict)
+    lone_currencies: Mapping[str, str] = field(default_factory=dict)
+    operations: Mapping[str, str] = field(default_factory=dict)
+    address: tuple[str, str, str, str, str] = ("dot", "slash", "at", "dash", "underscore")
+    keys: Mapping[str, str] = field(default_factory=dict)
+
+    def integer(self, digits: str) -> str:
+        """A whole number in words. One with a leading zero, or too long to grasp, digit by digit."""
+        if len(digits) > 15 or (digits[0] == "0" and len(digits) > 1):
+            return self.told(digits)
+        return number_words(int(digits), self.code) or digits
+
+    def told(self, digits: str) -> str:
+        """Digits one by one."""
+        return " ".join(self.digits[int(d)] if self.digits else d for d in digits)
+
+    def decimal(self, whole: str, mark: str, fraction: str) -> str:
+        """A number with its decimals."""
+        said = self.integer(whole) if whole else ""
+        if not fraction:
+            return said
+        names = " ".join(number_words(int(d), self.code) or d for d in fraction)
+        return f"{said} {self.decimals.get(mark, mark)} {names}".strip()
+
+
+def months(names: str) -> tuple[tuple[str, ...], dict[str, int]]:
+    """Twelve names, and how they are written: whole, or their first three letters."""
+    listed = tuple(names.split())
+    written: dict[str, int] = {}
+    for index, name in enumerate(listed, 1):
+        written[name.lower()] = index
+        if len(name) > 3:
+            written.setdefault(name[:3].lower(), index)
+    return listed, written
+
+
+def word_set(text: str) -> frozenset[str]:
+    """The words of a text."""
+    return frozenset(text.split())

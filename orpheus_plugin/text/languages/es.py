@@ -1,0 +1,117 @@
+"""Spanish."""
+
+from __future__ import annotations
+
+from orpheus_plugin.text.languages.base import Language, months, word_set
+from orpheus_plugin.text.numerals import number_words
+
+MONTHS, MONTH_NAMES = months(
+    "enero febrero marzo abril mayo junio julio agosto septiembre octubre noviembre diciembre"
+)
+MONTH_NAMES.update({"setiembre": 9, "sept": 9})
+
+
+def _one(name: str, many: str = "", article: str = "un") -> tuple[str, str]:
+    return f"{article} {name}", many or f"{name}s"
+
+
+def _money(name: str, cent: str = "céntimo", article: str = "un", many: str = "") -> tuple[str, str, str, str]:
+    return f"{article} {name}", many or f"{name}s", f"un {cent}", f"{cent}s"
+
+
+_EURO, _DOLLAR = _money("euro"), _money("dólar", "centavo", "un", "dólares")
+_US_DOLLAR = _money("dólar estadounidense", "centavo", "un", "dólares estadounidenses")
+_POUND = _money("libra", "penique", "una")
+
+
+def _ordinal(value: int, form: str) -> str:
+    """Beyond the tenth a plain number is usual."""
+    if form not in ("º", "ª", "er", "o", "a", "°") or not value:
+        return ""
+    said = number_words(value, "es", "ordinal" if value <= 10 else "cardinal") or ""
+    if form == "ª" or form == "a":
+        return said[:-1] + "a" if said.endswith("o") else said
+    return said[:-1] if form == "er" and said.endswith("o") else said
+
+
+def _date(day: int, month: int, year: str | None, before: str) -> str:
+    said = f"{number_words(day, 'es') or day} de {MONTHS[month - 1]}"
+    if year is None:
+        return said
+    return f"{said} de {number_words(int(year if len(year) == 4 else f'20{year}'), 'es')}"
+
+
+def _clock(hour: int, minute: int, named: bool) -> str:
+    said = {1: "una", 21: "veintiuna"}.get(hour) or number_words(hour, "es") or str(hour)
+    return f"{said} y {number_words(minute, 'es')}" if minute else said
+
+
+def _before_noun(said: str) -> str:
+    if said.endswith("veintiuno"):
+        return said[:-3] + "ún"
+    return said[:-1] if said == "uno" or said.endswith(" uno") else said
+
+
+LANGUAGE = Language(
+    code="es",
+    decimals={",": "coma", ".": "punto"},
+    groups=".",
+    spaced_groups=True,
+    digits=("cero", "uno", "dos", "tres", "cuatro", "cinco", "seis", "siete", "ocho", "nueve"),
+    minus="menos",
+    plus="más",
+    to="a",
+    times="veces",
+    by="por",
+    over="entre",
+    number="número",
+    number_marks=word_set("n.º nº n° núm. num. no."),
+    phones=r"[89]\d \d{3} \d{2} \d{2}|[6789]\d{2} \d{2} \d{2} \d{2}",
+    squared="al cuadrado",
+    cubed="al cubo",
+    power="elevado a {}",
+    times_ten="por diez elevado a",
+    currencies={
+        "€": _EURO, "EUR": _EURO, "$": _DOLLAR, "USD": _US_DOLLAR, "US$": _US_DOLLAR, "£": _POUND, "GBP": _POUND, "¥": _money("yen", "sen", "un", "yenes"),
+        "MXN": _money("peso", "centavo"), "₹": _money("rupia", "paisa", "una"), "CHF": _money("franco suizo", "céntimo", "un", "francos suizos"),
+    },
+    money=" con ",
+    units={
+        "km": _one("kilómetro"), "m": _one("metro"), "cm": _one("centímetro"), "mm": _one("milímetro"), "kg": _one("kilo"), "g": _one("gramo"),
+        "mg": _one("miligramo"), "t": _one("tonelada", "", "una"), "l": _one("litro"), "ml": _one("mililitro"), "km/h": _one("kilómetro por hora", "kilómetros por hora"),
+        "°c": _one("grado centígrado", "grados centígrados"), "ºc": _one("grado centígrado", "grados centígrados"), "°f": _one("grado Fahrenheit", "grados Fahrenheit"),
+        "°": _one("grado"), "%": ("uno por ciento", "por ciento"), "kb": _one("kilobyte"), "mb": _one("megabyte"), "gb": _one("gigabyte"),
+        "tb": _one("terabyte"), "hz": _one("hercio"), "khz": _one("kilohercio"), "mhz": _one("megahercio"), "ghz": _one("gigahercio"),
+        "kw": _one("kilovatio"), "kwh": _one("kilovatio hora", "kilovatios hora"), "W": _one("vatio"), "min": _one("minuto"), "s": _one("segundo"),
+        "h": _one("hora", "", "una"), "m²": _one("metro cuadrado", "metros cuadrados"), "m³": _one("metro cúbico", "metros cúbicos"), "kcal": _one("kilocaloría", "", "una"),
+    },
+    periods={
+        "mes": "mes", "año": "año", "día": "día", "h": "hora", "hora": "hora", "sem": "semana", "kg": "kilo", "km": "kilómetro", "l": "litro",
+        "min": "minuto", "s": "segundo", "m²": "metro cuadrado", "kwh": "kilovatio hora",
+    },
+    per="por",
+    scales={"M": "millones"},
+    money_scales={"k": "mil", "K": "mil"},
+    scale_words=word_set("mil millón millones billón billones"),
+    scale_link=" de ",
+    months=MONTHS,
+    month_names=MONTH_NAMES,
+    codes=word_set("código codigo pin otp postal iban tel tel. teléfono fax clave contraseña c.p. cp extensión"),
+    maybe_codes=word_set("número numero nº habitación vuelo cuenta pedido expediente"),
+    links=word_set("es el la postal de era número"),
+    dials=word_set("marque marca llame llama marcar"),
+    little_words=word_set("y o a al en para si de del con es son era el la los las ahora luego pero antes después por"),
+    date=_date,
+    clock=_clock,
+    ordinal=_ordinal,
+    before_noun=_before_noun,
+    symbols={
+        "&": "y", "@": "arroba", "+": "más", "=": "igual a", "%": "por ciento", "×": "por", "·": "por", "÷": "entre", "<": "menos de", ">": "más de",
+        "≤": "como máximo", "≥": "como mínimo", "≈": "unos", "~": "unos", "±": "más o menos", "²": "al cuadrado", "³": "al cubo", "§": "sección",
+        "√": "raíz de", "→": "a", "°": "grados", "≠": "distinto de", "∞": "infinito", "π": "pi",
+    },
+    lone_currencies={"€": "euros", "$": "dólares", "£": "libras"},
+    operations={"*": "por", "/": "entre", "-": "menos"},
+    address=("punto", "barra", "arroba", "guion", "guion bajo"),
+    keys={"*": "asterisco", "#": "almohadilla"},
+)  # fmt: skip

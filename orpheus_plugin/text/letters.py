@@ -1,0 +1,206 @@
+"""Letters that are not read as a word: abbreviations, streets, acronyms, Roman numerals; and capitals that only stress."""
+
+from __future__ import annotations
+
+import re
+
+from orpheus_plugin.text import roman
+from orpheus_plugin.text.context import Text
+from orpheus_plugin.text.english import STATES
+from orpheus_plugin.text.languages.en import DAY_NAMES, MONTH_NAMES, MONTHS
+
+_EDGES = re.compile(r"^([\"'(\[{¿¡]*)(.*?)([\"')\]},;:!?]*)$", re.DOTALL)
+_ABBREVIATIONS = {
+    "mr.": "Mister", "mrs.": "Missus", "ms.": "Miz", "dr.": "Doctor", "prof.": "Professor", "st.": "Saint", "rev.": "Reverend",
+    "e.g.": "for example", "i.e.": "that is", "etc.": "et cetera", "etc": "et cetera", "vs.": "versus", "vs": "versus",
+    "approx.": "approximately", "dept.": "department", "est.": "established", "a.m.": "A M", "p.m.": "P M", "ext.": "extension",
+    "jr.": "Junior", "sr.": "Senior", "govt.": "government", "apt.": "apartment", "ste.": "suite", "mt.": "Mount",
+    "mr": "Mister", "mrs": "Missus", "dr": "Doctor", "w/": "with", "w/o": "without", "b/c": "because", "c/o": "care of", "n/a": "not applicable",
+    "a/c": "A C", "i/o": "I O",
+}  # fmt: skip
+_STREETS = {
+    "st": "Street", "dr": "Drive", "ave": "Avenue", "av": "Avenue", "blvd": "Boulevard", "rd": "Road", "ln": "Lane", "ct": "Court", "pl": "Place",
+    "sq": "Square", "hwy": "Highway", "pkwy": "Parkway", "ter": "Terrace", "cir": "Circle",
+}  # fmt: skip
+_ALSO_TITLES = frozenset({"st", "dr"})
+_MAY_END = frozenset({"a.m.", "p.m.", "etc.", "dept.", "est.", "jr.", "sr."})
+_NO_STREETS = frozenset({"the", "mount", "mt", "fort", "ft", "port", "lake", "and"})  # they stand before a Saint
+_INITIALS = re.compile(r"(?:[A-Z]\.)+[A-Z]")
+_PLURAL = re.compile(r"([A-Z]{1,5})('?s)$")
+_SPELLED = frozenset(
+    "AI API APIs APR CPU CPUs GPU GPUs UI UX ID IDs URL URLs USA UK EU UN FAQ OS PIN IP IPO CEO CFO CTO COO USB IBM FBI CIA NBA NFL AWS EV EVs "
+    "IQ DIY ETA ATM IOU LLM LLMs AC UPS DNA RNA SQL UFO AT&T R&D Q&A B&B BBC CNN DVD VIP HIV ISP SEO SUV GPA MRI VAT OTP IBAN ISBN APY IRA IRS EMI "
+    "AKA ASAP. KPI CLI IDE NYU UAE ABC EOD RSVP MIA. HR PR TV PC".split()
+)
+_ONLY_STRESSED = frozenset({"AM", "IT", "US", "OR", "IN", "IS", "AN", "AS", "AT", "ON", "OF", "SO", "NO", "ME", "WE", "HE", "DO", "GO", "UP", "MY", "PM"})
+_IT_WORDS = frozenset(
+    "department support team manager staff admin administrator services industry specialist professional company infrastructure security consultant "
+    "desk help job jobs sector systems guy guys people budget".split()
+)
+_US_BEFORE = frozenset("the a across non current former every".split())
+_US_AFTER = frozenset("dollar dollars president government economy army citizen citizens market markets senate congress customers based residents".split())
+_SOUNDS = re.compile(r"S+H+|P+S+T+|H?M+H?M+|H+M+|B+R+R+|G+R+R+|P+F+T+|T+S+K+|Z+|N+H+|S+S+|P+H+")
+_SPECIAL = {
+    "C#": "C sharp", "F#": "F sharp", "C++": "C plus plus", ".NET": "dot net", "A/B": "A B", "Ph.D": "P H D", "Ph.D.": "P H D", "PhD": "P H D",
+    "B2B": "B to B", "WiFi": "WiFi", "Node.js": "node J S", "km/h": "kilometers per hour",
+}  # fmt: skip
+
+
+class Letters:
+    """Reads the words of one utterance that hold no figures."""
+
+    def __init__(self, text: Text) -> None:
+        self._text = text
+        self._english = text.language.code == "en"
+        self._shouted: bool | None = None
+
+    def read(self, word: str, place: int) -> str:
+        """A whole word, marks included, as it is said."""
+        match = _EDGES.match(word)
+        if match is None or not (word[0].isupper() or not word.isalpha() or len(word) < 4):
+            return word
+        head, core, tail = match.groups()
+        at = place + len(head)
+        if said := self._numeral(core, tail, at):
+            return f"{head}{said}"
+        if not self._english:
+            return word
+        stop = "." if core.endswith(".") and not tail else ""
+        if said := self._abbreviation(core, at, stop):
+            return f"{head}{said}{tail}"
+        bare = core.removesuffix(".")
+        for name in (core, bare):
+            if name in _SPECIAL:
+                return f"{head}{_SPECIAL[name]}{core[len(name):] if name == bare else ''}{tail}"
+        if said := self._calendar(bare, at, dotted=bool(stop)):
+            return f"{head}{said}{tail}"
+        if tail == "" and bare in STATES and self._before_zip(at + len(core)):
+            return f"{head}{STATES[bare]}"
+        said = self._stressed(bare, at) or self.acronym(bare) or self._symbol(bare, at)
+        if said is None:
+            return word
+        if core != bare and _INITIALS.fullmatch(bare) and not self._text.ends_sentence(place + len(word)):
+            return f"{head}{said}{tail}"
+        return f"{head}{said}{core[len(bare):]}{tail}"
+
+    def acronym(self, core: str) -> str | None:
+        """Letter by letter, if it is no word: IBM, IBM's, GPUs, U.S.A."""
+        if not self._english:
+            return None
+        if core in _SPELLED:
+            plural = core.endswith("s")
+            return " ".join(c for c in core.rstrip("s") if c != ".") + ("s" if plural else "")
+        if (plural_of := _PLURAL.fullmatch(core)) and (
+            plural_of[1] in _SPELLED or _consonants(plural_of[1]) or (plural_of[2] == "'s" and self.acronym(plural_of[1]))
+        ):  # fmt: skip
+            return " ".join(plural_of[1]) + plural_of[2]
+        if _consonants(core) and not _SOUNDS.fullmatch(core):
+            return " ".join(core)
+        if _INITIALS.fullmatch(core):
+            return core.replace(".", " ").strip()
+        return None
+
+    def _numeral(self, core: str, tail: str, at: int) -> str | None:
+        bare = core.removesuffix("'s").removesuffix(".")
+        if not bare or bare[0] not in "IVXLCM":
+            return None
+        said = roman.read(self._text, bare, at)
+        if said is None:
+            return None
+        behind = core[len(bare) :] if not tail or "'" in core else ""
+        if behind == "." and self._text.language.code == "de" and not self._text.ends_sentence(at + len(core)):
+            behind = ""
+        return f"{said}{behind}{tail}"
+
+    def _abbreviation(self, core: str, at: int, stop: str) -> str | None:
+        lower = core.lower()
+        end = at + len(core)
+        street = _STREETS.get(lower.rstrip("."))
+        if street and core[:1].isupper() and self._is_street(lower.rstrip("."), at, end, dotted=core.endswith(".")):
+            return street + (stop if stop and self._text.ends_sentence(end) else "")
+        said = _ABBREVIATIONS.get(lower)
+        if said is None or (lower in ("dr", "mr", "mrs") and not self._text.word_after(end)[:1].isupper()):
+            return None
+        return said + (stop if lower in _MAY_END and self._text.ends_sentence(end) else "")
+
+    def _is_street(self, name: str, at: int, end: int, *, dotted: bool) -> bool:
+        """"Baker St. in London", "12 Maple Dr": behind a name, and no name, or a house number, with it."""
+        before, after = self._text.word_before(at), self._text.word_after(end)
+        if not (before[:1].isupper() or before[:1].isdecimal()) or (name == "st" and before.lower() in _NO_STREETS):
+            return name == "st" and dotted and not after[:1].isupper()
+        numbered = self._numbered(at)
+        if name not in _ALSO_TITLES:
+            return numbered or dotted
+        direct = self._text.goes_on(end)
+        if name == "st" and dotted:
+            return not (direct and after[:1].isupper()) or before.lower() not in _NO_STREETS
+        return numbered or (dotted and bool(after) and not after[:1].isupper())
+
+    def _numbered(self, at: int) -> bool:
+        """Whether a house number stands before, in the same sentence."""
+        for word in reversed(self._text.text[max(0, at - 48) : at].split()[-4:]):
+            if word[:1].isdecimal():
+                return True
+            if word[-1:] in ".!?" and len(word) > 2:
+                return False
+        return False
+
+    def _calendar(self, core: str, at: int, *, dotted: bool) -> str | None:
+        """A month or, with its stop, a weekday written short, next to what makes it one: "Nov. 28", "Tues. Jan. 5th"."""
+        if not core.istitle() or not 3 <= len(core) <= 5:
+            return None
+        before = self._text.word_before(at)
+        after = self._text.word_after(at + len(core) + dotted)
+        if core.lower() in DAY_NAMES and dotted:
+            dates = after[:1].isdecimal() or after.rstrip(".").lower() in MONTH_NAMES
+            return DAY_NAMES[core.lower()] if dates else None
+        month = MONTH_NAMES.get(core.lower())
+        if month is None or not (_is_day(before) or _is_day(after) or re.fullmatch(r"(?:19|20)\d\d", after)):
+            return None
+        return MONTHS[month - 1]
+
+    def _before_zip(self, end: int) -> bool:
+        return re.fullmatch(r"\d{5}(?:-\d{4})?\.?", self._text.word_after(end)) is not None
+
+    def _stressed(self, core: str, at: int) -> str | None:
+        """Capitals that only stress a word are said as the word; "IT" and "US" may be names too."""
+        if not core.isupper():
+            return None
+        if _SOUNDS.fullmatch(core):
+            return core.lower() if len(core) > 2 or core in ("SH", "HM", "MM") else None
+        end = at + len(core)
+        before, after = self._text.word_before(at), self._text.word_after(end)
+        if core in ("AM", "PM") and before[-1:].isdecimal():
+            return " ".join(core)
+        if core == "IT" and (after.lower() in _IT_WORDS or before.lower() in ("in", "our", "your") and not self._text.goes_on(end)):
+            return "I T"
+        if core == "US" and not self._shouting() and (
+            before.lower() in _US_BEFORE or after.lower() in _US_AFTER or after.startswith("-based")
+            or (before.lower() == "in" and not self._text.goes_on(end))
+        ):  # fmt: skip
+            return "U S"
+        if core in _ONLY_STRESSED:
+            return core.lower()
+        if self._shouting() and core not in _SPELLED and len(core) > 3:
+            return core.lower()
+        return None
+
+    def _shouting(self) -> bool:
+        """Whether the whole utterance is in capitals."""
+        if self._shouted is None:
+            words = [word for word in self._text.text.split() if sum(c.isalpha() for c in word) > 1]
+            self._shouted = len(words) > 2 and all(word.isupper() for word in words)
+        return self._shouted
+
+    def _symbol(self, core: str, at: int) -> str | None:
+        """A currency's code or a unit behind a number word of the text: "5 EUR" is read with its number."""
+        return None
+
+
+def _consonants(core: str) -> bool:
+    return 2 <= len(core) <= 5 and core.isascii() and core.isalpha() and core.isupper() and not any(c in "AEIOUY" for c in core)
+
+
+def _is_day(word: str) -> bool:
+    match = re.fullmatch(r"(\d{1,2})(?:st|nd|rd|th)?\.?", word)
+    return match is not None and 1 <= int(match[1]) <= 31

@@ -1,0 +1,141 @@
+"""What writing has and speech has not: markdown, LaTeX, links, emoji and look-alike characters, one word at a time.
+
+Cost: a few passes over the word; no pattern looks at a character more than a few times, and words are short.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import unicodedata
+
+from orpheus_plugin.text.languages import Language
+
+_STRAIGHT = str.maketrans(
+    {
+        **dict.fromkeys("“”„‟«»″", '"'),
+        **dict.fromkeys("‘’‚‛′`´", "'"),
+        **dict.fromkeys("‐‑", "-"),
+        "…": "...",
+        "−": "-",
+        "⁄": "/",
+    }
+)
+_LINK = re.compile(r"!?\[([^\[\]]*)\]\([^()]*\)")
+_LINK_TAIL = re.compile(r"\]\([^()\s]*\)?")
+_FOOTNOTE = re.compile(r"\[\^?\d{1,3}\]")
+
+# LaTeX, with or without its dollars
+_FORMULA = re.compile(r"^([(\[\"']*)\$(?=[\\A-Za-z\d])(?=.*[\\^_=$])|(?<=[\w})^])\$(?=[.,;:!?)\]\"']*$)|\\[()\[\]]")
+_FRACTION = re.compile(r"\\[dt]?frac\{?|\}\{")
+_COMMAND = re.compile(r"\\([A-Za-z]+) ?\{?")
+_COMMANDS = {
+    "times": "×", "cdot": "×", "div": "÷", "pm": "±", "le": "≤", "leq": "≤", "ge": "≥", "geq": "≥", "ne": "≠", "neq": "≠", "approx": "≈",
+    "sim": "≈", "pi": "π", "infty": "∞", "to": "→", "rightarrow": "→", "sqrt": "√", "degree": "°", "circ": "°", "lt": "<", "gt": ">",
+}  # fmt: skip
+_SILENT_COMMANDS = frozenset(
+    "left right big text mathrm mathbf mathit textbf quad qquad displaystyle begin end boxed".split()
+)
+_SUPERSCRIPTS = str.maketrans("⁰¹⁴⁵⁶⁷⁸⁹⁻", "01456789-")
+_SUPERSCRIPT = re.compile(r"(?<=[\w)])[⁰¹⁴⁵⁶⁷⁸⁹⁻][⁰¹²³⁴⁵⁶⁷⁸⁹]*|(?<=[\w)])[²³](?=[⁰¹²³⁴⁵⁶⁷⁸⁹])[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
+_SQUARES = str.maketrans("²³", "23")
+_DEGREE = re.compile(r"(?:(?<=\d)|^)\s?[˚º∘](?=\s?[CcFf](?!\w))")
+_KEPT = "²³½¼¾"
+_KEPT_SYMBOLS = "°©№^"
+_AREA_CODE = re.compile(r"\(\d{1,5}\)")
+
+
+def unescaped(text: str) -> str:
+    """HTML entities as characters."""
+    return html.unescape(text) if "&" in text and ";" in text else text
+
+
+def without_links(text: str) -> str:
+    """The words of links and pictures, without their addresses and without footnote marks."""
+    if "[" in text or "]" in text:
+        text = _FOOTNOTE.sub("", _LINK_TAIL.sub("", _LINK.sub(r"\1", text)))
+    return text
+
+
+def without_formulas(text: str, language: Language) -> str:
+    r"""LaTeX as it is read: `\frac{7}{10}` is "7 over 10"."""
+    if "\\" not in text and "$" not in text and "^" not in text and "}{" not in text:
+        return text
+    if "\\" in text or "}{" in text:
+        over = f" {language.over} "
+        text = _FRACTION.sub(lambda m: over if m[0] == "}{" else "", text)
+        text = _FORMULA.sub(r"\1", text)
+        text = _COMMAND.sub(_command, text)
+        return text.replace("{", "").replace("}", "")
+    return _FORMULA.sub(r"\1", text)
+
+
+def _command(match: re.Match[str]) -> str:
+    name = match[1]
+    if name in _COMMANDS:
+        return f" {_COMMANDS[name]} " if name != "sqrt" else " √"
+    return "" if name in _SILENT_COMMANDS else f" {name} "
+
+
+def plain(text: str) -> str:
+    """Characters that can be read: no emoji, no control or zero-width characters; look-alike letters made plain."""
+    if text.isascii():
+        return text if text.isprintable() else "".join(c for c in text if c.isprintable())
+    text = text.replace("℃", "°C").replace("℉", "°F")
+    text = _DEGREE.sub("°", text)
+    text = _SUPERSCRIPT.sub(lambda m: f"^{m[0].translate(_SUPERSCRIPTS).translate(_SQUARES)}", text)
+    out: list[str] = []
+    for index, c in enumerate(text):
+        category = unicodedata.category(c)
+        if c in "\u200c\u200d":  # joiners that belong to a script, not to an emoji
+            around = text[index - 1 : index] + text[index + 1 : index + 2]
+            if len(around) == 2 and all(unicodedata.category(a)[0] in "LM" for a in around):
+                out.append(c)
+        elif (
+            category[0] == "C"
+            or c in "\ufe0e\ufe0f\u20e3"
+            or (category in ("So", "Sk") and c not in _KEPT_SYMBOLS)
+        ):
+            continue
+        elif category[0] in "LN" and c not in _KEPT and c not in "ºª":
+            readable = unicodedata.normalize("NFKC", c)
+            if "⁄" in readable and text[index - 1 : index].isdecimal():
+                readable = f" {readable}"  # 2⅓
+            out.append(readable)
+        else:
+            out.append(c)
+    return "".join(out).translate(_STRAIGHT)
+
+
+def without_marks(text: str, *, rate: bool = False) -> str:
+    """Without markdown's marks; dashes and slashes between words as pauses and spaces, but in a rate ("GB/day")."""
+    if text.isalnum():
+        return text
+    text = re.sub(r"(?<=\d)\s*\*\s*(?=\d)", "×", text)
+    text = text.replace("~~", "").replace("*", "")
+    text = re.sub(r"\\(?=[^\w\s])", "", text).replace("\\", " ")
+    text = re.sub(r"^([\"'(]*)_+|(?<!_)_+([\"').,!?;:]*)$", r"\1\2", text).replace("_", " ")
+    text = re.sub(r"(?<=\d)[–—](?=\d)", "-", text)
+    text = re.sub(r"^[—–]+(?=[^\W\d]|[¿¡\"'])|[—–]+(?=[,.;:!?])", "", text)  # of a dialogue
+    text = re.sub(r"—+|(?<=\w)--+(?=\w)|(?<=\w)\|(?=\w)", ", ", text).replace("–", "-")
+    if not rate:
+        text = re.sub(r"(?<=[^\W\d]{2})/(?=[^\W\d]{2})", " ", text)
+    text = re.sub(r"^[-+]+(?=[^\W\d])", "", text)
+    text = re.sub(r"#(?=[^\W\d])", " ", text).replace("|", " ")
+    text = re.sub(r"([!?])\1+", r"\1", text)
+    text = re.sub(r"\.{4,}", "...", text)
+    text = re.sub(r"(?<=\w)[:;]-?[)(DP]$|~+(?!\d)", "", text)
+    return text.strip()
+
+
+def without_brackets(text: str, is_last: bool) -> str:
+    """Brackets are pauses, not sounds: "(they say)" is "they say,"."""
+    if text.isalnum() or _AREA_CODE.fullmatch(text):
+        return text
+    text = re.sub(r"^(?:!?[(\[{]|<(?![\d.$€£=-]))+|[\[{]", "", text)
+    if ")" in text and "(" not in text:
+        bare = text.rstrip(")")
+        if len(bare) < len(text):
+            text = bare if is_last else f"{bare},"
+        text = re.sub(r"(?<!\))\)+(?=[.,!?;:])", "", text)
+    return re.sub(r"[\]}]", "", text)
