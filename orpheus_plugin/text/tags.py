@@ -1,4 +1,7 @@
-"""Emotion tags: `<laugh>` is a sound to make, never a word to read. Each model knows its own."""
+"""Emotion tags: `<laugh>` is a sound to make, never a word to read. Each model knows its own.
+
+Stage directions (`*sighs*`, `(laughs)`) stand for the model's tag of that sound, or for nothing if it has none.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,17 @@ import logging
 import re
 from collections.abc import Iterable
 
+from orpheus_plugin.text.directions import DIRECTION, direction, open_direction, sounds_of
+
 logger = logging.getLogger(__name__)
 
 ENGLISH_TAGS = frozenset({"laugh", "chuckle", "sigh", "cough", "sniffle", "groan", "yawn", "gasp"})
 TAG_HOLDER = "\ufdd0"
 """Stands for a tag in text from which tags were lifted; a code point that is never a character."""
 
-_TAG = re.compile(r"<(/?[^\W\d_][^<>\n]{0,60})>|\[([^\[\]<>\n]{1,30})\](?!\()")
+_TAG = re.compile(
+    rf"<(?P<angled>/?[^\W\d_][^<>\n]{{0,60}})>|\[(?P<square>[^\[\]<>\n]{{1,30}})\](?!\()"
+)
 _OPEN_TAG = re.compile(r"<(?:/|[^\W\d_]|$)[^<>\n]{0,60}$")
 _INLINE = "a abbr b big code del em font i ins kbd mark q s samp small span strike strong sub sup tt u var"
 _BLOCK = (
@@ -35,23 +42,38 @@ class TagLifter:
         lifted: list[str] = []
 
         def replace(match: re.Match[str]) -> str:
-            name = (match[1] or match[2]).strip("/ ").casefold()
-            tag = self._known.get(name) or self._known.get(name.removesuffix("s"))
+            name = (match["angled"] or match["square"]).strip("/ ").casefold()
+            tag = self._tag(name, sounds_of(name) or ())
             if tag is not None and not match[0].startswith("</"):
                 lifted.append(f"<{tag}>")
                 return TAG_HOLDER
-            if match[2]:
+            if match["square"]:
                 return match[0]
-            return (
-                match[1] if "@" in name or "://" in name else _without(name, known=tag is not None)
-            )
+            if "@" in name or "://" in name:
+                return match["angled"]
+            return _without(name, known=tag is not None or sounds_of(name) is not None)
 
-        return _TAG.sub(replace, text.replace(TAG_HOLDER, "")), lifted
+        def direct(match: re.Match[str]) -> str:
+            sounds = direction(match)
+            if sounds is None:
+                return match[0]
+            tag = self._tag("", sounds)
+            return f"<{tag}>" if tag else " "
+
+        text = text.replace(TAG_HOLDER, "")
+        if "*" in text or "(" in text or "[" in text:
+            text = DIRECTION.sub(direct, text)
+        return _TAG.sub(replace, text), lifted
+
+    def _tag(self, name: str, sounds: Iterable[str]) -> str | None:
+        names = (name, name.removesuffix("s"), *sounds)
+        return next((self._known[n] for n in names if n in self._known), None)
 
 
 def may_cut(text: str, place: int) -> bool:
-    """Whether a cut at this place is sure not to fall into a tag."""
-    return _OPEN_TAG.search(text, max(0, place - 64), place) is None
+    """Whether a cut at this place is sure not to fall into a tag or a stage direction."""
+    start = max(0, place - 64)
+    return _OPEN_TAG.search(text, start, place) is None and not open_direction(text, start, place)
 
 
 def _without(name: str, *, known: bool) -> str:
