@@ -227,7 +227,7 @@ def options_to_map(options: SpeechOptions) -> dict[str, Any]:
     """What is not the default."""
     default = SpeechOptions()
     return {
-        field.name: value
+        field.name: dict(value) if isinstance(value, Mapping) else value
         for field in dataclasses.fields(options)
         if (value := getattr(options, field.name)) != getattr(default, field.name)
     }

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Literal, Protocol, Self
 
 from orpheus_plugin.errors import InvalidOptions, OrpheusError, TextTooLong, TurnClosed
+from orpheus_plugin.text.pronunciations import Pronunciations
 from orpheus_plugin.text.think import Reading, without_thoughts
 
 SAMPLE_RATE = 24_000
@@ -39,6 +40,9 @@ class SpeechOptions:
         seed: makes the turn repeatable on the same engine; None draws one.
         trim_leading_silence: drop the near-silence before the first sound, but for 50 ms. Orpheus starts with 0.4 to
             0.7 s of it (canopyai/Orpheus-TTS issues 228 and 299).
+        spell_numbers: write out numbers, money, dates and the like before the model reads them; None is as the engine is
+            set.
+        pronunciations: written word -> how it is spoken, on top of the engine's own; see `text.Pronunciations`.
     """
 
     voice: str | None = None
@@ -47,6 +51,8 @@ class SpeechOptions:
     repetition_penalty: float | None = None
     seed: int | None = None
     trim_leading_silence: bool = True
+    spell_numbers: bool | None = None
+    pronunciations: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         check_number("temperature", self.temperature, 0.0, 5.0)
@@ -60,6 +66,12 @@ class SpeechOptions:
             or not 0 <= self.seed < 2**63
         ):
             raise InvalidOptions(f"seed must be an integer from 0 to 2**63 - 1, not {self.seed!r}")
+        if self.spell_numbers is not None and not isinstance(self.spell_numbers, bool):
+            raise InvalidOptions(
+                f"spell_numbers must be true or false, not {type(self.spell_numbers).__name__}"
+            )
+        if self.pronunciations is not None:
+            object.__setattr__(self, "pronunciations", Pronunciations(self.pronunciations))
 
 
 def check_number(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from orpheus_plugin.errors import InvalidOptions
+from orpheus_plugin.text.pronunciations import Pronunciations
 from orpheus_plugin.turn import MAX_TEXT_CHARS
 
 if TYPE_CHECKING:
@@ -35,6 +37,9 @@ class EngineConfig:
         look_ahead: utterances of one turn generated at once.
         ahead_s: seconds generation may be ahead of a listener who plays at once; None is no limit.
         max_text_chars: characters of text a turn takes.
+        spell_numbers: write out numbers, money, dates and the like before the model reads them; None is as the model
+            needs it: not for Orpheus 3B, which reads figures, if less surely.
+        pronunciations: written word -> how it is spoken, for names that no rule can know; see `text.Pronunciations`.
         strict_voices: a voice that the model does not have is always an error, also one of another Orpheus model or
             of a known vendor, for which the model's own would speak.
     """
@@ -51,6 +56,8 @@ class EngineConfig:
     look_ahead: int = 2
     ahead_s: float | None = 20.0
     max_text_chars: int = MAX_TEXT_CHARS
+    spell_numbers: bool | None = None
+    pronunciations: Mapping[str, str] | None = None
     strict_voices: bool = False
 
     def __post_init__(self) -> None:
@@ -61,3 +68,5 @@ class EngineConfig:
         ):
             if value is not None and value < low:
                 raise InvalidOptions(f"{name} must be at least {low}, not {value}")
+        if self.pronunciations is not None:
+            object.__setattr__(self, "pronunciations", Pronunciations(self.pronunciations))

@@ -10,8 +10,10 @@ from orpheus_plugin.engine.utterance_job import EngineParts
 from orpheus_plugin.errors import InvalidOptions
 from orpheus_plugin.models.files import ModelFiles, ModelSpec
 from orpheus_plugin.text.cutter import TextOptions
+from orpheus_plugin.text.pronunciations import Pronunciations
 from orpheus_plugin.tokens.base import TokenGenerator
 from orpheus_plugin.tokens.vocabulary import Vocabulary
+from orpheus_plugin.turn import SpeechOptions
 
 MakeGenerator = Callable[[ModelFiles, Vocabulary], TokenGenerator]
 
@@ -92,13 +94,21 @@ def build_generator(
     return TorchLlama(files.lm, vocabulary, max_streams=streams, device=device)
 
 
-def text_options(spec: ModelSpec) -> TextOptions:
-    """How text is cut for a model: in its language, with its tags, no longer than it speaks well."""
+def text_options(
+    spec: ModelSpec, config: EngineConfig | None = None, options: SpeechOptions | None = None
+) -> TextOptions:
+    """How a turn's text is cut and spoken: in its model's language, with its tags, no longer than it speaks well.
+
+    A turn's own options count before the engine's, the engine's before the model's.
+    """
     defaults = TextOptions()
+    config, options = config or EngineConfig(), options or SpeechOptions()
+    asked = (options.spell_numbers, config.spell_numbers, spec.spell_numbers)
     longest = min(defaults.max_chars, spec.max_utterance_chars or defaults.max_chars)
     return TextOptions(
         tags=frozenset(spec.tags),
-        spell_numbers=spec.spell_numbers,
+        spell_numbers=next(choice for choice in asked if choice is not None),
+        pronunciations=Pronunciations(config.pronunciations) | (options.pronunciations or {}),
         language=spec.languages[0] if spec.languages else "en",
         max_chars=longest,
         join_chars=min(defaults.join_chars, longest),

@@ -208,7 +208,7 @@ class LocalEngine:
             parts=parts,
             voice=voice,
             options=options,
-            text_options=text_options(self._files.spec),
+            text_options=text_options(self._files.spec, self.config, options),
             look_ahead=self.config.look_ahead,
             ahead_s=self.config.ahead_s,
             rate=self._rate(voice or ""),

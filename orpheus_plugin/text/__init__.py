@@ -1,7 +1,7 @@
 """Streamed text into utterances, and numbers and signs into words.
 
-    cutter = UtteranceCutter(TextOptions(language="en"))
-    cutter.push("It costs $5"), cutter.flush()   # lists of Utterance
+cutter = UtteranceCutter(TextOptions(language="en"))
+cutter.push("It costs $5"), cutter.flush()   # lists of Utterance
 """
 
 from __future__ import annotations

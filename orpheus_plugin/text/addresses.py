@@ -12,8 +12,46 @@ _TRAIL = ".,;:!?)]>\"'”’*_"
 _HOST = re.compile(r"[a-z\d](?:[a-z\d-]*)(?:\.[a-z\d][a-z\d-]*)+", re.IGNORECASE)
 _MAILBOX = re.compile(r"(?:mailto:)?([\w.+-]+)@([\w-]+(?:\.[\w-]+)+)", re.IGNORECASE)
 _ENDINGS = frozenset(
-    "com org net io ai dev app co edu gov info me tv uk de fr es it eu us ca in cn jp kr txt md py js ts json csv pdf html yaml "
-    "zip png jpg".split()
+    [
+        "com",
+        "org",
+        "net",
+        "io",
+        "ai",
+        "dev",
+        "app",
+        "co",
+        "edu",
+        "gov",
+        "info",
+        "me",
+        "tv",
+        "uk",
+        "de",
+        "fr",
+        "es",
+        "it",
+        "eu",
+        "us",
+        "ca",
+        "in",
+        "cn",
+        "jp",
+        "kr",
+        "txt",
+        "md",
+        "py",
+        "js",
+        "ts",
+        "json",
+        "csv",
+        "pdf",
+        "html",
+        "yaml",
+        "zip",
+        "png",
+        "jpg",
+    ]
 )
 _LONGEST = 120
 """Nobody wants to hear a longer one that has no scheme; and what is longer is no address."""
@@ -39,7 +77,11 @@ def say_addresses(text: str, language: Language) -> str:
         else:
             host, _, _ = body.partition("/")
             name, _, ending = host.rpartition(".")
-            if ending.lower() in _ENDINGS and any(c.isalpha() for c in name) and _HOST.fullmatch(host):
+            if (
+                ending.lower() in _ENDINGS
+                and any(c.isalpha() for c in name)
+                and _HOST.fullmatch(host)
+            ):
                 said = _address(body, language)
     return text if said is None else f"{text[:start]}{said}{tail}"
 

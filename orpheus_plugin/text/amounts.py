@@ -99,7 +99,11 @@ class Amounts:
         grouped = rf"\d{{1,3}}(?:[.,]\d{{2,3}}{quote})+"
         spaced = r"|\d{1,3}(?: \d{3})+" if language.spaced_groups else ""
         number = rf"(?P<number>(?:{grouped}{spaced}|\d+)(?:[{point}]\d+)?(?!\d)|[{point}]\d+)"
-        exact = [u for u in language.units if len(u) == 1 or not u.islower() and any(c.isupper() for c in u)]
+        exact = [
+            u
+            for u in language.units
+            if len(u) == 1 or (not u.islower() and any(c.isupper() for c in u))
+        ]
         loose = [u for u in language.units if u not in exact]
         inch = "|(?<=\\d)in" if language.code == "en" else ""
         unit = rf"(?:(?i:{_any_of(loose)})|{_any_of(exact)}{inch})".replace("°", r"°\s?")
@@ -145,7 +149,11 @@ class Amounts:
         while (slash := self._period.match(text, end)) and (name := self._period_name(slash[1])):
             per.append((slash.start(1), f"{self.language.per} {name}"))
             end = slash.end()
-        signs = [(match.start("signs"), self._sign(match["signs"].strip()))] if match["signs"].strip() else []
+        signs = (
+            [(match.start("signs"), self._sign(match["signs"].strip()))]
+            if match["signs"].strip()
+            else []
+        )
         if groups.get("inner"):
             signs.append((match.start("inner"), self.language.minus))
         return Amount(
@@ -184,7 +192,15 @@ class Amounts:
         to = [(first.end, self.language.to)]
         return Reading(
             last.end,
-            [*first.signs, *self._value(first), *first.per, *to, *last.signs, *self._value(last), *last.per],
+            [
+                *first.signs,
+                *self._value(first),
+                *first.per,
+                *to,
+                *last.signs,
+                *self._value(last),
+                *last.per,
+            ],
         )
 
     def _value(self, amount: Amount) -> list[Piece]:
@@ -196,7 +212,10 @@ class Amounts:
             return said
         if single:
             return [(amount.place, names[0])] if amount.unit_place < 0 else _split(amount, names[0])
-        return [*said, (amount.unit_place, names[0].partition(" ")[2] if amount.hyphened else names[1])]
+        return [
+            *said,
+            (amount.unit_place, names[0].partition(" ")[2] if amount.hyphened else names[1]),
+        ]
 
     def _unit_names(self, unit: str) -> tuple[str, str] | None:
         if unit == "in":
@@ -210,7 +229,11 @@ class Amounts:
         nouns = bool(amount.unit or amount.currency or amount.scale) and not number.fraction
         pieces = [(amount.place, language.before_noun(words) if nouns else words)]
         if amount.scale:
-            name = language.scales.get(amount.scale) or language.money_scales.get(amount.scale) or amount.scale
+            name = (
+                language.scales.get(amount.scale)
+                or language.money_scales.get(amount.scale)
+                or amount.scale
+            )
             pieces.append((amount.scale_place if amount.scale_place >= 0 else amount.place, name))
         if amount.more:
             pieces.append((amount.place, language.plus if amount.more == "+" else language.times))
@@ -226,16 +249,23 @@ class Amounts:
                 said = cent if small == 1 else f"{language.integer(str(small))} {cents}"
                 return [(amount.place, said)]
             if small:
-                unit = one if whole == "1" else f"{language.before_noun(language.integer(whole))} {many}"
+                unit = (
+                    one
+                    if whole == "1"
+                    else f"{language.before_noun(language.integer(whole))} {many}"
+                )
                 coins = language.integer(str(small))
                 if language.names_cents:
                     coins = cent if small == 1 else f"{coins} {cents}"
                 return [(amount.place, f"{unit}{language.money}{coins}"), *self._more(amount)]
             amount = replace(amount, number=Number(number.whole or "0"))
-        said, single = self._said(replace(amount, more=""))
+        pieces, single = self._said(replace(amount, more=""))
         if single:
-            return [*(_split(amount, one) if amount.currency_place >= 0 else [(amount.place, one)]), *self._more(amount)]
-        return [*said, (place, self._link(amount.scale, many)), *self._more(amount)]
+            return [
+                *(_split(amount, one) if amount.currency_place >= 0 else [(amount.place, one)]),
+                *self._more(amount),
+            ]
+        return [*pieces, (place, self._link(amount.scale, many)), *self._more(amount)]
 
     def _more(self, amount: Amount) -> list[Piece]:
         return [(amount.place, self.language.plus)] if amount.more else []
@@ -252,7 +282,7 @@ class Amounts:
 
 
 def _split(amount: Amount, names: str) -> list[Piece]:
-    """"one mile": the number's own word at the number, the rest at the unit."""
+    """ "one mile": the number's own word at the number, the rest at the unit."""
     one, _, rest = names.partition(" ")
     place = max(amount.unit_place, amount.currency_place)
     return [(amount.place, one), (place, rest)] if rest else [(amount.place, one)]

@@ -36,7 +36,9 @@ class Text:
 
     def goes_on(self, place: int) -> bool:
         """Whether the next word follows directly, with no mark between."""
-        return self.text[place : place + 1] == " " and bool(self.text[place + 1 : place + 2].strip())
+        return self.text[place : place + 1] == " " and bool(
+            self.text[place + 1 : place + 2].strip()
+        )
 
     def ends_sentence(self, place: int) -> bool:
         """Whether a stop before this place ends a sentence: nothing, or a capital that is no acronym, comes next."""
@@ -62,7 +64,11 @@ class Text:
             bare = word.rstrip(".")
             if word in language.codes or bare in language.codes:
                 return True, True
-            if word in language.maybe_codes or bare in language.maybe_codes or bare.endswith("nummer"):
+            if (
+                word in language.maybe_codes
+                or bare in language.maybe_codes
+                or bare.endswith("nummer")
+            ):
                 return False, True
             if word and word not in language.links and bare not in language.links:
                 return False, False

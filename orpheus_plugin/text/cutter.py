@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from orpheus_plugin.errors import InvalidOptions
 from orpheus_plugin.text.normalizer import Normalizer, Token
+from orpheus_plugin.text.pronunciations import Pronunciations
 from orpheus_plugin.text.scripts import CJK, CLAUSE_MARKS, CLOSERS, WIDE_CLAUSE_MARKS, split_cjk
 from orpheus_plugin.text.sentences import find_sentence_end
 from orpheus_plugin.text.tags import ENGLISH_TAGS, TAG_HOLDER, TagLifter, may_cut
@@ -29,6 +30,7 @@ class TextOptions:
         tags: the emotion tags the model knows, without brackets.
         spell_numbers: write out numbers, money, dates, units and the like.
         language: two-letter code; decides abbreviations and the words for numbers.
+        pronunciations: words that are spoken in another way than they are written.
         max_chars: no utterance's text is longer than this.
         join_chars: short neighbouring sentences are joined up to this length.
         first_clause_chars: from this length on the first utterance is cut at a comma or the like, if its sentence
@@ -40,6 +42,7 @@ class TextOptions:
     tags: frozenset[str] = ENGLISH_TAGS
     spell_numbers: bool = True
     language: str = "en"
+    pronunciations: Pronunciations = Pronunciations()  # noqa: RUF009 - never changed
     max_chars: int = 280
     join_chars: int = 160
     first_clause_chars: int = 25
@@ -86,7 +89,9 @@ class UtteranceCutter:
         self._options = options or TextOptions()
         self._tags = TagLifter(self._options.tags)
         self._normalizer = Normalizer(
-            language=self._options.language, spell_numbers=self._options.spell_numbers
+            language=self._options.language,
+            spell_numbers=self._options.spell_numbers,
+            pronunciations=self._options.pronunciations,
         )
         self._arrived: deque[str | None] = deque()  # not looked at yet; None is the end of a piece
         self._final = False  # raw is a piece that has ended

@@ -21,21 +21,81 @@ breathes lächelt lächelnd nickt nickend zwinkert flüstert flüsternd grinst r
 susurra guiña sorride sorridendo annuisce sussurra
 """
 _BASE = frozenset(
-    "laugh chuckle giggle sigh cough sniffle sniff groan moan yawn gasp risa rire ride lachen husten".split()
+    [
+        "laugh",
+        "chuckle",
+        "giggle",
+        "sigh",
+        "cough",
+        "sniffle",
+        "sniff",
+        "groan",
+        "moan",
+        "yawn",
+        "gasp",
+        "risa",
+        "rire",
+        "ride",
+        "lachen",
+        "husten",
+    ]
 )
-_NEEDS_MORE = frozenset("clears shakes rolls takes leans bows breathes".split())
+_NEEDS_MORE = frozenset(["clears", "shakes", "rolls", "takes", "leans", "bows", "breathes"])
 """Verbs that are a gesture only with what follows: "clears throat"."""
 _ALSO = frozenset(
-    "a an the bit little to himself herself themselves myself itself out loud and again deep breath throat head eyes shoulders his her their my with "
-    "in back forward tiefe sich leise laut doucement légèrement suavemente piano hoch still quiet nervous".split()
+    [
+        "a",
+        "an",
+        "the",
+        "bit",
+        "little",
+        "to",
+        "himself",
+        "herself",
+        "themselves",
+        "myself",
+        "itself",
+        "out",
+        "loud",
+        "and",
+        "again",
+        "deep",
+        "breath",
+        "throat",
+        "head",
+        "eyes",
+        "shoulders",
+        "his",
+        "her",
+        "their",
+        "my",
+        "with",
+        "in",
+        "back",
+        "forward",
+        "tiefe",
+        "sich",
+        "leise",
+        "laut",
+        "doucement",
+        "légèrement",
+        "suavemente",
+        "piano",
+        "hoch",
+        "still",
+        "quiet",
+        "nervous",
+    ]
 )
 _FORMS = {
     form: tuple(tags.split())
     for tags, forms in (line.split(":") for line in _SOUNDS.strip().splitlines())
     for form in forms.split()
-} | {form: () for form in _SILENT.split()}
+} | dict.fromkeys(_SILENT.split(), ())
 
-DIRECTION = re.compile(r"(?<!\*)\*(?! )([^*()\[\]<>\n]{3,40})\*(?!\*)|\(([^*()\[\]<>\n]{3,40})\)|\[([^*()\[\]<>\n]{3,40})\](?!\()")
+DIRECTION = re.compile(
+    r"(?<!\*)\*(?! )([^*()\[\]<>\n]{3,40})\*(?!\*)|\(([^*()\[\]<>\n]{3,40})\)|\[([^*()\[\]<>\n]{3,40})\](?!\()"
+)
 _OPEN = re.compile(r"[*(\[]\s?([^\W\d]+)[^*()\[\]<>\n]{0,40}$")
 _CLOSED_BEFORE = re.compile(r"(?:^|[.!?…,;:—\n\"”*)>\]-])\s*$")
 

@@ -11,36 +11,119 @@ from orpheus_plugin.text.languages.en import MONTH_NAMES, MONTHS, year
 from orpheus_plugin.text.numerals import number_words
 
 _YEAR_BEFORE = frozenset(
-    "between in since of year by until till from before after during circa ca c around was is early late mid the spring summer "
-    "autumn fall winter born died copyright".split()
+    [
+        "between",
+        "in",
+        "since",
+        "of",
+        "year",
+        "by",
+        "until",
+        "till",
+        "from",
+        "before",
+        "after",
+        "during",
+        "circa",
+        "ca",
+        "c",
+        "around",
+        "was",
+        "is",
+        "early",
+        "late",
+        "mid",
+        "the",
+        "spring",
+        "summer",
+        "autumn",
+        "fall",
+        "winter",
+        "born",
+        "died",
+        "copyright",
+    ]
 )
 _YEAR = re.compile(r"((?:1[1-9]|20)\d\d)(?:-((?:1[1-9]|20)\d\d|\d\d))?(?!\w)(?![.,:/'-]\d)")
 _DECADE = re.compile(r"(?:((?:1[1-9]|20)\d0)|'?(\d0))'?s(?!\w)")
-_SHORT_DECADES = frozenset("the early mid late and or to".split())
+_SHORT_DECADES = frozenset(["the", "early", "mid", "late", "and", "or", "to"])
 _DAY = re.compile(r"(\d{1,2})(?:st|nd|rd|th)?(?!\w)(?![.,:/'-]\d)")
 _TIME = re.compile(
-    r"(\d{1,2})(?::(\d{2})(?::(\d{2}))?)?(?:\s?([ap])(?:m(?!\w)|\.\s?m\.?))?(?!\w)(?![:./]\d)", re.IGNORECASE
+    r"(\d{1,2})(?::(\d{2})(?::(\d{2}))?)?(?:\s?([ap])(?:m(?!\w)|\.\s?m\.?))?(?!\w)(?![:./]\d)",
+    re.IGNORECASE,
 )
 _MIXED = re.compile(r"(?:(\d+)[ -]?)?(\d{1,3})\s?/\s?(\d{1,3})(?!\w)(?![./-]\d)")
 _VULGAR = {"½": (1, 2), "¼": (1, 4), "¾": (3, 4)}
 _WITH_VULGAR = re.compile(r"(\d*)\s?([½¼¾])")
 _PARTS = {2: ("half", "halves"), 4: ("quarter", "quarters")}
-_IDIOMS = {"24/7": "twenty four seven", "50/50": "fifty fifty", "9/11": "nine eleven", "20/20": "twenty twenty"}
-_HEIGHT = re.compile(r"(\d)'\s?(\d{1,2})(?:\"|''|(?!\w))|(\d{1,2})'(?= (?:tall|long|wide|high|deep)\b)")
+_IDIOMS = {
+    "24/7": "twenty four seven",
+    "50/50": "fifty fifty",
+    "9/11": "nine eleven",
+    "20/20": "twenty twenty",
+}
+_HEIGHT = re.compile(
+    r"(\d)'\s?(\d{1,2})(?:\"|''|(?!\w))|(\d{1,2})'(?= (?:tall|long|wide|high|deep)\b)"
+)
 _INCHES = re.compile(r"(\d+(?:\.\d+)?)\"(?!\w)")
 _NUMBERED = re.compile(r"[Nn]os?\. ?(?=\d)")
 _STATE_ZIP = re.compile(r"(\d{5})(?:-(\d{4}))?(?![\w-])")
 _MONTH_DAY_YEAR = re.compile(r"\d{1,2}(?:st|nd|rd|th)?$")
 STATES = dict(
     entry.split(" ", 1)
-    for entry in (
-        "AL Alabama|AK Alaska|AZ Arizona|AR Arkansas|CA California|CO Colorado|CT Connecticut|DE Delaware|FL Florida|GA Georgia|"
-        "HI Hawaii|ID Idaho|IL Illinois|IN Indiana|IA Iowa|KS Kansas|KY Kentucky|LA Louisiana|ME Maine|MD Maryland|MA Massachusetts|"
-        "MI Michigan|MN Minnesota|MS Mississippi|MO Missouri|MT Montana|NE Nebraska|NV Nevada|NH New Hampshire|NJ New Jersey|"
-        "NM New Mexico|NY New York|NC North Carolina|ND North Dakota|OH Ohio|OK Oklahoma|OR Oregon|PA Pennsylvania|RI Rhode Island|"
-        "SC South Carolina|SD South Dakota|TN Tennessee|TX Texas|UT Utah|VT Vermont|VA Virginia|WA Washington|WV West Virginia|"
-        "WI Wisconsin|WY Wyoming|DC D C"
-    ).split("|")
+    for entry in [
+        "AL Alabama",
+        "AK Alaska",
+        "AZ Arizona",
+        "AR Arkansas",
+        "CA California",
+        "CO Colorado",
+        "CT Connecticut",
+        "DE Delaware",
+        "FL Florida",
+        "GA Georgia",
+        "HI Hawaii",
+        "ID Idaho",
+        "IL Illinois",
+        "IN Indiana",
+        "IA Iowa",
+        "KS Kansas",
+        "KY Kentucky",
+        "LA Louisiana",
+        "ME Maine",
+        "MD Maryland",
+        "MA Massachusetts",
+        "MI Michigan",
+        "MN Minnesota",
+        "MS Mississippi",
+        "MO Missouri",
+        "MT Montana",
+        "NE Nebraska",
+        "NV Nevada",
+        "NH New Hampshire",
+        "NJ New Jersey",
+        "NM New Mexico",
+        "NY New York",
+        "NC North Carolina",
+        "ND North Dakota",
+        "OH Ohio",
+        "OK Oklahoma",
+        "OR Oregon",
+        "PA Pennsylvania",
+        "RI Rhode Island",
+        "SC South Carolina",
+        "SD South Dakota",
+        "TN Tennessee",
+        "TX Texas",
+        "UT Utah",
+        "VT Vermont",
+        "VA Virginia",
+        "WA Washington",
+        "WV West Virginia",
+        "WI Wisconsin",
+        "WY Wyoming",
+        "DC D C",
+    ]
 )
 
 
@@ -72,7 +155,9 @@ def times(text: Text, place: int) -> Reading | None:
     if not parts or any(int(part[1]) > 24 or int(part[2] or 0) > 59 for part in parts):
         return None
     last = parts[-1]
-    if not any(part[2] or part[4] for part in parts) or any(part[4] and int(part[1]) > 12 for part in parts):
+    if not any(part[2] or part[4] for part in parts) or any(
+        part[4] and int(part[1]) > 12 for part in parts
+    ):
         return None
     if len(parts) == 2 and not last[2] and not last[4]:
         return None  # 5:30-7
@@ -80,7 +165,9 @@ def times(text: Text, place: int) -> Reading | None:
     pieces: list[Piece] = []
     for index, part in enumerate(parts):
         half = part[4] or last[4]
-        said = text.language.clock(int(part[1]), int(part[2] or 0), bool(half) or apart or (not part[2]))
+        said = text.language.clock(
+            int(part[1]), int(part[2] or 0), bool(half) or apart or (not part[2])
+        )
         if part[3]:
             said += f" and {_cardinal(part[3])} seconds"
         pieces.append((part.start(), f"to {said}" if index else said))
@@ -126,14 +213,26 @@ def years(text: Text, place: int) -> Reading | None:
         return None
     before = text.word_before(place)
     pair = text.before(place, 2)  # "from 1990 to 1995"
-    paired = len(pair) == 2 and pair[1] in ("and", "to", "or", "through") and re.fullmatch(r"(?:1[1-9]|20)\d\d", pair[0])
-    dated = bool(paired) or before.lower() in _YEAR_BEFORE or before.rstrip(".").lower() in MONTH_NAMES
-    day = _MONTH_DAY_YEAR.fullmatch(before) is not None and 1 <= int(re.sub(r"\D", "", before)) <= 31
+    paired = (
+        len(pair) == 2
+        and pair[1] in ("and", "to", "or", "through")
+        and re.fullmatch(r"(?:1[1-9]|20)\d\d", pair[0])
+    )
+    dated = (
+        bool(paired) or before.lower() in _YEAR_BEFORE or before.rstrip(".").lower() in MONTH_NAMES
+    )
+    day = (
+        _MONTH_DAY_YEAR.fullmatch(before) is not None and 1 <= int(re.sub(r"\D", "", before)) <= 31
+    )
     recent = match[1][:2] in ("19", "20")
     counted = text.counts_something(match.end())
-    bracketed = text.text[place - 1 : place] in ("(", "[") and text.text[match.end() : match.end() + 1] in (")", "]")
+    bracketed = text.text[place - 1 : place] in ("(", "[") and text.text[
+        match.end() : match.end() + 1
+    ] in (")", "]")
     if match[2]:
-        known = (dated or bracketed or (recent and (len(match[2]) == 2 or match[2][:2] in ("19", "20")))) and not counted
+        known = (
+            dated or bracketed or (recent and (len(match[2]) == 2 or match[2][:2] in ("19", "20")))
+        ) and not counted
         if not known:
             return None
         said = year(match[2]) if len(match[2]) == 4 else _cardinal(match[2])
@@ -160,7 +259,9 @@ def fractions(text: Text, place: int) -> Reading | None:
     if not 2 <= bottom <= 20 or top >= bottom:
         if whole:
             return None
-        return Reading(match.end(), [(place, f"{_cardinal(str(top))} over {_cardinal(str(bottom))}")])
+        return Reading(
+            match.end(), [(place, f"{_cardinal(str(top))} over {_cardinal(str(bottom))}")]
+        )
     one, many = _PARTS.get(bottom, (_ordinal(bottom), f"{_ordinal(bottom)}s"))
     part = f"{_cardinal(str(top))} {one if top == 1 else many}"
     if not whole:
@@ -173,14 +274,25 @@ def heights(text: Text, place: int) -> Reading | None:
     """5'10" and, where no quotation ends, 12"."""
     if match := _HEIGHT.match(text.text, place):
         if match[3]:
-            return Reading(match.end(), [(place, f"{_cardinal(match[3])} {'foot' if match[3] == '1' else 'feet'}")])
+            return Reading(
+                match.end(),
+                [(place, f"{_cardinal(match[3])} {'foot' if match[3] == '1' else 'feet'}")],
+            )
         return Reading(match.end(), [(place, f"{_cardinal(match[1])} foot {_cardinal(match[2])}")])
     match = _INCHES.match(text.text, place)
     if match is None or text.text.count('"', max(0, place - 300), place) % 2:
         return None
     whole, mark, part = match[1].partition(".")
     said = text.language.decimal(whole, mark, part)
-    return Reading(match.end(), [(place, f"{said} {'inch' if match[1] == '1' or text.counts_something(match.end()) else 'inches'}")])
+    return Reading(
+        match.end(),
+        [
+            (
+                place,
+                f"{said} {'inch' if match[1] == '1' or text.counts_something(match.end()) else 'inches'}",
+            )
+        ],
+    )
 
 
 def numbered(text: Text, place: int) -> Reading | None:

@@ -25,13 +25,19 @@ _ISO_DATE = re.compile(rf"(\d{{4}})[-/.](\d{{1,2}})[-/.](\d{{1,2}}){_END}")
 _DATE = re.compile(rf"(\d{{1,2}})([./-])(\d{{1,2}})\2(\d{{4}}|\d{{2}}){_END}")
 _SHORT_DATE = re.compile(r"(\d{1,2})\.(\d{1,2})\.(?!\d)")
 _DAY = re.compile(r"(\d{1,2})(\.|er|º|°)? (?=([^\W\d]{3,12})(\.?)(?: (\d{4})(?!\d))?)")
-_CLOCK = re.compile(r"(\d{1,2})(?::|h|\.(?=\d\d ?(?:Uhr|h)\b))(\d{2})(?::(\d{2}))?(?! ?%)(?!\w)(?![.:]\d)|(\d{1,2})h(?!\w)")
-_ORDINAL = re.compile(r"(\d{1,4})(st|nd|rd|th|\.?ers?|re|ère|ème|nde?|e|è|\.?[ºª]|°(?= [a-z]))(?!\w)", re.IGNORECASE)
+_CLOCK = re.compile(
+    r"(\d{1,2})(?::|h|\.(?=\d\d ?(?:Uhr|h)\b))(\d{2})(?::(\d{2}))?(?! ?%)(?!\w)(?![.:]\d)|(\d{1,2})h(?!\w)"
+)
+_ORDINAL = re.compile(
+    r"(\d{1,4})(st|nd|rd|th|\.?ers?|re|ère|ème|nde?|e|è|\.?[ºª]|°(?= [a-z]))(?!\w)", re.IGNORECASE
+)
 _DOTTED_ORDINAL = re.compile(r"(\d{1,3})\.(?= [^\W\d])")
 _FRACTION = re.compile(rf"(\d+)\s?/\s?(\d+){_END}")
 _POWER = re.compile(r"\^\s?[{(]?(-?)(\d+(?:\.\d+)?|\w+)[)}]?")
 _SCIENTIFIC = re.compile(r"(\d+(?:[.,]\d+)?)[eE]([-+]?)(\d{1,3})(?!\w)")
-_VERSION = re.compile(r"(?:[vV]\.?)?(\d+(?:\.\d+){2,})(?!\w)(?!\.\d)|[vV](\d+(?:\.\d+)?)(?!\w)(?![.,]\d)")
+_VERSION = re.compile(
+    r"(?:[vV]\.?)?(\d+(?:\.\d+){2,})(?!\w)(?!\.\d)|[vV](\d+(?:\.\d+)?)(?!\w)(?![.,]\d)"
+)
 _SIZE = re.compile(r"\d[\d.,]*\s?x\s?(?=\d)")
 _SCORE = re.compile(rf"(\d{{1,3}}):(\d{{1,3}}){_END}")
 _HASH = re.compile(r"(?:#|№ ?)(\d+)(?!\w)(?![.,]\d)")
@@ -47,7 +53,11 @@ def code(text: Text, place: int) -> Reading | None:
     first = groups[0][0]
     if perhaps and not sure:
         alone = len(groups) == 1
-        if alone and (len(first) < 3 or text.counts_something(match.end()) or first.endswith("00") and len(first) > 3):
+        if alone and (
+            len(first) < 3
+            or text.counts_something(match.end())
+            or (first.endswith("00") and len(first) > 3)
+        ):
             return None
         sure = not alone or len(first) >= 3
     elif not sure and text.language.dials.intersection(_called(text, place)):
@@ -65,14 +75,24 @@ def _called(text: Text, place: int) -> list[str]:
 
 def phone(text: Text, place: int) -> Reading | None:
     """A telephone number: with its country, with a leading zero, or grouped as in America."""
-    match = _AMERICAN.match(text.text, place) or _LONG_CODE.match(text.text, place) or _PHONE.match(text.text, place)
-    grouped = text.language.phones and re.compile(rf"(?:{text.language.phones})(?![\w.,]\d)").match(text.text, place)
+    match = (
+        _AMERICAN.match(text.text, place)
+        or _LONG_CODE.match(text.text, place)
+        or _PHONE.match(text.text, place)
+    )
+    grouped = text.language.phones and re.compile(rf"(?:{text.language.phones})(?![\w.,]\d)").match(
+        text.text, place
+    )
     if grouped:
         return Reading(grouped.end(), _told(text, grouped[0], place))
     if match is None:
         return None
     digits = sum(c.isdecimal() for c in match[0])
-    known = match.re is not _PHONE or match["plus"] or (match[0].lstrip("(")[0] == "0" and match[0].lstrip("(")[1:2] != ".")
+    known = (
+        match.re is not _PHONE
+        or match["plus"]
+        or (match[0].lstrip("(")[0] == "0" and match[0].lstrip("(")[1:2] != ".")
+    )
     if not known or not 6 <= digits <= 20:
         return None
     return Reading(match.end(), _told(text, match[0], place))
@@ -87,7 +107,9 @@ def _told(text: Text, written: str, place: int) -> list[Piece]:
         if written[group.start() - 1 : group.start()] == "+":
             said = f"{text.language.plus} {said}"
         closed = written[group.end() : group.end() + 1] == ")"
-        pieces.append((place + group.start(), said + ("," if closed or index < len(groups) - 1 else "")))
+        pieces.append(
+            (place + group.start(), said + ("," if closed or index < len(groups) - 1 else ""))
+        )
     return pieces
 
 
@@ -178,7 +200,9 @@ def ordinal(text: Text, place: int) -> Reading | None:
             return None
         before = text.word_before(place)
         said = language.ordinal(int(match[1]), before)
-        return Reading(match.end(), [(place, said.removesuffix("r") if said.endswith("ter") else said)])
+        return Reading(
+            match.end(), [(place, said.removesuffix("r") if said.endswith("ter") else said)]
+        )
     match = _ORDINAL.match(text.text, place)
     if match is None:
         return None
@@ -263,7 +287,10 @@ def score(text: Text, place: int) -> Reading | None:
     if match is None:
         return None
     language = text.language
-    return Reading(match.end(), [(place, f"{language.integer(match[1])} {language.to} {language.integer(match[2])}")])
+    return Reading(
+        match.end(),
+        [(place, f"{language.integer(match[1])} {language.to} {language.integer(match[2])}")],
+    )
 
 
 def numbered(text: Text, place: int) -> Reading | None:
@@ -284,7 +311,11 @@ def amount(text: Text, place: int) -> Reading | None:
         return None
     if text.text[first.end : first.end + 1] == "-" and not first.more:
         last = reader.parse(text.text, first.end + 1, signed=False)
-        if last is not None and not last.signs and not re.match(r"-\d|\s?=", text.text[last.end : last.end + 2]):
+        if (
+            last is not None
+            and not last.signs
+            and not re.match(r"-\d|\s?=", text.text[last.end : last.end + 2])
+        ):
             return reader.say_range(text, first, last)
     if first.bare and not first.signs and not first.number.fraction:
         written = text.text[place : first.end]
@@ -295,9 +326,13 @@ def amount(text: Text, place: int) -> Reading | None:
             return Reading(first.end, _told(text, written, place))
         if text.language.code == "de":
             if len(written) == 4 and "1100" <= written < "2000":
-                return Reading(first.end, [(place, number_words(int(written), "de", "year") or written)])
+                return Reading(
+                    first.end, [(place, number_words(int(written), "de", "year") or written)]
+                )
             if text.goes_on(first.end) and text.word_after(first.end)[:1].isupper():
-                return Reading(first.end, [(place, text.language.before_noun(text.language.integer(number)))])
+                return Reading(
+                    first.end, [(place, text.language.before_noun(text.language.integer(number)))]
+                )
     return reader.say(text, first)
 
 

@@ -24,21 +24,175 @@ _STREETS = {
 }  # fmt: skip
 _ALSO_TITLES = frozenset({"st", "dr"})
 _MAY_END = frozenset({"a.m.", "p.m.", "etc.", "dept.", "est.", "jr.", "sr."})
-_NO_STREETS = frozenset({"the", "mount", "mt", "fort", "ft", "port", "lake", "and"})  # they stand before a Saint
+_NO_STREETS = frozenset(
+    {"the", "mount", "mt", "fort", "ft", "port", "lake", "and"}
+)  # they stand before a Saint
 _INITIALS = re.compile(r"(?:[A-Z]\.)+[A-Z]")
 _PLURAL = re.compile(r"([A-Z]{1,5})('?s)$")
 _SPELLED = frozenset(
-    "AI API APIs APR CPU CPUs GPU GPUs UI UX ID IDs URL URLs USA UK EU UN FAQ OS PIN IP IPO CEO CFO CTO COO USB IBM FBI CIA NBA NFL AWS EV EVs "
-    "IQ DIY ETA ATM IOU LLM LLMs AC UPS DNA RNA SQL UFO AT&T R&D Q&A B&B BBC CNN DVD VIP HIV ISP SEO SUV GPA MRI VAT OTP IBAN ISBN APY IRA IRS EMI "
-    "AKA ASAP. KPI CLI IDE NYU UAE ABC EOD RSVP MIA. HR PR TV PC".split()
+    [
+        "AI",
+        "API",
+        "APIs",
+        "APR",
+        "CPU",
+        "CPUs",
+        "GPU",
+        "GPUs",
+        "UI",
+        "UX",
+        "ID",
+        "IDs",
+        "URL",
+        "URLs",
+        "USA",
+        "UK",
+        "EU",
+        "UN",
+        "FAQ",
+        "OS",
+        "PIN",
+        "IP",
+        "IPO",
+        "CEO",
+        "CFO",
+        "CTO",
+        "COO",
+        "USB",
+        "IBM",
+        "FBI",
+        "CIA",
+        "NBA",
+        "NFL",
+        "AWS",
+        "EV",
+        "EVs",
+        "IQ",
+        "DIY",
+        "ETA",
+        "ATM",
+        "IOU",
+        "LLM",
+        "LLMs",
+        "AC",
+        "UPS",
+        "DNA",
+        "RNA",
+        "SQL",
+        "UFO",
+        "AT&T",
+        "R&D",
+        "Q&A",
+        "B&B",
+        "BBC",
+        "CNN",
+        "DVD",
+        "VIP",
+        "HIV",
+        "ISP",
+        "SEO",
+        "SUV",
+        "GPA",
+        "MRI",
+        "VAT",
+        "OTP",
+        "IBAN",
+        "ISBN",
+        "APY",
+        "IRA",
+        "IRS",
+        "EMI",
+        "AKA",
+        "ASAP.",
+        "KPI",
+        "CLI",
+        "IDE",
+        "NYU",
+        "UAE",
+        "ABC",
+        "EOD",
+        "RSVP",
+        "MIA.",
+        "HR",
+        "PR",
+        "TV",
+        "PC",
+    ]
 )
-_ONLY_STRESSED = frozenset({"AM", "IT", "US", "OR", "IN", "IS", "AN", "AS", "AT", "ON", "OF", "SO", "NO", "ME", "WE", "HE", "DO", "GO", "UP", "MY", "PM"})
+_ONLY_STRESSED = frozenset(
+    {
+        "AM",
+        "IT",
+        "US",
+        "OR",
+        "IN",
+        "IS",
+        "AN",
+        "AS",
+        "AT",
+        "ON",
+        "OF",
+        "SO",
+        "NO",
+        "ME",
+        "WE",
+        "HE",
+        "DO",
+        "GO",
+        "UP",
+        "MY",
+        "PM",
+    }
+)
 _IT_WORDS = frozenset(
-    "department support team manager staff admin administrator services industry specialist professional company infrastructure security consultant "
-    "desk help job jobs sector systems guy guys people budget".split()
+    [
+        "department",
+        "support",
+        "team",
+        "manager",
+        "staff",
+        "admin",
+        "administrator",
+        "services",
+        "industry",
+        "specialist",
+        "professional",
+        "company",
+        "infrastructure",
+        "security",
+        "consultant",
+        "desk",
+        "help",
+        "job",
+        "jobs",
+        "sector",
+        "systems",
+        "guy",
+        "guys",
+        "people",
+        "budget",
+    ]
 )
-_US_BEFORE = frozenset("the a across non current former every".split())
-_US_AFTER = frozenset("dollar dollars president government economy army citizen citizens market markets senate congress customers based residents".split())
+_US_BEFORE = frozenset(["the", "a", "across", "non", "current", "former", "every"])
+_US_AFTER = frozenset(
+    [
+        "dollar",
+        "dollars",
+        "president",
+        "government",
+        "economy",
+        "army",
+        "citizen",
+        "citizens",
+        "market",
+        "markets",
+        "senate",
+        "congress",
+        "customers",
+        "based",
+        "residents",
+    ]
+)
 _SOUNDS = re.compile(r"S+H+|P+S+T+|H?M+H?M+|H+M+|B+R+R+|G+R+R+|P+F+T+|T+S+K+|Z+|N+H+|S+S+|P+H+")
 _SPECIAL = {
     "C#": "C sharp", "F#": "F sharp", "C++": "C plus plus", ".NET": "dot net", "A/B": "A B", "Ph.D": "P H D", "Ph.D.": "P H D", "PhD": "P H D",
@@ -71,7 +225,7 @@ class Letters:
         bare = core.removesuffix(".")
         for name in (core, bare):
             if name in _SPECIAL:
-                return f"{head}{_SPECIAL[name]}{core[len(name):] if name == bare else ''}{tail}"
+                return f"{head}{_SPECIAL[name]}{core[len(name) :] if name == bare else ''}{tail}"
         if said := self._calendar(bare, at, dotted=bool(stop)):
             return f"{head}{said}{tail}"
         if tail == "" and bare in STATES and self._before_zip(at + len(core)):
@@ -79,9 +233,13 @@ class Letters:
         said = self._stressed(bare, at) or self.acronym(bare) or self._symbol(bare, at)
         if said is None:
             return word
-        if core != bare and _INITIALS.fullmatch(bare) and not self._text.ends_sentence(place + len(word)):
+        if (
+            core != bare
+            and _INITIALS.fullmatch(bare)
+            and not self._text.ends_sentence(place + len(word))
+        ):
             return f"{head}{said}{tail}"
-        return f"{head}{said}{core[len(bare):]}{tail}"
+        return f"{head}{said}{core[len(bare) :]}{tail}"
 
     def acronym(self, core: str) -> str | None:
         """Letter by letter, if it is no word: IBM, IBM's, GPUs, U.S.A."""
@@ -108,7 +266,11 @@ class Letters:
         if said is None:
             return None
         behind = core[len(bare) :] if not tail or "'" in core else ""
-        if behind == "." and self._text.language.code == "de" and not self._text.ends_sentence(at + len(core)):
+        if (
+            behind == "."
+            and self._text.language.code == "de"
+            and not self._text.ends_sentence(at + len(core))
+        ):
             behind = ""
         return f"{said}{behind}{tail}"
 
@@ -116,17 +278,25 @@ class Letters:
         lower = core.lower()
         end = at + len(core)
         street = _STREETS.get(lower.rstrip("."))
-        if street and core[:1].isupper() and self._is_street(lower.rstrip("."), at, end, dotted=core.endswith(".")):
+        if (
+            street
+            and core[:1].isupper()
+            and self._is_street(lower.rstrip("."), at, end, dotted=core.endswith("."))
+        ):
             return street + (stop if stop and self._text.ends_sentence(end) else "")
         said = _ABBREVIATIONS.get(lower)
-        if said is None or (lower in ("dr", "mr", "mrs") and not self._text.word_after(end)[:1].isupper()):
+        if said is None or (
+            lower in ("dr", "mr", "mrs") and not self._text.word_after(end)[:1].isupper()
+        ):
             return None
         return said + (stop if lower in _MAY_END and self._text.ends_sentence(end) else "")
 
     def _is_street(self, name: str, at: int, end: int, *, dotted: bool) -> bool:
-        """"Baker St. in London", "12 Maple Dr": behind a name, and no name, or a house number, with it."""
+        """ "Baker St. in London", "12 Maple Dr": behind a name, and no name, or a house number, with it."""
         before, after = self._text.word_before(at), self._text.word_after(end)
-        if not (before[:1].isupper() or before[:1].isdecimal()) or (name == "st" and before.lower() in _NO_STREETS):
+        if not (before[:1].isupper() or before[:1].isdecimal()) or (
+            name == "st" and before.lower() in _NO_STREETS
+        ):
             return name == "st" and dotted and not after[:1].isupper()
         numbered = self._numbered(at)
         if name not in _ALSO_TITLES:
@@ -155,7 +325,9 @@ class Letters:
             dates = after[:1].isdecimal() or after.rstrip(".").lower() in MONTH_NAMES
             return DAY_NAMES[core.lower()] if dates else None
         month = MONTH_NAMES.get(core.lower())
-        if month is None or not (_is_day(before) or _is_day(after) or re.fullmatch(r"(?:19|20)\d\d", after)):
+        if month is None or not (
+            _is_day(before) or _is_day(after) or re.fullmatch(r"(?:19|20)\d\d", after)
+        ):
             return None
         return MONTHS[month - 1]
 
@@ -172,7 +344,10 @@ class Letters:
         before, after = self._text.word_before(at), self._text.word_after(end)
         if core in ("AM", "PM") and before[-1:].isdecimal():
             return " ".join(core)
-        if core == "IT" and (after.lower() in _IT_WORDS or before.lower() in ("in", "our", "your") and not self._text.goes_on(end)):
+        if core == "IT" and (
+            after.lower() in _IT_WORDS
+            or (before.lower() in ("in", "our", "your") and not self._text.goes_on(end))
+        ):
             return "I T"
         if core == "US" and not self._shouting() and (
             before.lower() in _US_BEFORE or after.lower() in _US_AFTER or after.startswith("-based")
@@ -198,7 +373,13 @@ class Letters:
 
 
 def _consonants(core: str) -> bool:
-    return 2 <= len(core) <= 5 and core.isascii() and core.isalpha() and core.isupper() and not any(c in "AEIOUY" for c in core)
+    return (
+        2 <= len(core) <= 5
+        and core.isascii()
+        and core.isalpha()
+        and core.isupper()
+        and not any(c in "AEIOUY" for c in core)
+    )
 
 
 def _is_day(word: str) -> bool:

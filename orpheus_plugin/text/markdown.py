@@ -26,7 +26,9 @@ _LINK_TAIL = re.compile(r"\]\([^()\s]*\)?")
 _FOOTNOTE = re.compile(r"\[\^?\d{1,3}\]")
 
 # LaTeX, with or without its dollars
-_FORMULA = re.compile(r"^([(\[\"']*)\$(?=[\\A-Za-z\d])(?=.*[\\^_=$])|(?<=[\w})^])\$(?=[.,;:!?)\]\"']*$)|\\[()\[\]]")
+_FORMULA = re.compile(
+    r"^([(\[\"']*)\$(?=[\\A-Za-z\d])(?=.*[\\^_=$])|(?<=[\w})^])\$(?=[.,;:!?)\]\"']*$)|\\[()\[\]]"
+)
 _FRACTION = re.compile(r"\\[dt]?frac\{?|\}\{")
 _COMMAND = re.compile(r"\\([A-Za-z]+) ?\{?")
 _COMMANDS = {
@@ -34,10 +36,27 @@ _COMMANDS = {
     "sim": "≈", "pi": "π", "infty": "∞", "to": "→", "rightarrow": "→", "sqrt": "√", "degree": "°", "circ": "°", "lt": "<", "gt": ">",
 }  # fmt: skip
 _SILENT_COMMANDS = frozenset(
-    "left right big text mathrm mathbf mathit textbf quad qquad displaystyle begin end boxed".split()
+    [
+        "left",
+        "right",
+        "big",
+        "text",
+        "mathrm",
+        "mathbf",
+        "mathit",
+        "textbf",
+        "quad",
+        "qquad",
+        "displaystyle",
+        "begin",
+        "end",
+        "boxed",
+    ]
 )
 _SUPERSCRIPTS = str.maketrans("⁰¹⁴⁵⁶⁷⁸⁹⁻", "01456789-")
-_SUPERSCRIPT = re.compile(r"(?<=[\w)])[⁰¹⁴⁵⁶⁷⁸⁹⁻][⁰¹²³⁴⁵⁶⁷⁸⁹]*|(?<=[\w)])[²³](?=[⁰¹²³⁴⁵⁶⁷⁸⁹])[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
+_SUPERSCRIPT = re.compile(
+    r"(?<=[\w)])[⁰¹⁴⁵⁶⁷⁸⁹⁻][⁰¹²³⁴⁵⁶⁷⁸⁹]*|(?<=[\w)])[²³](?=[⁰¹²³⁴⁵⁶⁷⁸⁹])[⁰¹²³⁴⁵⁶⁷⁸⁹]+"
+)
 _SQUARES = str.maketrans("²³", "23")
 _DEGREE = re.compile(r"(?:(?<=\d)|^)\s?[˚º∘](?=\s?[CcFf](?!\w))")
 _KEPT = "²³½¼¾"

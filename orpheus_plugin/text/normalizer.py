@@ -6,6 +6,7 @@ transcript never loses its place.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -20,6 +21,7 @@ from orpheus_plugin.text.markdown import (
     without_links,
     without_marks,
 )
+from orpheus_plugin.text.pronunciations import Pronunciations
 from orpheus_plugin.text.scripts import CLAUSE_MARKS, SENTENCE_MARKS, last_mark
 from orpheus_plugin.text.spelling import spell
 
@@ -29,13 +31,67 @@ _RULE = re.compile(r"[-=*_|:~#+>•·▪]+")
 _LINE_MARK = re.compile(r"(?:[-+*•·▪>#|]+|\$)")
 _EMOTICON = re.compile(r"[:;=8][-'o^]?[()\[\]DPpOo|\\*]+|<+/?3+|[xX]D+|\^_*\^|[oO]_[oO]|-_+-")
 _HEART = re.compile(r"<+3+")
-_COUNTED = frozenset("years months weeks days hours minutes seconds kg km cm percent % of items people".split())
+_COUNTED = frozenset(
+    [
+        "years",
+        "months",
+        "weeks",
+        "days",
+        "hours",
+        "minutes",
+        "seconds",
+        "kg",
+        "km",
+        "cm",
+        "percent",
+        "%",
+        "of",
+        "items",
+        "people",
+    ]
+)
 _KEY_LIST = "press presses pressing push hit dial enter type the or and then by with use key"
 _BEFORE_KEY = frozenset(_KEY_LIST.split())
 _BEFORE_MINUS = frozenset(
-    "is was are were of to at by reach reaches below above from be than about around equals ist sind war auf bei von est sont à de "
-    "es son era è sono a di".split()
+    [
+        "is",
+        "was",
+        "are",
+        "were",
+        "of",
+        "to",
+        "at",
+        "by",
+        "reach",
+        "reaches",
+        "below",
+        "above",
+        "from",
+        "be",
+        "than",
+        "about",
+        "around",
+        "equals",
+        "ist",
+        "sind",
+        "war",
+        "auf",
+        "bei",
+        "von",
+        "est",
+        "sont",
+        "à",
+        "de",
+        "es",
+        "son",
+        "era",
+        "è",
+        "sono",
+        "a",
+        "di",
+    ]
 )
+_WORD_EDGES = re.compile(r"([^\w.]*)(.*?)([^\w]*)$", re.DOTALL)
 _QUOTES = "\"'“”‘’`()[].,;:!?"
 
 
@@ -50,8 +106,15 @@ class Token(NamedTuple):
 class Normalizer:
     """Turns written words into spoken ones, remembering from call to call whether it is inside a block of code."""
 
-    def __init__(self, *, language: str = "en", spell_numbers: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        language: str = "en",
+        spell_numbers: bool = True,
+        pronunciations: Pronunciations | None = None,
+    ) -> None:
         self._language = language_of(language)
+        self._pronunciations = pronunciations or Pronunciations()
         self._spell_numbers = spell_numbers
         self._symbols = self._language.symbols
         spells = spell_numbers and self._language.spells
@@ -83,9 +146,49 @@ class Normalizer:
                 last = len(spoken)
             spoken.append(said)
         spoken = [without_brackets(said, index == last) for index, said in enumerate(spoken)]
+        told: frozenset[int] = frozenset()
+        if self._pronunciations:
+            told = self._pronounced(spoken)
         if self._spell_numbers:
-            spoken = spell(spoken, self._language)
+            spoken = spell(spoken, self._language, told)
         return [_tidy(self._name_symbols(said)) for said in spoken]
+
+    def _pronounced(self, spoken: list[str]) -> frozenset[int]:
+        """Put in what the table says, phrases before words; returns which words are settled thereby."""
+        settled: set[int] = set()
+        index = 0
+        while index < len(spoken):
+            for count in range(min(self._pronunciations.longest, len(spoken) - index), 0, -1):
+                words = spoken[index : index + count]
+                said = self._phrase(words)
+                if said:
+                    shares = said.split(" ")
+                    cuts = [round(len(shares) * cut / count) for cut in range(count + 1)]
+                    parts = [" ".join(shares[a:b]) for a, b in itertools.pairwise(cuts)]
+                    spoken[index : index + count] = parts
+                    settled.update(range(index, index + count))
+                    index += count - 1
+                    break
+            index += 1
+        return frozenset(settled)
+
+    def _phrase(self, words: Sequence[str]) -> str | None:
+        match = _WORD_EDGES.match(" ".join(words))
+        if match is None or (len(words) > 1 and not all(words)):
+            return None
+        head, core, tail = match.groups()
+        if said := self._pronunciations.spoken(core):
+            return f"{head}{said}{tail}"
+        for possessive in ("'s", "s'"):
+            if core.endswith(possessive) and (
+                said := self._pronunciations.spoken(core[: -len(possessive)])
+            ):
+                return f"{head}{said}{possessive}{tail}"
+        if "-" in core:
+            parts = [(self._pronunciations.spoken(part), part) for part in core.split("-")]
+            if any(said for said, _ in parts):
+                return head + "-".join(said or part for said, part in parts) + tail
+        return None
 
     def _lone_mark(self, tokens: Sequence[Token], index: int) -> str | None:
         """What a mark on its own means by its neighbours: "3 * 4", "press #.", "Settings > Account", "is - 5"."""
@@ -96,17 +199,25 @@ class Normalizer:
         before = tokens[index - 1].written if index else ""
         after = tokens[index + 1].written if index + 1 < len(tokens) else ""
         if mark == "<3":
-            return self._clean(f"< {written[1:]}", False) if after.strip(",.;:!?") in _COUNTED else None
+            return (
+                self._clean(f"< {written[1:]}", False)
+                if after.strip(",.;:!?") in _COUNTED
+                else None
+            )
         if tokens[index].line_start:
             return None
-        numbers = before[-1:].isdecimal() or before[-1:] in "%°)²³" and any(c.isdecimal() for c in before)
-        if numbers and (after[:1].isdecimal() or after[:1] in "$€£" and after[1:2].isdecimal()):
+        numbers = before[-1:].isdecimal() or (
+            before[-1:] in "%°)²³" and any(c.isdecimal() for c in before)
+        )
+        if numbers and (after[:1].isdecimal() or (after[:1] in "$€£" and after[1:2].isdecimal())):
             if mark in "-–—":
                 following = tokens[index + 2].written if index + 2 < len(tokens) else ""
                 return self._language.minus if following == "=" else self._language.to
             if mark in self._language.operations:
                 return self._language.operations[mark]
-        if mark in "-–" and (after[:1].isdecimal() or after[:1] in ".," and after[1:2].isdecimal()):
+        if mark in "-–" and (
+            after[:1].isdecimal() or (after[:1] in ".," and after[1:2].isdecimal())
+        ):
             part = "." in after[1:-1] or "," in after[1:-1] or "°" in after
             minus = before.lower() in _BEFORE_MINUS or (part and before[-1:].isalpha())
             return self._language.minus if minus else None

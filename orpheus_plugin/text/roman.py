@@ -12,28 +12,246 @@ _ROMAN = re.compile(r"M{0,3}(?:CM|CD|D?C{0,3})(?:XC|XL|L?X{0,3})(?:IX|IV|V?I{0,3
 _CENTURY = re.compile(r"([IVXLC]+)(e|ème|er)$")
 _VALUES = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100, "D": 500, "M": 1000}
 _RULERS = frozenset(
-    (
-        "Alexander Alexandre Alfonso Benedict Benedikt Benedetto Benito Carl Carlo Carlos Catherine Charles Christian Clement Darius Edward Elizabeth "
-        "Elisabeth Emanuele Felipe Ferdinand Fernando Francis Franz Frederick Friedrich George Georg Gregory Gustav Haakon Harald Heinrich Henri Henry "
-        "Innocent Isabel Ivan James Jean Johann Johannes John Josef Joseph Juan Julius Karl Katharina Leo Leopold Louis Ludwig Luigi Mary Maximilian "
-        "Mohammed Napoleon Napoléon Napoleone Nicholas Nikolaus Olaf Otto Pablo Paolo Paul Pedro Peter Philip Philipp Philippe Pius Pie Pio Ramses "
-        "Ramesses Richard Robert Rudolf Sixtus Umberto Urban Victor Vittorio Wilhelm William Xerxes Giovanni Francesco Enrico Enrique Luis"
-    ).split()
+    [
+        "Alexander",
+        "Alexandre",
+        "Alfonso",
+        "Benedict",
+        "Benedikt",
+        "Benedetto",
+        "Benito",
+        "Carl",
+        "Carlo",
+        "Carlos",
+        "Catherine",
+        "Charles",
+        "Christian",
+        "Clement",
+        "Darius",
+        "Edward",
+        "Elizabeth",
+        "Elisabeth",
+        "Emanuele",
+        "Felipe",
+        "Ferdinand",
+        "Fernando",
+        "Francis",
+        "Franz",
+        "Frederick",
+        "Friedrich",
+        "George",
+        "Georg",
+        "Gregory",
+        "Gustav",
+        "Haakon",
+        "Harald",
+        "Heinrich",
+        "Henri",
+        "Henry",
+        "Innocent",
+        "Isabel",
+        "Ivan",
+        "James",
+        "Jean",
+        "Johann",
+        "Johannes",
+        "John",
+        "Josef",
+        "Joseph",
+        "Juan",
+        "Julius",
+        "Karl",
+        "Katharina",
+        "Leo",
+        "Leopold",
+        "Louis",
+        "Ludwig",
+        "Luigi",
+        "Mary",
+        "Maximilian",
+        "Mohammed",
+        "Napoleon",
+        "Napoléon",
+        "Napoleone",
+        "Nicholas",
+        "Nikolaus",
+        "Olaf",
+        "Otto",
+        "Pablo",
+        "Paolo",
+        "Paul",
+        "Pedro",
+        "Peter",
+        "Philip",
+        "Philipp",
+        "Philippe",
+        "Pius",
+        "Pie",
+        "Pio",
+        "Ramses",
+        "Ramesses",
+        "Richard",
+        "Robert",
+        "Rudolf",
+        "Sixtus",
+        "Umberto",
+        "Urban",
+        "Victor",
+        "Vittorio",
+        "Wilhelm",
+        "William",
+        "Xerxes",
+        "Giovanni",
+        "Francesco",
+        "Enrico",
+        "Enrique",
+        "Luis",
+    ]
 )
 _TITLES = frozenset(
-    "king queen pope emperor empress tsar czar prince sultan pharaoh könig königin papst kaiser zar roi reine pape empereur rey reina papa "
-    "emperador re regina imperatore".split()
+    [
+        "king",
+        "queen",
+        "pope",
+        "emperor",
+        "empress",
+        "tsar",
+        "czar",
+        "prince",
+        "sultan",
+        "pharaoh",
+        "könig",
+        "königin",
+        "papst",
+        "kaiser",
+        "zar",
+        "roi",
+        "reine",
+        "pape",
+        "empereur",
+        "rey",
+        "reina",
+        "papa",
+        "emperador",
+        "re",
+        "regina",
+        "imperatore",
+    ]
 )
 _NUMBERED = frozenset(
-    (
-        "world war chapter part act scene book volume vol section article appendix type phase stage class grade level category figure table title "
-        "episode super bowl round apollo amendment division mark unit schedule annex step kapitel teil band akt artikel anhang weltkrieg typ stufe "
-        "chapitre partie tome acte scène article annexe guerre type capítulo parte tomo acto escena artículo anexo siglo tipo guerra capitolo atto "
-        "scena articolo allegato volume fase fascia xv"
-    ).split()
+    [
+        "world",
+        "war",
+        "chapter",
+        "part",
+        "act",
+        "scene",
+        "book",
+        "volume",
+        "vol",
+        "section",
+        "article",
+        "appendix",
+        "type",
+        "phase",
+        "stage",
+        "class",
+        "grade",
+        "level",
+        "category",
+        "figure",
+        "table",
+        "title",
+        "episode",
+        "super",
+        "bowl",
+        "round",
+        "apollo",
+        "amendment",
+        "division",
+        "mark",
+        "unit",
+        "schedule",
+        "annex",
+        "step",
+        "kapitel",
+        "teil",
+        "band",
+        "akt",
+        "artikel",
+        "anhang",
+        "weltkrieg",
+        "typ",
+        "stufe",
+        "chapitre",
+        "partie",
+        "tome",
+        "acte",
+        "scène",
+        "article",
+        "annexe",
+        "guerre",
+        "type",
+        "capítulo",
+        "parte",
+        "tomo",
+        "acto",
+        "escena",
+        "artículo",
+        "anexo",
+        "siglo",
+        "tipo",
+        "guerra",
+        "capitolo",
+        "atto",
+        "scena",
+        "articolo",
+        "allegato",
+        "volume",
+        "fase",
+        "fascia",
+        "xv",
+    ]
 )
 _NO_NUMERALS = frozenset(
-    "CC CD CDC CI CL CM CV CVI DC DI DIM DL DM DVI ID II. LCD LI MC MD MDM MI MIX ML MM MMC XD XL XXL XXX LL VI. CIV CIVIC LIVID VIM".split()
+    [
+        "CC",
+        "CD",
+        "CDC",
+        "CI",
+        "CL",
+        "CM",
+        "CV",
+        "CVI",
+        "DC",
+        "DI",
+        "DIM",
+        "DL",
+        "DM",
+        "DVI",
+        "ID",
+        "II.",
+        "LCD",
+        "LI",
+        "MC",
+        "MD",
+        "MDM",
+        "MI",
+        "MIX",
+        "ML",
+        "MM",
+        "MMC",
+        "XD",
+        "XL",
+        "XXL",
+        "XXX",
+        "LL",
+        "VI.",
+        "CIV",
+        "CIVIC",
+        "LIVID",
+        "VIM",
+    ]
 )
 
 
@@ -54,7 +272,11 @@ def read(text: Text, written: str, place: int) -> str | None:
     language = text.language
     if century := _CENTURY.match(written):
         number = value(century[1])
-        return language.ordinal(number, century[2]) or None if number and language.code == "fr" else None
+        return (
+            language.ordinal(number, century[2]) or None
+            if number and language.code == "fr"
+            else None
+        )
     number = value(written)
     if number is None or written in _NO_NUMERALS or not place:
         return None
@@ -63,12 +285,20 @@ def read(text: Text, written: str, place: int) -> str | None:
     ruler = before in _RULERS or (len(names) == 2 and names[0] in _TITLES and before[:1].isupper())
     if before.lower() in _NUMBERED and (before[:1].isupper() or number > 1):
         ruler = False
-    elif not ruler and (language.code not in ("en", "") or number < 2 or len(written) < 2 or not before.istitle()):
+    elif not ruler and (
+        language.code not in ("en", "") or number < 2 or len(written) < 2 or not before.istitle()
+    ):
         after = text.word_after(place + len(written))
         if not (language.code == "it" and after in ("secolo", "Secolo")):
             return None
         return language.ordinal(number, "º")
-    if ruler and len(written) == 1 and written == "I" and text.goes_on(place + 1) and language.code == "en":
+    if (
+        ruler
+        and len(written) == 1
+        and written == "I"
+        and text.goes_on(place + 1)
+        and language.code == "en"
+    ):
         return None  # "George I think"
     return _of_ruler(language, number) if ruler else number_words(number, language.code)
 

@@ -7,6 +7,7 @@ lost. Each word keeps its own part of what is said.
 
 from __future__ import annotations
 
+import itertools
 import re
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -27,18 +28,21 @@ _STARTS = re.compile(r"[\d½¼¾+\-<>≤≥~≈±#№'.^]|[^\w\s]|[A-Zv]")
 _PIECE = re.compile(r"(?P<letters>[^\W\d_]+)|(?P<digits>\d+)|(?P<mark>.)", re.DOTALL)
 
 
-def spell(words: Sequence[str], known: Language) -> list[str]:
-    """The same words, each with what is hard to read in it written out in a language."""
+def spell(
+    words: Sequence[str], known: Language, settled: frozenset[int] = frozenset()
+) -> list[str]:
+    """The same words, each with what is hard to read in it written out in a language; the settled ones stay."""
     if not known.spells:
         return list(words)
-    return _Speller(words, known).spell()
+    return _Speller(words, known, settled).spell()
 
 
 class _Speller:
     """Cost: each rule is one anchored match; a figure asks some twenty of them, a plain word none."""
 
-    def __init__(self, words: Sequence[str], known: Language) -> None:
+    def __init__(self, words: Sequence[str], known: Language, settled: frozenset[int]) -> None:
         self._words = words
+        self._settled: set[int] = set()  # where those words begin
         self._language = known
         joined = " ".join(word for word in words if word)
         self._joined = joined
@@ -49,8 +53,10 @@ class _Speller:
         self._loose: set[int] = set()  # words of which only the marks are said so far
         self._glued = True  # the next piece follows without a space
         place = 0
-        for word in words:
+        for index, word in enumerate(words):
             if word:
+                if index in settled:
+                    self._settled.add(place)
                 self._starts.append(place)
                 self._said.append("")
                 place += len(word) + 1
@@ -63,8 +69,22 @@ class _Speller:
             word, place = match[0], max(match.start(), done)
             if place >= match.end():
                 continue
-            if place == match.start() and not _FIGURE.search(word) and not self._leads(word, match.end()):
-                self._say(place, word if len(word) > 3 and word.islower() and word.isalpha() else self._unfigured(word, place))
+            if (
+                self._settled
+                and self._starts[bisect_right(self._starts, place) - 1] in self._settled
+            ):
+                self._say(place, self._joined[place : match.end()])
+            elif (
+                place == match.start()
+                and not _FIGURE.search(word)
+                and not self._leads(word, match.end())
+            ):
+                self._say(
+                    place,
+                    word
+                    if len(word) > 3 and word.islower() and word.isalpha()
+                    else self._unfigured(word, place),
+                )
             else:
                 done = self._figures(place, match.end())
         self._spread()
@@ -91,7 +111,7 @@ class _Speller:
             if end - index > 1:
                 count = min(end - index, len(parts))
                 cuts = [round(len(parts) * cut / count) for cut in range(count + 1)]
-                shares = [" ".join(parts[a:b]) for a, b in zip(cuts, cuts[1:], strict=False)]
+                shares = [" ".join(parts[a:b]) for a, b in itertools.pairwise(cuts)]
                 shares[-1] += marks
                 said[index:end] = shares + [""] * (end - index - count)
             index = end
@@ -99,10 +119,14 @@ class _Speller:
     def _leads(self, word: str, end: int) -> bool:
         """Whether a word without figures begins an amount: "EUR 5", "No. 7"."""
         following = self._joined[end + 1 : end + 3]
-        if not following or not (following[0].isdecimal() or (following[0] in "-+.," and following[1:].isdecimal())):
+        if not following or not (
+            following[0].isdecimal() or (following[0] in "-+.," and following[1:].isdecimal())
+        ):
             return False
         bare = word.lstrip(_OPENERS)
-        return bare in self._language.currencies or bare in ("No.", "Nos.", "no.") and self._language.code == "en"
+        return bare in self._language.currencies or (
+            bare in ("No.", "Nos.", "no.") and self._language.code == "en"
+        )
 
     def _figures(self, place: int, end: int) -> int:
         """Read from a place to the end of a word, and further where an amount goes on; returns where it ended."""
@@ -115,7 +139,11 @@ class _Speller:
                     self._loose.add(index)
                 self._say(place, closing[0], glue=True)
                 return end
-            if opening and text[place] in _OPENERS and not (text[place] == "'" and text[place + 1 : place + 2].isdecimal()):
+            if (
+                opening
+                and text[place] in _OPENERS
+                and not (text[place] == "'" and text[place + 1 : place + 2].isdecimal())
+            ):
                 if not _AREA_CODE.match(text, place):
                     self._say(place, text[place])
                     self._glued = True
@@ -140,7 +168,9 @@ class _Speller:
 
     def _rule(self, place: int) -> Reading | None:
         text = self._joined
-        if (place and text[place - 1].isalnum() and text[place] != "^") or not _STARTS.match(text, place):
+        if (place and text[place - 1].isalnum() and text[place] != "^") or not _STARTS.match(
+            text, place
+        ):
             return None
         for rule in self._rules:
             reading = rule(self._text, place)
@@ -160,18 +190,26 @@ class _Speller:
             glue = before in ("'", "’") or (language.glued and before.isdecimal())
             self._say(place, self._letters.acronym(piece) or piece, glue=glue)
         elif match["digits"]:
-            coded = len(piece) > 3 and before.isalpha() or len(piece) > 15 or any(self._text.is_code(place))
+            coded = (
+                (len(piece) > 3 and before.isalpha())
+                or len(piece) > 15
+                or any(self._text.is_code(place))
+            )
             behind_point = before == "." and text[place - 2 : place - 1].isdecimal()
-            self._say(place, language.told(piece) if coded or behind_point else language.integer(piece))
+            self._say(
+                place, language.told(piece) if coded or behind_point else language.integer(piece)
+            )
         elif piece in "'’" and before.isalnum() and after.isalnum():
             self._say(place, piece, glue=True)
             self._glued = True
         elif piece in ".," and after.isdecimal():
             if piece == "." or before.isdecimal():
-                self._say(place, language.decimals.get(piece, "") or ",", glue=piece not in language.decimals)
-        elif piece in ",;!?":
-            self._say(place, piece, glue=True)
-        elif piece == ":" and not after.isdecimal():
+                self._say(
+                    place,
+                    language.decimals.get(piece, "") or ",",
+                    glue=piece not in language.decimals,
+                )
+        elif piece in ",;!?" or (piece == ":" and not after.isdecimal()):
             self._say(place, piece, glue=True)
         elif piece in "-/:.\"'()[]{}_·|\\’”“":
             pass

@@ -17,9 +17,7 @@ ENGLISH_TAGS = frozenset({"laugh", "chuckle", "sigh", "cough", "sniffle", "groan
 TAG_HOLDER = "\ufdd0"
 """Stands for a tag in text from which tags were lifted; a code point that is never a character."""
 
-_TAG = re.compile(
-    rf"<(?P<angled>/?[^\W\d_][^<>\n]{{0,60}})>|\[(?P<square>[^\[\]<>\n]{{1,30}})\](?!\()"
-)
+_TAG = re.compile(r"<(?P<angled>/?[^\W\d_][^<>\n]{0,60})>|\[(?P<square>[^\[\]<>\n]{1,30})\](?!\()")
 _OPEN_TAG = re.compile(r"<(?:/|[^\W\d_]|$)[^<>\n]{0,60}$")
 _INLINE = "a abbr b big code del em font i ins kbd mark q s samp small span strike strong sub sup tt u var"
 _BLOCK = (

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from orpheus_plugin.text.languages import en, es, fr, it, ko
 from orpheus_plugin.text.languages import de as de_
+from orpheus_plugin.text.languages import en, es, fr, it, ko
 from orpheus_plugin.text.languages.base import Language
 
 __all__ = ["Language", "language"]
 
-_LANGUAGES = {
+_LANGUAGES: dict[str, Language] = {
     module.LANGUAGE.code: module.LANGUAGE for module in (en, de_, fr, es, it, ko)
 }
 _NEUTRAL = Language(code="", spells=False)

@@ -16,7 +16,9 @@ DAY_NAMES = {
 _DIGITS = ("oh", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
-def _money(name: str, many: str = "", cent: str = "cent", cents: str = "cents") -> tuple[str, str, str, str]:
+def _money(
+    name: str, many: str = "", cent: str = "cent", cents: str = "cents"
+) -> tuple[str, str, str, str]:
     return f"one {name}", many or f"{name}s", f"one {cent}", cents
 
 

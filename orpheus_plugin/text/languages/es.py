@@ -15,7 +15,9 @@ def _one(name: str, many: str = "", article: str = "un") -> tuple[str, str]:
     return f"{article} {name}", many or f"{name}s"
 
 
-def _money(name: str, cent: str = "céntimo", article: str = "un", many: str = "") -> tuple[str, str, str, str]:
+def _money(
+    name: str, cent: str = "céntimo", article: str = "un", many: str = ""
+) -> tuple[str, str, str, str]:
     return f"{article} {name}", many or f"{name}s", f"un {cent}", f"{cent}s"
 
 

@@ -11,7 +11,9 @@ MONTHS, MONTH_NAMES = months(
 MONTH_NAMES["sett"] = 9
 
 
-def _money(name: str, many: str, cent: str = "centesimo", cents: str = "centesimi", article: str = "un") -> tuple[str, str, str, str]:
+def _money(
+    name: str, many: str, cent: str = "centesimo", cents: str = "centesimi", article: str = "un"
+) -> tuple[str, str, str, str]:
     return f"{article} {name}", many, f"un {cent}", cents
 
 
