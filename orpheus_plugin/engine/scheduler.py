@@ -239,6 +239,9 @@ class Scheduler:
             while True:
                 self._wake.clear()
                 self._cut()
+                if self._cutter.unread:  # much text with nothing to speak in it
+                    await asyncio.sleep(0)  # other turns go on
+                    continue
                 if self._text_ended and not self._queued:
                     return
                 pause = self._pause_s()

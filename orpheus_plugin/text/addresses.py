@@ -5,53 +5,16 @@ from __future__ import annotations
 import re
 
 from orpheus_plugin.text.languages import Language
+from orpheus_plugin.text.languages.base import word_set
 
 _SCHEME = re.compile(r"(?:(?:https?|ftp)://|www\.)", re.IGNORECASE)
 _EDGES = re.compile(r"[\"'“‘(\[<*_]*")
 _TRAIL = ".,;:!?)]>\"'”’*_"
 _HOST = re.compile(r"[a-z\d](?:[a-z\d-]*)(?:\.[a-z\d][a-z\d-]*)+", re.IGNORECASE)
 _MAILBOX = re.compile(r"(?:mailto:)?([\w.+-]+)@([\w-]+(?:\.[\w-]+)+)", re.IGNORECASE)
-_ENDINGS = frozenset(
-    [
-        "com",
-        "org",
-        "net",
-        "io",
-        "ai",
-        "dev",
-        "app",
-        "co",
-        "edu",
-        "gov",
-        "info",
-        "me",
-        "tv",
-        "uk",
-        "de",
-        "fr",
-        "es",
-        "it",
-        "eu",
-        "us",
-        "ca",
-        "in",
-        "cn",
-        "jp",
-        "kr",
-        "txt",
-        "md",
-        "py",
-        "js",
-        "ts",
-        "json",
-        "csv",
-        "pdf",
-        "html",
-        "yaml",
-        "zip",
-        "png",
-        "jpg",
-    ]
+_ENDINGS = word_set(
+    "com org net io ai dev app co edu gov info me tv uk de fr es it eu us ca in cn jp kr "
+    "txt md py js ts json csv pdf html yaml zip png jpg"
 )
 _LONGEST = 120
 """Nobody wants to hear a longer one that has no scheme; and what is longer is no address."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from orpheus_plugin.text.languages.base import word_set
+
 _SOUNDS = """
 laugh: laugh laughs laughing laughed laughter chortles lacht lachen lachend lachte rit rire rires riant rigole ríe rie risa risas riendo riéndose ride risata risate ridendo
 chuckle laugh: chuckle chuckles chuckling chuckled giggle giggles giggling giggled snickers snickering kichert kichernd schmunzelt glousse ricanne risita ridacchia ridacchiando
@@ -20,72 +22,16 @@ pauses pausing blushes blushing sobs sobbing frowns frowning bows bowing inhales
 breathes lächelt lächelnd nickt nickend zwinkert flüstert flüsternd grinst räuspert sourit souriant hoche chuchote murmure sonríe sonriendo asiente
 susurra guiña sorride sorridendo annuisce sussurra
 """
-_BASE = frozenset(
-    [
-        "laugh",
-        "chuckle",
-        "giggle",
-        "sigh",
-        "cough",
-        "sniffle",
-        "sniff",
-        "groan",
-        "moan",
-        "yawn",
-        "gasp",
-        "risa",
-        "rire",
-        "ride",
-        "lachen",
-        "husten",
-    ]
+_BASE = word_set(
+    "laugh chuckle giggle sigh cough sniffle sniff groan moan yawn gasp risa rire ride "
+    "lachen husten"
 )
 _NEEDS_MORE = frozenset(["clears", "shakes", "rolls", "takes", "leans", "bows", "breathes"])
 """Verbs that are a gesture only with what follows: "clears throat"."""
-_ALSO = frozenset(
-    [
-        "a",
-        "an",
-        "the",
-        "bit",
-        "little",
-        "to",
-        "himself",
-        "herself",
-        "themselves",
-        "myself",
-        "itself",
-        "out",
-        "loud",
-        "and",
-        "again",
-        "deep",
-        "breath",
-        "throat",
-        "head",
-        "eyes",
-        "shoulders",
-        "his",
-        "her",
-        "their",
-        "my",
-        "with",
-        "in",
-        "back",
-        "forward",
-        "tiefe",
-        "sich",
-        "leise",
-        "laut",
-        "doucement",
-        "légèrement",
-        "suavemente",
-        "piano",
-        "hoch",
-        "still",
-        "quiet",
-        "nervous",
-    ]
+_ALSO = word_set(
+    "a an the bit little to himself herself themselves myself itself out loud and again "
+    "deep breath throat head eyes shoulders his her their my with in back forward tiefe "
+    "sich leise laut doucement légèrement suavemente piano hoch still quiet nervous"
 )
 _FORMS = {
     form: tuple(tags.split())

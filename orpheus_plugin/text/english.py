@@ -6,43 +6,14 @@ import re
 
 from orpheus_plugin.text.amounts import Piece, Reading
 from orpheus_plugin.text.context import Text
-from orpheus_plugin.text.figures import Rule
+from orpheus_plugin.text.figures import ENDS, Rule
+from orpheus_plugin.text.languages.base import word_set
 from orpheus_plugin.text.languages.en import MONTH_NAMES, MONTHS, year
 from orpheus_plugin.text.numerals import number_words
 
-_YEAR_BEFORE = frozenset(
-    [
-        "between",
-        "in",
-        "since",
-        "of",
-        "year",
-        "by",
-        "until",
-        "till",
-        "from",
-        "before",
-        "after",
-        "during",
-        "circa",
-        "ca",
-        "c",
-        "around",
-        "was",
-        "is",
-        "early",
-        "late",
-        "mid",
-        "the",
-        "spring",
-        "summer",
-        "autumn",
-        "fall",
-        "winter",
-        "born",
-        "died",
-        "copyright",
-    ]
+_YEAR_BEFORE = word_set(
+    "between in since of year by until till from before after during circa ca c around was "
+    "is early late mid the spring summer autumn fall winter born died copyright"
 )
 _YEAR = re.compile(r"((?:1[1-9]|20)\d\d)(?:-((?:1[1-9]|20)\d\d|\d\d))?(?!\w)(?![.,:/'-]\d)")
 _DECADE = re.compile(r"(?:((?:1[1-9]|20)\d0)|'?(\d0))'?s(?!\w)")
@@ -301,7 +272,16 @@ def numbered(text: Text, place: int) -> Reading | None:
     return Reading(match.end(), [(place, "number")]) if match else None
 
 
-RULES: tuple[Rule, ...] = (numbered, zip_code, decades, days, fractions, times, heights, years)
-"""Those before the rules of every language."""
+RULES: tuple[tuple[Rule, str, bool], ...] = (
+    (numbered, "-", True),
+    (zip_code, ENDS + "-", False),
+    (decades, "'a", True),
+    (days, ENDS + "a", False),
+    (fractions, " /-½¼¾", True),
+    (times, ": a-", False),
+    (heights, "'\".", False),
+    (years, ENDS + "-", False),
+)
+"""Those before the rules of every language; see there."""
 
 __all__ = ["MONTHS", "RULES", "STATES"]

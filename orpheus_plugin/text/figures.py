@@ -336,7 +336,24 @@ def amount(text: Text, place: int) -> Reading | None:
     return reader.say(text, first)
 
 
-RULES: tuple[Rule, ...] = (
-    code, power, scientific, numbered, date, day, clock, ordinal, phone, fraction, size, version, amount, score,
-)  # fmt: skip
-"""In every language; English puts its own before them."""
+ENDS = " ,;:!?.)\"'"
+"""What stands behind a number that is a word: these, or nothing."""
+
+RULES: tuple[tuple[Rule, str, bool], ...] = (
+    (code, ENDS + "-", False),
+    (power, "", True),
+    (scientific, "a.,", False),
+    (numbered, "", True),
+    (date, "-./", False),
+    (day, " .aº°", False),
+    (clock, ":a.", False),
+    (ordinal, "a.ºª°", False),
+    (phone, " -./)", True),
+    (fraction, " /", False),
+    (size, "a .,", False),
+    (version, ".", True),
+    (amount, "*", True),
+    (score, ":", False),
+)
+"""In every language; English puts its own before them. With each rule the marks that may stand behind its first digits
+("a" is any letter, "*" whatever it is), and whether it may begin with something else than a digit."""

@@ -7,6 +7,7 @@ import re
 from orpheus_plugin.text import roman
 from orpheus_plugin.text.context import Text
 from orpheus_plugin.text.english import STATES
+from orpheus_plugin.text.languages.base import word_set
 from orpheus_plugin.text.languages.en import DAY_NAMES, MONTH_NAMES, MONTHS
 
 _EDGES = re.compile(r"^([\"'(\[{¿¡]*)(.*?)([\"')\]},;:!?]*)$", re.DOTALL)
@@ -29,169 +30,22 @@ _NO_STREETS = frozenset(
 )  # they stand before a Saint
 _INITIALS = re.compile(r"(?:[A-Z]\.)+[A-Z]")
 _PLURAL = re.compile(r"([A-Z]{1,5})('?s)$")
-_SPELLED = frozenset(
-    [
-        "AI",
-        "API",
-        "APIs",
-        "APR",
-        "CPU",
-        "CPUs",
-        "GPU",
-        "GPUs",
-        "UI",
-        "UX",
-        "ID",
-        "IDs",
-        "URL",
-        "URLs",
-        "USA",
-        "UK",
-        "EU",
-        "UN",
-        "FAQ",
-        "OS",
-        "PIN",
-        "IP",
-        "IPO",
-        "CEO",
-        "CFO",
-        "CTO",
-        "COO",
-        "USB",
-        "IBM",
-        "FBI",
-        "CIA",
-        "NBA",
-        "NFL",
-        "AWS",
-        "EV",
-        "EVs",
-        "IQ",
-        "DIY",
-        "ETA",
-        "ATM",
-        "IOU",
-        "LLM",
-        "LLMs",
-        "AC",
-        "UPS",
-        "DNA",
-        "RNA",
-        "SQL",
-        "UFO",
-        "AT&T",
-        "R&D",
-        "Q&A",
-        "B&B",
-        "BBC",
-        "CNN",
-        "DVD",
-        "VIP",
-        "HIV",
-        "ISP",
-        "SEO",
-        "SUV",
-        "GPA",
-        "MRI",
-        "VAT",
-        "OTP",
-        "IBAN",
-        "ISBN",
-        "APY",
-        "IRA",
-        "IRS",
-        "EMI",
-        "AKA",
-        "ASAP.",
-        "KPI",
-        "CLI",
-        "IDE",
-        "NYU",
-        "UAE",
-        "ABC",
-        "EOD",
-        "RSVP",
-        "MIA.",
-        "HR",
-        "PR",
-        "TV",
-        "PC",
-    ]
+_SPELLED = word_set(
+    "AI API APIs APR CPU CPUs GPU GPUs UI UX ID IDs URL URLs USA UK EU UN FAQ OS PIN IP IPO "
+    "CEO CFO CTO COO USB IBM FBI CIA NBA NFL AWS EV EVs IQ DIY ETA ATM IOU LLM LLMs AC UPS "
+    "DNA RNA SQL UFO AT&T R&D Q&A B&B BBC CNN DVD VIP HIV ISP SEO SUV GPA MRI VAT OTP IBAN "
+    "ISBN APY IRA IRS EMI AKA ASAP. KPI CLI IDE NYU UAE ABC EOD RSVP MIA. HR PR TV PC"
 )
-_ONLY_STRESSED = frozenset(
-    {
-        "AM",
-        "IT",
-        "US",
-        "OR",
-        "IN",
-        "IS",
-        "AN",
-        "AS",
-        "AT",
-        "ON",
-        "OF",
-        "SO",
-        "NO",
-        "ME",
-        "WE",
-        "HE",
-        "DO",
-        "GO",
-        "UP",
-        "MY",
-        "PM",
-    }
-)
-_IT_WORDS = frozenset(
-    [
-        "department",
-        "support",
-        "team",
-        "manager",
-        "staff",
-        "admin",
-        "administrator",
-        "services",
-        "industry",
-        "specialist",
-        "professional",
-        "company",
-        "infrastructure",
-        "security",
-        "consultant",
-        "desk",
-        "help",
-        "job",
-        "jobs",
-        "sector",
-        "systems",
-        "guy",
-        "guys",
-        "people",
-        "budget",
-    ]
+_ONLY_STRESSED = word_set("AM IT US OR IN IS AN AS AT ON OF SO NO ME WE HE DO GO UP MY PM")
+_IT_WORDS = word_set(
+    "department support team manager staff admin administrator services industry specialist "
+    "professional company infrastructure security consultant desk help job jobs sector "
+    "systems guy guys people budget"
 )
 _US_BEFORE = frozenset(["the", "a", "across", "non", "current", "former", "every"])
-_US_AFTER = frozenset(
-    [
-        "dollar",
-        "dollars",
-        "president",
-        "government",
-        "economy",
-        "army",
-        "citizen",
-        "citizens",
-        "market",
-        "markets",
-        "senate",
-        "congress",
-        "customers",
-        "based",
-        "residents",
-    ]
+_US_AFTER = word_set(
+    "dollar dollars president government economy army citizen citizens market markets "
+    "senate congress customers based residents"
 )
 _SOUNDS = re.compile(r"S+H+|P+S+T+|H?M+H?M+|H+M+|B+R+R+|G+R+R+|P+F+T+|T+S+K+|Z+|N+H+|S+S+|P+H+")
 _SPECIAL = {

@@ -61,6 +61,8 @@ _SQUARES = str.maketrans("²³", "23")
 _DEGREE = re.compile(r"(?:(?<=\d)|^)\s?[˚º∘](?=\s?[CcFf](?!\w))")
 _KEPT = "²³½¼¾"
 _KEPT_SYMBOLS = "°©№^"
+_SIMPLE = re.compile(r"[^\W_]+(?:[.,'-][^\W_]+)*[.,!?;:]?")  # nothing of markdown's in it
+_BRACKETS = re.compile(r"[()\[\]{}<>]")
 _AREA_CODE = re.compile(r"\(\d{1,5}\)")
 
 
@@ -128,7 +130,7 @@ def plain(text: str) -> str:
 
 def without_marks(text: str, *, rate: bool = False) -> str:
     """Without markdown's marks; dashes and slashes between words as pauses and spaces, but in a rate ("GB/day")."""
-    if text.isalnum():
+    if _SIMPLE.fullmatch(text):
         return text
     text = re.sub(r"(?<=\d)\s*\*\s*(?=\d)", "×", text)
     text = text.replace("~~", "").replace("*", "")
@@ -149,7 +151,7 @@ def without_marks(text: str, *, rate: bool = False) -> str:
 
 def without_brackets(text: str, is_last: bool) -> str:
     """Brackets are pauses, not sounds: "(they say)" is "they say,"."""
-    if text.isalnum() or _AREA_CODE.fullmatch(text):
+    if not _BRACKETS.search(text) or _AREA_CODE.fullmatch(text):
         return text
     text = re.sub(r"^(?:!?[(\[{]|<(?![\d.$€£=-]))+|[\[{]", "", text)
     if ")" in text and "(" not in text:

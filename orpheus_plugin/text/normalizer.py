@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from orpheus_plugin.text.addresses import say_addresses
 from orpheus_plugin.text.languages import language as language_of
+from orpheus_plugin.text.languages.base import word_set
 from orpheus_plugin.text.markdown import (
     plain,
     unescaped,
@@ -31,67 +32,17 @@ _RULE = re.compile(r"[-=*_|:~#+>•·▪]+")
 _LINE_MARK = re.compile(r"(?:[-+*•·▪>#|]+|\$)")
 _EMOTICON = re.compile(r"[:;=8][-'o^]?[()\[\]DPpOo|\\*]+|<+/?3+|[xX]D+|\^_*\^|[oO]_[oO]|-_+-")
 _HEART = re.compile(r"<+3+")
-_COUNTED = frozenset(
-    [
-        "years",
-        "months",
-        "weeks",
-        "days",
-        "hours",
-        "minutes",
-        "seconds",
-        "kg",
-        "km",
-        "cm",
-        "percent",
-        "%",
-        "of",
-        "items",
-        "people",
-    ]
+_COUNTED = word_set(
+    "years months weeks days hours minutes seconds kg km cm percent % of items people"
 )
 _KEY_LIST = "press presses pressing push hit dial enter type the or and then by with use key"
 _BEFORE_KEY = frozenset(_KEY_LIST.split())
-_BEFORE_MINUS = frozenset(
-    [
-        "is",
-        "was",
-        "are",
-        "were",
-        "of",
-        "to",
-        "at",
-        "by",
-        "reach",
-        "reaches",
-        "below",
-        "above",
-        "from",
-        "be",
-        "than",
-        "about",
-        "around",
-        "equals",
-        "ist",
-        "sind",
-        "war",
-        "auf",
-        "bei",
-        "von",
-        "est",
-        "sont",
-        "à",
-        "de",
-        "es",
-        "son",
-        "era",
-        "è",
-        "sono",
-        "a",
-        "di",
-    ]
+_BEFORE_MINUS = word_set(
+    "is was are were of to at by reach reaches below above from be than about around equals "
+    "ist sind war auf bei von est sont à de es son era è sono a di"
 )
 _WORD_EDGES = re.compile(r"([^\w.]*)(.*?)([^\w]*)$", re.DOTALL)
+_SPACE_BEFORE = re.compile(r" +(?=[,.;:!?])")
 _QUOTES = "\"'“”‘’`()[].,;:!?"
 
 
@@ -262,7 +213,7 @@ class Normalizer:
         return "".join(f" {self._symbols[c]} " if c in self._symbols else c for c in text)
 
 
-_LONE_MARKS = frozenset(["*", "#", "/", ">", "-", "–", "—", "x", "<3"])
+_LONE_MARKS = word_set("* # / > - – — x <3")
 
 
 def _first_mark(text: str) -> str:
@@ -276,6 +227,6 @@ def _with_mark(text: str, mark: str) -> str:
 def _tidy(text: str) -> str:
     if text.isalnum():
         return text
-    text = " ".join(text.split())
-    text = re.sub(r"\s+(?=[,.;:!?])", "", text)
+    if " " in text:
+        text = _SPACE_BEFORE.sub("", " ".join(text.split()))
     return text if any(c.isalnum() for c in text) else ""

@@ -11,6 +11,7 @@ import itertools
 import re
 from bisect import bisect_right
 from collections.abc import Sequence
+from functools import lru_cache
 
 from orpheus_plugin.text import english, figures
 from orpheus_plugin.text.amounts import Reading
@@ -25,6 +26,7 @@ _OPENERS = "\"'([{¿¡“‘«"
 _CLOSING = re.compile(r"[\"'”’»)\]}.,;:!?…]+(?!\S)")
 _AREA_CODE = re.compile(r"\(\d+\) ?\d")
 _STARTS = re.compile(r"[\d½¼¾+\-<>≤≥~≈±#№'.^]|[^\w\s]|[A-Zv]")
+_DIGITS = re.compile(r"\d+")
 _PIECE = re.compile(r"(?P<letters>[^\W\d_]+)|(?P<digits>\d+)|(?P<mark>.)", re.DOTALL)
 
 
@@ -35,6 +37,17 @@ def spell(
     if not known.spells:
         return list(words)
     return _Speller(words, known, settled).spell()
+
+
+@lru_cache(maxsize=512)
+def _rules(known: Language, mark: str) -> tuple[Rule, ...]:
+    """The rules that may know a figure with this mark behind its first digits; "^" where it begins with no digit."""
+    rules = (english.RULES if known.code == "en" else ()) + figures.RULES
+    return tuple(
+        rule
+        for rule, marks, leads in rules
+        if (leads if mark == "^" else marks == "*" or mark in marks)
+    )
 
 
 class _Speller:
@@ -60,8 +73,6 @@ class _Speller:
                 self._starts.append(place)
                 self._said.append("")
                 place += len(word) + 1
-        english_rules = english.RULES if known.code == "en" else ()
-        self._rules: tuple[Rule, ...] = english_rules + figures.RULES
 
     def spell(self) -> list[str]:
         done = 0
@@ -172,7 +183,11 @@ class _Speller:
             text, place
         ):
             return None
-        for rule in self._rules:
+        match = _DIGITS.match(text, place)
+        mark = text[match.end() : match.end() + 1] if match else "^"
+        for rule in _rules(
+            self._language, "a" if mark.isalpha() and mark not in "ºª" else mark or " "
+        ):
             reading = rule(self._text, place)
             if reading is not None:
                 return reading

@@ -168,9 +168,15 @@ def test_a_huge_word_is_cut_hard_and_still_adds_up() -> None:
 
 
 def test_a_mark_left_alone_by_a_hard_cut_is_no_utterance() -> None:
-    got = stream("a" * 400 + ".")
-    assert [u.text for u in got] == ["a" * 200 + ",", "a" * 200 + "."]
-    assert written(got) == "a" * 400 + "."
+    got = stream("a" * 560 + ".")
+    assert [(len(u.text), u.text[-1]) for u in got] == [
+        (201, ","),
+        (81, ","),
+        (201, ","),
+        (81, "."),
+    ]
+    assert [w.space_after for u in got for w in u.words] == [False, False, False, True]
+    assert written(got) == "a" * 560 + "."
 
 
 def test_numbers_written_out_count_towards_the_limit() -> None:

@@ -116,6 +116,10 @@ def test_options_travel_to_a_server() -> None:
         pronunciations={f"Name{i}": "neim" for i in range(300)}, spell_numbers=False
     )
     assert read_options(msgspec.Raw(pack(options_to_map(options)))) == options
-    for wrong in ({"pronunciations": {"a": 1}}, {"pronunciations": {"": "x"}}, {"spell_numbers": "yes"}):
+    for wrong in (
+        {"pronunciations": {"a": 1}},
+        {"pronunciations": {"": "x"}},
+        {"spell_numbers": "yes"},
+    ):
         with pytest.raises(InvalidOptions):
             read_options(msgspec.Raw(pack({**wrong})))
