@@ -450,3 +450,30 @@ def test_replies_of_agents_in_any_chunks(language: str, reply: str) -> None:
             assert written(got) + "".join(word.written for word in cutter.leftover) == source
             if options is eager:  # speech begins before a long sentence is there
                 assert (first or len(reply)) <= 110 + largest
+
+
+# ---- taken one by one -----------------------------------------------------------------------------------------------
+
+
+def test_utterances_are_taken_one_by_one_and_are_those_that_a_push_gives() -> None:
+    text = "I can see it now. " * 40 + "**" * 600 + "That is all"
+    cutter = UtteranceCutter()
+    cutter.add(text)
+    cutter.end_piece()
+    taken: list[Utterance] = []
+    while (utterance := cutter.take()) is not None or cutter.unread:
+        taken += [utterance] if utterance else []
+    assert taken == stream(text, 10_000)
+    assert cutter.take() is None
+    assert len(taken) > 4
+
+
+def test_text_with_nothing_to_speak_is_read_in_several_calls() -> None:
+    cutter = UtteranceCutter()
+    cutter.add("** " * 2_000)
+    cutter.end_piece()
+    calls = 1
+    while cutter.take() is None and cutter.unread:
+        calls += 1
+    assert calls > 2
+    assert not cutter.unread
