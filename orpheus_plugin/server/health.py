@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import time
 
 from aiohttp import web
 
@@ -19,7 +20,14 @@ def add_routes(app: web.Application, service: SpeechService, *, key_needed: bool
         return found
 
     async def healthz(request: web.Request) -> web.Response:
-        return web.json_response({**state(), "key_needed": key_needed})
+        found = {**state(), "key_needed": key_needed}
+        if "recent" in request.query:  # for the page's plots
+            now = time.monotonic()
+            found["recent"] = [
+                {"ago_s": round(now - turn.at, 1), "ttfa_s": turn.ttfa_s, "rtfx": turn.rtfx}
+                for turn in service.recent
+            ]
+        return web.json_response(found)
 
     async def readyz(request: web.Request) -> web.Response:
         found = state()
@@ -48,7 +56,7 @@ def add_routes(app: web.Application, service: SpeechService, *, key_needed: bool
 
 def _state(service: SpeechService) -> dict[str, object]:
     health = service.engine.health()
-    ttfa = service.recent_ttfa
+    ttfa = [turn.ttfa_s for turn in service.recent]
     return {
         "server": PRODUCT,
         "version": __version__,
@@ -57,6 +65,8 @@ def _state(service: SpeechService) -> dict[str, object]:
         "model": health.model,
         "generator": health.generator,
         "voices": list(service.engine.voices),
+        "languages": list(service.engine.languages),
+        "tags": list(service.engine.tags),
         "active_turns": health.active_turns,
         "max_turns": health.max_turns,
         "waiting": health.waiting,

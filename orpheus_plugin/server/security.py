@@ -13,15 +13,14 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from orpheus_plugin.errors import InvalidOptions
+from orpheus_plugin.server import status
 from orpheus_plugin.server.replies import http_error
 
 logger = logging.getLogger(__name__)
 
 Signal = Callable[[web.Request, web.StreamResponse], Awaitable[None]]
 
-OPEN_PATHS = frozenset(
-    {"/", "/page.css", "/page.js", "/health", "/healthz", "/readyz", "/api/build_info"}
-)
+OPEN_PATHS = status.PATHS | {"/health", "/healthz", "/readyz", "/api/build_info"}
 """Answered without a key: they tell no secret and start no work."""
 
 

@@ -10,10 +10,10 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -44,12 +44,26 @@ SILENCE = bytes(2 * SAMPLE_RATE // 10)
 """0.1 s."""
 
 
+RECENT = 100
+"""Turns whose figures are kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recent:
+    """A turn that was heard: when it ended (monotonic), seconds to its first sound, seconds of audio a second of work."""
+
+    at: float
+    ttfa_s: float
+    rtfx: float | None
+
+
 class SpeechService:
     """The engine as the protocols see it.
 
     Attributes:
         ready: the engine is warm; before that every endpoint answers 503.
         draining: the server ends: running turns go on, new ones are refused.
+        recent: the last turns that were heard.
         abandoned: turns whose task ended without freeing them. Always 0, unless there is a mistake in this server.
     """
 
@@ -72,7 +86,7 @@ class SpeechService:
         self.ready = False
         self.draining = asyncio.Event()
         self.last_used = time.monotonic()
-        self.recent_ttfa: list[float] = []
+        self.recent: deque[Recent] = deque(maxlen=RECENT)
         self.abandoned = 0
         self._log_text = log_text
         self._turns: set[ServedTurn] = set()
@@ -151,7 +165,7 @@ class SpeechService:
             self._empty.set()
         self.last_used = time.monotonic()
         if served.ttfa_s is not None:
-            self.recent_ttfa = [*self.recent_ttfa[-99:], served.ttfa_s]
+            self.recent.append(Recent(self.last_used, served.ttfa_s, served.stats.rtfx))
         if outcome == AtCapacity.code:
             self.metrics.refused(served.protocol, outcome)
         else:

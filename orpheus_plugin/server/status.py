@@ -1,4 +1,4 @@
-"""The status page at `/`: voices to try, and how the server does. Three files, as they are."""
+"""The status page at `/`: voices to try, and how the server does. Its files are served as they are."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ PAGE = Path(__file__).parent / "page"
 _FILES = {
     "/": ("index.html", "text/html"),
     "/page.css": ("page.css", "text/css"),
-    "/page.js": ("page.js", "text/javascript"),
+    **{f"/{path.name}": (path.name, "text/javascript") for path in PAGE.glob("*.js")},
 }
+PATHS = frozenset(_FILES)
 _HEADERS = {
     # The page takes nothing from elsewhere, and nobody frames it.
     "Content-Security-Policy": (

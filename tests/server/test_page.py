@@ -65,9 +65,49 @@ async def test_it_asks_for_the_key_where_one_is_needed(engine: SpeechEngine) -> 
         await page.until("document.getElementById('said').textContent.includes('of speech')")
 
 
+@needs_browser
+async def test_it_shows_words_waveform_and_figures_of_the_turn(server: RunningTestServer) -> None:
+    async with browse(server.url) as page:
+        await page.until("document.querySelectorAll('#tags button').length === 1")
+        await page.run(
+            "document.getElementById('text').value = 'Hello there. ';"
+            "document.querySelector('#tags button').click();"
+            "document.getElementById('speak').click()"
+        )
+        assert await page.run("document.getElementById('text').value.includes('<laugh>')")
+        await page.until("document.querySelectorAll('#words span').length >= 2")
+        await page.until("document.querySelector('#words span.now') !== null")
+        await page.until("orpheus.stats !== null && !orpheus.busy")
+        await page.until("document.querySelectorAll('#words span:not(.heard)').length === 0")
+        assert await page.run("Math.max(...orpheus.peaks)") > 0
+        for plot in ("ttfa", "rtfx", "turns"):
+            await page.until(
+                f"document.querySelector('#plot-{plot} circle, #plot-{plot} polyline') !== null",
+                timeout_s=5,
+            )
+
+
+@needs_browser
+async def test_its_snippets_hold_this_servers_address(server: RunningTestServer) -> None:
+    async with browse(server.url) as page:
+        await page.until("document.getElementById('state')?.textContent === 'ready'")
+        await page.run(
+            "document.getElementById('tab-speak').dispatchEvent("
+            "new KeyboardEvent('keydown', {key: 'ArrowRight', bubbles: true}))"
+        )
+        code = await page.run(
+            "[...document.querySelectorAll('#view-connect pre')].map((pre) => pre.textContent)"
+        )
+    assert len(code) == 6
+    assert all(str(server.port) in one for one in code)
+    for snippet in code[:2]:
+        compile(snippet, "snippet", "exec")
+
+
 async def test_the_page_takes_nothing_from_elsewhere(server: RunningTestServer) -> None:
     async with aiohttp.ClientSession() as session:
-        for path in ("/", "/page.css", "/page.js"):
+        scripts = ("page", "player", "plots", "msgpack", "snippets")
+        for path in ("/", "/page.css", *(f"/{name}.js" for name in scripts)):
             async with session.get(server.url + path) as response:
                 assert response.status == 200
                 assert "default-src 'none'" in response.headers["Content-Security-Policy"]

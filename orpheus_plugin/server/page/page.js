@@ -1,113 +1,110 @@
-// The status page: speaks through /v1/audio/speech and plays the samples as they come; looks at /healthz.
-"use strict";
+// The status page: speaks through /v1/turns and shows it; looks at /healthz once a second.
+import { Player, RATE } from "./player.js";
+import { drawWave, plot } from "./plots.js";
+import { snippets } from "./snippets.js";
 
 const $ = (id) => document.getElementById(id);
-const RATE = 24000;
-const LEAD_S = 0.05; // scheduled ahead of the clock, so that a late frame is no gap
-
-const player = { context: null, abort: null, next: 0, nodes: new Set(), samples: 0, gaps: 0 };
+const player = new Player();
 window.orpheus = player; // for tests and the curious
 
-function headers() {
-  const key = $("key").value;
-  return key ? { Authorization: `Bearer ${key}` } : {};
-}
+const KEPT = 120; // seconds of the plot of turns
+const turns = [];
+let health = {};
+let shown = 0; // words in the page
 
-function play(samples) {
-  const buffer = player.context.createBuffer(1, samples.length, RATE);
-  buffer.copyToChannel(samples, 0);
-  const node = player.context.createBufferSource();
-  node.buffer = buffer;
-  node.connect(player.context.destination);
-  const now = player.context.currentTime;
-  if (player.next < now) {
-    if (player.samples) player.gaps += 1;
-    player.next = now + LEAD_S;
-  }
-  node.start(player.next);
-  player.next += samples.length / RATE;
-  player.samples += samples.length;
-  player.nodes.add(node);
-  node.onended = () => {
-    player.nodes.delete(node);
-    settle();
-  };
-}
-
-function settle() {
-  if (!player.abort && !player.nodes.size) $("stop").disabled = true;
-}
-
-function stop() {
-  player.abort?.abort();
-  for (const node of player.nodes) node.stop();
-  player.nodes.clear();
-  player.next = 0;
+function say(text) {
+  $("said").textContent = text;
 }
 
 async function speak() {
-  stop();
-  player.context ??= new AudioContext({ sampleRate: RATE });
-  await player.context.resume();
-  const abort = (player.abort = new AbortController());
-  Object.assign(player, { samples: 0, gaps: 0 });
-  $("said").textContent = "";
   $("stop").disabled = false;
-  const began = performance.now();
+  $("words").replaceChildren();
+  shown = 0;
+  say("");
   try {
-    const response = await fetch("/v1/audio/speech", {
-      method: "POST",
-      headers: { "Content-Type": "application/json", ...headers() },
-      body: JSON.stringify({ input: $("text").value, voice: $("voice").value || undefined, response_format: "pcm" }),
-      signal: abort.signal,
+    const how = await player.speak($("text").value, $("voice").value, $("key").value, (ms) => {
+      $("here").textContent = `${Math.round(ms)} ms`;
+      say("speaking…");
     });
-    if (!response.ok) {
-      if (response.status === 401) $("key-row").hidden = false;
-      const body = await response.json().catch(() => ({}));
-      throw new Error(body.error?.message ?? `status ${response.status}`);
-    }
-    let rest = new Uint8Array(0);
-    for (const reader = response.body.getReader(); ; ) {
-      const { done, value } = await reader.read();
-      if (done) break;
-      const bytes = new Uint8Array(rest.length + value.length);
-      bytes.set(rest);
-      bytes.set(value, rest.length);
-      const whole = bytes.length >> 1;
-      rest = bytes.slice(2 * whole);
-      if (!whole) continue;
-      if (!player.samples) {
-        $("here").textContent = `${Math.round(performance.now() - began)} ms`;
-        $("said").textContent = "speaking…";
-      }
-      play(Float32Array.from(new Int16Array(bytes.buffer, 0, whole), (x) => x / 32768));
-    }
-    $("said").textContent = `${(player.samples / RATE).toFixed(1)} s of speech, ${player.gaps} gaps`;
+    if (how === "done") say(`${(player.samples / RATE).toFixed(1)} s of speech, ${player.gaps} gaps`);
   } catch (error) {
-    $("said").textContent = error.name === "AbortError" ? "stopped" : error.message;
-  } finally {
-    if (player.abort === abort) player.abort = null;
-    settle();
+    if (health.key_needed) $("key-row").hidden = false;
+    say(error.message);
   }
+}
+
+function stop() {
+  if (!player.busy) return;
+  player.stop();
+  $("stop").disabled = true;
+  say("stopped");
+}
+
+// ---- the picture
+
+function draw() {
+  drawWave($("wave"), player);
+  const heard = player.heard;
+  for (; shown < player.words.length; shown++) {
+    const { text, space_after } = player.words[shown];
+    const span = document.createElement("span");
+    span.textContent = text;
+    $("words").append(span, space_after ? " " : "");
+  }
+  const now = player.busy ? player.words.findLastIndex((word) => word.start_s <= heard) : -1;
+  for (const [i, span] of [...$("words").children].entries()) {
+    const kind = i === now ? "now" : player.words[i]?.start_s <= heard ? "heard" : "";
+    if (span.className !== kind) span.className = kind;
+  }
+  if (!player.busy && !$("stop").disabled) $("stop").disabled = true;
+  requestAnimationFrame(draw);
+}
+
+function show(state) {
+  health = state;
+  $("state").dataset.ready = state.ready;
+  $("state").textContent = state.ready ? "ready" : state.draining ? "ending" : (state.error ?? "loading the model…");
+  for (const [id, value] of Object.entries({
+    active: state.active_turns,
+    capacity: state.max_turns,
+    waiting: state.waiting ? `${state.waiting} in line` : "",
+    connections: state.connections,
+    model: state.model,
+    restarts: state.restarts,
+    version: state.version,
+  }))
+    $(id).textContent = value;
+  $("key-row").hidden &&= !state.key_needed;
+  turns.push(state.active_turns);
+  turns.splice(0, turns.length - KEPT);
+  const first = state.recent.map((turn) => 1000 * turn.ttfa_s);
+  const speeds = state.recent.flatMap((turn) => turn.rtfx ?? []);
+  plot($("plot-ttfa"), first, { unit: " ms" });
+  plot($("plot-rtfx"), speeds, { unit: "×", digits: 1, line: 1 });
+  plot($("plot-turns"), turns, { line: state.max_turns, dots: false });
+  $("ttfa").textContent = first.length ? `${Math.round(first.at(-1))} ms` : "–";
+  $("rtfx").textContent = speeds.length ? `${speeds.at(-1).toFixed(1)}×` : "–";
+  if ($("voice").options.length !== state.voices.length) $("voice").replaceChildren(...state.voices.map((voice) => new Option(voice, voice)));
+  $("voice-row").hidden = !state.voices.length;
+  if ($("tags").children.length !== state.tags.length) $("tags").replaceChildren(...state.tags.map(tagButton));
+  $("tags").hidden = !state.tags.length;
+}
+
+function tagButton(tag) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.textContent = `<${tag}>`;
+  button.addEventListener("click", () => {
+    const text = $("text");
+    text.setRangeText(` <${tag}> `, text.selectionStart, text.selectionEnd, "end");
+    text.focus();
+  });
+  return button;
 }
 
 async function look() {
   try {
-    const state = await (await fetch("/healthz", { headers: headers() })).json();
-    $("state").dataset.ready = state.ready;
-    $("state").textContent = state.ready ? "ready" : state.draining ? "ending" : (state.error ?? "loading the model…");
-    $("active").textContent = state.active_turns;
-    $("capacity").textContent = state.max_turns;
-    $("load").value = state.max_turns ? state.active_turns / state.max_turns : 0;
-    $("connections").textContent = state.connections;
-    $("model").textContent = state.model;
-    $("restarts").textContent = state.restarts;
-    $("version").textContent = state.version;
-    $("ttfa").textContent = state.ttfa_p50_s === null ? "–" : `${Math.round(1000 * state.ttfa_p50_s)} ms`;
-    $("key-row").hidden &&= !state.key_needed;
-    if ($("voice").options.length !== state.voices.length)
-      $("voice").replaceChildren(...state.voices.map((voice) => new Option(voice, voice)));
-    $("voice-row").hidden = !state.voices.length;
+    show(await (await fetch("/healthz?recent=1")).json());
   } catch {
     $("state").dataset.ready = false;
     $("state").textContent = "the server does not answer";
@@ -115,9 +112,63 @@ async function look() {
   setTimeout(look, 1000);
 }
 
+// ---- the tabs
+
+const tabs = [$("tab-speak"), $("tab-connect")];
+
+function open(tab) {
+  for (const one of tabs) {
+    one.setAttribute("aria-selected", one === tab);
+    one.tabIndex = one === tab ? 0 : -1;
+    $(one.getAttribute("aria-controls")).hidden = one !== tab;
+  }
+  if (tab.id === "tab-connect") fill();
+}
+
+function fill() {
+  const voice = $("voice").value || health.voices?.[0] || "default";
+  const all = snippets({ url: location.origin, voice, key: health.key_needed });
+  $("view-connect").replaceChildren(
+    ...Object.entries(all).map(([name, code]) => {
+      const [card, head, title, copy, pre] = ["article", "header", "h2", "button", "pre"].map((kind) => document.createElement(kind));
+      card.className = "card";
+      title.textContent = name;
+      copy.textContent = "Copy";
+      copy.setAttribute("aria-label", `Copy the snippet for ${name}`);
+      pre.textContent = code;
+      pre.tabIndex = 0;
+      copy.addEventListener("click", async () => {
+        await navigator.clipboard.writeText(code);
+        copy.textContent = "Copied";
+        setTimeout(() => (copy.textContent = "Copy"), 1500);
+      });
+      head.append(title, copy);
+      card.append(head, pre);
+      return card;
+    }),
+  );
+}
+
+for (const [i, tab] of tabs.entries()) {
+  tab.addEventListener("click", () => open(tab));
+  tab.addEventListener("keydown", (event) => {
+    if (event.key !== "ArrowLeft" && event.key !== "ArrowRight") return;
+    const next = tabs[(i + 1) % tabs.length];
+    open(next);
+    next.focus();
+  });
+}
+
+// ---- the form
+
 $("form").addEventListener("submit", (event) => {
   event.preventDefault();
   speak();
 });
 $("stop").addEventListener("click", stop);
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape") stop();
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && event.target === $("text")) $("form").requestSubmit();
+});
+draw();
 look();
