@@ -49,7 +49,7 @@ def kill(name):
         if thread.name == name:
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(RuntimeError))
 
-signal.signal(signal.SIGUSR1, lambda *_: kill("orpheus-torch"))
+signal.signal(signal.SIGUSR1, lambda *_: kill("orpheus-tokens"))
 signal.signal(signal.SIGUSR2, lambda *_: kill("orpheus-codec"))
 from orpheus_plugin.cli.main import main
 sys.exit(main(["serve", *sys.argv[1:]]))

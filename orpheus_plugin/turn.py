@@ -345,6 +345,11 @@ class Turn:
 
     # ---- called by the link
 
+    @property
+    def orphaned(self) -> bool:
+        """Its loop is closed: nobody can read it any more."""
+        return self._loop.is_closed()
+
     def admit(self) -> None:
         """The turn holds a place. From any thread."""
         with contextlib.suppress(RuntimeError):  # the caller's loop is gone
@@ -407,6 +412,7 @@ class EngineLoad:
         margin_s: seconds of audio left to the caller who has least; None when nothing is being spoken.
         waiting: turns in line for a place.
         prebuffer_s: seconds of audio that turns begin with, so that they do not stutter on a slow machine.
+        orphaned: turns, since the start, that were ended because nobody held them any more.
     """
 
     generating: int = 0
@@ -415,6 +421,7 @@ class EngineLoad:
     margin_s: float | None = None
     waiting: int = 0
     prebuffer_s: float = 0.0
+    orphaned: int = 0
 
 
 class SpeechEngine(Protocol):

@@ -17,6 +17,7 @@ from orpheus_plugin.codec.stream import CodecStream, Waiting, wake
 from orpheus_plugin.codec.streaming import StreamingDecoder
 from orpheus_plugin.errors import AtCapacity, EngineDied
 from orpheus_plugin.models.devices import compute_alone
+from orpheus_plugin.worker_thread import WorkerThread
 
 __all__ = ["CodecBatcher", "CodecStream"]
 
@@ -74,7 +75,7 @@ class CodecBatcher:
         self._changed = threading.Condition()
         self._free = list(range(slots - 1, -1, -1))
         self._streams: dict[int, CodecStream] = {}
-        self._thread: threading.Thread | None = None
+        self._thread: WorkerThread | None = None
         self._stop = False
         self._error: EngineDied | None = None
         self._sleeps_until = -math.inf  # by the clock; the past while the thread is at work
@@ -89,6 +90,13 @@ class CodecBatcher:
         return len(self._streams)
 
     @property
+    def failure(self) -> EngineDied | None:
+        """Why it decodes nothing any more: dead, at a standstill, closed or not started; None while it works."""
+        if self._thread is None:
+            return EngineDied("the codec has not been started")
+        return self._error or self._thread.failure
+
+    @property
     def slots(self) -> int:
         return self._streaming.slots
 
@@ -100,15 +108,14 @@ class CodecBatcher:
         sizes = sorted({min(size, self._max_lanes) for size in sizes})
         chunks = (*self._chunks, self._streaming.flush_latents)  # the last is the tail
         self._streaming.warm_up([(size, n) for n in chunks for size in sizes])
-        self._thread = threading.Thread(target=self._work, name="orpheus-codec", daemon=True)
+        self._thread = WorkerThread("orpheus-codec", "the codec", self._work, self._end)
         self._thread.start()
 
     def close(self) -> None:
         """Stop the thread after its current step; open streams end with EngineDied. Idempotent."""
         self._end(EngineDied("the codec was closed"))
-        thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join()
+        if self._thread is not None:
+            self._thread.join()
 
     def open_stream(
         self, *, seed: int = 0, noise: bool = True, deadline: Callable[[], float] | None = None
@@ -155,18 +162,16 @@ class CodecBatcher:
     def _work(self) -> None:
         if not self._fixed:
             compute_alone()
-        try:
-            while True:
-                with self._changed:
-                    while not self._stop and (picked := self._pick()) is None:
-                        self._sleep()
-                    if self._stop or picked is None:
-                        return
+        assert self._thread is not None
+        while True:
+            with self._changed:
+                while not self._stop and (picked := self._pick()) is None:
+                    self._sleep()
+                if self._stop or picked is None:
+                    return
+            with self._thread:
                 self._advance(*picked)
-                del picked  # a stream nobody else holds must not live on while the thread sleeps
-        except BaseException as error:
-            logger.exception("the codec thread died")
-            self._end(EngineDied(f"the codec thread died: {error!r}"))
+            del picked  # a stream nobody else holds must not live on while the thread sleeps
 
     def run_ready(self) -> None:
         """Without a thread: do on this one all the work there is. For simulations and tests, instead of `start`."""

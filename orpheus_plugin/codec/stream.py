@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from threading import Condition
@@ -173,8 +172,11 @@ def wake(waiting: Iterable[Waiting]) -> None:
     for loop, future in waiting:
         loops.setdefault(loop, []).append(future)
     for loop, futures in loops.items():
-        with contextlib.suppress(RuntimeError):  # a closed loop: nobody is left to tell
+        try:
             loop.call_soon_threadsafe(_resolve, futures)
+        except RuntimeError:
+            if not loop.is_closed():  # else nobody is left to tell
+                raise
 
 
 def _resolve(futures: list[asyncio.Future[None]]) -> None:

@@ -59,13 +59,14 @@ class LocalEngine:
         self.config = config or EngineConfig()
         self._files = files or find_files(self.config)
         self._make_generator = generator
-        self._supervisor = Supervisor(self._build, self._warm_up, self._end_turns)
+        self._supervisor = Supervisor(self._build, self._warm_up, self._end_turns, self._tick)
         self._turns: dict[str, Scheduler] = {}
         self._rates: dict[str, SpeakingRate] = {}  # by voice, the last used at the end
         self._prebuffer = Prebuffer()
         self._admission = Admission(self.config.max_turns or 0)
         self._places = Places(lambda: self._admission.limit)
         self._ended = Work(0.0, 0.0)  # of the turns that are no more
+        self._orphaned = 0
 
     # ---- life
 
@@ -115,9 +116,10 @@ class LocalEngine:
                 prebuffer,
                 on_end=lambda error: None,
             )
+            turn = scheduler.make_turn(max_chars=self.config.max_text_chars)
             scheduler.admit()
             scheduler.start()
-            return scheduler.turn
+            return turn
 
         await speak_once(open_turn)
         if self.config.measure:
@@ -144,8 +146,13 @@ class LocalEngine:
             )
             self._places.fill()
 
-    async def _end_turns(self, error: OrpheusError) -> None:
-        await asyncio.gather(*(turn.aclose(error) for turn in list(self._turns.values())))
+    async def _end_turns(self, error: OrpheusError, busy_only: bool) -> None:
+        turns = [turn for turn in self._turns.values() if turn.generating or not busy_only]
+        await asyncio.gather(*(turn.aclose(error) for turn in turns))
+
+    def _tick(self) -> None:
+        for turn in list(self._turns.values()):
+            turn.check_owner()
 
     # ---- turns
 
@@ -158,13 +165,14 @@ class LocalEngine:
 
             def retire(error: OrpheusError | None) -> None:
                 del self._turns[turn_id]
+                self._orphaned += scheduler.orphaned
                 self._ended = Work(
                     self._ended.audio_s + scheduler.stats.audio_s,
                     self._ended.busy_s + scheduler.busy_s,
                 )
                 self._places.leave(turn_id)
                 if isinstance(error, EngineDied):
-                    self._supervisor.restart()
+                    self._supervisor.restart(error)
 
             scheduler = self._scheduler(
                 turn_id,
@@ -175,9 +183,10 @@ class LocalEngine:
                 self._prebuffer,
                 on_end=retire,
             )
+            turn = scheduler.make_turn(max_chars=self.config.max_text_chars)
             self._places.enter(turn_id, scheduler.admit, may_wait=max_wait_s > 0)
             loop.call_soon_threadsafe(self._begin, scheduler, max_wait_s)
-        return scheduler.turn
+        return turn
 
     def _begin(self, scheduler: Scheduler, max_wait_s: float) -> None:
         self._turns[scheduler.id] = scheduler
@@ -214,7 +223,6 @@ class LocalEngine:
             rate=self._rate(voice or ""),
             prebuffer=prebuffer,
             on_end=on_end,
-            max_chars=self.config.max_text_chars,
         )
 
     def _rate(self, voice: str) -> SpeakingRate:
@@ -271,6 +279,7 @@ class LocalEngine:
             margin_s=min(margins, default=None),
             waiting=self._places.waiting,
             prebuffer_s=self._prebuffer.size_s,
+            orphaned=self._orphaned,
         )
 
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
+import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
@@ -19,7 +20,6 @@ from orpheus_plugin.engine.word_timing import WordTimer
 from orpheus_plugin.errors import EngineDied, GenerationFailed, OrpheusError
 from orpheus_plugin.text.cutter import TextOptions, Utterance, UtteranceCutter
 from orpheus_plugin.turn import (
-    MAX_TEXT_CHARS,
     SAMPLE_RATE,
     AudioChunk,
     SpeechOptions,
@@ -57,9 +57,9 @@ class Scheduler:
             the error that ended it, if one did.
 
     Attributes:
-        turn: the caller's end. Made on the running loop, which is the caller's.
         clock: of a listener who plays at once.
         admitted: set when the turn holds its place; nothing of it is in the engine before.
+        orphaned: it was ended because nobody holds its Turn any more, or the loop of who did is closed.
     """
 
     def __init__(
@@ -76,13 +76,13 @@ class Scheduler:
         rate: SpeakingRate,
         prebuffer: Prebuffer,
         on_end: Callable[[OrpheusError | None], None],
-        max_chars: int = MAX_TEXT_CHARS,
     ) -> None:
         self.id = turn_id
         self.stats = TurnStats()
-        self.turn = Turn(turn_id, self, max_chars=max_chars)
+        self._turn: weakref.ref[Turn] | None = None
         self.clock = PlayoutClock()
         self.admitted = asyncio.Event()
+        self.orphaned = False
         self._loop = loop
         self._parts = parts
         self._voice = voice
@@ -109,6 +109,16 @@ class Scheduler:
         self._busy_since: float | None = None
 
     # ---- the caller's loop
+
+    def make_turn(self, *, max_chars: int) -> Turn:
+        """The caller's end, once. Only the caller keeps it: a Turn that nobody holds any more ends what it asked for."""
+        turn = Turn(self.id, self, max_chars=max_chars)
+        self._turn = weakref.ref(turn, self._lose_turn)
+        return turn
+
+    def _lose_turn(self, _: object) -> None:
+        with contextlib.suppress(EngineDied):  # called from any thread, by the garbage collector
+            self._post(self._end_orphan)
 
     def send_text(self, text: str) -> None:
         self._post(self._push_text, text)
@@ -151,7 +161,8 @@ class Scheduler:
     def admit(self) -> None:
         """The turn holds its place. On the engine's loop, or before `start`."""
         self.admitted.set()
-        self.turn.admit()
+        if (turn := self._get_turn()) is not None:
+            turn.admit()
 
     def stop(self, reason: OrpheusError | None = None) -> None:
         """End the turn without waiting for what is in flight. Idempotent.
@@ -203,7 +214,7 @@ class Scheduler:
         final = self._final
         self._on_end(final if isinstance(final, OrpheusError) else None)
         if final is not None:
-            self.turn.deliver(final)
+            self._deliver(final)
 
     # ---- text
 
@@ -345,8 +356,27 @@ class Scheduler:
                 self.stats.ttfa_s = time.monotonic() - self._first_text_at
             self.stats.audio_s += seconds
             self._unread += round(seconds * SAMPLE_RATE)
-        if not self.turn.deliver(*events):
-            self.stop()  # the caller's loop is gone
+        if not self._deliver(*events):
+            self._end_orphan()
+
+    def _get_turn(self) -> Turn | None:
+        return None if self._turn is None else self._turn()
+
+    def _deliver(self, *events: TurnEvent | OrpheusError) -> bool:
+        turn = self._get_turn()
+        return turn is not None and turn.deliver(*events)
+
+    def check_owner(self) -> None:
+        """End the turn if the loop it belongs to is closed: nobody can read it any more."""
+        turn = self._get_turn()
+        if turn is None or turn.orphaned:
+            self._end_orphan()
+
+    def _end_orphan(self) -> None:
+        if self._task is not None and not self._task.done() and not self._task.cancelling():
+            self.orphaned = True
+            logger.warning("turn %s: nobody holds it any more; it is ended", self.id)
+            self.stop()
 
     def _clock_busy(self, *, busy: bool) -> None:
         now = time.monotonic()

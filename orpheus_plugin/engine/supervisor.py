@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import Future
 
@@ -14,6 +15,15 @@ from orpheus_plugin.errors import EngineDied, OrpheusError
 
 logger = logging.getLogger(__name__)
 
+WATCH_S = 0.25
+"""How often the parts are looked at. It costs a few microseconds."""
+
+BEAT_LIMIT_S = 10.0
+"""An engine whose loop has not moved for so long is not ready."""
+
+CLOSE_S = 10.0
+"""How long parts that have died may take to close; then they are left behind."""
+
 
 class Supervisor:
     """The life of one engine. Its loop runs on a thread named "orpheus-engine".
@@ -21,14 +31,17 @@ class Supervisor:
     Args:
         build: makes the parts, the token engine not yet started. Blocking: called on a worker thread.
         warm_up: awaited with the parts when they run for the first time.
-        end_turns: awaited at the end, with what the turns are told.
+        end_turns: awaited with what the turns are told: those that hold something of dead parts (`busy_only`), or at the
+            end all of them.
+        tick: called on the loop several times a second.
     """
 
     def __init__(
         self,
         build: Callable[[], EngineParts],
         warm_up: Callable[[EngineParts], Awaitable[None]],
-        end_turns: Callable[[OrpheusError], Awaitable[None]],
+        end_turns: Callable[[OrpheusError, bool], Awaitable[None]],
+        tick: Callable[[], None],
     ) -> None:
         self.closed = False
         self.parts: EngineParts | None = None
@@ -37,6 +50,7 @@ class Supervisor:
         self._build = build
         self._warm_up = warm_up
         self._end_turns = end_turns
+        self._tick = tick
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -45,10 +59,19 @@ class Supervisor:
         # The rest belongs to the loop.
         self._running = asyncio.Event()  # not set while it starts, restarts or closes
         self._tasks: set[asyncio.Task[None]] = set()
+        self._beat = time.monotonic()
 
     @property
     def ready(self) -> bool:
-        return self._started and self.parts is not None and self._running.is_set()
+        """All of its threads and processes live and move. From any thread."""
+        parts = self.parts
+        return (
+            self._started
+            and self._running.is_set()
+            and time.monotonic() - self._beat < BEAT_LIMIT_S
+            and parts is not None
+            and parts.failure is None
+        )
 
     async def start(self) -> None:
         """Returns at once when running. Raises what loading raises, and EngineDied when it is closed meanwhile."""
@@ -59,7 +82,7 @@ class Supervisor:
                 if self._loop is None:
                     self._loop = asyncio.new_event_loop()
                     self._thread = threading.Thread(
-                        target=_run, args=(self._loop,), name="orpheus-engine", daemon=True
+                        target=self._run, args=(self._loop,), name="orpheus-engine", daemon=True
                     )
                     self._thread.start()
                 starting = self._starting = asyncio.run_coroutine_threadsafe(
@@ -116,11 +139,22 @@ class Supervisor:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def restart(self) -> None:
-        """The parts have died: start new ones. Turns that hold none of the old ones wait for them."""
-        if self._running.is_set():  # else it is under way, or the engine is closing
+    def restart(self, error: OrpheusError | None = None) -> None:
+        """The parts have died: end the turns that hold something of them, start new ones. The other turns wait.
+
+        Idempotent while it is under way.
+        """
+        if self._running.is_set():  # else it restarts already, or the engine is closing
             self._running.clear()
-            self.watch(self._restart())
+            self.watch(self._restart(error or EngineDied("the engine died")))
+
+    async def _watch_parts(self) -> None:
+        while True:
+            await asyncio.sleep(WATCH_S)
+            self._beat = time.monotonic()
+            self._tick()
+            if self.parts is not None and (failure := self.parts.failure) is not None:
+                self.restart(failure)
 
     async def _start(self) -> None:
         task = asyncio.current_task()
@@ -137,6 +171,7 @@ class Supervisor:
                 raise
             self._running.set()
             self._started = True
+            self.watch(self._watch_parts())
         finally:
             self._tasks.discard(task)
 
@@ -152,16 +187,21 @@ class Supervisor:
             raise
         return parts
 
-    async def _restart(self) -> None:
-        logger.error("the engine died, restarting it")
+    async def _restart(self, error: OrpheusError) -> None:
+        logger.error("the engine is restarted: %s", error)
         try:
-            await self._unload()
+            await self._end_turns(error, True)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_S):
+                    await self._unload()
             self.parts = await self._load()
             self.failure = None
             self.restarts += 1
             logger.warning("the engine is back")
-        except Exception as error:
-            self.failure = error if isinstance(error, OrpheusError) else EngineDied(repr(error))
+        except Exception as failure:
+            self.failure = (
+                failure if isinstance(failure, OrpheusError) else EngineDied(repr(failure))
+            )
             logger.exception("the engine could not be restarted")
         finally:
             self._running.set()
@@ -174,7 +214,7 @@ class Supervisor:
         await asyncio.gather(*tasks, return_exceptions=True)
         self._running.clear()  # a start or restart that ended just now has set it
         self._started = False
-        await self._end_turns(EngineDied("the engine was closed"))
+        await self._end_turns(EngineDied("the engine was closed"), False)
         await self._unload()
 
     async def _unload(self) -> None:
@@ -185,11 +225,16 @@ class Supervisor:
             finally:
                 await asyncio.to_thread(parts.codec.close)
 
-
-def _run(loop: asyncio.AbstractEventLoop) -> None:
-    asyncio.set_event_loop(loop)
-    try:
-        loop.run_forever()
-    finally:
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+        asyncio.set_event_loop(loop)
+        stopped = False
+        while not stopped:
+            try:
+                loop.run_forever()
+                stopped = True
+            except BaseException as error:  # SystemExit in a callback, for one
+                logger.exception("the engine's loop was interrupted")
+                died = EngineDied(f"the engine's loop was interrupted: {type(error).__name__}")
+                loop.call_soon(self.restart, died)
         loop.run_until_complete(loop.shutdown_asyncgens())
         loop.close()

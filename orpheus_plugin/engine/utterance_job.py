@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 from orpheus_plugin.engine.runaway import RunawayGuard, token_ceiling
 from orpheus_plugin.engine.trim import LeadingTrim, Samples
-from orpheus_plugin.errors import GenerationFailed
+from orpheus_plugin.errors import EngineDied, GenerationFailed
 from orpheus_plugin.text.cutter import Utterance
 from orpheus_plugin.tokens.base import SamplingParams, TokenChunk, TokenGenerator
 from orpheus_plugin.tokens.frames import FrameAssembler
@@ -37,6 +37,11 @@ class EngineParts:
     generator: TokenGenerator
     codec: CodecBatcher
     sampling: SamplingParams
+
+    @property
+    def failure(self) -> EngineDied | None:
+        """Why they are of no more use; None while all of them work. From any thread."""
+        return self.generator.failure or self.codec.failure
 
 
 class UtteranceJob:

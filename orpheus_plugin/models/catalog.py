@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from orpheus_plugin.tokens.base import SamplingParams
+from orpheus_plugin.sampling import SamplingParams
 
 SNAC_24KHZ = "hubertsiuzdak/snac_24khz"
 

@@ -22,7 +22,7 @@ from orpheus_plugin.models.hub import (
     progress_bars,
 )
 from orpheus_plugin.models.voices import pick_voice
-from orpheus_plugin.tokens.base import SamplingParams
+from orpheus_plugin.sampling import SamplingParams
 
 __all__ = [
     "SNAC_24KHZ",

@@ -6,27 +6,12 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
+from orpheus_plugin.errors import EngineDied
+from orpheus_plugin.sampling import SamplingParams
+
+__all__ = ["FinishReason", "SamplingParams", "TokenChunk", "TokenGenerator"]
+
 FinishReason = Literal["stop", "length", "abort"]
-
-
-@dataclass(frozen=True, slots=True)
-class SamplingParams:
-    """How ids are drawn. Defaults are those of Orpheus 3B, which needs a repetition penalty >= 1.1 to be stable
-    (canopyai/Orpheus-TTS README, "Prompting").
-
-    Attributes:
-        temperature: 0 is greedy.
-        top_p: nucleus mass, in (0, 1].
-        repetition_penalty: 1 is none; over ids already generated (the prompt holds no audio ids).
-        max_tokens: ceiling on generated ids; reaching it finishes with "length".
-        seed: None draws a fresh one; equal seeds give equal ids on the same engine for single requests.
-    """
-
-    temperature: float = 0.6
-    top_p: float = 0.8
-    repetition_penalty: float = 1.1
-    max_tokens: int = 2048
-    seed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,4 +61,12 @@ class TokenGenerator(Protocol):
     @property
     def running(self) -> int:
         """Requests that hold a slot in the engine now."""
+        ...
+
+    @property
+    def failure(self) -> EngineDied | None:
+        """Why it generates nothing any more: dead, at a standstill, or not started; None while it works.
+
+        Cheap; read from any thread several times a second, and by health checks.
+        """
         ...

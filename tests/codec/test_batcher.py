@@ -325,7 +325,7 @@ async def test_a_dying_worker_ends_every_stream_with_engine_died(batcher, caplog
         batcher.open_stream()
     streams[1].push(random_latents(1))
     streams[1].close()
-    assert "codec thread died" in caplog.text
+    assert "the codec died" in caplog.text
 
 
 async def test_closing_ends_open_streams_and_the_thread():

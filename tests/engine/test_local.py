@@ -518,7 +518,7 @@ async def test_closing_an_engine_that_starts_leaves_nothing(crafted_files: Model
         with pytest.raises(EngineDied):
             engine.open_turn()
     names = {thread.name for thread in set(threading.enumerate()) - before}
-    assert not names & {"orpheus-engine", "orpheus-codec", "orpheus-torch"}
+    assert not names & {"orpheus-engine", "orpheus-codec", "orpheus-tokens"}
     await engine.start()
     assert pcm(await speak(engine, "Once more."))
     await engine.aclose()

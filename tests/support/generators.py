@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import Generic, TypeVar
 
+from orpheus_plugin.errors import EngineDied
 from orpheus_plugin.tokens.base import SamplingParams, TokenChunk, TokenGenerator
 
 G = TypeVar("G", bound=TokenGenerator)
@@ -25,6 +26,10 @@ class Wrapper(Generic[G]):
     @property
     def running(self) -> int:
         return self.inner.running
+
+    @property
+    def failure(self) -> EngineDied | None:
+        return self.inner.failure
 
     def generate(
         self,

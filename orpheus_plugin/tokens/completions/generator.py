@@ -121,6 +121,11 @@ class CompletionsGenerator:
         """Requests sent and not known to be over."""
         return sum(not request.over for request in self._requests.values())
 
+    @property
+    def failure(self) -> EngineDied | None:
+        """Always None: servers come and go, and each request says what became of it."""
+        return None
+
     # ---- requests
 
     def generate(

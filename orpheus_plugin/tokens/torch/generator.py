@@ -20,6 +20,7 @@ from orpheus_plugin.tokens.torch.llama import STOP, Llama
 from orpheus_plugin.tokens.torch.sampler import Sampler
 from orpheus_plugin.tokens.torch.weights import LlamaShape, load_weights
 from orpheus_plugin.tokens.vocabulary import CODES, SLOTS, Vocabulary
+from orpheus_plugin.worker_thread import WorkerThread
 
 logger = logging.getLogger(__name__)
 
@@ -109,12 +110,17 @@ class TorchLlama:
         self._chunk = prefill_chunk or (64 if on_cpu else 512)
         self._requests: dict[str, _Request] = {}
         self._worker: _Worker | None = None
-        self._failure: OrpheusError = EngineDied("the token generator has not been started")
+        self._failure = EngineDied("the token generator has not been started")
 
     @property
     def running(self) -> int:
         """Requests that hold one of the `max_streams` places now."""
         return self._worker.holding if self._worker is not None else 0
+
+    @property
+    def failure(self) -> EngineDied | None:
+        """See TokenGenerator."""
+        return self._failure if self._worker is None else self._worker.thread.failure
 
     @property
     def dtype(self) -> str:
@@ -244,7 +250,7 @@ class TorchLlama:
         sampler.join(0, SamplingParams(seed=0))
         sampler.draw(logits, [0])
 
-    def _died(self, worker: _Worker, error: OrpheusError) -> None:
+    def _died(self, worker: _Worker, error: EngineDied) -> None:
         """End `worker` and everything on it with `error`. On the event loop."""
         worker.stop()
         if self._worker is not worker:
@@ -268,7 +274,7 @@ class _Worker:
         places: int,
         chunk: int,
         loop: asyncio.AbstractEventLoop,
-        died: Callable[[_Worker, OrpheusError], None],
+        died: Callable[[_Worker, EngineDied], None],
     ) -> None:
         self.model = model
         self._sampler = sampler
@@ -285,9 +291,11 @@ class _Worker:
         self._ids = torch.zeros(places, dtype=torch.int64, device=model.device)
         self._positions = torch.zeros_like(self._ids)
         self._bases = vocabulary.audio_base + CODES * torch.arange(SLOTS, device=model.device)
-        self._thread = threading.Thread(target=self._work, name="orpheus-torch", daemon=True)
-        self.start = self._thread.start
-        self.join = self._thread.join
+        self.thread = WorkerThread(
+            "orpheus-tokens", "the token generator", self._work, self._tell_death
+        )
+        self.start = self.thread.start
+        self.join = self.thread.join
 
     @property
     def holding(self) -> int:
@@ -308,23 +316,18 @@ class _Worker:
             self._changed.notify()
 
     def _work(self) -> None:
-        try:
-            if self.model.device.type == "cpu":
-                compute_alone()
-            with torch.inference_mode():
-                while self._wait():
+        if self.model.device.type == "cpu":
+            compute_alone()
+        with torch.inference_mode():
+            while self._wait():
+                with self.thread:
                     self._leave_aborted()
                     self._join_waiting()
                     if self._running:
                         self._tell(self._step())
-        except Exception as error:
-            logger.exception("The token generator's worker crashed")
-            what = str(error).strip().partition("\n")[0]
-            self._call(
-                self._died,
-                self,
-                EngineDied(f"the token generator crashed: {type(error).__name__} {what}"),
-            )
+
+    def _tell_death(self, error: EngineDied) -> None:
+        self._call(self._died, self, error)
 
     def _wait(self) -> bool:
         """Until there is something to do. False: to stop."""
@@ -419,7 +422,9 @@ class _Worker:
     def _call(self, function: Callable[..., None], *arguments: object) -> None:
         try:
             self._loop.call_soon_threadsafe(function, *arguments)
-        except RuntimeError:  # the loop is closed: nobody listens any more
+        except RuntimeError:
+            if not self._loop.is_closed():  # else nobody listens any more
+                raise
             self._stopping = True
 
 

@@ -103,6 +103,13 @@ class VllmGenerator:
         return 0 if self._engine is None else int(self._engine.get_num_unfinished_requests())
 
     @property
+    def failure(self) -> EngineDied | None:
+        """See TokenGenerator: what vLLM says of its own processes."""
+        if self._engine is None or self._engine.errored:
+            return EngineDied("vLLM is not running")
+        return None
+
+    @property
     def engine(self) -> Any:
         """vLLM's AsyncLLM, for what this class does not offer; None while stopped."""
         return self._engine
@@ -165,8 +172,8 @@ class VllmGenerator:
         return self._stream(prompt, sampling, request_id, priority)
 
     def _alive(self) -> Any:
-        if self._engine is None or self._engine.errored:
-            raise EngineDied("vLLM is not running")
+        if (failure := self.failure) is not None:
+            raise failure
         return self._engine
 
     async def _stream(

@@ -1,0 +1,215 @@
+"""What dies in an engine, at any moment: every turn on it is told within a second, and the next one speaks."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import gc
+import random
+import threading
+
+import pytest
+
+from orpheus_plugin.engine.config import EngineConfig
+from orpheus_plugin.engine.local import LocalEngine
+from orpheus_plugin.errors import EngineDied
+from orpheus_plugin.models.files import ModelFiles
+from orpheus_plugin.turn import AudioChunk, TurnEnd
+from orpheus_plugin.worker_thread import WorkerThread
+
+TEXT = "The quick brown fox jumps over the lazy dog, come rain or shine. " * 3
+
+
+def kill(name: str, error: type[BaseException]) -> None:
+    """Raise an error in a thread, wherever it is: at its next bytecode."""
+    for thread in threading.enumerate():
+        if thread.name == name:
+            assert thread.ident is not None
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                ctypes.c_ulong(thread.ident), ctypes.py_object(error)
+            )
+
+
+async def listen(engine: LocalEngine) -> str:
+    """How a turn ended."""
+    async with engine.open_turn() as turn:
+        turn.push_text(TEXT)
+        turn.end()
+        try:
+            async for event in turn:
+                if isinstance(event, TurnEnd):
+                    return event.reason
+        except EngineDied:
+            pass
+    return "died"
+
+
+async def speak(engine: LocalEngine) -> int:
+    samples = 0
+    async with engine.open_turn() as turn:
+        turn.push_text("Hello again.")
+        turn.end()
+        async for event in turn:
+            if isinstance(event, AudioChunk):
+                samples += event.samples
+    return samples
+
+
+@pytest.fixture
+async def engine(crafted_files: ModelFiles) -> LocalEngine:
+    return LocalEngine(EngineConfig(device="cpu", max_turns=4), files=crafted_files)
+
+
+@pytest.mark.parametrize("thread", ["orpheus-tokens", "orpheus-codec"])
+@pytest.mark.parametrize("error", [RuntimeError, MemoryError, SystemExit, GeneratorExit])
+async def test_whatever_ends_a_thread_is_told_and_got_over(
+    engine: LocalEngine, thread: str, error: type[BaseException]
+) -> None:
+    chance = random.Random(f"{thread} {error.__name__}")
+    await engine.start()
+    try:
+        turns = [asyncio.create_task(listen(engine)) for _ in range(3)]
+        await asyncio.sleep(chance.uniform(0.0, 0.15))
+        kill(thread, error)
+        async with asyncio.timeout(20):
+            # A thread that sleeps hears of it when it has work again.
+            while not engine.health().restarts:
+                if all(turn.done() for turn in turns):
+                    turns.append(asyncio.create_task(listen(engine)))
+                await asyncio.sleep(0.01)
+            ended = await asyncio.gather(*turns)
+            assert await speak(engine) > 2048
+        # Those that had nothing in the engine yet were spoken by the next one.
+        assert "died" in ended
+        assert set(ended) <= {"died", "done"}
+        assert engine.health().ready
+        assert engine.health().active_turns == 0
+    finally:
+        await engine.aclose()
+
+
+async def test_a_thread_that_returns_by_itself_is_a_death(engine: LocalEngine) -> None:
+    await engine.start()
+    try:
+        parts = engine._supervisor.parts
+        assert parts is not None
+        turn = asyncio.create_task(listen(engine))
+        await asyncio.sleep(0.05)
+        with parts.codec._changed:
+            parts.codec._stop = True  # as if it had been told to: nobody is told of its end
+            parts.codec._changed.notify_all()
+        how = await asyncio.wait_for(turn, 10)
+        assert how == "died"
+        assert await speak(engine) > 2048
+    finally:
+        await engine.aclose()
+
+
+async def test_a_step_that_never_ends_is_a_death(
+    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await engine.start()
+    try:
+        parts = engine._supervisor.parts
+        assert parts is not None
+        monkeypatch.setattr("orpheus_plugin.worker_thread.STEP_LIMIT_S", 0.5)
+        monkeypatch.setattr("orpheus_plugin.worker_thread.JOIN_S", 0.1)
+        go_on = threading.Event()
+        advance = parts.codec._advance
+        monkeypatch.setattr(
+            parts.codec, "_advance", lambda *picked: (go_on.wait(30), advance(*picked))
+        )
+        turn = asyncio.create_task(listen(engine))
+        async with asyncio.timeout(10):
+            while parts.codec.failure is None:
+                await asyncio.sleep(0.01)
+            assert not engine.health().ready
+            how = await turn
+            assert how == "died"
+            monkeypatch.setattr("orpheus_plugin.worker_thread.STEP_LIMIT_S", 10.0)
+            assert await speak(engine) > 2048
+        go_on.set()
+    finally:
+        await engine.aclose()
+
+
+async def test_the_engines_loop_outlives_what_interrupts_it(engine: LocalEngine) -> None:
+    await engine.start()
+    try:
+        turn = asyncio.create_task(listen(engine))
+        await asyncio.sleep(0.05)
+
+        def leave() -> None:
+            raise SystemExit(3)
+
+        with engine._supervisor.running() as loop:
+            loop.call_soon_threadsafe(leave)
+        how = await asyncio.wait_for(turn, 10)
+        assert how == "died"
+        assert await speak(engine) > 2048
+    finally:
+        await engine.aclose()
+
+
+async def test_a_turn_that_holds_nothing_outlives_a_death(engine: LocalEngine) -> None:
+    await engine.start()
+    try:
+        async with engine.open_turn() as waiting:
+            turn = asyncio.create_task(listen(engine))
+            await asyncio.sleep(0.05)
+            kill("orpheus-codec", RuntimeError)
+            assert await turn == "died"
+            waiting.push_text("I had nothing in it.")
+            waiting.end()
+            events = [event async for event in waiting]
+        assert isinstance(events[-1], TurnEnd)
+    finally:
+        await engine.aclose()
+
+
+async def test_a_turn_that_nobody_holds_is_ended_and_counted(crafted_engine: LocalEngine) -> None:
+    crafted_engine.open_turn().push_text(TEXT)
+    gc.collect()
+    async with asyncio.timeout(5):
+        while crafted_engine.health().active_turns or not crafted_engine.load().orphaned:
+            await asyncio.sleep(0.01)
+    assert crafted_engine.load().orphaned == 1
+
+
+async def test_a_turn_whose_loop_is_closed_is_ended_though_somebody_holds_it(
+    crafted_engine: LocalEngine,
+) -> None:
+    async def open_one() -> object:
+        return crafted_engine.open_turn()
+
+    kept = await asyncio.to_thread(asyncio.run, open_one())
+    async with asyncio.timeout(5):
+        while crafted_engine.health().active_turns:
+            await asyncio.sleep(0.01)
+    assert crafted_engine.load().orphaned == 1
+    assert kept is not None
+
+
+def test_a_worker_says_whether_it_lives_and_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[EngineDied] = []
+    stop, stuck, in_step = threading.Event(), threading.Event(), threading.Event()
+
+    def work() -> None:
+        with worker:
+            in_step.set()
+            stuck.wait(10)
+        stop.wait(10)
+        raise KeyboardInterrupt
+
+    worker = WorkerThread("orpheus-test", "the test", work, told.append)
+    assert worker.failure is None
+    worker.start()
+    in_step.wait(5)
+    assert worker.failure is None
+    monkeypatch.setattr("orpheus_plugin.worker_thread.STEP_LIMIT_S", -1.0)
+    assert "stands still" in str(worker.failure)
+    stuck.set()
+    stop.set()
+    worker.join()
+    assert "KeyboardInterrupt" in str(worker.failure)
+    assert told == [worker.failure]
