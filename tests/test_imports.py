@@ -25,6 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("tokens", "codec"),
     ("engine",),
     ("remote",),
+    ("reply",),
     ("server", "pipecat", "livekit"),
     ("cli",),
     ("__init__", "__main__"),

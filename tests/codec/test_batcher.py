@@ -340,7 +340,7 @@ async def test_closing_ends_open_streams_and_the_thread():
     batcher.close()
     with pytest.raises(EngineDied):
         await asyncio.wait_for(listening, 5)
-    assert not thread.is_alive()
+    assert not thread._thread.is_alive()
 
 
 async def test_a_finished_stream_is_not_kept_alive(batcher):
