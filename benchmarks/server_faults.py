@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import random
 import socket
@@ -148,7 +149,7 @@ class Harm:
             return f"turns freed after {time.monotonic() - began:.1f} s"
 
     async def slow_readers(self) -> str:
-        """clients of three doors that stop reading their sockets, beside one that reads"""
+        """clients of three endpoints that stop reading their sockets, beside one that reads"""
         alone_s, _ = await self.hear()
         before = self.server.rss_mb
         async with aiohttp.ClientSession(read_bufsize=1_024) as session:
@@ -187,22 +188,9 @@ class Harm:
         )
 
     async def truncated(self) -> str:
-        """every message cut short at every byte, on the websockets that speak MessagePack"""
-        messages: list[dict[str, Any]] = [
-            {"type": "open", "id": "a", "options": {"voice": "tara", "seed": 3}},
-            {"type": "text", "id": "a", "text": "Hello there."},
-            {"type": "consumed", "id": "a", "samples": 300},
-            {"type": "Text", "text": "Hello there."},
-            {"type": "Voice", "embeddings": [0.5, 1.5], "shape": [1, 2]},
-            {"type": "Eos"},
-        ]
-        seen: Counter[str] = Counter()
+        """every message cut short at every byte, on the websockets"""
         async with aiohttp.ClientSession() as session:
-            for message in messages:
-                whole = protocol.pack(message)
-                door = "unmute" if message["type"] in ("Text", "Voice", "Eos") else "native"
-                for length in range(len(whole)):
-                    seen[await send_wrong(session, self.ws, (door, [whole[:length]]))] += 1
+            seen = await truncated(session, self.ws)
         return ", ".join(f"{count} {outcome}" for outcome, count in sorted(seen.items()))
 
     async def fuzz(self) -> str:
@@ -217,14 +205,40 @@ class Harm:
         seen: Counter[str] = Counter()
         async with aiohttp.ClientSession() as session:
             for _ in range(self.args.fuzz // 10):
-                body = self.random.randbytes(self.random.randrange(200))
+                body: bytes = self.random.choice((self._garbage, self._fields))()
                 path = self.random.choice(("/v1/audio/speech", "/predict"))
                 async with session.post(self.server.url + path, data=body) as response:
                     seen[str(response.status)] += 1
+                    assert response.status in (200, 400), await response.text()
+                    await response.read()
         for _ in range(self.args.fuzz // 10):
             with socket.create_connection(("127.0.0.1", self.port)) as connection:
                 connection.sendall(self.random.randbytes(100) + b"\r\n\r\n")
         return ", ".join(f"{count} x {status}" for status, count in sorted(seen.items()))
+
+    def _garbage(self) -> bytes:
+        return self.random.randbytes(self.random.randrange(200))
+
+    def _fields(self) -> bytes:
+        """A body whose fields are of any kind."""
+        names = ("input", "prompt", "voice", "speed", "response_format", "stream", "seed", "top_p")
+        values: tuple[Any, ...] = (
+            None,
+            True,
+            3,
+            -1,
+            1e300,
+            "",
+            "x",
+            "pcm",
+            "Hi.",
+            [],
+            {},
+            {"id": "x"},
+            [[1]],
+        )
+        asked = {name: self.random.choice(values) for name in self.random.sample(names, 4)}
+        return json.dumps(asked).encode()
 
     async def oversized(self) -> str:
         """texts and messages beyond the limits"""
@@ -313,20 +327,21 @@ class Harm:
 # ---- wrong messages
 
 Case = tuple[str, list[bytes | str]]
-"""A door, and what is sent there, as binary and text messages."""
+"""An endpoint, and what is sent there, as binary and text messages."""
 
-DOORS = {
+ENDPOINTS = {
     "native": protocol.PATH,
     "unmute": "/api/tts_streaming?format=PcmMessagePack",
     "baseten": "/v1/websocket",
+    "omni": "/v1/audio/speech/stream",
 }
 
 
 async def send_wrong(session: aiohttp.ClientSession, url: str, case: Case) -> str:
     """One connection with these messages; how the server ended it."""
-    door, messages = case
+    endpoint, messages = case
     try:
-        async with session.ws_connect(url + DOORS[door], max_msg_size=0) as ws:
+        async with session.ws_connect(url + ENDPOINTS[endpoint], max_msg_size=0) as ws:
             for message in messages:
                 if isinstance(message, str):
                     await ws.send_str(message)
@@ -343,6 +358,35 @@ async def send_wrong(session: aiohttp.ClientSession, url: str, case: Case) -> st
         return f"refused {error.status}"
     except ConnectionError:
         return "cut"
+
+
+async def truncated(session: aiohttp.ClientSession, url: str) -> Counter[str]:
+    """How the server ended connections with each message cut short at each byte."""
+    binary: list[tuple[str, dict[str, Any]]] = [
+        ("native", {"type": "open", "id": "a", "options": {"voice": "tara", "seed": 3}}),
+        ("native", {"type": "text", "id": "a", "text": "Hello there."}),
+        ("native", {"type": "consumed", "id": "a", "samples": 300}),
+        ("unmute", {"type": "Text", "text": "Hello there."}),
+        ("unmute", {"type": "Voice", "embeddings": [0.5, 1.5], "shape": [1, 2]}),
+        ("unmute", {"type": "Eos"}),
+    ]
+    text = [
+        ("omni", '{"type": "session.config", "voice": "tara", "seed": 3}'),
+        ("omni", '{"type": "input.text", "text": "Hello."}'),
+        ("baseten", '{"voice": "tara", "seed": 3}'),
+    ]
+    cases: list[Case] = [
+        (endpoint, [whole[:length]])
+        for endpoint, message in binary
+        for whole in (protocol.pack(message),)
+        for length in range(len(whole))
+    ]
+    cases += [(name, [whole[:length]]) for name, whole in text for length in range(len(whole))]
+    seen: Counter[str] = Counter()
+    for start in range(0, len(cases), 16):
+        ends = (send_wrong(session, url, case) for case in cases[start : start + 16])
+        seen.update(await asyncio.gather(*ends))
+    return seen
 
 
 async def fuzz(session: aiohttp.ClientSession, url: str, cases: int) -> Counter[str]:
@@ -399,8 +443,19 @@ def _cases() -> Any:
     cut = st.builds(lambda data, where: data[: where % len(data)], whole, st.integers(0, 10_000))
     broken = st.builds(_flipped, whole, st.lists(st.integers(0, 80_000), min_size=1, max_size=3))
     texts = st.sampled_from(["__END__", "{}", "[]", '{"voice": 3}', '{"temperature": NaN}', "Hi."])
-    message = whole | cut | broken | st.binary(max_size=64) | texts | st.text(max_size=40)
-    return st.tuples(st.sampled_from(sorted(DOORS)), st.lists(message, min_size=1, max_size=5))
+    tags = st.sampled_from(
+        ["session.config", "input.text", "input.done", "voice.add", "voice.list"]
+    )
+    fields = st.dictionaries(
+        st.sampled_from(["text", "voice", "speed", "stream_audio", "response_format", "seed"]),
+        st.none() | st.booleans() | st.integers() | st.text(max_size=9) | st.just("pcm"),
+        max_size=3,
+    )
+    json_maps = st.builds(lambda tag, own: json.dumps({**own, "type": tag}), tags, fields)
+    message = (
+        whole | cut | broken | st.binary(max_size=64) | texts | json_maps | st.text(max_size=40)
+    )
+    return st.tuples(st.sampled_from(sorted(ENDPOINTS)), st.lists(message, min_size=1, max_size=5))
 
 
 def _flipped(data: bytes, places: list[int]) -> bytes:

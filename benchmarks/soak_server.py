@@ -333,7 +333,8 @@ def main() -> int:
         "left",
         "abandoned",
         "tracebacks",
-        "timeouts",
+        "last_turn_s",
+        "first_traceback",
         "files",
         "threads",
     ):

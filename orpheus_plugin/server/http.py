@@ -95,6 +95,8 @@ class _Connection(RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """The answer to what never came to the application, or broke on its way out of it. Closes the connection."""
+        if isinstance(exc, ConnectionError):
+            raise exc  # the client left in mid-answer: nobody to tell, and no mistake
         if status < 500:
             said = (message or type(exc).__name__).strip().partition("\n")[0][:200]
             logger.info("malformed request", extra={"from": request.remote, "error": said})

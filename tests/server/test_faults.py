@@ -13,7 +13,7 @@ import aiohttp
 import msgpack
 import pytest
 
-from benchmarks.server_faults import fuzz
+from benchmarks.server_faults import fuzz, truncated
 from orpheus_plugin import protocol
 from orpheus_plugin.engine.config import EngineConfig
 from orpheus_plugin.engine.local import LocalEngine
@@ -55,6 +55,17 @@ async def test_wrong_messages_in_quantity_leave_nothing_and_the_next_turn_is_spo
     engine = RemoteEngine(server.url)
     assert await speak(engine)
     await engine.aclose()
+
+
+async def test_messages_cut_short_at_every_byte_leave_nothing(
+    server: RunningTestServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with aiohttp.ClientSession() as session:
+        outcomes = await truncated(session, server.ws_url)
+    assert sum(outcomes.values()) > 300
+    assert set(outcomes) <= {"left open", "closed 1000", "closed 1008", "closed 1011"}
+    await settle(server)
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 async def test_many_turns_leave_no_task_and_no_connection(server: RunningTestServer) -> None:

@@ -9,10 +9,13 @@ import logging
 import aiohttp
 import msgpack
 import pytest
+from aiohttp import web
 
 from orpheus_plugin import protocol
 from orpheus_plugin.remote.engine import RemoteEngine
 from orpheus_plugin.server.config import Limits
+from orpheus_plugin.server.http import Runner
+from orpheus_plugin.server.replies import errors_as_responses
 from orpheus_plugin.server.service import SpeechService
 from orpheus_plugin.turn import AudioChunk, SpeechEngine, SpeechOptions
 from tests.support.raw_websocket import CLOSE, connected, frame
@@ -99,12 +102,15 @@ async def test_leaving_after_every_message_keeps_no_place(
     await speak(server)
 
 
-@pytest.mark.parametrize("audio_format", ["pcm", "flac", "mp3"])
+@pytest.mark.parametrize("more", [{}, {"response_format": "flac"}, {"stream": True}])
 @pytest.mark.parametrize("path", ["/v1/audio/speech", "/predict"])
 async def test_requests_given_up_at_any_moment_keep_no_place(
-    server: RunningTestServer, path: str, audio_format: str
+    server: RunningTestServer,
+    path: str,
+    more: dict[str, object],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    body = {"input": TEXT, "prompt": TEXT, "response_format": audio_format}
+    body = {"input": TEXT, "prompt": TEXT, "response_format": "pcm", **more}
     async with aiohttp.ClientSession() as session:
         for pause_s in (0.0, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2):
             asking = asyncio.create_task(session.post(server.url + path, json=body))
@@ -113,6 +119,34 @@ async def test_requests_given_up_at_any_moment_keep_no_place(
             await asyncio.gather(asking, return_exceptions=True)
     await settle(server)
     await speak(server)
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+async def test_an_answer_that_nobody_reads_any_more_is_no_error(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The write that finds the connection gone may come before the handler is cancelled."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        assert request.transport is not None
+        request.transport.close()
+        await response.write(b"x")
+        return response
+
+    app = web.Application(middlewares=[errors_as_responses])
+    app.router.add_get("/", handle)
+    runner = Runner(app, connections=8)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    async with aiohttp.ClientSession() as session:
+        with pytest.raises(aiohttp.ClientError):
+            async with session.get(f"http://127.0.0.1:{runner.addresses[0][1]}/") as response:
+                await response.read()
+    await runner.cleanup()
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 async def test_our_client_leaving_right_after_it_opened_keeps_no_place(
