@@ -145,6 +145,7 @@ class TurnStats:
         retries: utterances begun anew with another seed.
         cut_short: utterances the runaway guard ended.
         skipped_ids: generated ids that fitted no frame.
+        resumed: times the turn lost its server and went on at another one. Tokens and times are the last one's.
     """
 
     text_chars: int = 0
@@ -159,6 +160,7 @@ class TurnStats:
     retries: int = 0
     cut_short: int = 0
     skipped_ids: int = 0
+    resumed: int = 0
 
     def add(self, utterance: TurnStats) -> None:
         """Count in what one utterance cost: its tokens, and what went wrong with it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Self
 
@@ -14,7 +15,7 @@ from livekit.agents.utils import is_given
 from orpheus_plugin.livekit.log import logger
 from orpheus_plugin.livekit.markup import OrpheusMarkup
 from orpheus_plugin.livekit.streams import OrpheusChunkedStream, OrpheusSynthesizeStream, Speaker
-from orpheus_plugin.remote.engine import RemoteEngine
+from orpheus_plugin.remote.engine import RESUME_WITHIN_S, RemoteEngine
 from orpheus_plugin.remote.resolve import LOCAL, release, resolve
 from orpheus_plugin.turn import SAMPLE_RATE, SpeechEngine, SpeechOptions, Turn
 
@@ -31,6 +32,9 @@ class OrpheusTTS(tts.TTS[Any]):
             whenever `update_options` is called on a connected instance.
         temperature, top_p, repetition_penalty, seed: of the sampling; None leaves it to the model.
         trim_leading_silence: drop the near-silence Orpheus starts with.
+        spell_numbers: write out numbers, money, dates and the like before the model reads them; None is as the engine
+            is set.
+        pronunciations: written word -> how it is spoken: {"Nguyen": "win"}. Transcripts keep what was written.
         engine: speak with this engine; whoever made it closes it.
         url: of an Orpheus server, `http://`, `https://`, `ws://` or `wss://`; "local" is this machine's server, which is
             started where none runs; "in-process" is an engine in this process. By default ORPHEUS_URL, else "local".
@@ -39,6 +43,8 @@ class OrpheusTTS(tts.TTS[Any]):
             directory; None takes a server with any, and starts one with Orpheus 3B where there is CUDA, else with the
             small bundled voice.
         device: "auto", "cpu", "cuda" or "cuda:N", like `model`.
+        resume_within_s: a reply that loses its server in mid-speech goes on with its next word at the server that is
+            reached within so many seconds; 0: it ends there.
         tokenizer: cuts the text into sentences in place of Orpheus' own cutting, which is made for an early first sound.
         text_pacing: hold text back while enough audio is ahead of the listener: less work wasted on interruptions, at
             the price of LiveKit's sentence tokenizer before the first sound. A SentenceStreamPacer sets its figures.
@@ -62,11 +68,14 @@ class OrpheusTTS(tts.TTS[Any]):
         repetition_penalty: float | None = None,
         seed: int | None = None,
         trim_leading_silence: bool = True,
+        spell_numbers: bool | None = None,
+        pronunciations: Mapping[str, str] | None = None,
         engine: SpeechEngine | None = None,
         url: str | None = None,
         api_key: str | None = None,
         model: str | None = None,
         device: str = "auto",
+        resume_within_s: float = RESUME_WITHIN_S,
         tokenizer: tokenize.SentenceTokenizer | None = None,
         text_pacing: tts.SentenceStreamPacer | bool = False,
         expressive: bool = False,
@@ -83,9 +92,17 @@ class OrpheusTTS(tts.TTS[Any]):
             repetition_penalty=repetition_penalty,
             seed=seed,
             trim_leading_silence=trim_leading_silence,
+            spell_numbers=spell_numbers,
+            pronunciations=pronunciations,
         )
         self._engine = resolve(
-            engine, url=url, api_key=api_key, model=model, device=device, default=LOCAL
+            engine,
+            url=url,
+            api_key=api_key,
+            model=model,
+            device=device,
+            resume_within_s=resume_within_s,
+            default=LOCAL,
         )
         self._closed = False
         self._warming: asyncio.Task[None] | None = None
@@ -167,6 +184,8 @@ class OrpheusTTS(tts.TTS[Any]):
         repetition_penalty: NotGivenOr[float | None] = NOT_GIVEN,
         seed: NotGivenOr[int | None] = NOT_GIVEN,
         trim_leading_silence: NotGivenOr[bool] = NOT_GIVEN,
+        spell_numbers: NotGivenOr[bool | None] = NOT_GIVEN,
+        pronunciations: NotGivenOr[Mapping[str, str] | None] = NOT_GIVEN,
     ) -> None:
         """Change what is given, from the next turn on. None goes back to the model's default.
 
@@ -181,6 +200,8 @@ class OrpheusTTS(tts.TTS[Any]):
                 ("repetition_penalty", repetition_penalty),
                 ("seed", seed),
                 ("trim_leading_silence", trim_leading_silence),
+                ("spell_numbers", spell_numbers),
+                ("pronunciations", pronunciations),
             )
             if is_given(value)
         }

@@ -60,7 +60,10 @@ class Failures:
         now = time.monotonic()
         if self._gone_since is None:
             self._gone_since = now
-        return now - self._gone_since >= self._unusable_after_s
+        if now - self._gone_since < self._unusable_after_s:
+            return False
+        self._gone_since = None  # when it is back, it begins anew
+        return True
 
     def audio(self, context_id: str) -> None:
         """Something is said again."""

@@ -18,13 +18,16 @@ from orpheus_plugin.errors import EngineDied, OrpheusError
 from orpheus_plugin.pipecat.errors import category_of
 from orpheus_plugin.pipecat.settings import OPTIONS, OrpheusTTSSettings, speech_options
 from orpheus_plugin.remote.resolve import resolve
-from orpheus_plugin.turn import SpeechEngine, SpeechOptions
+from orpheus_plugin.turn import SAMPLE_RATE, SpeechEngine, SpeechOptions
 
 READY_TIMEOUT_S = 18.0
 """How long a pipeline waits for the engine. Pipecat abandons a pipeline that is not set up after 20 s."""
 
 RETRY_S = 1.0
 """Between attempts to reach an engine that is gone."""
+
+STALL_TIMEOUT_S = 30.0
+"""A reply that neither gets audio nor ends for this long is given up. Pipecat's 3 s would cut a busy engine's off."""
 
 
 class EngineService(TTSService):
@@ -44,7 +47,17 @@ class EngineService(TTSService):
     ) -> None:
         settings.voice = engine.check_voice(speech_options(settings).voice)
         settings.model = engine.health().model or settings.model
-        super().__init__(settings=settings, **kwargs)
+        kwargs.setdefault("stop_frame_timeout_s", STALL_TIMEOUT_S)
+        # Failures are reported as what they are; silence alone never writes this service off.
+        kwargs.setdefault("max_consecutive_zero_audio_contexts", 0)
+        super().__init__(
+            push_text_frames=False,
+            push_start_frame=True,
+            push_stop_frames=True,
+            sample_rate=SAMPLE_RATE,
+            settings=settings,
+            **kwargs,
+        )
         self._engine = engine
         self._background: set[asyncio.Task[None]] = set()
         self._recovery: asyncio.Task[None] | None = None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 
 from pipecat.services.settings import TTSSettings
 from pipecat.utils.types import NOT_GIVEN, NotGiven, is_given
@@ -20,6 +21,8 @@ class OrpheusTTSSettings(TTSSettings):
         repetition_penalty: at least 1; Orpheus 3B needs 1.1 or more.
         seed: makes speech repeatable on the same engine.
         trim_leading_silence: drop the near-silence that Orpheus begins with; on by default.
+        spell_numbers: write out numbers, money, dates and the like before the model reads them.
+        pronunciations: written word -> how it is spoken: {"Nguyen": "win"}. The context keeps what was written.
     """
 
     temperature: float | NotGiven | None = field(default_factory=lambda: NOT_GIVEN)
@@ -27,9 +30,11 @@ class OrpheusTTSSettings(TTSSettings):
     repetition_penalty: float | NotGiven | None = field(default_factory=lambda: NOT_GIVEN)
     seed: int | NotGiven | None = field(default_factory=lambda: NOT_GIVEN)
     trim_leading_silence: bool | NotGiven | None = field(default_factory=lambda: NOT_GIVEN)
+    spell_numbers: bool | NotGiven | None = field(default_factory=lambda: NOT_GIVEN)
+    pronunciations: Mapping[str, str] | NotGiven | None = field(default_factory=lambda: NOT_GIVEN)
 
 
-OPTIONS = ("voice", "temperature", "top_p", "repetition_penalty", "seed", "trim_leading_silence")
+OPTIONS = tuple(option.name for option in fields(SpeechOptions))
 """Settings a turn is opened with. None is the default of every one of them."""
 
 

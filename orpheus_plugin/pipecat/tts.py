@@ -35,11 +35,12 @@ from pipecat.utils.types import is_given
 
 from orpheus_plugin.pipecat.errors import Failures
 from orpheus_plugin.pipecat.reply import ContextReply, Playback
-from orpheus_plugin.pipecat.sayable import is_sayable, may_be_sayable, text_options
 from orpheus_plugin.pipecat.service import RETRY_S, EngineService
 from orpheus_plugin.pipecat.settings import OrpheusTTSSettings, complete_settings, speech_options
+from orpheus_plugin.remote.engine import RESUME_WITHIN_S
 from orpheus_plugin.remote.resolve import resolve
 from orpheus_plugin.reply import PLACE_WAIT_S, OpenTurns
+from orpheus_plugin.text.speech_content import is_sayable, may_be_sayable
 from orpheus_plugin.turn import (
     SAMPLE_RATE,
     AudioChunk,
@@ -47,9 +48,6 @@ from orpheus_plugin.turn import (
     Turn,
     Word,
 )
-
-STALL_TIMEOUT_S = 30.0
-"""A reply that neither gets audio nor ends for this long is given up. Pipecat's 3 s would cut a busy engine's off."""
 
 _UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 """Scripts whose words are not separated by spaces."""
@@ -87,6 +85,7 @@ class OrpheusTTS(EngineService):
         model: str | None = None,
         device: str = "auto",
         settings: OrpheusTTSSettings | None = None,
+        resume_within_s: float = RESUME_WITHIN_S,
         unusable_after_s: float = 5.0,
         sample_rate: int | None = None,
         **kwargs: Any,
@@ -103,6 +102,8 @@ class OrpheusTTS(EngineService):
                 else the bundled small voice.
             device: "auto", "cpu", "cuda" or "cuda:N".
             settings: voice, sampling and the like, all of which can be changed later.
+            resume_within_s: a reply that loses its server in mid-speech goes on with its next word at the server that is
+                reached within so many seconds; 0: it ends there.
             unusable_after_s: when all replies have failed for so many seconds because the engine is gone, the next
                 failure makes this service unusable, so that a `ServiceSwitcher` comes to its backup. It becomes usable
                 again when the engine is back.
@@ -122,22 +123,16 @@ class OrpheusTTS(EngineService):
         asked = settings or OrpheusTTSSettings()
         if model is None and is_given(asked.model):
             model = asked.model
-        engine = resolve(engine, url=url, api_key=api_key, model=model, device=device)
-        values = complete_settings(asked, model)
-        kwargs.setdefault("stop_frame_timeout_s", STALL_TIMEOUT_S)
-        # Failures are reported as what they are; silence alone never writes this service off.
-        kwargs.setdefault("max_consecutive_zero_audio_contexts", 0)
-        super().__init__(
-            engine=engine,
-            push_text_frames=False,
-            push_start_frame=True,
-            push_stop_frames=True,
-            sample_rate=SAMPLE_RATE,
-            settings=values,
-            **kwargs,
+        engine = resolve(
+            engine,
+            url=url,
+            api_key=api_key,
+            model=model,
+            device=device,
+            resume_within_s=resume_within_s,
         )
+        super().__init__(engine=engine, settings=complete_settings(asked, model), **kwargs)
         self._takes_tokens = kwargs.get("text_aggregation_mode") is TextAggregationMode.TOKEN
-        self._text_options = text_options(self._engine)
         self.add_text_transformer(self._only_sayable)
         self._contexts: dict[str, _Context] = {}
         self._turns = OpenTurns()
@@ -179,7 +174,7 @@ class OrpheusTTS(EngineService):
     async def _only_sayable(self, text: str, text_type: str) -> str:
         """Nothing instead of text in which there is nothing to say, so that no audio context is opened for it."""
         if not self._takes_tokens:
-            return text if is_sayable(text, self._text_options) else ""
+            return text if is_sayable(text, self._engine.tags) else ""
         if self._open_contexts and self.audio_context_available(self._open_contexts[-1]):
             return text
         return text if may_be_sayable(text) else ""

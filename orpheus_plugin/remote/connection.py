@@ -10,12 +10,10 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 import aiohttp
-import msgspec
 
 from orpheus_plugin import protocol
 from orpheus_plugin.errors import (
@@ -26,12 +24,9 @@ from orpheus_plugin.errors import (
     Unauthorized,
     without_login,
 )
+from orpheus_plugin.remote.link import Link
 from orpheus_plugin.turn import (
-    SAMPLE_RATE,
     EngineHealth,
-    SpeechOptions,
-    Turn,
-    TurnEnd,
 )
 
 logger = logging.getLogger(__name__)
@@ -39,12 +34,6 @@ logger = logging.getLogger(__name__)
 MAX_SERVER_MESSAGE = 4 * 1024 * 1024
 HEARTBEAT_S = 5.0
 """A server that answers no ping is given up after one and a half of this."""
-
-REPORT_S = 0.5
-"""How often, in seconds of audio, the server is told what the caller took."""
-
-CANCEL_S = 5.0
-"""How long `cancel` waits for a server's word that it holds nothing more."""
 
 NO_HEALTH = EngineHealth(
     ready=False, model="", generator="none", active_turns=0, max_turns=0, restarts=0
@@ -172,7 +161,7 @@ class Connection:
         self._links.pop(link.id, None)
 
     async def run(self) -> None:
-        """Until the connection ends; then every turn still on it fails."""
+        """Until the connection ends; then every turn still on it goes on at another one, or fails."""
         writer = asyncio.create_task(self._write(), name="orpheus-client-write")
         end: OrpheusError = ConnectionFailed("the connection to the speech server was lost")
         try:
@@ -188,7 +177,7 @@ class Connection:
             writer.cancel()
             self.retired.set()
             for link in list(self._links.values()):
-                link.finish(end)
+                link.lose(end)
             try:
                 with contextlib.suppress(Exception):
                     async with asyncio.timeout(1):
@@ -217,122 +206,3 @@ class Connection:
                 link = self._links.get(message.id or "")
                 if link is not None:
                     link.take(message)
-
-
-# ---- a turn
-
-
-class Link:
-    """A turn's way to the server. The TurnLink methods run on the caller's loop, the others on the connection's.
-
-    Args:
-        post: has the connection's loop call something, in order, from any thread. Raises EngineDied once that is over.
-    """
-
-    turn: Turn
-
-    def __init__(
-        self,
-        turn_id: str,
-        options: SpeechOptions,
-        post: Callable[..., None],
-        *,
-        max_wait_s: float = 0.0,
-    ) -> None:
-        self.id = turn_id
-        self.over = False
-        self._open = protocol.Open(
-            turn_id,
-            options=msgspec.Raw(protocol.pack(protocol.options_to_map(options))),
-            max_wait_s=msgspec.Raw(protocol.pack(max_wait_s)),
-        )
-        self._halves = protocol.Halves()
-        self._post = post
-        self._connection: Connection | None = None
-        self._unsent: list[protocol.ClientMessage] = []
-        self._unreported = 0
-        self._cancelled: list[Future[None]] = []
-        self._patience: asyncio.TimerHandle | None = None
-
-    # ---- TurnLink
-
-    def send_text(self, text: str) -> None:
-        if whole := self._halves.push(text):
-            self._post(self._send, protocol.Text(self.id, whole))
-
-    def send_flush(self) -> None:
-        self._post(self._send, protocol.Flush(self.id))
-
-    def send_end(self) -> None:
-        self._post(self._send, protocol.End(self.id))
-
-    def consumed(self, samples: int) -> None:
-        self._unreported += samples
-        if self._unreported >= REPORT_S * SAMPLE_RATE:
-            samples, self._unreported = self._unreported, 0
-            with contextlib.suppress(EngineDied):
-                self._post(self._send, protocol.Consumed(self.id, samples))
-
-    def send_cancel(self) -> Future[None]:
-        done: Future[None] = Future()
-        try:
-            self._post(self._cancel, done)
-        except EngineDied:  # closed meanwhile: nothing is held
-            done.set_result(None)
-        return done
-
-    # ---- on the connection's loop
-
-    def attach(self, connection: Connection) -> None:
-        self._connection = connection
-        connection.send(self._open)
-        for message in self._unsent:
-            connection.send(message)
-        self._unsent.clear()
-
-    def take(self, message: protocol.ServerMessage) -> None:
-        if isinstance(message, protocol.Opened):
-            self.turn.admit()
-            return
-        event = protocol.event_of(message)
-        if event is None:
-            return
-        if isinstance(event, TurnEnd | OrpheusError):
-            self.finish(event)
-        elif not self.turn.deliver(event) and not self._cancelled:
-            self._cancel(Future())  # the caller's loop is gone
-
-    def finish(self, event: TurnEnd | OrpheusError) -> None:
-        """The turn is over; whoever waits for it hears how."""
-        if self.over:
-            return
-        self.over = True
-        if self._patience is not None:
-            self._patience.cancel()
-        if self._connection is not None:
-            self._connection.release(self)
-        self.turn.deliver(event)
-        for done in self._cancelled:
-            if not done.done():
-                done.set_result(None)
-
-    def _send(self, message: protocol.ClientMessage) -> None:
-        if self.over:
-            return
-        if self._connection is not None:
-            self._connection.send(message)
-        else:
-            self._unsent.append(message)
-
-    def _cancel(self, done: Future[None]) -> None:
-        if self.over:
-            done.set_result(None)
-            return
-        self._cancelled.append(done)
-        if self._connection is None:
-            self.finish(TurnEnd("cancelled"))
-        elif self._patience is None:
-            self._connection.send(protocol.Cancel(self.id))
-            self._patience = asyncio.get_running_loop().call_later(
-                CANCEL_S, self.finish, TurnEnd("cancelled")
-            )

@@ -29,11 +29,11 @@ from orpheus_plugin.remote.connection import (
     NO_HEALTH,
     Address,
     Connection,
-    Link,
     NotYet,
     open_connection,
     websocket_url,
 )
+from orpheus_plugin.remote.link import Link
 from orpheus_plugin.turn import (
     MAX_TEXT_CHARS,
     MAX_WAIT_S,
@@ -46,12 +46,14 @@ from orpheus_plugin.turn import (
 
 logger = logging.getLogger(__name__)
 
+RESUME_WITHIN_S = 5.0
+"""A pause in mid-sentence that a caller may still take for thinking."""
+
 
 class RemoteEngine:
     """Speaks through a server. Connects once, ahead of need, and again whenever the connection breaks.
 
-    A turn whose connection breaks raises ConnectionFailed; the next one is spoken over a new connection. A server that
-    shuts down in order lets running turns end while new ones wait for its successor. Where nobody answers at the
+    A turn whose connection breaks goes on over the next one, or raises ConnectionFailed. A server that shuts down in order lets running turns end while new ones wait for its successor. Where nobody answers at the
     address, `start` and turns wait only for a server that was there less than `connect_timeout_s` ago.
 
     Args:
@@ -59,6 +61,8 @@ class RemoteEngine:
         api_key: the server's key.
         connect_timeout_s: how long `start` and a turn's first audio may wait for a server that is loading or full, or
             that was there a moment ago.
+        resume_within_s: a turn that loses its server in mid-speech goes on, with the first word that was not handed over,
+            at the server that is reached within so many seconds. 0: it fails at once.
         locate: asked for the address before each attempt to connect, in place of `url`; it may start a server, and so
             a failed attempt is always followed by another.
     """
@@ -69,6 +73,7 @@ class RemoteEngine:
         *,
         api_key: str | None = None,
         connect_timeout_s: float = 10.0,
+        resume_within_s: float = RESUME_WITHIN_S,
         locate: Callable[[], Awaitable[Address]] | None = None,
     ) -> None:
         self._may_start_one = url is None
@@ -81,6 +86,7 @@ class RemoteEngine:
         else:
             raise ValueError("RemoteEngine needs a url, or locate")
         self._connect_timeout_s = connect_timeout_s
+        self._resume_within_s = resume_within_s
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -91,6 +97,7 @@ class RemoteEngine:
         self._keeper: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiting: set[Link] = set()
+        self._resuming: set[Link] = set()
         self._changed: asyncio.Event = asyncio.Event()
         self._asked: asyncio.Event = (
             asyncio.Event()
@@ -157,7 +164,7 @@ class RemoteEngine:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
         closed = EngineDied("this engine was closed")
-        for link in self._waiting:
+        for link in self._waiting | self._resuming:
             link.finish(closed)
         for task in list(self._tasks):
             task.cancel()
@@ -176,7 +183,13 @@ class RemoteEngine:
             options = replace(options, voice=self.check_voice(options.voice))
         last = self._connection
         limit = MAX_TEXT_CHARS if last is None else last.hello.max_text_chars
-        link = Link(uuid.uuid4().hex[:12], options, self._post, max_wait_s=max_wait_s)
+        link = Link(
+            uuid.uuid4().hex[:12],
+            options,
+            self._post,
+            max_wait_s=max_wait_s,
+            lost=self._resume if self._resume_within_s > 0 else None,
+        )
         link.turn = Turn(link.id, link, max_chars=limit)
         self._post(self._open, link)
         return link.turn
@@ -190,6 +203,19 @@ class RemoteEngine:
             asyncio.get_running_loop().call_later(
                 self._connect_timeout_s, self._give_up_waiting, link
             )
+
+    def _resume(self, link: Link, error: OrpheusError) -> None:
+        """It waits for the next connection, which the keeper is about to make."""
+        if self._closed:
+            link.finish(error)
+            return
+        self._resuming.add(link)
+        asyncio.get_running_loop().call_later(self._resume_within_s, self._give_up, link, error)
+
+    def _give_up(self, link: Link, error: OrpheusError) -> None:
+        if link in self._resuming:
+            self._resuming.discard(link)
+            link.finish(error)
 
     def _give_up_waiting(self, link: Link) -> None:
         if link in self._waiting:
@@ -343,6 +369,8 @@ class RemoteEngine:
         self._attempts += 1
         if not error.retryable or not self._may_come_back(error):
             waiting, self._waiting = self._waiting, set()
+            if not error.retryable:
+                waiting, self._resuming = waiting | self._resuming, set()
             for link in waiting:
                 link.finish(error)
         self._changed.set()
@@ -350,7 +378,8 @@ class RemoteEngine:
     def _adopt(self, connection: Connection) -> None:
         self._connection, self._error = connection, None
         self._hold(asyncio.get_running_loop().create_task(connection.run(), name="orpheus-client"))
-        waiting, self._waiting = self._waiting, set()
+        waiting, self._waiting = self._waiting | self._resuming, set()
+        self._resuming = set()
         for link in waiting:
             if not link.over:
                 connection.adopt(link)

@@ -20,7 +20,7 @@ from functools import partial
 
 from orpheus_plugin.errors import InvalidOptions
 from orpheus_plugin.remote.autostart import KEY_VARIABLE, URL_VARIABLE, Wanted, find_or_start
-from orpheus_plugin.remote.engine import RemoteEngine
+from orpheus_plugin.remote.engine import RESUME_WITHIN_S, RemoteEngine
 from orpheus_plugin.turn import SpeechEngine
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class _Connected:
     users: int = 0
 
 
-_Key = tuple[str, str | None, str, str]
+_Key = tuple[str, str | None, str, str, float]
 
 _connected: dict[_Key, _Connected] = {}
 _lock = threading.Lock()
@@ -55,6 +55,7 @@ def resolve(
     api_key: str | None = None,
     model: str | None = None,
     device: str = "auto",
+    resume_within_s: float = RESUME_WITHIN_S,
     default: str = IN_PROCESS,
 ) -> SpeechEngine:
     """The engine for these arguments, not yet started. Equal arguments give the same engine within a process.
@@ -67,6 +68,7 @@ def resolve(
         model: a known model, a hub repository or a directory; None or "auto" is any that runs, else Orpheus 3B where
             there is an NVIDIA GPU, else the bundled voice.
         device: "auto", "cpu", "cuda" or "cuda:N".
+        resume_within_s: of a server: see `RemoteEngine`.
         default: the adapter's own: "local" or "in-process".
 
     Raises:
@@ -89,12 +91,13 @@ def resolve(
 
         return shared_engine(EngineConfig(model=model or "auto", device=device))
     if place == LOCAL:
-        return _connect((LOCAL, None, model or "auto", device))
+        return _connect((LOCAL, None, model or "auto", device, resume_within_s))
     if chosen:
         raise InvalidOptions(
             "a server has its own model and device: give url= alone, or model= and device= for this machine's server"
         )
-    return _connect((place, api_key or os.environ.get(KEY_VARIABLE) or None, "auto", "auto"))
+    key = api_key or os.environ.get(KEY_VARIABLE) or None
+    return _connect((place, key, "auto", "auto", resume_within_s))
 
 
 async def release(engine: SpeechEngine) -> None:
@@ -124,15 +127,20 @@ def _from_environment(chosen: bool) -> str | None:
 
 
 def _connect(key: _Key) -> RemoteEngine:
-    url, api_key, model, device = key
+    url, api_key, model, device, resume_within_s = key
     with _lock:
         connected = _connected.get(key)
         if connected is None or connected.engine.closed:
+            locate = None
             if url == LOCAL:
                 locate = partial(find_or_start, Wanted(model=model, device=device))
-                engine = RemoteEngine(None, locate=locate, connect_timeout_s=CONNECT_S)
-            else:
-                engine = RemoteEngine(url, api_key=api_key, connect_timeout_s=CONNECT_S)
+            engine = RemoteEngine(
+                None if url == LOCAL else url,
+                api_key=api_key,
+                connect_timeout_s=CONNECT_S,
+                resume_within_s=resume_within_s,
+                locate=locate,
+            )
             connected = _connected[key] = _Connected(engine)
         connected.users += 1
         return connected.engine

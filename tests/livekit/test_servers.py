@@ -213,18 +213,27 @@ async def test_a_backup_speaks_at_once_where_nobody_is_at_the_first_address(stre
         await speech.aclose()
 
 
-async def test_a_broken_connection_costs_one_turn_and_is_made_anew(
-    server: RunningTestServer,
+@pytest.mark.parametrize("resume_within_s", [0.0, 5.0])
+async def test_a_reply_that_loses_its_server_goes_on_or_fails_and_the_next_one_is_spoken(
+    server: RunningTestServer, resume_within_s: float
 ) -> None:
-    async with Proxy(server.port) as proxy, OrpheusTTS(url=proxy.url) as speech:
+    text = " ".join([TEXT] * 12)  # more than is made ahead of a listener
+    async with (
+        Proxy(server.port) as proxy,
+        OrpheusTTS(url=proxy.url, resume_within_s=resume_within_s) as speech,
+    ):
         stream = speech.stream()
-        stream.push_text(" ".join([TEXT] * 20))  # more than is made ahead of a listener
+        stream.push_text(text)
         stream.end_input()
-        await anext(stream)
+        heard = [await anext(stream)]
         proxy.break_connections()
-        with pytest.raises(APIConnectionError):
-            async for _ in stream:
-                pass
+        if resume_within_s:
+            heard += [event async for event in stream]
+            assert "".join(words(heard)).strip() == text
+        else:
+            with pytest.raises(APIConnectionError):
+                async for _ in stream:
+                    pass
         await stream.aclose()
         await idle(server)
         assert pcm(await read(speech.synthesize(TEXT, conn_options=ONCE)))

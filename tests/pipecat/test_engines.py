@@ -16,7 +16,7 @@ from orpheus_plugin.remote.engine import RemoteEngine
 from orpheus_plugin.turn import TurnStats
 from tests.pipecat.conversations import THREE, kinds, reply, run, seconds, text
 from tests.pipecat.tones import ToneEngine
-from tests.support.servers import KeptOpen, serving
+from tests.support.servers import KeptOpen, break_connection, serving
 
 LONG = " ".join([THREE] * 25)
 """More than the engine makes ahead of a listener, so an interruption always finds it speaking."""
@@ -87,6 +87,29 @@ async def test_a_server_speaks_like_the_engine_in_this_process(
         assert text(down) == "I am here again."
         assert not errors
         await another.engine.aclose()
+
+
+async def test_a_reply_that_loses_its_server_goes_on_with_its_next_word(
+    crafted_engine: LocalEngine,
+) -> None:
+    async with serving(KeptOpen(crafted_engine)) as server:
+        remote = RemoteEngine(server.url)
+        tts = OrpheusTTS(engine=remote)
+        stats: list[TurnStats] = []
+
+        @tts.event_handler("on_turn_stats")
+        async def note(service: OrpheusTTS, context_id: str, ended: TurnStats) -> None:
+            stats.append(ended)
+
+        @tts.event_handler("on_tts_request")
+        async def lose(service: OrpheusTTS, context_id: str, sentence: str) -> None:
+            asyncio.get_running_loop().call_later(0.2, break_connection, remote)
+
+        down, errors = await run(tts, [TTSSpeakFrame(LONG)])
+        await remote.aclose()
+    assert text(down) == LONG
+    assert [ended.resumed for ended in stats] == [1]
+    assert not errors
 
 
 async def test_on_a_server_with_one_place_each_reply_takes_over_from_the_one_it_interrupts() -> (

@@ -19,13 +19,22 @@ from orpheus_plugin.errors import (
     ConnectionFailed,
     EngineDied,
     ModelNotFound,
+    ShuttingDown,
     Unauthorized,
     UnknownVoice,
 )
 from orpheus_plugin.remote.connection import Address, websocket_url
 from orpheus_plugin.remote.engine import RemoteEngine
-from orpheus_plugin.turn import AudioChunk, SpeechEngine, SpeechOptions, Turn, TurnEnd, TurnEvent
-from tests.support.servers import KeptOpen, RunningTestServer, serving
+from orpheus_plugin.turn import (
+    AudioChunk,
+    SpeechEngine,
+    SpeechOptions,
+    Turn,
+    TurnEnd,
+    TurnEvent,
+    Word,
+)
+from tests.support.servers import KeptOpen, RunningTestServer, break_connection, serving
 
 TEXT = "The quick brown fox jumps over the lazy dog. And so on it goes."
 
@@ -160,25 +169,100 @@ async def test_a_server_of_another_kind_is_told(engine: SpeechEngine) -> None:
     await runner.cleanup()
 
 
-async def test_a_broken_connection_fails_its_turns_and_the_next_turn_has_a_new_one(
-    server: RunningTestServer, remote: RemoteEngine
+async def test_a_broken_connection_fails_its_turns_where_they_may_not_go_on(
+    server: RunningTestServer,
 ) -> None:
+    remote = RemoteEngine(server.url, resume_within_s=0)
+    await remote.start()
     turn = remote.open_turn()
     turn.push_text(TEXT * 5)
     events = turn.__aiter__()
     while not isinstance(await anext(events), AudioChunk):
         pass
-    connection = remote._connection
-    assert connection is not None
-    transport = connection._ws._response.connection.transport  # type: ignore[union-attr]
-    assert remote._loop is not None
-    remote._loop.call_soon_threadsafe(transport.abort)  # type: ignore[union-attr]
+    break_connection(remote)
     with pytest.raises(ConnectionFailed, match="lost"):
         async with asyncio.timeout(5):
             async for _ in events:
                 pass
     await settle(lambda: not server.service.active_turns)
     assert (await speak(remote))[-1].reason == "done"  # type: ignore[union-attr]
+    await remote.aclose()
+
+
+@pytest.mark.parametrize("after", range(1, 40, 2))
+async def test_a_turn_that_loses_its_server_goes_on_with_its_next_word(
+    server: RunningTestServer, remote: RemoteEngine, after: int
+) -> None:
+    """At twenty points of an answer, with text still coming."""
+    words = (TEXT * 4).split(" ")
+    turn = remote.open_turn(max_wait_s=5)
+    said: list[str] = []
+    at = seen = 0
+
+    async def write() -> None:
+        for word in words:
+            turn.push_text(f"{word} ")
+            await asyncio.sleep(0.005)
+        turn.end()
+
+    writing = asyncio.create_task(write())
+    async with asyncio.timeout(30):
+        async for event in turn:
+            seen += 1
+            if seen == after:
+                break_connection(remote)
+            if isinstance(event, Word):
+                said.append(event.text)
+            elif isinstance(event, AudioChunk):
+                assert event.position == at
+                at += event.samples
+            else:
+                assert event.stats.resumed == 1
+                assert event.stats.audio_s == pytest.approx(at / 24_000)
+    await writing
+    assert said == [word for word in words if word]
+    await settle(lambda: not server.service.active_turns)
+
+
+async def test_a_turn_goes_on_at_a_server_that_takes_the_address_over(engine: SpeechEngine) -> None:
+    port = free_port()
+    remote = RemoteEngine(f"127.0.0.1:{port}")
+    async with serving(KeptOpen(engine), port=port, drain_s=0):
+        await remote.start()
+        turn = remote.open_turn(max_wait_s=5)
+        turn.push_text((TEXT + " ") * 10)
+        turn.end()
+        events = turn.__aiter__()
+        heard = [await anext(events)]
+        while not isinstance(heard[-1], AudioChunk):
+            heard.append(await anext(events))
+    async with serving(KeptOpen(engine), port=port):
+        async with asyncio.timeout(20):
+            rest = [event async for event in events]
+    end = rest[-1]
+    assert isinstance(end, TurnEnd)
+    assert end.stats.resumed == 1
+    said = [event.text for event in [*heard, *rest] if isinstance(event, Word)]
+    assert said == ((TEXT + " ") * 10).split()
+    await remote.aclose()
+
+
+async def test_a_turn_whose_server_is_gone_for_good_fails_in_time(engine: SpeechEngine) -> None:
+    port = free_port()
+    remote = RemoteEngine(f"127.0.0.1:{port}", resume_within_s=0.5)
+    async with serving(KeptOpen(engine), port=port, drain_s=0):
+        await remote.start()
+        turn = remote.open_turn(max_wait_s=5)
+        turn.push_text(TEXT * 10)
+        turn.end()
+        events = turn.__aiter__()
+        while not isinstance(await anext(events), AudioChunk):
+            pass
+    with pytest.raises((ConnectionFailed, ShuttingDown)):
+        async with asyncio.timeout(10):
+            async for _ in events:
+                pass
+    await remote.aclose()
 
 
 async def test_a_turn_opened_while_the_server_restarts_is_spoken_when_it_is_back(

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from orpheus_plugin.remote.engine import RemoteEngine
 from orpheus_plugin.server.app import make_app
 from orpheus_plugin.server.config import Limits
 from orpheus_plugin.server.process import Server
@@ -76,3 +77,12 @@ async def serving(
     assert service.active_turns == 0
     assert service.abandoned == 0
     assert service.connections == 0
+
+
+def break_connection(remote: RemoteEngine) -> None:
+    """As a network does: without a word."""
+    connection = remote._connection
+    assert connection is not None
+    transport = connection._ws._response.connection.transport  # type: ignore[union-attr]
+    assert remote._loop is not None
+    remote._loop.call_soon_threadsafe(transport.abort)  # type: ignore[union-attr]

@@ -1,0 +1,182 @@
+"""A turn on a connection to a speech server: the client's end of what the native protocol says of one turn."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Protocol
+
+import msgspec
+
+from orpheus_plugin import protocol
+from orpheus_plugin.errors import ConnectionFailed, EngineDied, OrpheusError, ShuttingDown
+from orpheus_plugin.remote.progress import Progress
+from orpheus_plugin.turn import SAMPLE_RATE, SpeechOptions, Turn, TurnEnd, TurnEvent
+
+REPORT_S = 0.5
+"""How often, in seconds of audio, the server is told what the caller took."""
+
+CANCEL_S = 5.0
+"""How long `cancel` waits for a server's word that it holds nothing more."""
+
+
+class Carrier(Protocol):
+    """The connection, as a turn on it sees it."""
+
+    def send(self, message: protocol.ClientMessage) -> None: ...
+    def release(self, link: Link) -> None: ...
+
+
+class Link:
+    """A turn's way to the server. The TurnLink methods run on the caller's loop, the others on the connection's.
+
+    Args:
+        post: has the connection's loop call something, in order, from any thread. Raises EngineDied once that is over.
+        lost: takes a turn that has lost its connection and can go on at another one.
+    """
+
+    turn: Turn
+
+    def __init__(
+        self,
+        turn_id: str,
+        options: SpeechOptions,
+        post: Callable[..., None],
+        *,
+        max_wait_s: float = 0.0,
+        lost: Callable[[Link, OrpheusError], None] | None = None,
+    ) -> None:
+        self.id = turn_id
+        self.over = False
+        self._open = protocol.Open(
+            turn_id,
+            options=msgspec.Raw(protocol.pack(protocol.options_to_map(options))),
+            max_wait_s=msgspec.Raw(protocol.pack(max_wait_s)),
+        )
+        self._halves = protocol.Halves()
+        self._post = post
+        self._connection: Carrier | None = None
+        self._unsent: list[protocol.ClientMessage] = []
+        self._progress = Progress()
+        self._lost = lost
+        self._unreported = 0
+        self._cancelled: list[Future[None]] = []
+        self._patience: asyncio.TimerHandle | None = None
+
+    # ---- TurnLink
+
+    def send_text(self, text: str) -> None:
+        if whole := self._halves.push(text):
+            self._post(self._send, protocol.Text(self.id, whole))
+
+    def send_flush(self) -> None:
+        self._post(self._send, protocol.Flush(self.id))
+
+    def send_end(self) -> None:
+        self._post(self._send, protocol.End(self.id))
+
+    def consumed(self, samples: int) -> None:
+        self._unreported += samples
+        if self._unreported >= REPORT_S * SAMPLE_RATE:
+            samples, self._unreported = self._unreported, 0
+            with contextlib.suppress(EngineDied):
+                self._post(self._send, protocol.Consumed(self.id, samples))
+
+    def send_cancel(self) -> Future[None]:
+        done: Future[None] = Future()
+        try:
+            self._post(self._cancel, done)
+        except EngineDied:  # closed meanwhile: nothing is held
+            done.set_result(None)
+        return done
+
+    # ---- on the connection's loop
+
+    def attach(self, connection: Carrier) -> None:
+        self._connection = connection
+        connection.send(self._open)
+        for message in self._unsent:
+            connection.send(message)
+        self._unsent.clear()
+
+    def take(self, message: protocol.ServerMessage) -> None:
+        if isinstance(message, protocol.Opened):
+            self.turn.admit()
+            return
+        event = protocol.event_of(message)
+        if event is None:
+            return
+        if isinstance(event, OrpheusError):
+            self.lose(event)
+            return
+        events = self._progress.hand_over(event)
+        if isinstance(event, TurnEnd):
+            self.finish(*events)
+        elif events and not self.turn.deliver(*events) and not self._cancelled:
+            self._cancel(Future())  # the caller's loop is gone
+
+    def lose(self, error: OrpheusError) -> None:
+        """The turn is over here. Where its server is gone, the rest is spoken by the next one, if that may be."""
+        gone = isinstance(error, ConnectionFailed | ShuttingDown)
+        lost = gone and not self._progress.stuck
+        if self.over or self._cancelled or self._lost is None or not lost:
+            self.finish(error)
+            return
+        if self._connection is not None:
+            self._connection.release(self)
+            self._connection = None
+        ready, rest, ended = self._progress.resume()
+        if ended and not (ready + rest).strip():
+            self.finish(*self._progress.hand_over(TurnEnd("done")))
+            return
+        if ready:
+            self._unsent += [protocol.Text(self.id, ready), protocol.Flush(self.id)]
+        if rest:
+            self._unsent.append(protocol.Text(self.id, rest))
+        if ended:
+            self._unsent.append(protocol.End(self.id))
+        self._lost(self, error)
+
+    def finish(self, *events: TurnEvent | OrpheusError) -> None:
+        """The turn is over; whoever waits for it hears how."""
+        if self.over:
+            return
+        self.over = True
+        if self._patience is not None:
+            self._patience.cancel()
+        if self._connection is not None:
+            self._connection.release(self)
+        self.turn.deliver(*events)
+        for done in self._cancelled:
+            if not done.done():
+                done.set_result(None)
+
+    def _send(self, message: protocol.ClientMessage) -> None:
+        if self.over:
+            return
+        match message:
+            case protocol.Text(_, text):
+                self._progress.add(text)
+            case protocol.Flush():
+                self._progress.flush()
+            case protocol.End():
+                self._progress.end()
+        if self._connection is not None:
+            self._connection.send(message)
+        else:
+            self._unsent.append(message)
+
+    def _cancel(self, done: Future[None]) -> None:
+        if self.over:
+            done.set_result(None)
+            return
+        self._cancelled.append(done)
+        if self._connection is None:
+            self.finish(TurnEnd("cancelled"))
+        elif self._patience is None:
+            self._connection.send(protocol.Cancel(self.id))
+            self._patience = asyncio.get_running_loop().call_later(
+                CANCEL_S, self.finish, TurnEnd("cancelled")
+            )
