@@ -140,7 +140,11 @@ class _Attempt:
             lambda: speaker.engine.open_turn(speaker.options, max_wait_s=max_wait_s)
         )
         self._first_utterance: UtteranceCutter | None = UtteranceCutter(
-            TextOptions(tags=frozenset(speaker.engine.tags), spell_numbers=False)
+            TextOptions(
+                tags=frozenset(speaker.engine.tags),
+                spell_numbers=False,
+                language=(*speaker.engine.languages, "en")[0],
+            )
         )
         self._feeding_failed: Exception | None = None
 

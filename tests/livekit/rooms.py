@@ -103,7 +103,8 @@ def worker(url: str, folder: Path) -> Iterator[Worker]:
         ) as process,
     ):
         try:
-            wait_for(lambda: "registered worker" in log.read_text("utf-8"), 180, process)
+            for step in ("registered worker", "process initialized"):
+                wait_for(lambda step=step: step in log.read_text("utf-8"), 180, process)
             yield Worker(url, state, log)
         finally:
             process.send_signal(signal.SIGTERM)
@@ -164,7 +165,7 @@ class Caller:
                 last = at
         return last - moment
 
-    async def hears(self, moment: float, *, within_s: float = 60.0) -> float:
+    async def hears(self, moment: float, *, within_s: float = 120.0) -> float:
         """Wait for a sound after that. Returns the seconds to it."""
         async with asyncio.timeout(within_s):
             while (sound := self.sound_since(moment)) is None:
@@ -177,7 +178,7 @@ class Caller:
             while time.monotonic() - self.sound_until() < seconds:
                 await asyncio.sleep(0.05)
 
-    async def caption(self, text: str, *, within_s: float = 30.0) -> None:
+    async def caption(self, text: str, *, within_s: float = 120.0) -> None:
         """Wait until the agent said this."""
         async with asyncio.timeout(within_s):
             while not any(text in said for said in self.said):

@@ -88,10 +88,10 @@ async def test_two_rooms_are_greeted_and_answered_at_once(agents: Worker) -> Non
     async def call() -> tuple[float, float]:
         async with calling(agents.url) as caller:
             greeting_s = await caller.hears(caller.joined_at)
-            await caller.caption(GREETING, within_s=60)
+            await caller.caption(GREETING, within_s=120)
             await caller.quiet()
             answer_s = await caller.hears(await caller.type("Good morning"))
-            await caller.caption("You said: Good morning.", within_s=60)
+            await caller.caption("You said: Good morning.", within_s=120)
             return greeting_s, answer_s
 
     for greeting_s, answer_s in await asyncio.gather(call(), call()):
@@ -113,7 +113,7 @@ async def test_a_call_goes_on_when_the_speech_server_is_killed(
             with contextlib.suppress(TimeoutError):
                 await caller.hears(asked_at, within_s=30)
                 break
-        await caller.caption("You said: Good evening.", within_s=60)
+        await caller.caption("You said: Good evening.", within_s=120)
         report("killed server", answer=caller.sound_until() - killed_at)
 
 

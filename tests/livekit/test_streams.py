@@ -229,9 +229,9 @@ async def test_prewarm_starts_the_engine_before_the_first_turn(
 async def test_options_change_from_the_next_stream_on(
     speech: OrpheusTTS, tones: ToneEngine
 ) -> None:
-    speech.update_options(voice="leo", temperature=0.3, seed=7)
+    speech.update_options(voice="leo", temperature=0.3, seed=7, pronunciations={"Nguyen": "win"})
     begun = speech.stream()
-    speech.update_options(voice=None)
+    speech.update_options(voice=None, pronunciations=None)
     begun.push_text("Hello.")
     begun.end_input()
     await read(begun)
@@ -239,6 +239,7 @@ async def test_options_change_from_the_next_stream_on(
     first, second = tones.opened
     assert (first.voice, first.temperature, first.seed) == ("leo", 0.3, 7)
     assert (second.voice, second.temperature, second.seed) == (None, 0.3, 7)
+    assert (first.pronunciations, second.pronunciations) == ({"Nguyen": "win"}, None)
 
 
 async def test_a_wrong_option_is_refused_where_it_is_given(

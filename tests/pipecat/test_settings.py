@@ -47,6 +47,26 @@ async def test_silence_before_the_first_sound_is_kept_where_that_is_asked_for() 
     assert [options.trim_leading_silence for options in engine.opened] == [False, True]
 
 
+async def test_pronunciations_reach_the_engine_and_can_change() -> None:
+    engine = ToneEngine()
+    tts = OrpheusTTS(engine=engine, settings=Settings(pronunciations={"Nguyen": "win"}))
+    down, errors = await run(
+        tts,
+        [
+            TTSSpeakFrame("Hello Nguyen."),
+            update(pronunciations={"Siobhan": "shivawn"}, spell_numbers=True),
+            TTSSpeakFrame("Hello Siobhan."),
+            update(pronunciations={"": "nothing"}),
+        ],
+    )
+    first, second = engine.opened
+    assert first.pronunciations == {"Nguyen": "win"}
+    assert second.pronunciations == {"Siobhan": "shivawn"}
+    assert second.spell_numbers is True
+    assert text(down) == "Hello Nguyen. Hello Siobhan."
+    assert [type(error.exception) for error in errors] == [InvalidOptions]
+
+
 async def test_a_change_of_one_setting_leaves_the_others() -> None:
     engine = ToneEngine()
     tts = OrpheusTTS(engine=engine, settings=Settings(temperature=0.4, seed=7))
