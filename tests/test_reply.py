@@ -20,10 +20,10 @@ def divided(pieces: list[str], max_chars: int) -> list[str]:
     texts.limit(max_chars)
     for piece in pieces:
         first, *more = texts.push(piece)
-        turns[-1] += first
-        turns += more
-    for piece in texts.flush():
-        turns[-1] += piece
+        turns = [*turns[:-1], turns[-1] + first, *more]
+    if held := texts.flush():
+        first, *more = held
+        turns = [*turns[:-1], turns[-1] + first, *more]
     return turns
 
 
