@@ -122,7 +122,7 @@ class Speech:
 def speak(text: str) -> str:
     """One sentence, without a server: what `orpheus-tts say` prints (first sound, RTFx)."""
     said = subprocess.run(
-        ["orpheus-tts", "say", text, "--model", MODEL, "-o", "/tmp/said.wav"],  # noqa: S108
+        ["orpheus-tts", "say", text, "--model", MODEL, "-o", "/tmp/said.wav"],
         check=True,
         capture_output=True,
         text=True,

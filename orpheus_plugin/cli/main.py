@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from orpheus_plugin import models
+from orpheus_plugin.cli.options import add_engine_arguments, engine_config
 from orpheus_plugin.cli.playback import Sink, SoundCard, WavFile
-from orpheus_plugin.engine.config import EngineConfig
 from orpheus_plugin.engine.local import LocalEngine
 from orpheus_plugin.errors import InvalidOptions, OrpheusError
 from orpheus_plugin.turn import AudioChunk, SpeechOptions, Turn, TurnStats, Word
@@ -87,25 +87,6 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     return parser
 
 
-def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that say which model runs where."""
-    parser.add_argument(
-        "--model", default="auto", help="name, hub repository or directory (default: auto)"
-    )
-    parser.add_argument("--codec", type=Path, help="SNAC snapshot directory (default: the model's)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument(
-        "--generator", default="auto", choices=("auto", "torch", "vllm", "completions")
-    )
-    parser.add_argument(
-        "--token-server",
-        action="append",
-        default=[],
-        metavar="URL",
-        help="OpenAI-style server that generates the tokens; may be given several times",
-    )
-
-
 def _add_server_command(
     commands: argparse._SubParsersAction[_OneLineParser], argv: Sequence[str]
 ) -> None:
@@ -117,18 +98,6 @@ def _add_server_command(
         add_engine_arguments(serve)
         add_arguments(serve)
         read_environment(serve)
-
-
-def engine_config(args: argparse.Namespace, *, ahead_s: float | None = 20.0) -> EngineConfig:
-    """The engine that the options of `add_engine_arguments` describe."""
-    return EngineConfig(
-        model=args.model,
-        codec=args.codec,
-        device=args.device,
-        generator=args.generator,
-        urls=tuple(args.token_server),
-        ahead_s=ahead_s,
-    )
 
 
 # ---- commands

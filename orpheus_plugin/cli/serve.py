@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from orpheus_plugin.cli.options import add_engine_arguments
 from orpheus_plugin.engine.config import EngineConfig
 from orpheus_plugin.errors import InvalidOptions
 from orpheus_plugin.server.config import DEFAULT_PORT, Limits, ServerConfig
@@ -208,6 +209,15 @@ def _key(args: argparse.Namespace) -> str | None:
     if not key:
         raise InvalidOptions(f"--api-key-file {args.api_key_file} is empty")
     return str(key)
+
+
+def configure(*arguments: str) -> ServerConfig:
+    """The server of `orpheus-tts serve ARGUMENTS`, with what the environment says: for programs that run one themselves."""
+    parser = argparse.ArgumentParser(prog="orpheus-tts serve")
+    add_engine_arguments(parser)
+    add_arguments(parser)
+    read_environment(parser)
+    return server_config(parser.parse_args(arguments))
 
 
 def run(args: argparse.Namespace) -> int:

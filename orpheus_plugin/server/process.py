@@ -43,6 +43,10 @@ class Server:
         drain_s: how long running turns may go on after the wish to end.
         on_listening: told the URL as soon as the socket is open, before the model is loaded.
         on_ready: called when the model is loaded, before the first turn.
+
+    Attributes:
+        url: where it listens, once it does.
+        ready: set when it takes turns.
     """
 
     def __init__(
@@ -68,6 +72,7 @@ class Server:
         self._on_ready = on_ready
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
+        self.ready = asyncio.Event()
 
     def stop(self) -> None:
         """Ask the server to end: once to let turns finish, twice to end now."""
@@ -107,6 +112,7 @@ class Server:
                 if self._on_ready is not None:
                     self._on_ready()
                 service.ready = True
+                self.ready.set()
                 service.last_used = time.monotonic()
                 logger.info("ready", extra={"url": self.url})
                 await stopping
@@ -199,12 +205,21 @@ def serve(config: ServerConfig) -> int:
     check_replicas(config)
     with mps() if config.mps else contextlib.nullcontext() as daemon:
         engine = LocalEngine(config.engine) if config.replicas == 1 else ReplicatedEngine(config)
-        return asyncio.run(_serve(config, engine, voices, daemon))
+        return asyncio.run(_run(make_server(config, engine, voices, daemon)))
 
 
-async def _serve(
-    config: ServerConfig, engine: SpeechEngine, voices: VoiceMap, daemon: Mps | None
-) -> int:
+async def _run(server: Server) -> int:
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        with contextlib.suppress(NotImplementedError):  # Windows
+            loop.add_signal_handler(name, server.stop)
+    return await server.run()
+
+
+def make_server(
+    config: ServerConfig, engine: SpeechEngine, voices: VoiceMap, daemon: Mps | None = None
+) -> Server:
+    """The server that `config` describes, around `engine`, which it starts and ends. Not yet listening."""
     service = SpeechService(
         engine,
         limits=config.limits,
@@ -227,7 +242,7 @@ async def _serve(
             RunningServer(url, config.engine.model, config.engine.device, os.getpid(), key)
         )
 
-    server = Server(
+    return Server(
         service,
         app,
         host=config.host,
@@ -238,11 +253,6 @@ async def _serve(
         on_listening=record,
         on_ready=functools.partial(_ready, config, daemon),
     )
-    loop = asyncio.get_running_loop()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        with contextlib.suppress(NotImplementedError):  # Windows
-            loop.add_signal_handler(name, server.stop)
-    return await server.run()
 
 
 def _ready(config: ServerConfig, daemon: Mps | None) -> None:
