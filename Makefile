@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 VLLM_ENV ?= $(CURDIR)/.cache/vllm-env
+DOCS_ENV ?= .cache/docs-env
 
-.PHONY: bot say test vllm-test environment
+.PHONY: bot say test vllm-test environment docs
 
 bot:           ## an agent on http://localhost:7860 that you can hear, talk to and interrupt
 	@$(PYTHON) .ci/install.py $(VENV) examples
@@ -21,3 +22,7 @@ test: environment  ## the whole test suite, lint and types; vLLM's part in an en
 
 vllm-test:     ## only the tests that need vLLM
 	PYTHON=$(PYTHON) VLLM_ENV=$(VLLM_ENV) sh .ci/vllm_checks
+
+docs:          ## the documentation site, into site/
+	@$(PYTHON) .ci/install.py $(DOCS_ENV) docs
+	$(DOCS_ENV)/bin/zensical build --strict

@@ -1,0 +1,160 @@
+"""What deploy/ says about the server is true of the server, and the files pass their tools' own checks."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from orpheus_plugin.engine.local import LocalEngine
+from orpheus_plugin.models import ModelFiles
+from orpheus_plugin.server.app import make_app
+from orpheus_plugin.server.config import DEFAULT_PORT
+from orpheus_plugin.server.service import SpeechService
+from orpheus_plugin.turn import MAX_TEXT_CHARS
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+DOCKERFILES = sorted((DEPLOY / "docker").glob("*Dockerfile"))
+COMPOSE = sorted((DEPLOY / "docker").glob("compose.*.yaml"))
+MANIFESTS = [p for p in sorted((DEPLOY / "kubernetes").glob("*.yaml")) if "kustom" not in p.name]
+
+
+def read(path: Path) -> dict[str, Any]:
+    loaded = yaml.safe_load(path.read_text("utf-8"))
+    assert isinstance(loaded, dict)
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def service(crafted_files: ModelFiles) -> SpeechService:
+    """A server's inside; nothing of it is started."""
+    return SpeechService(LocalEngine(files=crafted_files), max_text_chars=MAX_TEXT_CHARS)
+
+
+@pytest.fixture(scope="module")
+def routes(service: SpeechService) -> set[str]:
+    app = make_app(service)
+    return {route.resource.canonical for route in app.router.routes() if route.resource is not None}
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
+def test_a_dockerfile_passes_its_linter_and_copies_what_is_there(path: Path) -> None:
+    hadolint = Path(sys.executable).with_name("hadolint")
+    subprocess.run([hadolint, path], check=True)
+    for line in path.read_text("utf-8").splitlines():
+        if line.startswith("COPY "):
+            for name in line.split()[1:-1]:
+                assert (ROOT / name).exists(), name
+    assert re.search(r"^USER \d+$", path.read_text("utf-8"), re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", COMPOSE, ids=lambda path: path.name)
+def test_a_compose_file_starts_what_is_there(path: Path) -> None:
+    for name, service in read(path)["services"].items():
+        build = service.get("build", {})
+        if "dockerfile" in build:
+            dockerfile = (path.parent / build["context"] / build["dockerfile"]).resolve()
+            assert dockerfile in DOCKERFILES, name
+        if "target" in build:
+            text = (DEPLOY / "docker/Dockerfile").read_text("utf-8")
+            assert f" AS {build['target']}\n" in text
+        if command := [part for part in service.get("command", []) if part.endswith(".py")]:
+            assert (ROOT / command[0]).is_file()
+        if "ORPHEUS_URL" in service.get("environment", {}):
+            assert service["environment"]["ORPHEUS_URL"] == f"http://tts:{DEFAULT_PORT}"
+
+
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)
+def test_a_manifest_fits_the_schema_of_its_kind(path: Path) -> None:
+    manifest = read(path)
+    group = manifest["apiVersion"].partition("/")[0]
+    if "." in group and not group.endswith(".k8s.io"):
+        return  # a custom resource: Kubernetes itself has no schema of it
+    kubernetes_validate.validate(manifest, "1.34", strict=True)
+
+
+def test_every_manifest_is_in_the_kustomization() -> None:
+    listed = read(DEPLOY / "kubernetes/kustomization.yaml")["resources"]
+    assert sorted(listed) == [path.name for path in MANIFESTS]
+
+
+def test_probes_and_grace_of_the_deployment_are_the_servers(routes: set[str]) -> None:
+    pod = read(DEPLOY / "kubernetes/deployment.yaml")["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert container[probe]["httpGet"]["path"] in routes
+    assert container["ports"][0]["containerPort"] == DEFAULT_PORT
+    args = container["args"]
+    drain_s = float(args[args.index("--drain") + 1])
+    sleep_s = float(container["lifecycle"]["preStop"]["exec"]["command"][1])
+    assert pod["terminationGracePeriodSeconds"] > drain_s + sleep_s
+
+
+async def test_the_autoscaler_asks_for_metrics_that_the_server_has(service: SpeechService) -> None:
+    scaled = read(DEPLOY / "kubernetes/scaledobject.yaml")
+    query = scaled["spec"]["triggers"][0]["metadata"]["query"]
+    exported = (service.metrics.render() or b"").decode()
+    for name in re.findall(r"orpheus_\w+", query):
+        assert f"\n{name} " in exported
+
+
+def test_the_truss_names_routes_and_the_port_of_the_server(routes: set[str]) -> None:
+    server = read(DEPLOY / "truss/config.yaml")["docker_server"]
+    for name in ("predict_endpoint", "readiness_endpoint", "liveness_endpoint"):
+        assert server[name] in routes
+    assert f"--port {server['server_port']}" in server["start_command"]
+
+
+@pytest.fixture(scope="module")
+def modal_app() -> Any:
+    spec = importlib.util.spec_from_file_location("modal_app", DEPLOY / "modal_app.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_command_of_a_modal_container_serves(modal_app: Any, unused_tcp_port: int) -> None:
+    """The very command, in the image's environment but for the model, which a CPU carries."""
+    command = modal_app.command()
+    command[command.index("--port") + 1] = str(unused_tcp_port)
+    environment = {
+        **os.environ,
+        "ORPHEUS_MODEL": "mini",
+        "ORPHEUS_MAX_TURNS": "1",
+        "ORPHEUS_API_KEY": "of-the-secret",
+    }
+    process = subprocess.Popen(command, env=environment)
+    url = f"http://127.0.0.1:{unused_tcp_port}"
+    try:
+        modal_app.wait_until_ready(url, process, timeout_s=120)
+        request = urllib.request.Request(
+            f"{url}/v1/audio/speech",
+            data=b'{"model": "tts-1", "input": "Hello.", "voice": "alloy", "response_format": "pcm"}',
+            headers={
+                "Authorization": "Bearer of-the-secret",
+                "Content-Type": "application/json",
+            },
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            assert len(answer.read()) > 2 * 24_000 * 0.2
+    finally:
+        process.terminate()
+        assert process.wait(60) == 0
+
+
+def test_a_modal_container_that_cannot_serve_says_so(modal_app: Any) -> None:
+    process = subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"])
+    with pytest.raises(RuntimeError, match="exit code 3"):
+        modal_app.wait_until_ready("http://127.0.0.1:9", process, timeout_s=30)

@@ -1,0 +1,43 @@
+"""The snippets of README and docs: each is valid Python, and one behind `<!-- runs -->` runs as it stands."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCK = re.compile(r"(<!-- runs -->\n+)?^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+BLOCKS = [
+    pytest.param(match[2], match[1] is not None, id=f"{page.relative_to(ROOT)}-{number}")
+    for page in PAGES
+    for number, match in enumerate(BLOCK.finditer(page.read_text("utf-8")), 1)
+]
+
+
+@pytest.mark.parametrize(("code", "runs"), BLOCKS)
+def test_a_snippet_is_valid_and_runs_where_it_says_so(
+    code: str, runs: bool, tmp_path: Path
+) -> None:
+    compile(code, "snippet", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    if not runs:
+        return
+    if "asyncio.run(" not in code:
+        code = (
+            "import asyncio\nasync def main() -> None:\n"
+            + textwrap.indent(code, "    ")
+            + "\nasyncio.run(main())\n"
+        )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, timeout=240)
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", page.read_text("utf-8")):
+            assert (page.parent / target).exists(), f"{page.relative_to(ROOT)}: {target}"
