@@ -1,35 +1,32 @@
-"""How many turns may speak at once without anyone running dry: measured when the engine warms up, corrected while it runs.
+"""How many turns may speak at once without a gap for any of them: estimated from what the engine does.
 
-The engine's speed is what counts: seconds of audio it makes per second, all turns together, at a number of turns. It is
-known at the numbers that were seen; between them it is taken to be a straight line, beyond them flat. And one step at a time:
-only so many are taken as were seen to do well together, and one more (or a quarter more).
+What counts is the speed of one turn when n are being generated: seconds of audio a second. A step of the engine has a part
+that does not grow with n and one that does, so a second of audio takes a turn `cost * (1 + slope * (n - 1))` seconds.
+`slope` is a matter of the model and the machine: it is remembered for minutes. `cost` changes with whatever else runs here:
+it follows slow moments at once and fast ones within seconds.
 """
 
 from __future__ import annotations
 
-import itertools
-import logging
 import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-logger = logging.getLogger(__name__)
-
-SPARE = 1.25
-"""Every turn must have this many times real time."""
+SPARE = 1.12
+"""Every turn must be expected to have this many times real time."""
 
 TICK_S = 0.5
 """How often the running turns are looked at."""
 
-TIGHT_S = 0.15
-"""A listener with less audio than this before him, who has been hearing some for a second, is about to hear a gap."""
+TIGHT_S = 0.1
+"""No turn is admitted while a listener who has been hearing audio for a second has less than this left."""
 
-RECOVER_S = 2.0
-"""After such a moment one more turn is taken for every so many seconds without another."""
+SLOWER, FASTER = 0.5, 0.06
+"""Of a new figure in `cost`, at each look: a machine that wavers is judged by its slow moments, for they are heard."""
 
-_RISE, _FALL = 0.1, 0.5
-"""Of a new figure in what is known. A machine that wavers is judged by its slow moments: those are what a listener hears."""
+MEMORY = 0.997
+"""What a look leaves of the older ones in `slope`: half of them after two minutes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,68 +66,68 @@ class Admission:
 
     def __init__(self, ceiling: int) -> None:
         self.ceiling = ceiling
-        self._limit = ceiling
-        self._speed: dict[int, float] = {}
-        self._proven = 0
-        self._brake = math.inf
-        self._last_tight = 0.0
+        self.limit = ceiling
+        self._cost: float | None = None
+        self._slope = 1.0  # as if n turns took n times as long
+        # Weighted sums over the looks, with y the seconds for a second of audio: 1, n, y, and of the steps from one look to
+        # the next dn * dn, dn * dy. A machine that grows slower meanwhile does not pass for one that minds company.
+        self._sums = [0.0] * 5
+        self._last: tuple[float, float] | None = None
+        self._most = 1.0  # turns seen at once
+        self._tight = False
         self._done = Work(0.0, 0.0)
         self._seen_at = -math.inf
 
-    @property
-    def limit(self) -> int:
-        return self._limit
-
-    def learn(self, turns: int, speed: float) -> None:
-        """`turns` at once came to `speed` seconds of audio per second, all together."""
-        known = self._speed.get(turns, speed)
-        speed = known + (_RISE if speed > known else _FALL) * (speed - known)
-        self._speed[turns] = speed
-        # More at once are never slower altogether. What says so is of another hour of this machine.
-        for other, then in self._speed.items():
-            self._speed[other] = max(then, speed) if other > turns else min(then, speed)
-        if speed >= SPARE * turns:
-            self._proven = max(self._proven, turns)
-        else:
-            self._proven = min(self._proven, turns - 1)
+    def learn(self, turns: float, speed: float) -> None:
+        """`turns` at once, on average, came to `speed` seconds of audio a second, all together."""
+        y = turns / max(speed, 1e-3)
+        n0, y0 = self._last or (turns, y)
+        self._last = turns, y
+        step = turns - n0
+        for index, value in enumerate((1.0, turns, y, step * step, step * (y - y0))):
+            self._sums[index] = MEMORY * self._sums[index] + value
+        self._most = max(self._most, turns)
+        self._fit_slope()
+        cost = y / self._growth(turns)
+        known = cost if self._cost is None else self._cost
+        self._cost = known + (SLOWER if cost > known else FASTER) * (cost - known)
         self._settle()
 
     def suffices(self, turns: int) -> bool:
         """Whether this many are expected to stay in real time."""
-        return self.speed(turns) >= SPARE * turns
-
-    def speed(self, turns: int) -> float:
-        """Expected seconds of audio per second with this many turns; infinite while nothing is known."""
-        if not self._speed:
-            return math.inf
-        points = [(0, 0.0), *sorted(self._speed.items())]
-        for (below, low), (above, high) in itertools.pairwise(points):
-            if turns <= above:
-                return low + (high - low) * (turns - below) / (above - below)
-        return points[-1][1]
+        return self._cost is None or self._cost * self._growth(turns) * SPARE <= 1
 
     def look(self, turns: Sequence[Progress], done: Work, *, now: float | None = None) -> None:
-        """Compare with the last look: learn the speed, and hold back where a listener is about to run dry."""
+        """Learn what the engine did since the last look; admit nobody while a listener is about to hear a gap."""
         now = time.monotonic() if now is None else now
         passed = now - self._seen_at
         audio_s, busy_s = done.audio_s - self._done.audio_s, done.busy_s - self._done.busy_s
         self._done, self._seen_at = done, now
         if passed < 4 * TICK_S and busy_s >= passed / 2:
-            spoke = round(busy_s / passed) or 1  # on the average of that time
+            spoke = max(1.0, busy_s / passed)  # on the average of that time
             self.learn(spoke, audio_s / busy_s * spoke)
-        if any(t.generating and t.stretch_s > 1.0 and t.ahead_s < TIGHT_S for t in turns):
-            self._last_tight = now
-            self._brake = max(1, len(turns) - 1)
-        elif self._brake < self.ceiling and now - self._last_tight >= RECOVER_S:
-            self._last_tight = now
-            self._brake += 1
+        self._tight = any(t.generating and t.stretch_s > 1.0 and t.ahead_s < TIGHT_S for t in turns)
         self._settle()
+        if self._tight:
+            self.limit = min(self.limit, len(turns))
+
+    def _growth(self, turns: float) -> float:
+        return 1 + self._slope * (turns - 1)
+
+    def _fit_slope(self) -> None:
+        """By least squares, once there is something to tell it from."""
+        weight, n, y, spread, rise = self._sums
+        if spread < 0.5:
+            return
+        rise /= spread
+        alone = y / weight - rise * (n / weight - 1)
+        self._slope = min(1.0, max(0.0, rise / alone)) if alone > 0 else 1.0
 
     def _settle(self) -> None:
-        enough = itertools.takewhile(self.suffices, range(1, self.ceiling + 1))
-        limit = int(min(max(enough, default=1), self._brake))
-        if self._speed:
-            limit = min(limit, max(self._proven + 1, self._proven * 5 // 4))
-        if limit != self._limit:
-            logger.info("%d turns at once (%d before)", limit, self._limit)
-            self._limit = limit
+        limit = max(1, self.ceiling)
+        if self._cost is not None:
+            room = 1 / (self._cost * SPARE)  # times as long as one turn alone may take
+            if self._slope * (limit - 1) > room - 1:
+                limit = 1 + int(max(0.0, room - 1) / self._slope)
+            limit = min(limit, max(2, round(2 * self._most)))  # the rest is guessed from too far
+        self.limit = limit
