@@ -35,6 +35,10 @@ def compare(machine: Machine, load: float, seed: int) -> tuple[float, float, int
     return own.goodput / fixed[best].goodput, own.c100, best
 
 
+def _cell(value: object) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
 def main() -> None:
     rows: list[dict[str, Any]] = []
     print(
@@ -56,12 +60,7 @@ def main() -> None:
                     "c100": statistics.mean(c100 for _, c100, _ in found),
                 }
                 rows.append(row)
-                print(
-                    "| {machine} | {pace} | {load} | {best_fixed} | {goodput_share:.2f} | {c100:.3f} |".format(
-                        **row
-                    ),
-                    flush=True,
-                )
+                print("|", " | ".join(_cell(value) for value in row.values()), "|", flush=True)
     save("admission", {"rows": rows})
 
 
