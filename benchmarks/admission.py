@@ -28,7 +28,9 @@ def compare(machine: Machine, load: float, seed: int) -> tuple[float, float, int
     """Goodput relative to the best fixed limit, C100, and that limit."""
     rate = load * machine.turns_per_s
     seconds = 300 if machine.ceiling <= 16 else 60
-    tried = {max(1, round(machine.enough * part / 10)) for part in range(4, 13)}
+    tried = {
+        min(machine.ceiling, max(1, round(machine.enough * part / 10))) for part in range(4, 13)
+    }
     fixed = {limit: run(machine, rate, limit, seconds=seconds, seed=seed) for limit in tried}
     best = max(fixed, key=lambda limit: fixed[limit].goodput)
     own = run(machine, rate, measured(machine), seconds=seconds, seed=seed)

@@ -136,7 +136,7 @@ def test_waiting_for_text_is_neither_slow_nor_tight() -> None:
 def test_under_any_load_nearly_as_much_is_spoken_well_as_with_the_best_fixed_limit(
     machine: Machine, pace: str, load: float
 ) -> None:
-    """Goodput near the best fixed limit's, found by trying; at most one admitted turn in fifty (or one) hears a gap of 100 ms.
+    """Goodput near the best fixed limit's, found by trying; at most one admitted turn in fifty (or two) hears a gap of 100 ms.
 
     Over longer runs (benchmarks/admission.py): 89 to 100 % and at most one in eighty.
     """
@@ -147,7 +147,7 @@ def test_under_any_load_nearly_as_much_is_spoken_well_as_with_the_best_fixed_lim
     best = max(run(machine, rate, limit, seconds=200).goodput for limit in tried)
     own = run(machine, rate, measured(machine), seconds=200)
     assert own.goodput >= 0.86 * best
-    assert len(own.ended) - own.good <= max(1, len(own.ended) // 50)
+    assert len(own.ended) - own.good <= max(2, len(own.ended) // 50)
 
 
 def test_a_large_machine_is_filled_at_once() -> None:
