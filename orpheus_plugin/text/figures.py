@@ -33,7 +33,7 @@ _ORDINAL = re.compile(
 )
 _DOTTED_ORDINAL = re.compile(r"(\d{1,3})\.(?= [^\W\d])")
 _FRACTION = re.compile(rf"(\d+)\s?/\s?(\d+){_END}")
-_POWER = re.compile(r"\^\s?[{(]?(-?)(\d+(?:\.\d+)?|\w+)[)}]?")
+_POWER = re.compile(r"\^\s?[{(]?(-?)(\d+(?:\.\d+)?|[^\W\d_]+)[)}]?")
 _SCIENTIFIC = re.compile(r"(\d+(?:[.,]\d+)?)[eE]([-+]?)(\d{1,3})(?!\w)")
 _VERSION = re.compile(
     r"(?:[vV]\.?)?(\d+(?:\.\d+){2,})(?!\w)(?!\.\d)|[vV](\d+(?:\.\d+)?)(?!\w)(?![.,]\d)"

@@ -1,0 +1,119 @@
+"""No number is read wrongly, whatever stands around it: its digits are all there, in order."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orpheus_plugin.text import TextOptions, UtteranceCutter
+from orpheus_plugin.text.numerals import number_words
+from training.judge import words
+
+
+def read(text: str, language: str = "en") -> str:
+    cutter = UtteranceCutter(TextOptions(language=language, first_clause_chars=0))
+    return " ".join(u.text for u in [*cutter.push(text), *cutter.flush()])
+
+
+def digits_heard(spoken: str) -> str:
+    """The digits in English words, one after the other."""
+    plain = re.sub(r"\b(?:oh|zero)\b", "0", spoken)
+    return "".join(word for word in words(plain) if word.isdigit())
+
+
+def grouped(value: int) -> str:
+    return f"{value:,}"
+
+
+def indian(value: int) -> str:
+    head, tail = divmod(value, 1000)
+    if not head:
+        return str(value)
+    pairs = re.sub(r"(?<=\d)(?=(?:\d\d)+$)", ",", str(head))
+    return f"{pairs},{tail:03}"
+
+
+AROUND = [
+    "We have {} of them.", "We have {}.", "({})", "\"{}\"", "{}+ users", "${}", "${}+", "{} USD", "US${}", "€{}", "{}€", "£{}/mo", "{}/month",
+    "₹{}", "Rs. {}", "{}%", "{} %", "{}x faster", "{}×", "{} kg", "{}kg", "{} °C", "{}°F", "-{}", "- is {}", "+{}", "~{}", "<{}", ">= {}", "≥{}",
+    "{}, then more", "{}; then", "{}? yes", "{}!", "x={}", "**{}**", "_{}_", "{} people/day", "#{} of them", "No. {}", "{}km/h", "{}...", "{}:",
+    "it's {}-ish", "{}-fold", "a {}-day trip", "abc{}", "{}abc", "{} m²", "~{} MB", "¥{}", "CHF {}", "{}¢", "«{}»",
+]  # fmt: skip
+
+
+@given(
+    st.sampled_from(AROUND),
+    st.one_of(st.integers(2, 99), st.integers(100, 999_999)).filter(lambda n: n % 1000 != 0),
+    st.sampled_from([grouped, indian, str]),
+)
+@settings(max_examples=250, deadline=None)
+def test_a_whole_number_keeps_its_digits(around: str, value: int, write: object) -> None:
+    spoken = read(around.format(write(value)))  # type: ignore[operator]
+    assert digits_heard(spoken) == str(value)
+
+
+@given(
+    st.sampled_from(AROUND),
+    st.integers(0, 9_999),
+    st.text("0123456789", min_size=1, max_size=4).filter(lambda f: len(f) != 2),
+)
+@settings(max_examples=120, deadline=None)
+def test_a_decimal_keeps_its_digits(around: str, whole: int, fraction: str) -> None:
+    spoken = read(around.format(f"{whole}.{fraction}"))
+    heard = digits_heard(spoken)
+    assert heard == f"{whole}{fraction}"
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 99_999), st.sampled_from([" then ", "+", "=", "abc", " so x", "%then"])), min_size=1, max_size=4)
+)  # fmt: skip
+@settings(max_examples=150, deadline=None)
+def test_what_no_rule_knows_is_read_in_order(parts: list[tuple[int, str]]) -> None:
+    text = "".join(f"{value}{mark}" for value, mark in parts)
+    assert digits_heard(read(text)) == "".join(str(value) for value, _ in parts)
+
+
+@given(st.text("0123456789abcXYZ.,:;-+/=%$€#()<>'\"^*~ °½", max_size=30))
+@settings(max_examples=120, deadline=None)
+def test_nothing_with_a_digit_is_left_out(text: str) -> None:
+    """Links and footnotes aside, each word with a digit is spoken, and no figure reaches the model."""
+    cutter = UtteranceCutter(TextOptions(first_clause_chars=0))
+    for utterance in [*cutter.push(text), *cutter.flush()]:
+        assert not any(c.isdecimal() for c in utterance.text)
+        spoken = [word for word in utterance.words if word.spoken]
+        assert spoken
+
+
+OTHERS = {
+    "de": ["Es sind {} da.", "({})", "{} €", "{}€", "{} kg", "{} %", "-{} Grad", "{}+ Leute", "{} km/h", "~{}", "{}!", "<{}", "{} Mio. Euro", "x={}"],
+    "fr": ["Il y a {} places.", "({})", "{} €", "{}€", "{} kg", "{} %", "-{} °C", "{}+ gens", "{} km/h", "~{}", "{} !", "n° {}", "x={}"],
+    "es": ["Hay {} plazas.", "({})", "{} €", "{}€", "{} kg", "{} %", "-{} °C", "{}+ personas", "{} km/h", "~{}", "¡{}!", "nº {}", "x={}"],
+    "it": ["Sono {} posti.", "({})", "{} €", "{}€", "{} kg", "{} %", "-{} °C", "{}+ persone", "{} km/h", "~{}", "{}!", "n. {}", "x={}"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("language", list(OTHERS))
+@given(data=st.data())
+@settings(max_examples=120, deadline=None)
+def test_a_number_is_whole_in_other_languages(language: str, data: st.DataObject) -> None:
+    value = data.draw(
+        st.integers(2, 999_999).filter(lambda n: n % 10 != 1 and not 1100 <= n < 2000)
+    )
+    around = data.draw(st.sampled_from(OTHERS[language]))
+    write = data.draw(st.sampled_from([str, lambda n: f"{n:,}".replace(",", ".")]))
+    assert number_words(value, language) in read(around.format(write(value)), language)
+
+
+@pytest.mark.parametrize("language", ["en", *OTHERS])
+@given(code=st.text("0123456789", min_size=2, max_size=9))
+@settings(max_examples=60, deadline=None)
+def test_leading_zeros_are_told_in_every_language(language: str, code: str) -> None:
+    names = (
+        "oh" if language == "en" else number_words(0, language),
+        *(number_words(n, language) for n in range(1, 10)),
+    )
+    spoken = read(f"0{code}", language).rstrip(".").split()
+    assert spoken == [str(names[int(digit)]) for digit in f"0{code}"]
