@@ -11,6 +11,7 @@ from orpheus_plugin.errors import InvalidOptions
 from orpheus_plugin.models.files import ModelFiles, ModelSpec
 from orpheus_plugin.text.cutter import TextOptions
 from orpheus_plugin.text.pronunciations import Pronunciations
+from orpheus_plugin.text.spelling import prepare as prepare_language
 from orpheus_plugin.tokens.base import TokenGenerator
 from orpheus_plugin.tokens.vocabulary import Vocabulary
 from orpheus_plugin.turn import SpeechOptions
@@ -41,6 +42,7 @@ def build_parts(
     from orpheus_plugin.codec.batcher import CodecBatcher
     from orpheus_plugin.codec.decoder import load_decoder
 
+    prepare_language(_language(files.spec))
     vocabulary = Vocabulary.load(files.lm)
     if generator is not None:
         made = generator(files, vocabulary)
@@ -94,6 +96,10 @@ def build_generator(
     return TorchLlama(files.lm, vocabulary, max_streams=streams, device=device)
 
 
+def _language(spec: ModelSpec) -> str:
+    return spec.languages[0] if spec.languages else "en"
+
+
 def text_options(
     spec: ModelSpec, config: EngineConfig | None = None, options: SpeechOptions | None = None
 ) -> TextOptions:
@@ -109,7 +115,7 @@ def text_options(
         tags=frozenset(spec.tags),
         spell_numbers=next(choice for choice in asked if choice is not None),
         pronunciations=Pronunciations(config.pronunciations) | (options.pronunciations or {}),
-        language=spec.languages[0] if spec.languages else "en",
+        language=_language(spec),
         max_chars=longest,
         join_chars=min(defaults.join_chars, longest),
     )

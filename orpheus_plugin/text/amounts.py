@@ -76,7 +76,7 @@ class Amount:
     more: str = ""
     unit: str = ""
     unit_place: int = -1
-    hyphened: bool = False  # "a 5-kg bag": the unit stays in the singular
+    hyphened: bool = False  # "a 5-kg bag", "a $5 bill": the unit stays in the singular
     per: tuple[Piece, ...] = ()
 
     @property
@@ -112,7 +112,7 @@ class Amounts:
         end = r"(?!\d)" if language.glued else r"(?!\w)(?![.,:]\d)"
         scale = rf"\s?(?:{_any_of(s for s in language.scales if len(s) > 1)})|{_any_of(s for s in language.scales if len(s) == 1)}"
         money_scale = _any_of([*language.scales, *language.money_scales])
-        word = rf"\s(?P<word>{_any_of(language.scale_words)})"
+        word = rf"[\s-](?P<word>{_any_of(language.scale_words)})"
         plus = r"(?P<more>\+(?!\d))?"
         self._before = re.compile(
             rf"{signs}(?P<currency>{currency})\s?(?P<inner>-?){number}(?:\s?(?P<scale>{money_scale})(?!\w)|{word}(?!\w))?{plus}{end}"
@@ -121,7 +121,7 @@ class Amounts:
             rf"{signs}{number}(?:\s?(?P<scale>{money_scale})|{word}(?!\w))?\s?(?P<currency>{currency}){plus}{end}"
         )
         self._plain = re.compile(
-            rf"{signs}{number}(?:(?P<scale>{scale})(?!\w)|{word}(?!\w))?(?P<more>\+(?!\d)|\s?[x×](?![\w.]|\s?\d))?"
+            rf"{signs}{number}(?:(?P<scale>{scale})(?!\w)|{word}(?!\w))?(?P<more>\+(?!\d)|\s?[x×](?![\w.^+=]|\s?\d))?"
             rf"(?:[\s-]?(?P<unit>{unit})(?:\.(?=\s[a-zà-ÿ]|[,;:]))?(?!\w))?{end}"
         )
         self._number = re.compile(rf"{signs}{number}(?P<more>\+(?!\d))?{end}")
@@ -242,6 +242,8 @@ class Amounts:
     def _money(self, amount: Amount) -> list[Piece]:
         language, number = self.language, amount.number
         one, many, cent, cents = language.currencies[amount.currency]
+        if amount.hyphened:
+            many = one.partition(" ")[2]
         place = max(amount.place, amount.currency_place, amount.scale_place)
         if len(number.fraction) == 2 and cents and not amount.scale:
             whole, small = number.whole.lstrip("0"), int(number.fraction)

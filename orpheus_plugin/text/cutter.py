@@ -104,6 +104,7 @@ class UtteranceCutter:
         self._scan = 0  # no sentence ends in raw[ready:scan]
         self._ready = 0  # whole sentences up to here wait for a neighbour
         self._lines: list[int] = []  # line ends in raw that end a sentence
+        self._line_begins = True  # raw begins a line
         self._half = ""  # first half of a surrogate pair
         self._begun = False  # whether an utterance was handed out
         self._second = False  # and a second one
@@ -185,6 +186,7 @@ class UtteranceCutter:
         if self._final:
             self._final = False
             self._hand_out(len(self._raw))
+            self._line_begins = True
             return True
         if self._arrived:
             portion = self._arrived.popleft()
@@ -277,6 +279,7 @@ class UtteranceCutter:
         for line in lines:
             piece = f"{piece[:line]}{_LINE_END}{piece[line + 1 :]}"
         items = self._items(piece)
+        self._line_begins = False
         last = items[-1] if items else ""
         if within and isinstance(last, SpokenWord) and self._raw[:1].strip() and piece[-1:].strip():
             items[-1] = replace(last, space_after=False)  # cut in the middle of a word
@@ -300,7 +303,7 @@ class UtteranceCutter:
         for match in _TOKEN.finditer(text):
             gap = text[offset : match.start()]
             new_item = _LINE_END in gap
-            line_start = new_item or "\n" in gap or not offset
+            line_start = new_item or "\n" in gap or (self._line_begins and not offset)
             offset = match.end()
             if match[0][0] == TAG_HOLDER:
                 marks += [(len(tokens), found.pop(0))]

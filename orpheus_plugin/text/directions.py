@@ -33,6 +33,7 @@ _ALSO = word_set(
     "deep breath throat head eyes shoulders his her their my with in back forward tiefe "
     "sich leise laut doucement légèrement suavemente piano hoch still quiet nervous"
 )
+_ADJECTIVES = word_set("nervous soft light quiet deep loud little small long heavy")
 _FORMS = {
     form: tuple(tags.split())
     for tags, forms in (line.split(":") for line in _SOUNDS.strip().splitlines())
@@ -41,6 +42,7 @@ _FORMS = {
 
 DIRECTION = re.compile(
     r"(?<!\*)\*(?! )([^*()\[\]<>\n]{3,40})\*(?!\*)|\(([^*()\[\]<>\n]{3,40})\)|\[([^*()\[\]<>\n]{3,40})\](?!\()"
+    r"|(?<![\w_])_(?! )([^_*()\[\]<>\n]{3,40})_(?![\w_])|(?<!~)~(?! )([^~*()\[\]<>\n]{3,40})~(?!~)"
 )
 _OPEN = re.compile(r"[*(\[]\s?([^\W\d]+)[^*()\[\]<>\n]{0,40}$")
 _CLOSED_BEFORE = re.compile(r"(?:^|[.!?…,;:—\n\"”*)>\]-])\s*$")
@@ -53,18 +55,21 @@ def sounds_of(name: str) -> tuple[str, ...] | None:
 
 def direction(match: re.Match[str]) -> tuple[str, ...] | None:
     """What a match of DIRECTION directs: tags that may stand for it, () for silence, None if it is ordinary text."""
-    inner = (match[1] or match[2] or match[3]).strip().lower().rstrip(".!…")
+    inner = (match[1] or match[2] or match[3] or match[4] or match[5]).strip().lower().rstrip(".!…")
     words = inner.replace(",", " ").split()
-    if words and words[0].endswith("ly") and len(words) > 1:
+    if len(words) > 1 and (words[0].endswith("ly") or words[0] in _ADJECTIVES):
         words = words[1:]
     if not words or len(words) > 6 or words[0] not in _FORMS:
         return None
     first, rest = words[0], words[1:]
-    if any(word not in _ALSO and word not in _FORMS and not word.endswith("ly") for word in rest):
+    told = match[0][0] == "*" and first.endswith("s")  # "*sighs and looks away*"
+    if not told and any(
+        word not in _ALSO and word not in _FORMS and not word.endswith("ly") for word in rest
+    ):
         return None
     if first in _NEEDS_MORE and not rest:
         return None
-    if first in _BASE and match[1]:  # "*sigh* I know", but "you make me *laugh*"
+    if first in _BASE and match[0][0] not in "([":  # "*sigh* I know", but "you make me *laugh*"
         before = match.string[max(0, match.start() - 4) : match.start()]
         if rest or not _CLOSED_BEFORE.search(before):
             return None

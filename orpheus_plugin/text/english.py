@@ -17,19 +17,21 @@ _YEAR_BEFORE = word_set(
 )
 _YEAR = re.compile(r"((?:1[1-9]|20)\d\d)(?:-((?:1[1-9]|20)\d\d|\d\d))?(?!\w)(?![.,:/'-]\d)")
 _DECADE = re.compile(r"(?:((?:1[1-9]|20)\d0)|'?(\d0))'?s(?!\w)")
+_PLURAL = re.compile(r"([$€£])?(\d{1,3}(?:,\d{3})+|\d+0)s(?!\w)")  # 10,000s of them
 _SHORT_DECADES = frozenset(["the", "early", "mid", "late", "and", "or", "to"])
 _DAY = re.compile(r"(\d{1,2})(?:st|nd|rd|th)?(?!\w)(?![.,:/'-]\d)")
 _TIME = re.compile(
     r"(\d{1,2})(?::(\d{2})(?::(\d{2}))?)?(?:\s?([ap])(?:m(?!\w)|\.\s?m\.?))?(?!\w)(?![:./]\d)",
     re.IGNORECASE,
 )
-_MIXED = re.compile(r"(?:(\d+)[ -]?)?(\d{1,3})\s?/\s?(\d{1,3})(?!\w)(?![./-]\d)")
+_MIXED = re.compile(r"(?:(\d+)[ -]?)?(\d{1,3})\s?/\s?(\d{1,3})(?:rds?|ths?|nds?)?(?!\w)(?![./-]\d)")
 _VULGAR = {"½": (1, 2), "¼": (1, 4), "¾": (3, 4)}
 _WITH_VULGAR = re.compile(r"(\d*)\s?([½¼¾])")
 _PARTS = {2: ("half", "halves"), 4: ("quarter", "quarters")}
 _IDIOMS = {
     "24/7": "twenty four seven",
     "50/50": "fifty fifty",
+    "50-50": "fifty fifty",
     "9/11": "nine eleven",
     "20/20": "twenty twenty",
 }
@@ -130,8 +132,8 @@ def times(text: Text, place: int) -> Reading | None:
         part[4] and int(part[1]) > 12 for part in parts
     ):
         return None
-    if len(parts) == 2 and not last[2] and not last[4]:
-        return None  # 5:30-7
+    if len(parts) == 2 and not last[2] and not last[4] and not 1 <= int(last[1]) <= 12:
+        return None
     apart = text.word_after(last.end()).lower().replace(".", "") in ("am", "pm")
     pieces: list[Piece] = []
     for index, part in enumerate(parts):
@@ -170,11 +172,23 @@ def decades(text: Text, place: int) -> Reading | None:
     match = _DECADE.match(text.text, place)
     if match is None:
         return None
-    before = text.word_before(place).lower()
-    if match[2] and match[0][0] != "'" and before not in _SHORT_DECADES:
+    before = text.word_before(place).lower().rstrip("-")
+    marked = match[0][0] == "'" or match[0].endswith("'s")
+    if match[2] and not marked and before not in _SHORT_DECADES:
         return None
     said = year(match[1]) if match[1] else _cardinal(match[2])
     return Reading(match.end(), [(place, said[:-1] + "ies" if said.endswith("y") else f"{said}s")])
+
+
+def plurals(text: Text, place: int) -> Reading | None:
+    """10,000s of people, $100s of them."""
+    match = _PLURAL.match(text.text, place)
+    if match is None or not ("," in match[2] or text.word_after(match.end()) == "of"):
+        return None
+    said = f"{text.language.integer(match[2].replace(',', ''))}s".removeprefix("one ")
+    if match[1]:
+        said += f" of {text.language.currencies[match[1]][1]}"
+    return Reading(match.end(), [(place, said)])
 
 
 def years(text: Text, place: int) -> Reading | None:
@@ -276,6 +290,7 @@ RULES: tuple[tuple[Rule, str, bool], ...] = (
     (numbered, "-", True),
     (zip_code, ENDS + "-", False),
     (decades, "'a", True),
+    (plurals, ",a", True),
     (days, ENDS + "a", False),
     (fractions, " /-½¼¾", True),
     (times, ": a-", False),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 from orpheus_plugin.text.amounts import Piece, Reading, amounts, parse_number
 from orpheus_plugin.text.context import Text
@@ -19,7 +20,7 @@ _END = r"(?!\w)(?![.,:/'’-]\d)"
 _DIGIT_GROUPS = re.compile(r"\d+(?:[ .-]\d+)*(?!\w)")
 _PHONE = re.compile(r"(?P<plus>\+)?\(?\d{1,5}\)?(?:[ ./-]{1,2}\(?\d{1,8}\)?){1,6}(?!\w)(?![.,]\d)")
 _AMERICAN = re.compile(r"(?:1[ .-])?\(?\d{3}\)?[ .-]?\d{3}[ .-]\d{4}(?![\w-])|\d{3}-\d{4}(?![\w-])")
-_LONG_CODE = re.compile(rf"\d+(?:-\d+){{3,}}{_END}")
+_LONG_CODE = re.compile(rf"\d+(?:-\d+){{2,}}{_END}")
 _GROUPS = re.compile(r"\d+")
 _ISO_DATE = re.compile(rf"(\d{{4}})[-/.](\d{{1,2}})[-/.](\d{{1,2}}){_END}")
 _DATE = re.compile(rf"(\d{{1,2}})([./-])(\d{{1,2}})\2(\d{{4}}|\d{{2}}){_END}")
@@ -29,7 +30,8 @@ _CLOCK = re.compile(
     r"(\d{1,2})(?::|h|\.(?=\d\d ?(?:Uhr|h)\b))(\d{2})(?::(\d{2}))?(?! ?%)(?!\w)(?![.:]\d)|(\d{1,2})h(?!\w)"
 )
 _ORDINAL = re.compile(
-    r"(\d{1,4})(st|nd|rd|th|\.?ers?|re|ère|ème|nde?|e|è|\.?[ºª]|°(?= [a-z]))(?!\w)", re.IGNORECASE
+    r"(\d{1,3}(?:,\d{3})+|\d{1,6})(st|nd|rd|th|\.?ers?|re|ère|ème|nde?|e|è|\.?[ºª]|°(?= [a-z]))(?!\w)",
+    re.IGNORECASE,
 )
 _DOTTED_ORDINAL = re.compile(r"(\d{1,3})\.(?= [^\W\d])")
 _FRACTION = re.compile(rf"(\d+)\s?/\s?(\d+){_END}")
@@ -206,7 +208,7 @@ def ordinal(text: Text, place: int) -> Reading | None:
     match = _ORDINAL.match(text.text, place)
     if match is None:
         return None
-    said = language.ordinal(int(match[1]), match[2].lower().lstrip("."))
+    said = language.ordinal(int(match[1].replace(",", "")), match[2].lower().lstrip("."))
     return Reading(match.end(), [(place, said)]) if said else None
 
 
@@ -313,6 +315,7 @@ def amount(text: Text, place: int) -> Reading | None:
         last = reader.parse(text.text, first.end + 1, signed=False)
         if (
             last is not None
+            and not (last.number.whole[:1] == "0" and len(last.number.whole) > 1)
             and not last.signs
             and not re.match(r"-\d|\s?=", text.text[last.end : last.end + 2])
         ):
@@ -333,6 +336,8 @@ def amount(text: Text, place: int) -> Reading | None:
                 return Reading(
                     first.end, [(place, text.language.before_noun(text.language.integer(number)))]
                 )
+    if text.language.code == "en" and text.before(place)[-1:] in (["a"], ["an"]):
+        first = replace(first, hyphened=text.counts_something(first.end))  # "a $5 bill"
     return reader.say(text, first)
 
 
@@ -347,7 +352,7 @@ RULES: tuple[tuple[Rule, str, bool], ...] = (
     (date, "-./", False),
     (day, " .aº°", False),
     (clock, ":a.", False),
-    (ordinal, "a.ºª°", False),
+    (ordinal, "a.,ºª°", False),
     (phone, " -./)", True),
     (fraction, " /", False),
     (size, "a .,", False),

@@ -15,7 +15,7 @@ _ABBREVIATIONS = {
     "mr.": "Mister", "mrs.": "Missus", "ms.": "Miz", "dr.": "Doctor", "prof.": "Professor", "st.": "Saint", "rev.": "Reverend",
     "e.g.": "for example", "i.e.": "that is", "etc.": "et cetera", "etc": "et cetera", "vs.": "versus", "vs": "versus",
     "approx.": "approximately", "dept.": "department", "est.": "established", "a.m.": "A M", "p.m.": "P M", "ext.": "extension",
-    "jr.": "Junior", "sr.": "Senior", "govt.": "government", "apt.": "apartment", "ste.": "suite", "mt.": "Mount",
+    "ft.": "Fort", "jr.": "Junior", "sr.": "Senior", "govt.": "government", "apt.": "apartment", "ste.": "suite", "mt.": "Mount",
     "mr": "Mister", "mrs": "Missus", "dr": "Doctor", "w/": "with", "w/o": "without", "b/c": "because", "c/o": "care of", "n/a": "not applicable",
     "a/c": "A C", "i/o": "I O",
 }  # fmt: skip
@@ -24,7 +24,7 @@ _STREETS = {
     "sq": "Square", "hwy": "Highway", "pkwy": "Parkway", "ter": "Terrace", "cir": "Circle",
 }  # fmt: skip
 _ALSO_TITLES = frozenset({"st", "dr"})
-_MAY_END = frozenset({"a.m.", "p.m.", "etc.", "dept.", "est.", "jr.", "sr."})
+_MAY_END = frozenset({"a.m.", "p.m.", "etc.", "dept.", "est."})
 _NO_STREETS = frozenset(
     {"the", "mount", "mt", "fort", "ft", "port", "lake", "and"}
 )  # they stand before a Saint
@@ -34,7 +34,7 @@ _SPELLED = word_set(
     "AI API APIs APR CPU CPUs GPU GPUs UI UX ID IDs URL URLs USA UK EU UN FAQ OS PIN IP IPO "
     "CEO CFO CTO COO USB IBM FBI CIA NBA NFL AWS EV EVs IQ DIY ETA ATM IOU LLM LLMs AC UPS "
     "DNA RNA SQL UFO AT&T R&D Q&A B&B BBC CNN DVD VIP HIV ISP SEO SUV GPA MRI VAT OTP IBAN "
-    "ISBN APY IRA IRS EMI AKA ASAP. KPI CLI IDE NYU UAE ABC EOD RSVP MIA. HR PR TV PC"
+    "ISBN APY IRA IRS EMI AKA KPI CLI IDE NYU UAE ABC EOD RSVP HR PR TV PC NYC OMG FYI TGIF EFT"
 )
 _ONLY_STRESSED = word_set("AM IT US OR IN IS AN AS AT ON OF SO NO ME WE HE DO GO UP MY PM")
 _IT_WORDS = word_set(
@@ -50,7 +50,7 @@ _US_AFTER = word_set(
 _SOUNDS = re.compile(r"S+H+|P+S+T+|H?M+H?M+|H+M+|B+R+R+|G+R+R+|P+F+T+|T+S+K+|Z+|N+H+|S+S+|P+H+")
 _SPECIAL = {
     "C#": "C sharp", "F#": "F sharp", "C++": "C plus plus", ".NET": "dot net", "A/B": "A B", "Ph.D": "P H D", "Ph.D.": "P H D", "PhD": "P H D",
-    "B2B": "B to B", "WiFi": "WiFi", "Node.js": "node J S", "km/h": "kilometers per hour",
+    "B2B": "B to B", "WiFi": "WiFi", "Node.js": "node J S", "km/h": "kilometers per hour", "WWI": "World War one", "WWII": "World War two",
 }  # fmt: skip
 
 
@@ -148,8 +148,11 @@ class Letters:
     def _is_street(self, name: str, at: int, end: int, *, dotted: bool) -> bool:
         """ "Baker St. in London", "12 Maple Dr": behind a name, and no name, or a house number, with it."""
         before, after = self._text.word_before(at), self._text.word_after(end)
-        if not (before[:1].isupper() or before[:1].isdecimal()) or (
-            name == "st" and before.lower() in _NO_STREETS
+        apart = self._text.text[at - 2 : at] == ", "  # "Fort Worth, St. Louis"
+        if (
+            apart
+            or not (before[:1].isupper() or before[:1].isdecimal())
+            or (name == "st" and before.lower() in _NO_STREETS)
         ):
             return name == "st" and dotted and not after[:1].isupper()
         numbered = self._numbered(at)

@@ -42,6 +42,7 @@ _BEFORE_MINUS = word_set(
     "ist sind war auf bei von est sont à de es son era è sono a di"
 )
 _WORD_EDGES = re.compile(r"([^\w.]*)(.*?)([^\w]*)$", re.DOTALL)
+_KEYS = re.compile(r"([*#]\d[\d*#]*)([.,;:!?]*)")  # "dial *67"
 _SPACE_BEFORE = re.compile(r" +(?=[,.;:!?])")
 _QUOTES = "\"'“”‘’`()[].,;:!?"
 
@@ -73,6 +74,7 @@ class Normalizer:
         self._lone = {**self._symbols, **({} if spells else self._language.lone_currencies)}
         if self._language.number:
             self._lone["№"] = self._language.number
+        self._periods = frozenset(self._language.periods.values())
         self._in_code = False
 
     def read(self, tokens: Sequence[Token]) -> list[str]:
@@ -144,17 +146,18 @@ class Normalizer:
     def _lone_mark(self, tokens: Sequence[Token], index: int) -> str | None:
         """What a mark on its own means by its neighbours: "3 * 4", "press #.", "Settings > Account", "is - 5"."""
         written = tokens[index].written
+        dialled = _KEYS.fullmatch(written) if index and self._language.keys else None
+        if dialled and tokens[index - 1].written.lower() in _BEFORE_KEY:
+            return " ".join(self._language.keys.get(c, c) for c in dialled[1]) + dialled[2]
         mark = written if len(written) == 1 else written.strip(_QUOTES)
         if len(mark) > 2 or mark not in _LONE_MARKS or self._in_code:
             return None
         before = tokens[index - 1].written if index else ""
         after = tokens[index + 1].written if index + 1 < len(tokens) else ""
         if mark == "<3":
-            return (
-                self._clean(f"< {written[1:]}", False)
-                if after.strip(",.;:!?") in _COUNTED
-                else None
-            )
+            if after.strip(",.;:!?") not in _COUNTED:
+                return None
+            return f"{self._symbols.get('<', '<')} {written[1:]}"
         if tokens[index].line_start:
             return None
         numbers = before[-1:].isdecimal() or (
@@ -205,6 +208,8 @@ class Normalizer:
             any(c.isdecimal() for c in text)
             or text.partition("/")[0].lower() in self._language.units
         )
+        if "/" in text and not rate and text.rpartition("/")[2].rstrip(".,;:!?") in self._periods:
+            return text.replace("/", f" {self._language.per} ")  # "3 times/week"
         return without_marks(text, rate=rate)
 
     def _name_symbols(self, text: str) -> str:

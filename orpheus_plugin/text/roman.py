@@ -68,6 +68,9 @@ def read(text: Text, written: str, place: int) -> str | None:
         return None
     before = text.word_before(place)
     names = text.before(place, 2)
+    if before == "the" and len(names) == 2 and names[0].capitalize() in _RULERS:
+        return number_words(number, language.code, "ordinal")
+    before = before.rstrip(".")
     ruler = before in _RULERS or (len(names) == 2 and names[0] in _TITLES and before[:1].isupper())
     if before.lower() in _NUMBERED and (before[:1].isupper() or number > 1):
         ruler = False

@@ -25,9 +25,7 @@ _LIST_MARKER = re.compile(r"\s*(?:[-*+•·▪>|#]|\d{1,3}[.)]\s)")
 _NUMBER_MARKER = re.compile(r"\s*(?:\d{1,3}|[a-zA-Z])$")
 _NOT_LETTERS = re.compile(r"[^\w.\s-]+")
 _ALWAYS_ENDS = frozenset({"ok"})
-_NEVER_LIST = (
-    "approx tues thurs dept tel incl excl ext tsp tbsp inkl exkl zzgl bzw ggf evtl aprox т.е"
-)
+_NEVER_LIST = "approx vol fig tues thurs dept tel incl excl ext tsp tbsp inkl exkl zzgl bzw ggf evtl aprox т.е"
 _NEVER_ENDS = frozenset(_NEVER_LIST.split())
 _GERMAN_LIST = "am der die das dem den im vom zum zur beim bis ab seit des und oder mein dein sein ihr unser jeder jede jedes"
 _BEFORE_GERMAN_ORDINAL = frozenset(_GERMAN_LIST.split())  # "am 3. Tag"

@@ -17,10 +17,10 @@ from orpheus_plugin.text import english, figures
 from orpheus_plugin.text.amounts import Reading
 from orpheus_plugin.text.context import Text
 from orpheus_plugin.text.figures import Rule
-from orpheus_plugin.text.languages import Language
+from orpheus_plugin.text.languages import Language, language
 from orpheus_plugin.text.letters import Letters
 
-_FIGURE = re.compile(r"[\d½¼¾]")
+_FIGURE = re.compile(r"[\d½¼¾]|\w\^")
 _WORD = re.compile(r"\S+")
 _OPENERS = "\"'([{¿¡“‘«"
 _CLOSING = re.compile(r"[\"'”’»)\]}.,;:!?…]+(?!\S)")
@@ -37,6 +37,11 @@ def spell(
     if not known.spells:
         return list(words)
     return _Speller(words, known, settled).spell()
+
+
+def prepare(code: str) -> None:
+    """Load what a language's first number needs (some 0.1 s), so that no turn waits for it. Blocking."""
+    spell(["5", "$5"], language(code))
 
 
 @lru_cache(maxsize=512)
@@ -169,6 +174,8 @@ class _Speller:
             if " " in text[place : pieces[0][0]] and " " in pieces[0][1]:  # "$ 5"
                 first, _, rest = pieces[0][1].partition(" ")
                 pieces = [(place, first), (pieces[0][0], rest), *pieces[1:]]
+            elif " " in text[place : pieces[0][0]] and len(pieces) > 1:
+                pieces = [(place, pieces[0][1]), *pieces[1:]]
             for at, said in pieces:
                 self._say(at, said)
             place = reading.end

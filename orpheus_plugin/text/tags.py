@@ -59,7 +59,7 @@ class TagLifter:
             return f"<{tag}>" if tag else " "
 
         text = text.replace(TAG_HOLDER, "")
-        if "*" in text or "(" in text or "[" in text:
+        if any(mark in text for mark in "*([_~"):
             text = DIRECTION.sub(direct, text)
         return _TAG.sub(replace, text), lifted
 

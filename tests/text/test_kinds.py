@@ -18,11 +18,14 @@ def read(text: str, language: str = "en") -> str:
 ENGLISH = {
     "numbers with a prefix or suffix": [
         ("Over 12,500+ tickets", "Over twelve thousand five hundred plus tickets."),
-        ("a $3,000+ bill", "a three thousand dollars plus bill."),
+        ("a $3,000+ bill", "a three thousand dollar plus bill."),
         ("It is 1,500x as fast", "It is one thousand five hundred times as fast."),
         ("7,250/year or $15/hr", "seven thousand two hundred and fifty per year or fifteen dollars per hour."),
         ("US$40 and A$7", "forty U S dollars and seven Australian dollars."),
         ("$12/user/mo", "twelve dollars per user per month."),
+        ("10,000s of them, $1,000s", "ten thousands of them, thousands of dollars."),
+        ("a $20 note and $5-million", "a twenty dollar note and five million dollars."),
+        ("3 times/week", "three times per week."),
     ],
     "Indian grouping and rupees": [
         ("₹2,50,000", "two hundred and fifty thousand rupees."),
@@ -44,7 +47,7 @@ ENGLISH = {
         ("72 ºF", "seventy two degrees Fahrenheit."),
         ("-5˚C", "minus five degrees Celsius."),
         ("30℃ or 86℉", "thirty degrees Celsius or eighty six degrees Fahrenheit."),
-        ("a 45° turn", "a forty five degrees turn."),
+        ("a 45° turn", "a forty five degree turn."),
         ("18° C", "eighteen degrees Celsius."),
     ],
     "signs, points and comparisons": [
@@ -55,6 +58,8 @@ ENGLISH = {
         ("≥3 and ≤9", "at least three and at most nine."),
         ("~200 people", "about two hundred people."),
         ("+5 today", "plus five today."),
+        ("It went up. > 5 is much", "It went up. greater than five is much."),
+        ("for <3 years", "for less than three years."),
     ],
     "codes": [
         ("Your OTP: 7741", "Your O T P: seven seven four one."),
@@ -65,6 +70,8 @@ ENGLISH = {
         ("Dial 999 now.", "Dial nine nine nine now."),
         ("text JOIN to 38470", "text JOIN to three eight four seven oh."),
         ("call 200 people", "call two hundred people."),
+        ("dial *67", "dial star six seven."),
+        ("SKU 12-345-6, INV-24-001", "SKU one two, three four five, six, INV twenty four oh oh one."),
         ("My number is 98 76 54 32", "My number is nine eight, seven six, five four, three two."),
     ],
     "fractions and powers": [
@@ -76,9 +83,11 @@ ENGLISH = {
         ("2.5e6", "two point five times ten to the power of six."),
         ("6'1\" tall", "six foot one tall."),
         ("2⅓ cups", "two and a third cups."),
+        ("e^x = 2x^2+1", "e to the power of x equals two x squared plus one."),
     ],
     "short forms": [
         ("the '80s", "the eighties."),
+        ("90's hits, mid-70s, the 1,000th", "nineties hits, mid seventies, the one thousandth."),
         ("2nd/3rd floor", "second third floor."),
         ("tea w/o milk, w/ honey", "tea without milk, with honey."),
         ("an A/B test in C#", "an A B test in C sharp."),
@@ -93,6 +102,7 @@ ENGLISH = {
         ("Rocky IV", "Rocky four."),
         ("a CD and a DVD", "a C D and a D V D."),
         ("George I think", "George I think."),
+        ("Henry the VIII in WWII", "Henry the eighth in World War two."),
     ],
     "acronyms": [
         ("the FBI's case", "the F B I's case."),
@@ -113,6 +123,7 @@ ENGLISH = {
         ("on Lake Rd. and 5th Ave.", "on Lake Road and fifth Avenue."),
         ("12 Hill St, upstairs", "twelve Hill Street, upstairs."),
         ("St. Mary and Mr. Hill", "Saint Mary and Mister Hill."),
+        ("Ft. Worth, St. Louis", "Fort Worth, Saint Louis."),
     ],
     "months only beside a day": [
         ("a 7% APR.", "a seven percent A P R."),
@@ -128,6 +139,7 @@ ENGLISH = {
         ("<chuckling> Sure", "<chuckle> Sure."),
         ("*smiles warmly* Hi", "Hi."),
         ("*clears throat* So", "So."),
+        ("_sighs_ *laughs and looks away* No", "<sigh> <laugh> No."),
         ("This is *really* good", "This is really good."),
         ("You make me *laugh*", "You make me laugh."),
         ("Rest (coughing spreads germs) now", "Rest, coughing spreads germs, now."),

@@ -23,7 +23,7 @@ def _money(
 
 
 _DOLLARS = {
-    "$": "dollar", "US$": "U S dollar", "USD": "U S dollar", "A$": "Australian dollar", "AUD": "Australian dollar",
+    "$": "dollar", "US$": "U S dollar", "USD": "U S dollar", "A$": "Australian dollar", "AU$": "Australian dollar", "CA$": "Canadian dollar", "AUD": "Australian dollar",
     "C$": "Canadian dollar", "CAD": "Canadian dollar", "HK$": "Hong Kong dollar", "NZ$": "New Zealand dollar", "S$": "Singapore dollar",
     "€": "euro", "EUR": "euro",
 }  # fmt: skip
