@@ -14,18 +14,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
-from orpheus_plugin.text.context import Text
+from orpheus_plugin.text.context import Piece, Reading, Text
 from orpheus_plugin.text.languages import Language
-
-Piece = tuple[int, str]
-"""Where in the text something stands, and what is said for it."""
-
-
-class Reading(NamedTuple):
-    """What is said for the text up to a place."""
-
-    end: int
-    pieces: list[Piece]
 
 
 class Number(NamedTuple):

@@ -1,8 +1,10 @@
-"""What stands around a place in a text: the words before and after it, looked at within a fixed distance."""
+"""What a rule sees and gives: the words around a place in a text, within a fixed distance; and what is said for it."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from typing import NamedTuple
 
 from orpheus_plugin.text.languages import Language
 from orpheus_plugin.text.scripts import CLOSERS, SENTENCE_MARKS
@@ -73,3 +75,18 @@ class Text:
             if word and word not in language.links and bare not in language.links:
                 return False, False
         return False, False
+
+
+Piece = tuple[int, str]
+"""Where in the text something stands, and what is said for it."""
+
+
+class Reading(NamedTuple):
+    """What is said for the text up to a place."""
+
+    end: int
+    pieces: list[Piece]
+
+
+Rule = Callable[[Text, int], Reading | None]
+"""Looks at one place; None if it does not know what stands there."""

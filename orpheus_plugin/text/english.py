@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 
-from orpheus_plugin.text.amounts import Piece, Reading
-from orpheus_plugin.text.context import Text
-from orpheus_plugin.text.figures import ENDS, Rule
+from orpheus_plugin.text.context import Piece, Reading, Rule, Text
+from orpheus_plugin.text.figures import ENDS
 from orpheus_plugin.text.languages.base import word_set
 from orpheus_plugin.text.languages.en import MONTH_NAMES, MONTHS, year
 from orpheus_plugin.text.numerals import number_words

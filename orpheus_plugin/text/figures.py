@@ -1,4 +1,4 @@
-"""Figures that are no amounts: codes, telephone numbers, dates, times, ordinals, fractions, powers, versions.
+"""Figures that are no amounts: codes, telephone numbers, ordinals, fractions, powers, versions; and the order of all rules.
 
 Each rule looks at one place and says how far it reads and what is said, or None. The first that knows answers; what
 none knows is read by `spelling.py` piece by piece, digits and words in order.
@@ -7,14 +7,12 @@ none knows is read by `spelling.py` piece by piece, digits and words in order.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import replace
 
-from orpheus_plugin.text.amounts import Piece, Reading, amounts, parse_number
-from orpheus_plugin.text.context import Text
+from orpheus_plugin.text.amounts import amounts, parse_number
+from orpheus_plugin.text.context import Piece, Reading, Rule, Text
+from orpheus_plugin.text.dates import clock, date, day
 from orpheus_plugin.text.numerals import number_words
-
-Rule = Callable[[Text, int], Reading | None]
 
 _END = r"(?!\w)(?![.,:/'’-]\d)"
 _DIGIT_GROUPS = re.compile(r"\d+(?:[ .-]\d+)*(?!\w)")
@@ -22,13 +20,6 @@ _PHONE = re.compile(r"(?P<plus>\+)?\(?\d{1,5}\)?(?:[ ./-]{1,2}\(?\d{1,8}\)?){1,6
 _AMERICAN = re.compile(r"(?:1[ .-])?\(?\d{3}\)?[ .-]?\d{3}[ .-]\d{4}(?![\w-])|\d{3}-\d{4}(?![\w-])")
 _LONG_CODE = re.compile(rf"\d+(?:-\d+){{2,}}{_END}")
 _GROUPS = re.compile(r"\d+")
-_ISO_DATE = re.compile(rf"(\d{{4}})[-/.](\d{{1,2}})[-/.](\d{{1,2}}){_END}")
-_DATE = re.compile(rf"(\d{{1,2}})([./-])(\d{{1,2}})\2(\d{{4}}|\d{{2}}){_END}")
-_SHORT_DATE = re.compile(r"(\d{1,2})\.(\d{1,2})\.(?!\d)")
-_DAY = re.compile(r"(\d{1,2})(\.|er|º|°)? (?=([^\W\d]{3,12})(\.?)(?: (\d{4})(?!\d))?)")
-_CLOCK = re.compile(
-    r"(\d{1,2})(?::|h|\.(?=\d\d ?(?:Uhr|h)\b))(\d{2})(?::(\d{2}))?(?! ?%)(?!\w)(?![.:]\d)|(\d{1,2})h(?!\w)"
-)
 _ORDINAL = re.compile(
     r"(\d{1,3}(?:,\d{3})+|\d{1,6})(st|nd|rd|th|\.?ers?|re|ère|ème|nde?|e|è|\.?[ºª]|°(?= [a-z]))(?!\w)",
     re.IGNORECASE,
@@ -113,84 +104,6 @@ def _told(text: Text, written: str, place: int) -> list[Piece]:
             (place + group.start(), said + ("," if closed or index < len(groups) - 1 else ""))
         )
     return pieces
-
-
-def date(text: Text, place: int) -> Reading | None:
-    """2025-01-08, 08.01.2025, 1/8/2025, and 8.1. where a day comes before its month."""
-    language = text.language
-    english = language.code == "en"
-    year: str | None
-    if match := _ISO_DATE.match(text.text, place):
-        year, month, day = match.groups()
-    elif match := _DATE.match(text.text, place):
-        day, mark, month, year = match.groups()
-        if (english and mark == "/") or int(month) > 12:
-            day, month = month, day
-        if int(month) > 12:
-            day, month = month, day
-    elif not english and language.months and (match := _SHORT_DATE.match(text.text, place)):
-        (day, month), year = match.groups(), None
-    else:
-        return None
-    if not (1 <= int(month) <= 12 and 1 <= int(day) <= 31):
-        return None
-    said = language.date(int(day), int(month), year, text.word_before(place))
-    return Reading(match.end(), [(place, said)]) if said else None
-
-
-def day(text: Text, place: int) -> Reading | None:
-    """A day before the name of its month: "3. März 2024", "1er janvier"; English has its own rule."""
-    language = text.language
-    match = _DAY.match(text.text, place)
-    if match is None or language.code == "en" or not 1 <= int(match[1]) <= 31:
-        return None
-    month = language.month_names.get(match[3].lower())
-    if month is None or (language.code == "de" and match[2] != "."):
-        return None
-    said = language.date(int(match[1]), month, match[5], text.word_before(place)).split(" ")
-    names = language.months[month - 1].split(" ")
-    at = said.index(names[0])
-    pieces = [(place, " ".join(said[:at])), (match.end(), said[at])]
-    if match[5]:
-        return Reading(match.end(5), [*pieces, (match.start(5), " ".join(said[at + 1 :]))])
-    return Reading(match.end(3) + len(match[4]), pieces)
-
-
-def clock(text: Text, place: int) -> Reading | None:
-    """A time of day, and from one to another: 14:30, 9h, 14:00-16:00 Uhr."""
-    language = text.language
-    found = _times(text, place)
-    if found is None:
-        return None
-    end, parts = found
-    named = re.compile(r" ?(?:Uhr|h)(?!\w)").match(text.text, end)
-    pieces: list[Piece] = []
-    for index, (at, hour, minute) in enumerate(parts):
-        said = language.clock(hour, minute, index == len(parts) - 1)
-        if not said:
-            return None
-        if index < len(parts) - 1 and language.code == "de" and not minute:
-            said = said.removesuffix(" Uhr")
-        pieces += [(at, said)] if not index else [(at, f"{language.to} {said}")]
-    return Reading(named.end() if named else end, pieces)
-
-
-def _times(text: Text, place: int) -> tuple[int, list[tuple[int, int, int]]] | None:
-    parts: list[tuple[int, int, int]] = []
-    end = place
-    while len(parts) < 2:
-        match = _CLOCK.match(text.text, end)
-        if match is None:
-            break
-        hour, minute = int(match[1] or match[4]), int(match[2] or 0)
-        if hour > 24 or minute > 59 or match[3]:
-            return None
-        parts.append((match.start(), hour, minute))
-        end = match.end()
-        if text.text[end : end + 1] != "-" or not _CLOCK.match(text.text, end + 1):
-            break
-        end += 1
-    return (end, parts) if parts else None
 
 
 def ordinal(text: Text, place: int) -> Reading | None:

@@ -14,9 +14,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from orpheus_plugin.text import english, figures
-from orpheus_plugin.text.amounts import Reading
-from orpheus_plugin.text.context import Text
-from orpheus_plugin.text.figures import Rule
+from orpheus_plugin.text.context import Reading, Rule, Text
 from orpheus_plugin.text.languages import Language, language
 from orpheus_plugin.text.letters import Letters
 
