@@ -78,7 +78,7 @@ step fp8 150 "$python" benchmarks/vllm_head.py --model "$model" --streams 1 8 32
 step head 150 "$python" benchmarks/vllm_head.py --model "$model" --streams 1 8 32 --ids 1680 --rounds 2 \
     --only whole --out gpu_head
 # Callers of a server, in processes of their own.
-step load 200 "$python" benchmarks/load.py --model "$model" --device cuda --levels 1 16 48 --seconds 10 --out gpu_load \
+step load 200 "$python" benchmarks/load.py --model "$model" --device cuda --rates 1 4 12 --rounds 1 --seconds 20 --out gpu_load \
     -- --codec "$codec" --generator vllm
 # The torch engine, which is there for processors.
 step torch 60 "$python" benchmarks/generator.py --device cuda --repeats 1 --out gpu_generator

@@ -1,18 +1,16 @@
-"""How many callers one server carries: ``python benchmarks/load.py``.
+"""What callers of one server hear under an open load: ``python benchmarks/load.py``.
 
-Starts `orpheus-tts serve` and, at every level, so many client processes, each its own agent: it speaks turns one after the
-other, text coming as from a language model, and listens as a player would that starts with the first sample. Per level:
+Turns arrive at random (Poisson) at a rate, whether earlier ones are through or not; their text comes as from a language model,
+and each is listened to by a player that starts with the first sample. A turn waits up to `--max-wait` seconds for its place.
+Per rate, as means over `--rounds` with a 95 % interval:
 
-* admitted and refused turns (a refused one waits half a second and asks again, as a router would elsewhere);
-* time from the first text to the first audio, as the client sees it: median and 99th percentile; and the median from the
-  moment when the words that are spoken first were all there, before which nobody could have spoken;
-* underruns: times a player ran dry and audio still came later, and their length together; for one that plays from the first
-  sample on, and for one that starts 100 ms later, as calls do, with their jitter buffers;
-* the server's own view: capacity, memory;
-* processor cores in use: by the server, by all clients together, and by whatever else runs on the machine.
+* offered, admitted at once, admitted after waiting, refused;
+* audible first sound: from the arrival to the first 10 ms louder than RMS 0.01 as the player plays them, p50, p95, p99;
+* C50, C100, C200: the share of admitted turns whose longest gap is at most 50, 100, 200 ms;
+* goodput: turns a second that were admitted and heard with no gap over 100 ms.
 
-Levels go up until turns are refused, and then to twice the capacity: those that are admitted must stay free of underruns.
-`--busy N` has N processes spin beside, as other programs of the machine might: a server then admits fewer.
+`--plot FILE` draws goodput and first sound against the rate (matplotlib). `--max-turns N` serves a fixed limit for comparison;
+`--busy N` has N processes spin beside.
 """
 
 from __future__ import annotations
@@ -21,13 +19,14 @@ import argparse
 import asyncio
 import contextlib
 import json
+import math
 import os
+import random
 import statistics
 import subprocess
 import sys
 import time
-import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -37,166 +36,148 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
+import numpy as np  # noqa: E402
+
 from benchmarks.report import save  # noqa: E402
-from benchmarks.server_process import (  # noqa: E402
-    ServerProcess,
-    cpu_s,
-    machine_cpu_s,
-    server_process,
-)
+from benchmarks.server_process import server_process  # noqa: E402
+from orpheus_plugin.engine.playout import PlayoutClock  # noqa: E402
 from orpheus_plugin.errors import AtCapacity  # noqa: E402
 from orpheus_plugin.remote.engine import RemoteEngine  # noqa: E402
-from orpheus_plugin.text.cutter import UtteranceCutter  # noqa: E402
-from orpheus_plugin.turn import AudioChunk  # noqa: E402
+from orpheus_plugin.turn import SAMPLE_RATE, AudioChunk, Turn  # noqa: E402
 
-TEXT = (
-    "Thank you for calling, how can I help you today? I have found two flights that may suit you."
-    " The first one leaves in the morning, and the second one in the late afternoon."
-    " Could you please tell me which of them you would like to take?"
+SENTENCES = (
+    "Thank you for calling, how can I help you today?",
+    "I have found two flights that may suit you.",
+    "The first one leaves in the morning, and the second one in the late afternoon.",
+    "Could you please tell me which of them you would like to take?",
+    "One moment, let me look that up for you.",
 )
 WORD_S = 0.02
 """Between two words of the text: a language model of fifty words a second."""
 
-BUFFER_S = 0.1
+LOUD_RMS = 0.01
+WINDOW = SAMPLE_RATE // 100
+WAITED_S = 0.1
 
 
 @dataclass
 class Heard:
-    """One turn, as its listener heard it."""
+    """One turn, as its listener heard it. `first_s` is the first audible sound, None if there was none."""
 
-    ttfa_s: float = 0.0
-    after_text_s: float = 0.0
-    audio_s: float = 0.0
-    underruns: int = 0
-    dry_s: float = 0.0
-    underruns_buffered: int = 0
-    refused: bool = False
+    admitted: bool = False
+    waited_s: float = 0.0
+    first_s: float | None = None
+    gap_s: float = 0.0
 
 
-# ---- a client process
+# ---- the client's process
 
 
-async def listen(engine: RemoteEngine) -> Heard:
-    heard, dry_at, buffered_dry_at = Heard(), 0.0, 0.0
-    cutter, text_at = UtteranceCutter(), 0.0
-    async with engine.open_turn() as turn:
-        began = time.monotonic()
-
-        async def feed() -> None:
-            nonlocal text_at
-            for word in TEXT.split(" "):
-                turn.push_text(word + " ")
-                if not text_at and cutter.push(word + " "):
-                    text_at = time.monotonic()
-                await asyncio.sleep(WORD_S)
-            turn.end()
-
-        feeding = asyncio.create_task(feed())
+async def listen(engine: RemoteEngine, text: str, max_wait_s: float) -> Heard:
+    heard, clock, arrived = Heard(), PlayoutClock(), time.monotonic()
+    async with engine.open_turn(max_wait_s=max_wait_s) as turn:
+        helpers = [
+            asyncio.create_task(_feed(turn, text)),
+            asyncio.create_task(_note_place(turn, heard, arrived)),
+        ]
         try:
             async for event in turn:
                 if isinstance(event, AudioChunk):
-                    now = time.monotonic()
-                    if not heard.audio_s:
-                        heard.ttfa_s, heard.after_text_s = now - began, now - text_at
-                        dry_at, buffered_dry_at = now, now + BUFFER_S
-                    elif now > dry_at + 0.001:
-                        heard.underruns += 1
-                        heard.dry_s += now - dry_at
-                        dry_at = now
-                    if now > buffered_dry_at:
-                        heard.underruns_buffered += 1
-                        buffered_dry_at = now + BUFFER_S
-                    dry_at += event.duration_s
-                    buffered_dry_at += event.duration_s
-                    heard.audio_s += event.duration_s
-            await feeding
+                    heard.gap_s = max(heard.gap_s, clock.play(event.duration_s))
+                    if heard.first_s is None and (at := first_sound(event.pcm)) is not None:
+                        heard.first_s = clock.ends_at - event.duration_s + at - arrived
         except AtCapacity:
-            heard.refused = True
-            return heard
+            pass
         finally:
-            feeding.cancel()
-            await asyncio.gather(feeding, return_exceptions=True)
-    await asyncio.sleep(max(0.0, dry_at - time.monotonic()))  # what was said is heard out
+            for helper in helpers:
+                helper.cancel()
+            await asyncio.gather(*helpers, return_exceptions=True)
     return heard
 
 
-async def client(url: str, seconds: float) -> None:
+async def _feed(turn: Turn, text: str) -> None:
+    for word in text.split(" "):
+        turn.push_text(word + " ")
+        await asyncio.sleep(WORD_S)
+    turn.end()
+
+
+async def _note_place(turn: Turn, heard: Heard, arrived: float) -> None:
+    await turn.admitted()
+    heard.admitted = True
+    heard.waited_s = time.monotonic() - arrived
+
+
+def first_sound(pcm: bytes) -> float | None:
+    """Seconds to the first 10 ms that can be heard."""
+    samples = np.frombuffer(pcm, "<i2").astype(np.float64) / 32768
+    whole = samples[: len(samples) // WINDOW * WINDOW].reshape(-1, WINDOW)
+    loud = np.flatnonzero((whole**2).mean(axis=1) > LOUD_RMS**2)
+    return float(loud[0]) * WINDOW / SAMPLE_RATE if loud.size else None
+
+
+async def client(url: str, rate: float, seconds: float, seed: int, max_wait_s: float) -> None:
+    chance = random.Random(seed)
     engine = RemoteEngine(url)
     await engine.start()
-    print("ready", flush=True)
-    await asyncio.to_thread(sys.stdin.readline)
-    turns: list[Heard] = []
+    turns: list[asyncio.Task[Heard]] = []
     until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        turns.append(await listen(engine))
-        if turns[-1].refused:
-            await asyncio.sleep(0.5)
+    at = time.monotonic()
+    while (at := at + chance.expovariate(rate)) < until:
+        await asyncio.sleep(at - time.monotonic())
+        text = " ".join(chance.sample(SENTENCES, chance.randint(1, 4)))
+        turns.append(asyncio.create_task(listen(engine, text, max_wait_s)))
+    heard = await asyncio.gather(*turns)
     await engine.aclose()
-    print(json.dumps([asdict(turn) for turn in turns]), flush=True)
+    print(json.dumps([asdict(turn) for turn in heard]), flush=True)
 
 
-# ---- the levels
+# ---- the rounds
 
 
-def level(server: ServerProcess, clients: int, seconds: float) -> dict[str, Any]:
-    processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, "--client", server.url, "--seconds", str(seconds)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(clients)
-    ]
-    for process in processes:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    before = _used(server, processes)
-    settling, watched = min(3.0, seconds / 2), seconds - 0.5
-    time.sleep(settling)
-    capacity = health(server)["max_turns"]
-    time.sleep(watched - settling)
-    cores = [
-        (now - then) / watched for now, then in zip(_used(server, processes), before, strict=True)
-    ]
-    turns: list[Heard] = []
-    for process in processes:
-        answer = process.communicate(timeout=seconds + 120)[0]
-        turns += [Heard(**turn) for turn in json.loads(answer)]
-    spoken = [turn for turn in turns if not turn.refused]
-    waits = sorted(turn.ttfa_s for turn in spoken)
+def one_round(
+    url: str, rate: float, seconds: float, seed: int, max_wait_s: float
+) -> dict[str, float]:
+    options = ["--rates", str(rate), "--seconds", str(seconds), "--max-wait", str(max_wait_s)]
+    answer = subprocess.run(
+        [sys.executable, __file__, "--client", url, "--seed", str(seed), *options],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=seconds + 300,
+    )
+    heard = [Heard(**turn) for turn in json.loads(answer.stdout)]
+    admitted = [turn for turn in heard if turn.admitted]
+    waited = sum(turn.waited_s > WAITED_S for turn in admitted)
+    first = sorted(turn.first_s for turn in admitted if turn.first_s is not None)
+
+    def within(gap_s: float) -> float:
+        return sum(turn.gap_s <= gap_s for turn in admitted) / max(1, len(admitted))
+
     return {
-        "clients": clients,
-        "capacity": [capacity, health(server)["max_turns"]],
-        "admitted": len(spoken),
-        "refused": len(turns) - len(spoken),
-        "ttfa_p50_ms": 1000 * statistics.median(waits),
-        "ttfa_p99_ms": 1000 * waits[min(len(waits) - 1, int(0.99 * len(waits)))],
-        "after_text_p50_ms": 1000 * statistics.median(turn.after_text_s for turn in spoken),
-        "underruns": sum(turn.underruns for turn in spoken),
-        "turns_with_underruns": sum(turn.underruns > 0 for turn in spoken),
-        "underruns_with_100_ms": sum(turn.underruns_buffered for turn in spoken),
-        "dry_ms": 1000 * sum(turn.dry_s for turn in spoken),
-        "audio_s": sum(turn.audio_s for turn in spoken),
-        "server_mb": server.rss_mb,
-        "cores": dict(zip(("server", "clients", "others"), cores, strict=True)),
+        "offered": len(heard) / seconds,
+        "at_once": (len(admitted) - waited) / seconds,
+        "waited": waited / seconds,
+        "refused": (len(heard) - len(admitted)) / seconds,
+        **{f"first_p{p}_ms": 1000 * _percentile(first, p) for p in (50, 95, 99)},
+        **{f"c{ms}": within(ms / 1000) for ms in (50, 100, 200)},
+        "goodput": within(0.1) * len(admitted) / seconds,
     }
 
 
-def _used(server: ServerProcess, clients: list[subprocess.Popen[str]]) -> list[float]:
-    """Processor seconds so far: of the server, the clients, everything else."""
-    ours = [cpu_s(server.process.pid), sum(cpu_s(client.pid) for client in clients)]
-    return [*ours, machine_cpu_s() - sum(ours)]
+def _percentile(values: Sequence[float], percent: int) -> float:
+    return values[min(len(values) - 1, len(values) * percent // 100)] if values else math.nan
 
 
-def health(server: ServerProcess) -> dict[str, Any]:
-    with urllib.request.urlopen(f"{server.url}/healthz") as response:
-        state: dict[str, Any] = json.load(response)
-        return state
+def summary(rounds: Sequence[dict[str, float]]) -> dict[str, list[float]]:
+    """Mean and half the width of the 95 % interval (normal) of each figure."""
+    found = {}
+    for name in rounds[0]:
+        values = [figures[name] for figures in rounds if not math.isnan(figures[name])]
+        spread = statistics.stdev(values) if len(values) > 1 else 0.0
+        mean = statistics.mean(values) if values else math.nan
+        found[name] = [mean, 1.96 * spread / math.sqrt(max(1, len(values)))]
+    return found
 
 
 @contextlib.contextmanager
@@ -211,53 +192,70 @@ def spinning(count: int) -> Iterator[None]:
             spinner.wait()
 
 
+def plot(rows: Sequence[dict[str, Any]], path: str) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4))
+    rates = [row["rate"] for row in rows]
+    for axes, names, title in (
+        (left, ("offered", "goodput"), "turns a second"),
+        (right, ("first_p50_ms", "first_p95_ms"), "audible first sound, ms"),
+    ):
+        for name in names:
+            means, halves = zip(*(row[name] for row in rows), strict=True)
+            axes.errorbar(rates, means, yerr=halves, marker="o", label=name, capsize=3)
+        axes.set(xlabel="turns offered a second", ylabel=title, ylim=(0, None))
+        axes.legend()
+    figure.tight_layout()
+    figure.savefig(path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--model", default="mini")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--max-turns", help="a fixed limit, in place of the measured one")
-    parser.add_argument("--seconds", type=float, default=20.0, help="per level (default: 20)")
-    parser.add_argument("--levels", type=int, nargs="*", help="default: 1, 2, 4 ... up to refusal")
+    parser.add_argument("--rates", type=float, nargs="+", default=[0.1, 0.2, 0.4, 0.8, 1.6])
+    parser.add_argument("--seconds", type=float, default=60.0, help="of a round")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--max-wait", type=float, default=10.0, help="seconds a turn may wait")
     parser.add_argument("--busy", type=int, default=0, metavar="N", help="spin beside")
-    parser.add_argument("--out", help="name of the file of results")
+    parser.add_argument("--plot", help="a file for the picture")
+    parser.add_argument("--out", default="load", help="name of the file of results")
     parser.add_argument("--client", help=argparse.SUPPRESS)
+    parser.add_argument("--seed", type=int, default=1, help=argparse.SUPPRESS)
     parser.add_argument("server", nargs="*", help="options of `orpheus-tts serve`, after --")
     args = parser.parse_args()
     if args.client:
-        asyncio.run(client(args.client, args.seconds))
+        (rate,) = args.rates
+        asyncio.run(client(args.client, rate, args.seconds, args.seed, args.max_wait))
         return
-    options = ["--model", args.model, "--device", args.device]
+    options = ["--model", args.model, "--device", args.device, *args.server]
     if args.max_turns:
         options += ["--max-turns", args.max_turns]
-    options += args.server
     rows: list[dict[str, Any]] = []
+    names = ("offered", "at_once", "waited", "refused", "goodput", "c50", "c100", "c200")
+    firsts = ("first_p50_ms", "first_p95_ms", "first_p99_ms")
+    print("  rate  " + "  ".join(f"{name:>12}" for name in (*names, *firsts)))
     with spinning(args.busy), server_process(*options) as server:
-        print(f"capacity measured at warm-up: {health(server)['max_turns']}")
-        print(
-            "clients  capacity  admitted  refused  TTFA p50  p99 ms  after text  underruns  dry ms  with 100 ms  server MB"
-            "  cores: server  clients  others"
-        )
-        clients = 1
-        for clients in args.levels or (2**n for n in range(8)):
-            rows.append(level(server, clients, args.seconds))
-            show(rows[-1])
-            if not args.levels and rows[-1]["refused"]:
-                break
-        if not args.levels:
-            rows.append(level(server, 2 * clients, args.seconds))
-            show(rows[-1])
-    figures = {"model": args.model, "seconds_per_level": args.seconds, "levels": rows}
-    save(args.out or ("load" if not args.busy else f"load_busy_{args.busy}"), figures)
-
-
-def show(row: dict[str, Any]) -> None:
-    print(
-        f"{row['clients']:7}  {row['capacity'][0]:8}  {row['admitted']:8}  {row['refused']:7}"
-        f"  {row['ttfa_p50_ms']:8.0f}  {row['ttfa_p99_ms']:6.0f}  {row['after_text_p50_ms']:10.0f}  {row['underruns']:9}"
-        f"  {row['dry_ms']:6.0f}  {row['underruns_with_100_ms']:11}  {row['server_mb']:9.0f}"
-        f"  {row['cores']['server']:13.2f}  {row['cores']['clients']:7.2f}  {row['cores']['others']:6.2f}",
-        flush=True,
+        for rate in args.rates:
+            rounds = [
+                one_round(server.url, rate, args.seconds, seed, args.max_wait)
+                for seed in range(args.rounds)
+            ]
+            rows.append({"rate": rate, **summary(rounds)})
+            figures = "  ".join(f"{rows[-1][n][0]:12.2f}" for n in names)
+            figures += "  " + "  ".join(f"{rows[-1][n][0]:12.0f}" for n in firsts)
+            print(f"{rate:6.2f}  {figures}", flush=True)
+    save(
+        args.out,
+        {"model": args.model, "seconds": args.seconds, "rounds": args.rounds, "rates": rows},
     )
+    if args.plot:
+        plot(rows, args.plot)
 
 
 if __name__ == "__main__":
