@@ -38,6 +38,9 @@ MAX_ID_CHARS = 64
 MAX_MESSAGE_BYTES = 64 * 1024
 """Longest message a client may send. A turn's whole text at the default limit fits in one."""
 
+MAX_OPTIONS_BYTES = 60 * 1024
+"""Of a turn's options as a client sends them."""
+
 Encoding = Literal["s16le", "mulaw", "alaw"]
 ENCODINGS: tuple[Encoding, ...] = ("s16le", "mulaw", "alaw")
 SAMPLE_RATES = (24_000, 16_000, 8_000)
@@ -231,6 +234,17 @@ def options_to_map(options: SpeechOptions) -> dict[str, Any]:
         for field in dataclasses.fields(options)
         if (value := getattr(options, field.name)) != getattr(default, field.name)
     }
+
+
+def opening(turn_id: str, options: SpeechOptions, max_wait_s: float) -> Open:
+    """Raises InvalidOptions for options too long for a message, which would end the connection of other turns."""
+    packed = pack(options_to_map(options))
+    if len(packed) > MAX_OPTIONS_BYTES:
+        raise InvalidOptions(
+            f"a turn's options have at most {MAX_OPTIONS_BYTES} bytes, these {len(packed)}; give a long table of"
+            " pronunciations to the server (serve --pronunciations)"
+        )
+    return Open(turn_id, options=msgspec.Raw(packed), max_wait_s=msgspec.Raw(pack(max_wait_s)))
 
 
 def read_options(raw: msgspec.Raw) -> SpeechOptions:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,10 @@ from orpheus_plugin.cli.options import add_engine_arguments
 from orpheus_plugin.engine.config import EngineConfig
 from orpheus_plugin.errors import InvalidOptions
 from orpheus_plugin.server.config import DEFAULT_PORT, Limits, ServerConfig
+from orpheus_plugin.text.pronunciations import Pronunciations
 from orpheus_plugin.turn import MAX_TEXT_CHARS
+
+logger = logging.getLogger(__name__)
 
 _YES, _NO = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
 
@@ -97,6 +101,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="engines on one GPU behind this listener, each with its cores and weights (default: %(default)s)",
     )
+    text = parser.add_argument_group("text")
+    text.add_argument(
+        "--pronunciations",
+        type=Path,
+        metavar="FILE",
+        help="how words are spoken that no rule can know: lines of `word = spoken`",
+    )
+    text.add_argument(
+        "--spell-numbers",
+        action=argparse.BooleanOptionalAction,
+        help="write numbers out in words before the model reads them (default: the model's own)",
+    )
     life = parser.add_argument_group("life and log")
     life.add_argument(
         "--idle-exit", type=float, metavar="S", help="end when nobody was connected for so long"
@@ -172,6 +188,10 @@ def server_config(args: argparse.Namespace) -> ServerConfig:
             measure=args.max_turns is None,
             max_text_chars=args.max_text,
             strict_voices=args.strict_voices,
+            spell_numbers=args.spell_numbers,
+            pronunciations=(
+                Pronunciations.from_file(args.pronunciations) if args.pronunciations else None
+            ),
         ),
         host=args.host,
         port=args.port,
@@ -199,6 +219,7 @@ def server_config(args: argparse.Namespace) -> ServerConfig:
 
 def _key(args: argparse.Namespace) -> str | None:
     if args.api_key:
+        logger.warning("--api-key shows in the list of processes; --api-key-file does not")
         return str(args.api_key)
     if args.api_key_file is None:
         return os.environ.get("ORPHEUS_API_KEY") or None

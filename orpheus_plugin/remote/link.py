@@ -8,8 +8,6 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Protocol
 
-import msgspec
-
 from orpheus_plugin import protocol
 from orpheus_plugin.errors import ConnectionFailed, EngineDied, OrpheusError, ShuttingDown
 from orpheus_plugin.remote.progress import Progress
@@ -50,11 +48,7 @@ class Link:
     ) -> None:
         self.id = turn_id
         self.over = False
-        self._open = protocol.Open(
-            turn_id,
-            options=msgspec.Raw(protocol.pack(protocol.options_to_map(options))),
-            max_wait_s=msgspec.Raw(protocol.pack(max_wait_s)),
-        )
+        self._open = protocol.opening(turn_id, options, max_wait_s)
         self._halves = protocol.Halves()
         self._post = post
         self._connection: Carrier | None = None

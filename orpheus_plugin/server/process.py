@@ -141,6 +141,7 @@ class Server:
         await asyncio.wait({draining, hurrying}, return_when=asyncio.FIRST_COMPLETED)
         if service.active_turns:
             logger.warning("turns cut off", extra={"active_turns": service.active_turns})
+            service.cut_off()
         await asyncio.sleep(0.1)  # the last messages leave
         for task in (*helpers, draining, hurrying):
             task.cancel()

@@ -201,6 +201,11 @@ class SpeechService:
             return False
         return True
 
+    def cut_off(self) -> None:
+        """End the turns that are still speaking: their clients are told so, and may go on elsewhere."""
+        for served in list(self._turns):
+            served.cut_off(ShuttingDown("the server ended before this turn did"))
+
 
 class ServedTurn:
     """A turn on the server. One task holds it inside `async with`: there its events are read and sent on.
@@ -225,6 +230,7 @@ class ServedTurn:
         self._samples = 0
         self._open = True
         self._freed: Future[None] | None = None
+        self._cut_off: OrpheusError | None = None
 
     @property
     def text(self) -> str:
@@ -249,9 +255,17 @@ class ServedTurn:
         self._turn.end()
         self.touch()
 
+    def cut_off(self, reason: OrpheusError) -> None:
+        """Interrupt the task that holds the turn; its `async with` raises the reason."""
+        self._cut_off = reason
+        if self._scope is None:
+            self.release()
+        elif not self._scope.expired():
+            self._scope.reschedule(asyncio.get_running_loop().time())
+
     def touch(self) -> None:
         """Something moved: the idle time starts anew."""
-        if self._scope is not None and not self._scope.expired():
+        if self._scope is not None and self._cut_off is None and not self._scope.expired():
             idle = asyncio.get_running_loop().time() + self._service.limits.turn_idle_s
             self._scope.reschedule(min(idle, self._ends_at))
 
@@ -304,11 +318,12 @@ class ServedTurn:
         try:
             await self._scope.__aexit__(kind, error, trace)
         except TimeoutError:
-            self._outcome = TurnTimedOut.code
             limits = self._service.limits
-            raise TurnTimedOut(
+            reason = self._cut_off or TurnTimedOut(
                 f"nothing moved for {limits.turn_idle_s:g} s, or the turn lasted {limits.turn_total_s:g} s"
-            ) from None
+            )
+            self._outcome = reason.code
+            raise reason from None
         finally:
             if isinstance(error, OrpheusError):
                 self._outcome = error.code
