@@ -22,6 +22,7 @@ from orpheus_plugin.errors import EngineDied, InvalidOptions
 from orpheus_plugin.tokens.base import FinishReason, SamplingParams, TokenChunk, TokenGenerator
 from orpheus_plugin.tokens.completions.generator import CompletionsGenerator
 from orpheus_plugin.tokens.completions.options import CompletionsOptions
+from orpheus_plugin.tokens.cpu.generator import CpuLlama
 from orpheus_plugin.tokens.torch.generator import TorchLlama
 from orpheus_plugin.tokens.vllm.generator import VllmGenerator
 from orpheus_plugin.tokens.vllm.options import VllmOptions
@@ -52,6 +53,16 @@ async def torch_llama(
     model_dir: Path, vocabulary: Vocabulary, device: str = "cpu"
 ) -> AsyncIterator[TokenGenerator]:
     generator = TorchLlama(model_dir, vocabulary, max_streams=8, device=device)
+    await generator.start()
+    try:
+        yield generator
+    finally:
+        await generator.aclose()
+
+
+@asynccontextmanager
+async def cpu_llama(model_dir: Path, vocabulary: Vocabulary) -> AsyncIterator[TokenGenerator]:
+    generator = CpuLlama(model_dir, vocabulary, max_streams=8)
     await generator.start()
     try:
         yield generator
@@ -125,6 +136,7 @@ _urls: dict[Path, str] = {}
 # vLLM's own sampler sorts the whole vocabulary for top_p, 12 ms an id on a CPU; the compact one hardly anything.
 QUICK = SamplingParams(seed=1, top_p=1.0, repetition_penalty=1.0)
 GENERATORS: list[Any] = [
+    pytest.param(Case(cpu_llama), id="cpu_llama"),
     pytest.param(Case(torch_llama), id="torch_llama"),
     pytest.param(Case(partial(torch_llama, device="cuda")), id="torch_cuda", marks=pytest.mark.gpu),
     pytest.param(Case(completions), id="completions"),

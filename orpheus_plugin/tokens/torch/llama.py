@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
-from orpheus_plugin.tokens.torch.memory import LazyTensor
-from orpheus_plugin.tokens.torch.weights import LlamaShape, LlamaWeights, rotary_frequencies
+from orpheus_plugin.tokens.llama import LlamaShape, rotary_frequencies
+from orpheus_plugin.tokens.memory import LazyArray
+from orpheus_plugin.tokens.torch.weights import LlamaWeights
 from orpheus_plugin.tokens.vocabulary import CODES, SLOTS
 
 Tensor = torch.Tensor
@@ -46,13 +48,13 @@ class Llama:
         self.device = weights.embedding.device
         self.dtype = dtype
         sizes = (shape.layers, 2, streams, shape.kv_heads, context, shape.head_dim)
-        self._memory = LazyTensor(sizes, dtype) if self.device.type == "cpu" else None
+        self._memory = LazyArray(sizes, np.float32) if self.device.type == "cpu" else None
         self.cache = (
             torch.zeros(sizes, device=self.device, dtype=dtype)
             if self._memory is None
-            else self._memory.tensor
+            else torch.from_numpy(self._memory.array)
         )
-        angles = torch.outer(torch.arange(context, dtype=torch.float64), rotary_frequencies(shape))
+        angles = torch.from_numpy(np.outer(np.arange(context), rotary_frequencies(shape)))
         self._turns = torch.polar(torch.ones_like(angles), angles).to(
             device=self.device, dtype=torch.complex64
         )
@@ -127,7 +129,7 @@ class Llama:
         """Give a stream's part of the cache back to the system, where it can be."""
         if self._memory is not None:
             for plane in self.cache.flatten(0, 1):
-                self._memory.give_back(plane[stream])
+                self._memory.give_back(plane[stream].numpy())
 
     def _run(
         self,

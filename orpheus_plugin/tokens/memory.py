@@ -6,21 +6,21 @@ import contextlib
 import math
 import mmap
 from collections.abc import Sequence
+from typing import Any
 
-import torch
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
 
-Tensor = torch.Tensor
 
-
-class LazyTensor:
-    """A zeroed CPU tensor of which only the pages in use are held.
+class LazyArray:
+    """A zeroed array of which only the pages in use are held. It begins at a page.
 
     torch.zeros and numpy.zeros hold more: the one writes all of it at once, the other asks for pages of 2 MiB, so that one
     id's keys and values take 2 MiB a layer.
     """
 
-    def __init__(self, sizes: Sequence[int], dtype: torch.dtype) -> None:
-        size = math.prod(sizes) * dtype.itemsize
+    def __init__(self, sizes: Sequence[int], dtype: DTypeLike) -> None:
+        size = math.prod(sizes) * np.dtype(dtype).itemsize
         private = getattr(mmap, "MAP_PRIVATE", None)  # shared memory could not be given back
         if private is None:
             self._map = mmap.mmap(-1, size)
@@ -29,14 +29,14 @@ class LazyTensor:
         if hasattr(mmap, "MADV_NOHUGEPAGE"):
             with contextlib.suppress(OSError):  # a kernel without huge pages
                 self._map.madvise(mmap.MADV_NOHUGEPAGE)
-        self.tensor = torch.frombuffer(self._map, dtype=dtype).view(*sizes)
+        self.array: NDArray[Any] = np.frombuffer(self._map, dtype).reshape(sizes)
 
-    def give_back(self, part: Tensor) -> None:
-        """Free the whole pages of a contiguous part of `tensor`, whose values are lost: zeros, or what they were."""
+    def give_back(self, part: NDArray[Any]) -> None:
+        """Free the whole pages of a contiguous part of `array`, whose values are lost: zeros, or what they were."""
         if not hasattr(mmap, "MADV_DONTNEED"):
             return
-        start = part.data_ptr() - self.tensor.data_ptr()
-        end = start + part.numel() * part.itemsize
+        start = part.ctypes.data - self.array.ctypes.data
+        end = start + part.nbytes
         first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
         if (length := end // mmap.PAGESIZE * mmap.PAGESIZE - first) > 0:
             self._map.madvise(mmap.MADV_DONTNEED, first, length)

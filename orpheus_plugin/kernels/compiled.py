@@ -1,0 +1,109 @@
+"""How loops become machine code: numba's options, and where the code is kept so that it is made once."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numba
+from llvmlite import binding
+from numba.misc import appdirs
+
+logger = logging.getLogger(__name__)
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+ROOMS = ("kernels", "tokens/cpu", "codec/cpu")
+"""Folders of the package with compiled loops. A change in any of their files makes all of the kept code stale; numba by
+itself looks at the file of the outermost function only."""
+
+
+def _folder() -> Path | None:
+    """Where compiled code is kept: for these sources, this numba and this kind of CPU. None: nowhere can be written."""
+    package = Path(__file__).parents[1]
+    key = hashlib.sha256(repr((numba.__version__, sys.version_info[:2])).encode())
+    key.update(repr(_cpu()).encode())
+    for room in ROOMS:
+        for file in sorted((package / room).glob("*.py")):
+            key.update(file.read_bytes())
+    chosen = os.environ.get("NUMBA_CACHE_DIR")
+    user = Path(chosen) if chosen else Path(appdirs.user_cache_dir("orpheus-tts"))
+    # A container's user may have no home that can be written to.
+    for root in (user, Path(tempfile.gettempdir()) / f"orpheus-tts-{_user()}"):
+        folder = root / "compiled" / key.hexdigest()[:16]
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                return folder
+        except OSError:
+            continue
+    return None
+
+
+def _cpu() -> tuple[str, str]:
+    """Name and features ("+avx2,-avx512f,...") of the CPU that is compiled for; numba's settings may name another."""
+    name = numba.config.CPU_NAME or binding.get_host_cpu_name()
+    features = numba.config.CPU_FEATURES
+    return name, binding.get_host_cpu_features().flatten() if features is None else features
+
+
+def cpu_has(feature: str) -> bool:
+    """Whether compiled code may use an instruction set, by LLVM's name for it ("avx512f")."""
+    return f"+{feature}" in _cpu()[1].split(",")
+
+
+def _user() -> int:
+    return os.getuid() if hasattr(os, "getuid") else 0
+
+
+FOLDER = _folder()
+
+
+def _options(fastmath: set[str]) -> dict[str, Any]:
+    return {"nogil": True, "error_model": "numpy", "fastmath": fastmath}
+
+
+def compiled(function: Function) -> Function:
+    """Compile loops; they run without the interpreter's lock.
+
+    Multiplications and additions may be fused; sums keep their order, so that vector code and what is left over at a row's
+    end give the same bits.
+    """
+    return _kept(function, _options({"contract", "nsz"}))
+
+
+def compiled_sum(function: Function) -> Function:
+    """As `compiled`, for loops that add up: the order of the additions may change, so that they become vector code."""
+    return _kept(function, _options({"contract", "nsz", "reassoc"}))
+
+
+def _kept(function: Function, options: dict[str, Any]) -> Function:
+    made = numba.njit(**options)(function)
+    if FOLDER is not None:
+        # numba has one cache folder for the whole process, which belongs to the application.
+        own, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(FOLDER)
+        try:
+            made.enable_caching()
+        finally:
+            numba.config.CACHE_DIR = own
+    return made  # type: ignore[no-any-return]
+
+
+@contextlib.contextmanager
+def first_use(what: str, seconds: int) -> Iterator[None]:
+    """Around the first calls of `what`: says so where they have to compile it."""
+    mark = None if FOLDER is None else FOLDER / f"{what.replace(' ', '-')}.compiled"
+    if mark is None or not mark.exists():
+        once = "for this process" if mark is None else "once for this machine"
+        logger.warning("Compiling the %s %s: about %d s", what, once, seconds)
+    yield
+    if mark is not None:
+        with contextlib.suppress(OSError):
+            mark.touch()

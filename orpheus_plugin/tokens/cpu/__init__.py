@@ -1,0 +1,1 @@
+"""The token engine for a CPU: NumPy and numba, no torch."""

@@ -1,0 +1,242 @@
+"""Continuous batching: the thread that steps a model for all requests at once.
+
+Each step reads some ids of a joining request's prompt and draws one id for every running one, whatever its slot. Requests join
+and leave between steps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import bisect
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from orpheus_plugin.errors import EngineDied
+from orpheus_plugin.tokens.base import FinishReason, SamplingParams
+from orpheus_plugin.tokens.vocabulary import CODES, SLOTS
+from orpheus_plugin.worker_thread import WorkerThread
+
+STOP = CODES
+"""What a stepper draws in place of a code when the utterance is over."""
+
+
+@dataclass(eq=False)
+class Request:
+    """One generation. The worker owns `place`, `read` and `drawn`; the event loop owns `arrived`, `finish_reason`, `error`.
+
+    Attributes:
+        limit: ids to draw at most.
+        priority: of those that wait, the lowest go first.
+        place: where the stepper keeps its cache.
+        read: prompt ids in the cache; the last one is read by the step that draws first.
+        drawn: ids drawn.
+        aborted: nobody wants it any more.
+        news: set when `arrived`, `finish_reason` or `error` changes.
+    """
+
+    request_id: str
+    prompt: list[int]
+    sampling: SamplingParams
+    limit: int
+    priority: int
+    place: int = -1
+    read: int = 0
+    drawn: int = 0
+    aborted: bool = False
+    arrived: list[int] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+    error: EngineDied | None = None
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def ready(self) -> bool:
+        """All of the prompt but its last id is read."""
+        return self.read == len(self.prompt) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Prompt ids to read in a step: those from `request.read` on."""
+
+    request: Request
+    ids: list[int]
+
+
+class Stepper(Protocol):
+    """A model with a number of places for streams. One thread uses it.
+
+    Attributes:
+        context: prompt and drawn ids of a stream.
+        aligned: streams should begin to draw where the others are at slot 0; then all share one pass over the head.
+    """
+
+    context: int
+    aligned: bool
+
+    def enter(self) -> None:
+        """Called once on the thread that will step."""
+
+    def join(self, request: Request) -> None:
+        """Take a place for the request; there are as many as streams allowed. Its prompt is read by `step`."""
+
+    def begin(self, request: Request) -> None:
+        """The request is ready: it draws from the next step on."""
+
+    def leave(self, request: Request) -> None:
+        """Free the place, in whatever state the request is."""
+
+    def step(self, drawing: Sequence[Request], reading: Reading | None) -> list[int]:
+        """Draw one code (or STOP) for each request that draws, in order; read some ids of a prompt beside it."""
+        ...
+
+
+News = list[tuple[Request, int | None, FinishReason | None]]
+
+
+class Worker:
+    """Runs a stepper on a thread of its own.
+
+    Args:
+        places: requests that hold a place at once; the rest wait, by priority, then as they came.
+        chunk: prompt ids read in a step.
+        died: called on the loop when the thread ended by an exception.
+    """
+
+    def __init__(
+        self,
+        stepper: Stepper,
+        *,
+        audio_base: int,
+        places: int,
+        chunk: int,
+        loop: asyncio.AbstractEventLoop,
+        died: Callable[[Worker, EngineDied], None],
+    ) -> None:
+        self.stepper = stepper
+        self._audio_base = audio_base
+        self._limit = places
+        self._chunk = chunk
+        self._loop = loop
+        self._died = died
+        self._changed = threading.Condition()
+        self._waiting: list[Request] = []
+        self._stopping = False
+        self._joining: list[Request] = []  # they hold a place and do not draw yet
+        self._running: list[Request] = []
+        self.thread = WorkerThread(
+            "orpheus-tokens", "the token generator", self._work, self._tell_death
+        )
+        self.start = self.thread.start
+        self.join = self.thread.join
+
+    @property
+    def holding(self) -> int:
+        """Requests that hold a place."""
+        return len(self._running) + len(self._joining)
+
+    def submit(self, request: Request) -> None:
+        with self._changed:
+            bisect.insort(self._waiting, request, key=lambda waiting: waiting.priority)
+            self._changed.notify()
+
+    def wake(self) -> None:
+        """A request was aborted."""
+        with self._changed:
+            self._changed.notify()
+
+    def stop(self) -> None:
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+
+    def _work(self) -> None:
+        self.stepper.enter()
+        while self._wait():
+            with self.thread:
+                self._leave_aborted()
+                self._join_waiting()
+                self._begin_ready()
+                reading = self._next_reading()
+                if self._running or reading:
+                    self._call(_deliver, self._step(reading))
+
+    def _tell_death(self, error: EngineDied) -> None:
+        self._call(self._died, self, error)
+
+    def _wait(self) -> bool:
+        """Until there is something to do. False: to stop."""
+        with self._changed:
+            while not (self._stopping or self._running or self._joining or self._waiting):
+                self._changed.wait()
+            return not self._stopping
+
+    def _leave_aborted(self) -> None:
+        for request in [r for r in (*self._running, *self._joining) if r.aborted]:
+            self._leave(request)
+        with self._changed:
+            self._waiting = [r for r in self._waiting if not r.aborted]
+
+    def _join_waiting(self) -> None:
+        with self._changed:
+            free = self._limit - self.holding
+            joining, self._waiting = self._waiting[:free], self._waiting[free:]
+        for request in joining:
+            self.stepper.join(request)
+            self._joining.append(request)
+
+    def _begin_ready(self) -> None:
+        """Where the stepper wants it, all that run are at one slot: they began at slot 0."""
+        if self.stepper.aligned and self._running and self._running[0].drawn % SLOTS:
+            return
+        for request in [r for r in self._joining if r.ready]:
+            self.stepper.begin(request)
+            self._joining.remove(request)
+            self._running.append(request)
+
+    def _next_reading(self) -> Reading | None:
+        """One prompt is read at a time, in the order in which they joined."""
+        for request in self._joining:
+            if not request.ready:
+                return Reading(request, request.prompt[request.read : -1][: self._chunk])
+        return None
+
+    def _step(self, reading: Reading | None) -> News:
+        codes = self.stepper.step(self._running, reading)
+        if reading is not None:
+            reading.request.read += len(reading.ids)
+        news: News = []
+        for request, code in zip(self._running, codes, strict=True):
+            token_id = self._audio_base + CODES * (request.drawn % SLOTS) + code
+            request.drawn += 1
+            if code == STOP:
+                news.append((request, None, "stop"))
+            else:
+                over = request.drawn >= request.limit
+                news.append((request, token_id, "length" if over else None))
+        for request, _, finish in news:
+            if finish is not None:
+                self._leave(request)
+        return news
+
+    def _leave(self, request: Request) -> None:
+        self.stepper.leave(request)
+        (self._running if request in self._running else self._joining).remove(request)
+
+    def _call(self, function: Callable[..., None], *arguments: object) -> None:
+        try:
+            self._loop.call_soon_threadsafe(function, *arguments)
+        except RuntimeError:
+            if not self._loop.is_closed():  # else nobody listens any more
+                raise
+            self._stopping = True
+
+
+def _deliver(news: News) -> None:
+    """Hand a step's ids to their requests. On the event loop."""
+    for request, token_id, finish in news:
+        if token_id is not None:
+            request.arrived.append(token_id)
+        request.finish_reason = finish
+        request.news.set()
