@@ -92,7 +92,7 @@ async def main() -> None:
     )
     parser.add_argument("--model", default="auto")
     parser.add_argument("--codec", type=Path)
-    parser.add_argument("--generator", default="auto", choices=["auto", "torch", "vllm"])
+    parser.add_argument("--generator", default="auto", choices=["auto", "cpu", "torch", "vllm"])
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64])
     parser.add_argument("--out", default="capacity")
     args = parser.parse_args()

@@ -1,14 +1,17 @@
 """What a frame of audio (85.3 ms) costs to decode: ``python benchmarks/codec.py`` (or ``--lanes 1,16 --rounds 3``).
 
-One thread, the full-size SNAC decoder (19.8M parameters, random weights, noise on), so many streams in one batch:
+One thread, random weights, noise on, so many streams in one batch: the full-size SNAC decoder (19.8M parameters), or with
+``--size bundled`` one of the bundled voice's shape.
 
 * a  peers    the `snac` package as other Orpheus servers run it: the last 28 tokens (4 frames) decoded anew for each frame;
-* b  ours     the exact streaming step, 4 latents a stream; also with 1 latent a step (first audio) and 16 (offline);
+* b  ours     the exact streaming step, 4 latents a stream; also with 1 latent a step (first audio) and 16 (offline): the
+              compiled one on a CPU, the one in torch on a GPU;
+* t  torch    the step in torch with 4 latents, beside the compiled one;
 * c  one-shot the `snac` package on whole utterances at once: the least work there is, all of it at the end;
 * d  one-shot of the same kind with our own layers: how much of c - b is layout and packing, and what streaming costs.
 
 Figures are milliseconds of CPU time per frame and stream: on an idle machine that is wall time, and on a shared one it is what
-other processes change least. a to d take turns within a round; the median over the rounds counts. Small batches, whose rounds
+other processes change least. All take turns within a round; the median over the rounds counts. Small batches, whose rounds
 are short, have more of them.
 
 On a GPU (``--device cuda``) they are wall time, from codes in the machine's memory to samples there; b runs captured graphs.
@@ -17,6 +20,7 @@ On a GPU (``--device cuda``) they are wall time, from codes in the machine's mem
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import sys
@@ -36,16 +40,26 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from benchmarks.report import save  # noqa: E402
-from orpheus_plugin.codec.decoder import SnacConfig, SnacDecoder, fold_weights  # noqa: E402
-from orpheus_plugin.codec.streaming import StreamingDecoder  # noqa: E402
+from orpheus_plugin.codec.config import SnacConfig  # noqa: E402
+from orpheus_plugin.codec.cpu.decoder import CpuDecoder  # noqa: E402
+from orpheus_plugin.codec.step import StreamingDecoder  # noqa: E402
+from orpheus_plugin.codec.torch.step import TorchDecoder  # noqa: E402
+from orpheus_plugin.codec.weights import SnacWeights  # noqa: E402
 from tests.support.codecs import FULL_SIZE  # noqa: E402
+
+BUNDLED = ROOT / "orpheus_plugin" / "mini" / "snac"
 
 WINDOW_FRAMES = 4
 STEPS = {"b_ours": 4, "b_one_latent": 1, "b_offline": 16}
 
 
 def contenders(
-    snac: SNAC, streaming: StreamingDecoder, lanes: int, frames: int, device: str
+    snac: SNAC,
+    streaming: StreamingDecoder,
+    torch_step: TorchDecoder,
+    lanes: int,
+    frames: int,
+    device: str,
 ) -> dict[str, tuple[Callable[[], object], float]]:
     """By name: what to run, and how many frames a stream that makes."""
     rng = np.random.default_rng(0)
@@ -57,8 +71,10 @@ def contenders(
         ]
 
     window, utterance = codes(WINDOW_FRAMES), codes(frames)
-    running = [streaming.lane(slot, seed=slot) for slot in range(lanes)]
-    for lane in running:
+    running, beside = (
+        [step.lane(slot, seed=slot) for slot in range(lanes)] for step in (streaming, torch_step)
+    )
+    for lane in (*running, *beside):
         lane.position = 1000  # somewhere in an utterance
 
     def peers() -> object:
@@ -69,23 +85,27 @@ def contenders(
     for name, n in STEPS.items():
         step_codes = rng.integers(0, 4096, (lanes, n, 3))
         runs[name] = partial(streaming.step, running, step_codes), n / 4
+    step_codes = rng.integers(0, 4096, (lanes, 4, 3))
+    runs["t_torch"] = partial(torch_step.step, beside, step_codes), 1.0
     runs["c_one_shot"] = (lambda: snac.decode(utterance).cpu().numpy()), float(frames)
     whole = rng.integers(0, 4096, (lanes, 4 * frames, 3))
     runs["d_one_shot_ours"] = (lambda: streaming.step(running, whole)), float(frames)
     return runs
 
 
-def measure(lanes: int, rounds: int, frames: int, device: str) -> dict[str, float]:
+def measure(size: str, lanes: int, rounds: int, frames: int, device: str) -> dict[str, float]:
     torch.manual_seed(0)
-    snac = SNAC(**FULL_SIZE).eval()
-    config = SnacConfig.from_dict(FULL_SIZE)
-    decoder = SnacDecoder(config, fold_weights(config, snac.state_dict())).to(device)
-    streaming = StreamingDecoder(decoder, slots=lanes)
+    config = FULL_SIZE if size == "full" else json.loads((BUNDLED / "config.json").read_text())
+    snac = SNAC(**config).eval()
+    state = {name: tensor.numpy() for name, tensor in snac.state_dict().items()}
+    weights = SnacWeights.from_state(SnacConfig.from_dict(config), state)
+    torch_step = TorchDecoder(weights, slots=lanes, device=device)
+    streaming = CpuDecoder(weights, slots=lanes) if device == "cpu" else torch_step
     clock = time.process_time
     if device != "cpu":
         clock = time.perf_counter
         streaming.warm_up([(lanes, n) for n in STEPS.values()])
-    runs = contenders(snac.to(device), streaming, lanes, frames, device)
+    runs = contenders(snac.to(device), streaming, torch_step, lanes, frames, device)
     taken: dict[str, list[float]] = {name: [] for name in runs}
     with torch.inference_mode():
         for turn in range(rounds + 1):  # the first one warms up
@@ -107,6 +127,7 @@ def main() -> None:
     parser.add_argument(
         "--frames", type=int, default=24, help="of the one-shot utterance; fewer in large batches"
     )
+    parser.add_argument("--size", default="full", choices=["full", "bundled"])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", default="codec", help="name of the file of results")
     options = parser.parse_args()
@@ -118,9 +139,11 @@ def main() -> None:
         "b ours",
         "1 latent",
         "16 lat.",
+        "t torch",
         "c 1-shot",
         "d ours",
         "a/b",
+        "t/b",
         "b/c",
         "b/d",
     )
@@ -130,10 +153,13 @@ def main() -> None:
     )
     for lanes in (int(part) for part in options.lanes.split(",")):
         rounds = options.rounds * max(1, 8 // lanes)
-        figures = measure(lanes, rounds, min(options.frames, max(1, 192 // lanes)), options.device)
+        figures = measure(
+            options.size, lanes, rounds, min(options.frames, max(1, 192 // lanes)), options.device
+        )
         ours = figures["b_ours"]
         ratios = {
             "a_over_b": figures["a_peers"] / ours,
+            "t_over_b": figures["t_torch"] / ours,
             "b_over_c": ours / figures["c_one_shot"],
             "b_over_d": ours / figures["d_one_shot_ours"],
         }
@@ -146,6 +172,7 @@ def main() -> None:
     save(
         options.out,
         {
+            "size": options.size,
             "device": options.device,
             "unit": "ms of CPU time (wall time on a GPU) per 85.3 ms frame and stream, one thread",
             "wanted": {"a_over_b": "4 at 1 stream, 5 at 16", "b_over_c": "at most 1.15 at 16"},

@@ -39,8 +39,8 @@ for _name, _value in (("OMP_NUM_THREADS", "1"), ("HF_HUB_OFFLINE", "1")):
 from benchmarks.report import save  # noqa: E402
 from benchmarks.vllm_models import Choice, add_model_arguments, options_for  # noqa: E402
 from benchmarks.vllm_raw import Runs, children, medians, pin, ratio, raw_ids, speed  # noqa: E402
+from orpheus_plugin.codec import open_decoder  # noqa: E402
 from orpheus_plugin.codec.batcher import CodecBatcher, CodecStream  # noqa: E402
-from orpheus_plugin.codec.decoder import load_decoder  # noqa: E402
 from orpheus_plugin.engine.config import EngineConfig  # noqa: E402
 from orpheus_plugin.engine.local import LocalEngine  # noqa: E402
 from orpheus_plugin.models.files import ModelFiles, ModelSpec  # noqa: E402
@@ -181,7 +181,7 @@ async def main() -> None:
     config = EngineConfig(device=device, max_turns=most, look_ahead=1, ahead_s=None)
     engine = LocalEngine(config, files=files, generator=make)
     await engine.start()
-    codec = CodecBatcher(load_decoder(files.codec, device=device), slots=most)
+    codec = CodecBatcher(open_decoder(files.codec, device=device, slots=most))
     codec.start()
     bench = Bench(engine, made[0], choice, codec)
     figures: dict[str, Any] = {

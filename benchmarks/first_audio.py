@@ -36,7 +36,9 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from benchmarks.report import save  # noqa: E402
-from orpheus_plugin.codec import CodecBatcher, SnacDecoder, load_decoder  # noqa: E402
+from orpheus_plugin.codec.batcher import CodecBatcher  # noqa: E402
+from orpheus_plugin.codec.cpu.decoder import CpuDecoder  # noqa: E402
+from orpheus_plugin.codec.weights import SnacWeights  # noqa: E402
 from orpheus_plugin.engine.playout import PlayoutClock  # noqa: E402
 
 MINI = ROOT / "orpheus_plugin" / "mini"
@@ -70,9 +72,9 @@ class Heard:
 class Simulation:
     """A clock that only moves when told, and by the CPU time of the codec's work."""
 
-    def __init__(self, decoder: SnacDecoder) -> None:
+    def __init__(self, decoder: SnacWeights) -> None:
         self.now = 0.0
-        self.batcher = CodecBatcher(decoder, slots=1, clock=lambda: self.now)
+        self.batcher = CodecBatcher(CpuDecoder(decoder, slots=1), clock=lambda: self.now)
 
     async def work(self) -> None:
         begin = time.thread_time()
@@ -133,12 +135,12 @@ async def listen(
 async def mini_latents() -> list[Latents]:
     """The sentences above as the bundled voice says them."""
     from orpheus_plugin.tokens.base import SamplingParams
+    from orpheus_plugin.tokens.cpu.generator import CpuLlama
     from orpheus_plugin.tokens.frames import FrameAssembler
-    from orpheus_plugin.tokens.torch.generator import TorchLlama
     from orpheus_plugin.tokens.vocabulary import Vocabulary
 
     vocabulary = Vocabulary.load(MINI)
-    generator = TorchLlama(MINI, vocabulary)
+    generator = CpuLlama(MINI, vocabulary)
     await generator.start()
     said = []
     for number, text in enumerate(SENTENCES):
@@ -153,15 +155,16 @@ async def mini_latents() -> list[Latents]:
     return said
 
 
-def random_codec() -> tuple[SnacDecoder, list[Latents]]:
+def random_codec() -> tuple[SnacWeights, list[Latents]]:
     from snac import SNAC
 
-    from orpheus_plugin.codec.decoder import SnacConfig, fold_weights
+    from orpheus_plugin.codec.config import SnacConfig
     from tests.support.codecs import FULL_SIZE
 
     torch.manual_seed(0)
     config = SnacConfig.from_dict(FULL_SIZE)
-    decoder = SnacDecoder(config, fold_weights(config, SNAC(**FULL_SIZE).state_dict()))
+    state = {name: tensor.numpy() for name, tensor in SNAC(**FULL_SIZE).state_dict().items()}
+    decoder = SnacWeights.from_state(config, state)
     codes = np.random.default_rng(0).integers(0, 4096, (1, 60, 3))
     return decoder, list(codes)
 
@@ -177,11 +180,11 @@ async def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.codec and options.latents:
-        name, decoder = options.codec.name, load_decoder(options.codec)
+        name, decoder = options.codec.name, SnacWeights.load(options.codec)
         with np.load(options.latents) as file:
             said = [file[key].astype(np.int64) for key in file.files]
     elif (MINI / "snac" / "config.json").is_file():
-        name, decoder, said = "bundled", load_decoder(MINI / "snac"), await mini_latents()
+        name, decoder, said = "bundled", SnacWeights.load(MINI / "snac"), await mini_latents()
     else:
         name, (decoder, said) = "random weights, full size", random_codec()
     rows: list[dict[str, Any]] = []

@@ -28,8 +28,8 @@ if str(ROOT) not in sys.path:
 from benchmarks import capacity, engine_cost, vllm_engine  # noqa: E402
 from benchmarks.report import save  # noqa: E402
 from benchmarks.vllm_models import Choice, crafted_3b  # noqa: E402
+from orpheus_plugin.codec import open_decoder  # noqa: E402
 from orpheus_plugin.codec.batcher import CodecBatcher  # noqa: E402
-from orpheus_plugin.codec.decoder import load_decoder  # noqa: E402
 from orpheus_plugin.engine.config import EngineConfig  # noqa: E402
 from orpheus_plugin.engine.local import LocalEngine  # noqa: E402
 from orpheus_plugin.models.files import ModelFiles, ModelSpec  # noqa: E402
@@ -103,7 +103,7 @@ async def main() -> None:
     for name in ("first_id", "cancel_alone", "cancel_of_8"):
         print(name, {key: round(value, 2) for key, value in figures[name].items()}, flush=True)
 
-    codec = CodecBatcher(load_decoder(files.codec, device=args.device), slots=max(args.streams))
+    codec = CodecBatcher(open_decoder(files.codec, device=args.device, slots=max(args.streams)))
     codec.start()
     cost = engine_cost.Bench(engine, vllm, choice, codec)
     figures["ids_per_s"] = {}

@@ -16,7 +16,7 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--codec", type=Path, help="SNAC snapshot directory (default: the model's)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument(
-        "--generator", default="auto", choices=("auto", "torch", "vllm", "completions")
+        "--generator", default="auto", choices=("auto", "cpu", "torch", "vllm", "completions")
     )
     parser.add_argument(
         "--token-server",

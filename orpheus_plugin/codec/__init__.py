@@ -1,9 +1,29 @@
 """SNAC 24 kHz decoding: exact while streaming, many streams in one step.
 
-`decoder.load_decoder` reads a snapshot, `batcher.CodecBatcher` serves it. Importing this package loads torch.
+`open_decoder` reads a snapshot for a device, `batcher.CodecBatcher` serves it.
 """
 
-from orpheus_plugin.codec.batcher import CodecBatcher, CodecStream
-from orpheus_plugin.codec.decoder import SnacConfig, SnacDecoder, load_decoder
+from __future__ import annotations
 
-__all__ = ["CodecBatcher", "CodecStream", "SnacConfig", "SnacDecoder", "load_decoder"]
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from orpheus_plugin.codec.step import StreamingDecoder
+
+
+def open_decoder(snapshot: Path, *, device: str = "cpu", slots: int = 32) -> StreamingDecoder:
+    """The streaming decoder of a SNAC 24 kHz snapshot: compiled loops on a CPU, torch on a GPU.
+
+    Raises what `weights.SnacWeights.load` does.
+    """
+    from orpheus_plugin.codec.weights import SnacWeights
+
+    weights = SnacWeights.load(snapshot)
+    if device == "cpu":
+        from orpheus_plugin.codec.cpu.decoder import CpuDecoder
+
+        return CpuDecoder(weights, slots=slots)
+    from orpheus_plugin.codec.torch.step import TorchDecoder
+
+    return TorchDecoder(weights, slots=slots, device=device)

@@ -12,11 +12,10 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from orpheus_plugin.codec.decoder import LATENT_SAMPLES, SAMPLE_RATE, SnacDecoder
+from orpheus_plugin.codec.config import LATENT_SAMPLES, SAMPLE_RATE
+from orpheus_plugin.codec.step import StreamingDecoder
 from orpheus_plugin.codec.stream import CodecStream, Waiting, wake
-from orpheus_plugin.codec.streaming import StreamingDecoder
 from orpheus_plugin.errors import AtCapacity, EngineDied
-from orpheus_plugin.models.devices import compute_alone
 from orpheus_plugin.worker_thread import WorkerThread
 
 __all__ = ["CodecBatcher", "CodecStream"]
@@ -42,7 +41,7 @@ LONGEST_WAIT = 8
 
 
 class CodecBatcher:
-    """Serves up to `slots` streams from one thread.
+    """Serves as many streams as a decoder has slots from one thread.
 
     The thread sleeps on a condition while nobody has new latents: no polling. When it wakes it takes the stream that
     runs dry first and steps, together with it, all others that can take a chunk of the same size, those that run dry
@@ -53,36 +52,34 @@ class CodecBatcher:
     Cost per frame and stream: see `StreamingDecoder.step`; planning is a few microseconds per open stream.
 
     Args:
-        decoder: its device and dtype are used.
-        slots: streams open at the same time; each holds 466 KiB (full size, float32).
+        decoder: owned by the batcher from here on.
         max_lanes: streams in one step.
         clock: seconds; what the streams' deadlines are compared with.
     """
 
     def __init__(
         self,
-        decoder: SnacDecoder,
+        decoder: StreamingDecoder,
         *,
-        slots: int = 32,
         max_lanes: int = 32,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        if slots < 1 or max_lanes < 1:
+        if decoder.slots < 1 or max_lanes < 1:
             raise ValueError("slots and max_lanes must be at least 1")
-        self._streaming = StreamingDecoder(decoder, slots=slots)
-        self._max_lanes = min(max_lanes, slots)
+        self._streaming = decoder
+        self._max_lanes = min(max_lanes, decoder.slots)
         self._clock = clock
         self._changed = threading.Condition()
-        self._free = list(range(slots - 1, -1, -1))
+        self._free = list(range(decoder.slots - 1, -1, -1))
         self._streams: dict[int, CodecStream] = {}
         self._thread: WorkerThread | None = None
         self._stop = False
         self._error: EngineDied | None = None
         self._sleeps_until = -math.inf  # by the clock; the past while the thread is at work
-        self._fixed = cuda = decoder.device.type == "cuda"
+        self._fixed = decoder.fixed_shapes
         # A GPU step costs nearly the same for 1 or 32 lanes; a CPU step grows with both, and a newcomer waits for it.
-        self._chunks = (1, 2, FRAME_LATENTS, 8) if cuda else (1, 2, FRAME_LATENTS, 8, 16)
-        self._max_latents = 256 if cuda else 64
+        self._chunks = (1, 2, FRAME_LATENTS, 8) if self._fixed else (1, 2, FRAME_LATENTS, 8, 16)
+        self._max_latents = 256 if self._fixed else 64
 
     @property
     def active(self) -> int:
@@ -160,8 +157,7 @@ class CodecBatcher:
     # -- the worker thread -----------------------------------------------------------------------------------------
 
     def _work(self) -> None:
-        if not self._fixed:
-            compute_alone()
+        self._streaming.enter()
         assert self._thread is not None
         while True:
             with self._changed:

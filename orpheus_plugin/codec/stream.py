@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from orpheus_plugin.codec.decoder import CODEBOOK_SIZE, LATENT_SAMPLES
-from orpheus_plugin.codec.streaming import Lane
+from orpheus_plugin.codec.config import CODEBOOK_SIZE, LATENT_SAMPLES
+from orpheus_plugin.codec.step import Lane
 from orpheus_plugin.errors import EngineDied
 
 if TYPE_CHECKING:

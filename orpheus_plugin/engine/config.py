@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from orpheus_plugin.tokens.completions.options import CompletionsOptions
     from orpheus_plugin.tokens.vllm.options import VllmOptions
 
-GeneratorName = Literal["auto", "torch", "vllm", "completions"]
+GeneratorName = Literal["auto", "cpu", "torch", "vllm", "completions"]
 
 
 @dataclass(frozen=True, slots=True)

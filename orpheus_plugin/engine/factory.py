@@ -39,8 +39,8 @@ def build_parts(
         streams: utterances that are generated and decoded at once.
         generator: makes the token engine in place of `build_generator`.
     """
+    from orpheus_plugin.codec import open_decoder
     from orpheus_plugin.codec.batcher import CodecBatcher
-    from orpheus_plugin.codec.decoder import load_decoder
 
     prepare_language(_language(files.spec))
     vocabulary = Vocabulary.load(files.lm)
@@ -48,7 +48,7 @@ def build_parts(
         made = generator(files, vocabulary)
     else:
         made = build_generator(config, files, vocabulary, device=device, streams=streams)
-    codec = CodecBatcher(load_decoder(files.codec, device=device), slots=streams)
+    codec = CodecBatcher(open_decoder(files.codec, device=device, slots=streams))
     codec.start()
     return EngineParts(vocabulary, made, codec, files.spec.sampling)
 
@@ -61,6 +61,8 @@ def generator_name(config: EngineConfig, device: str) -> GeneratorName:
         return config.generator
     if config.urls:
         return "completions"
+    if device == "cpu":
+        return "cpu"
     return "vllm" if device.startswith("cuda") and vllm_installed() else "torch"
 
 
@@ -90,7 +92,13 @@ def build_generator(
             raise InvalidOptions("generator_options must be VllmOptions for this generator")
         return VllmGenerator(files.lm, vocabulary, options, max_streams=streams, device=device)
     if options is not None:
-        raise InvalidOptions("the torch generator takes no generator_options")
+        raise InvalidOptions(f"the {name} generator takes no generator_options")
+    if name == "cpu":
+        from orpheus_plugin.tokens.cpu.generator import CpuLlama
+
+        if device != "cpu":
+            raise InvalidOptions(f"the cpu generator runs on device='cpu', not {device!r}")
+        return CpuLlama(files.lm, vocabulary, max_streams=streams)
     from orpheus_plugin.tokens.torch.generator import TorchLlama
 
     return TorchLlama(files.lm, vocabulary, max_streams=streams, device=device)

@@ -75,7 +75,7 @@ def add_product(rows: int, x: Any, x_stride: int, panels: Any, y: Any, y_stride:
 
     Cost: reads the matrix once for 8 rows (4 with AVX2 or ARM; bfloat16: 2) from the L2 cache, else from where it lies.
     """
-    count, inputs, _ = panels.shape
+    count = panels.shape[0]
     width = _columns(panels)
     for first in range(0, count, TOGETHER):
         group = min(TOGETHER, count - first)

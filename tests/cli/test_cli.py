@@ -269,9 +269,9 @@ def test_doctor_adds_up_what_the_gpu_must_hold(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "device", "name"),
     [
-        (EngineConfig(), "cpu", "torch"),
+        (EngineConfig(), "cpu", "cpu"),
         (EngineConfig(device="cuda"), "cuda", "vllm"),
-        (EngineConfig(device="cpu"), "cpu", "torch"),
+        (EngineConfig(device="cpu"), "cpu", "cpu"),
         (EngineConfig(urls=("http://there",)), "cuda", "completions"),
         (EngineConfig(generator="torch"), "cuda", "torch"),
     ],

@@ -17,8 +17,11 @@ from numpy.typing import NDArray
 from snac import SNAC
 from snac.layers import NoiseBlock
 
-from orpheus_plugin.codec.decoder import SnacConfig, SnacDecoder, fold_weights
-from orpheus_plugin.codec.streaming import StreamingDecoder
+from orpheus_plugin.codec.config import SnacConfig
+from orpheus_plugin.codec.cpu.decoder import CpuDecoder
+from orpheus_plugin.codec.step import StreamingDecoder
+from orpheus_plugin.codec.torch.step import TorchDecoder
+from orpheus_plugin.codec.weights import SnacWeights
 from tests.support.codecs import FULL_SIZE, SMALL
 
 
@@ -31,9 +34,19 @@ def make_reference(config: dict[str, Any], seed: int = 0) -> SNAC:
     return model
 
 
-def make_decoder(reference: SNAC, config: dict[str, Any]) -> SnacDecoder:
-    parsed = SnacConfig.from_dict(config)
-    return SnacDecoder(parsed, fold_weights(parsed, reference.state_dict()))
+def make_weights(reference: SNAC, config: dict[str, Any]) -> SnacWeights:
+    state = {name: tensor.numpy() for name, tensor in reference.state_dict().items()}
+    return SnacWeights.from_state(SnacConfig.from_dict(config), state)
+
+
+Made = type[CpuDecoder] | type[TorchDecoder]
+
+
+@pytest.fixture(params=[CpuDecoder, TorchDecoder], ids=["cpu", "torch"])
+def made(request: pytest.FixtureRequest) -> Made:
+    """The step under test; the suite runs over both."""
+    found: Made = request.param
+    return found
 
 
 def random_latents(frames: int, seed: int = 0) -> NDArray[np.int64]:
@@ -89,11 +102,6 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def small_reference() -> SNAC:
     return make_reference(SMALL)
-
-
-@pytest.fixture(scope="session")
-def small_decoder(small_reference: SNAC) -> SnacDecoder:
-    return make_decoder(small_reference, SMALL)
 
 
 @pytest.fixture(scope="session")

@@ -12,20 +12,21 @@ from functools import partial
 import numpy as np
 import pytest
 
-from orpheus_plugin.codec import CodecBatcher
+from orpheus_plugin.codec.batcher import CodecBatcher
+from orpheus_plugin.codec.cpu.decoder import CpuDecoder
 from orpheus_plugin.errors import AtCapacity, EngineDied
 from tests.support.codecs import SMALL
 
-from .conftest import make_decoder, make_reference, random_latents, reference_decode
+from .conftest import make_reference, make_weights, random_latents, reference_decode
 
 REFERENCE = make_reference(SMALL)
-DECODER = make_decoder(REFERENCE, SMALL)
+WEIGHTS = make_weights(REFERENCE, SMALL)
 TOLERANCE = 1e-5
 
 
 @pytest.fixture
 def batcher():
-    made = CodecBatcher(DECODER, slots=64)
+    made = CodecBatcher(CpuDecoder(WEIGHTS, slots=64))
     made.start()
     yield made
     made.close()
@@ -190,7 +191,7 @@ async def test_a_cancelled_listener_can_listen_again(batcher):
 
 async def test_who_runs_dry_first_is_served_first():
     """With room for one lane a step, the stream with the earliest deadline gets all of its audio first."""
-    batcher = CodecBatcher(DECODER, slots=3, max_lanes=1)
+    batcher = CodecBatcher(CpuDecoder(WEIGHTS, slots=3), max_lanes=1)
     order = []
     now = time.monotonic()
     streams = {name: batcher.open_stream() for name in "abc"}
@@ -219,7 +220,7 @@ async def until(holds):
 @pytest.fixture
 def stepped(monkeypatch):
     """A batcher that is stepped by hand, and the latents of each step it has taken."""
-    batcher = CodecBatcher(DECODER, slots=1, clock=lambda: 100.0)
+    batcher = CodecBatcher(CpuDecoder(WEIGHTS, slots=1), clock=lambda: 100.0)
     steps = []
     step = batcher._streaming.step
 
@@ -329,7 +330,7 @@ async def test_a_dying_worker_ends_every_stream_with_engine_died(batcher, caplog
 
 
 async def test_closing_ends_open_streams_and_the_thread():
-    batcher = CodecBatcher(DECODER, slots=2)
+    batcher = CodecBatcher(CpuDecoder(WEIGHTS, slots=2))
     batcher.start()
     batcher.start()
     thread = batcher._thread

@@ -7,17 +7,17 @@ import asyncio
 import numpy as np
 import pytest
 
-from orpheus_plugin.codec import CodecBatcher
-from orpheus_plugin.codec.streaming import StreamingDecoder
+from orpheus_plugin.codec.batcher import CodecBatcher
+from orpheus_plugin.codec.torch.step import TorchDecoder
 from tests.support.codecs import SMALL
 
-from .conftest import make_decoder, random_latents, reference_decode
+from .conftest import make_weights, random_latents, reference_decode
 
 pytestmark = pytest.mark.gpu
 
 
 def test_captured_graphs_are_exact_for_lanes_joining_and_leaving(small_reference):
-    streaming = StreamingDecoder(make_decoder(small_reference, SMALL).cuda(), slots=8)
+    streaming = TorchDecoder(make_weights(small_reference, SMALL), slots=8, device="cuda")
     streaming.warm_up([(size, n) for size in (1, 2, 4, 8) for n in (1, 2, 4, 8)])
     jobs = [random_latents(frames, frames) for frames in range(1, 9)]
     lanes, got = {}, {i: [] for i in range(8)}
@@ -42,7 +42,9 @@ def test_captured_graphs_are_exact_for_lanes_joining_and_leaving(small_reference
 
 
 async def test_the_batcher_serves_from_a_gpu(small_reference):
-    batcher = CodecBatcher(make_decoder(small_reference, SMALL).cuda(), slots=8)
+    batcher = CodecBatcher(
+        TorchDecoder(make_weights(small_reference, SMALL), slots=8, device="cuda")
+    )
     batcher.start()
 
     async def speak(latents):

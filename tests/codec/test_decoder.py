@@ -12,8 +12,7 @@ from safetensors.torch import load_file, save_file
 from snac import SNAC
 
 import orpheus_plugin
-from orpheus_plugin.codec import load_decoder
-from orpheus_plugin.codec.streaming import StreamingDecoder
+from orpheus_plugin.codec.weights import SnacWeights
 from orpheus_plugin.errors import BadCheckpoint, ModelNotFound
 from tests.support.codecs import SMALL
 
@@ -48,22 +47,22 @@ def old_weight_norm(state):
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.safetensors"])
 @pytest.mark.parametrize("spelling", [dict, old_weight_norm])
-def test_loads_and_decodes_as_the_reference(tmp_path, small_reference, name, spelling):
+def test_loads_and_decodes_as_the_reference(made, tmp_path, small_reference, name, spelling):
     snapshot = write_snapshot(tmp_path, spelling(small_reference.state_dict()), name=name)
     latents = random_latents(3)
-    got = StreamingDecoder(load_decoder(snapshot), slots=1).decode(latents, noise=False)
+    got = made(SnacWeights.load(snapshot), slots=1).decode(latents, noise=False)
     np.testing.assert_allclose(got, reference_decode(small_reference, latents), rtol=0, atol=1e-5)
 
 
 def test_encoder_weights_are_not_needed(tmp_path, small_reference):
     state = {k: v for k, v in small_reference.state_dict().items() if not k.startswith("encoder.")}
-    assert load_decoder(write_snapshot(tmp_path, state)).delay == 4757
+    assert SnacWeights.load(write_snapshot(tmp_path, state)).config.delay == 4757
 
 
 def test_latent_dim_may_be_given(tmp_path, small_reference):
     config = SMALL | {"latent_dim": 32, "encoder_dim": 7}
     assert (
-        load_decoder(
+        SnacWeights.load(
             write_snapshot(tmp_path, small_reference.state_dict(), config)
         ).config.latent_dim
         == 32
@@ -74,9 +73,9 @@ def test_latent_dim_may_be_given(tmp_path, small_reference):
 def test_missing_files_are_model_not_found(tmp_path, small_reference, missing):
     (write_snapshot(tmp_path, small_reference.state_dict()) / missing).unlink()
     with pytest.raises(ModelNotFound, match=missing.replace(".", r"\.")):
-        load_decoder(tmp_path)
+        SnacWeights.load(tmp_path)
     with pytest.raises(ModelNotFound):
-        load_decoder(tmp_path / "nowhere")
+        SnacWeights.load(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(
@@ -99,7 +98,7 @@ def test_missing_files_are_model_not_found(tmp_path, small_reference, missing):
 def test_another_codec_is_refused_in_one_line(tmp_path, small_reference, change, says):
     snapshot = write_snapshot(tmp_path, small_reference.state_dict(), SMALL | change)
     with pytest.raises(BadCheckpoint, match=says) as caught:
-        load_decoder(snapshot)
+        SnacWeights.load(snapshot)
     assert "\n" not in caught.value.message
 
 
@@ -107,7 +106,7 @@ def test_another_codec_is_refused_in_one_line(tmp_path, small_reference, change,
 def test_a_broken_config_is_refused(tmp_path, small_reference, text):
     (write_snapshot(tmp_path, small_reference.state_dict()) / "config.json").write_text(text)
     with pytest.raises(BadCheckpoint):
-        load_decoder(tmp_path)
+        SnacWeights.load(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.safetensors"])
@@ -116,7 +115,7 @@ def test_damaged_weights_are_refused_in_one_line(tmp_path, small_reference, name
     snapshot = write_snapshot(tmp_path, small_reference.state_dict(), name=name)
     (snapshot / name).write_bytes(content)
     with pytest.raises(BadCheckpoint, match="cannot read") as caught:
-        load_decoder(snapshot)
+        SnacWeights.load(snapshot)
     assert "\n" not in caught.value.message
 
 
@@ -125,7 +124,7 @@ def test_truncated_weights_are_refused(tmp_path, small_reference):
         file = write_snapshot(tmp_path / name, small_reference.state_dict(), name=name) / name
         file.write_bytes(file.read_bytes()[:-1000])
         with pytest.raises(BadCheckpoint):
-            load_decoder(file.parent)
+            SnacWeights.load(file.parent)
 
 
 class Payload:
@@ -135,7 +134,7 @@ class Payload:
 
 def test_pickled_code_is_not_run(tmp_path, capsys):
     with pytest.raises(BadCheckpoint):
-        load_decoder(write_snapshot(tmp_path, {"decoder.model.0.bias": Payload()}))
+        SnacWeights.load(write_snapshot(tmp_path, {"decoder.model.0.bias": Payload()}))
     assert "executed" not in capsys.readouterr().out
 
 
@@ -149,20 +148,20 @@ def test_missing_wrong_and_non_finite_tensors_are_named(tmp_path, small_referenc
     }
     for says, state in cases.items():
         with pytest.raises(BadCheckpoint, match=says) as caught:
-            load_decoder(write_snapshot(tmp_path, state))
+            SnacWeights.load(write_snapshot(tmp_path, state))
         assert name in caught.value.message
     with pytest.raises(BadCheckpoint, match="dictionary"):
-        load_decoder(write_snapshot(tmp_path, [torch.zeros(1)]))
+        SnacWeights.load(write_snapshot(tmp_path, [torch.zeros(1)]))
 
 
 @pytest.mark.skipif(
     not (BUNDLED / "config.json").is_file(), reason="the bundled voice is not there"
 )
-def test_the_bundled_voices_codec_streams_exactly():
+def test_the_bundled_voices_codec_streams_exactly(made):
     config = json.loads((BUNDLED / "config.json").read_text())
     reference = SNAC(**config).eval()
     reference.load_state_dict(load_file(BUNDLED / "model.safetensors"))
     latents = random_latents(4)
-    streaming = StreamingDecoder(load_decoder(BUNDLED), slots=1)
+    streaming = made(SnacWeights.load(BUNDLED), slots=1)
     got = streaming.decode(latents, noise=False, chunk=3)
     np.testing.assert_allclose(got, reference_decode(reference, latents), rtol=0, atol=1e-5)

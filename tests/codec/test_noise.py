@@ -3,14 +3,33 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
+from orpheus_plugin.codec.cpu import layers
 from orpheus_plugin.codec.noise import normal, stream_keys
+from orpheus_plugin.codec.torch.noise import normal as torch_normal
 
 
 def draws(seed, block, count, start=0):
-    keys = torch.from_numpy(stream_keys(seed, 4))[block]
-    return normal(keys, torch.arange(start, start + count)).double().numpy()
+    return normal(stream_keys(seed, 4)[block], np.arange(start, start + count))
+
+
+def compiled(keys, positions):
+    out = np.empty(len(positions), np.float32)
+    layers.normal(keys, int(positions[0]), out)
+    return out
+
+
+def in_torch(keys, positions):
+    return torch_normal(torch.from_numpy(keys), torch.from_numpy(positions)).numpy()
+
+
+@pytest.mark.parametrize("step", [compiled, in_torch])
+@pytest.mark.parametrize("start", [-3000, 0, 2**32 - 500, 2**40])
+def test_each_step_draws_what_is_defined(step, start):
+    keys, positions = stream_keys(4, 2)[1], np.arange(start, start + 20_000)
+    np.testing.assert_allclose(step(keys, positions), normal(keys, positions), rtol=0, atol=3e-6)
 
 
 def test_draws_are_standard_normal_and_white():

@@ -8,21 +8,23 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orpheus_plugin.codec.cpu.decoder import CpuDecoder
 from orpheus_plugin.codec.noise import normal
-from orpheus_plugin.codec.streaming import Lane, StreamingDecoder, _Plan
+from orpheus_plugin.codec.step import Lane
+from orpheus_plugin.codec.torch.step import TorchDecoder, _Plan
 from tests.support.codecs import FULL_SIZE, SMALL
 
 from .conftest import (
     decode_in_chunks,
-    make_decoder,
     make_reference,
+    make_weights,
     random_latents,
     reference_decode,
 )
 
 TOLERANCE = 1e-5
 REFERENCE = make_reference(SMALL)
-DECODER = make_decoder(REFERENCE, SMALL)
+WEIGHTS = make_weights(REFERENCE, SMALL)
 
 
 def run_alone(streaming, latents, chunks, **lane_options):
@@ -30,11 +32,11 @@ def run_alone(streaming, latents, chunks, **lane_options):
     return np.concatenate(decode_in_chunks(streaming, latents, chunks, **lane_options))
 
 
-def test_delay_is_the_receptive_field_and_state_is_as_documented():
-    streaming = StreamingDecoder(make_decoder(make_reference(FULL_SIZE), FULL_SIZE), slots=1)
+def test_delay_is_the_receptive_field_and_state_is_as_documented(made):
+    streaming = made(make_weights(make_reference(FULL_SIZE), FULL_SIZE), slots=1)
     assert streaming.delay == 4757
     assert streaming.flush_latents == 10
-    assert streaming.state_floats == 119_232
+    assert streaming.config.state_floats == 119_232
 
 
 @settings(max_examples=25, deadline=None)
@@ -43,27 +45,27 @@ def test_delay_is_the_receptive_field_and_state_is_as_documented():
     chunks=st.lists(st.integers(1, 20), min_size=1, max_size=12),
     seed=st.integers(0, 99),
 )
-def test_any_chunking_equals_one_shot_decode(frames, chunks, seed):
+def test_any_chunking_equals_one_shot_decode(made, frames, chunks, seed):
     latents = random_latents(frames, seed)
-    got = run_alone(StreamingDecoder(DECODER, slots=1), latents, chunks, noise=False)
+    got = run_alone(made(WEIGHTS, slots=1), latents, chunks, noise=False)
     wanted = reference_decode(REFERENCE, latents)
     assert got.dtype == np.float32
     assert got.shape == wanted.shape == (2048 * frames,)
     np.testing.assert_allclose(got, wanted, rtol=0, atol=TOLERANCE)
 
 
-def test_full_size_decoder_streams_exactly():
+def test_full_size_decoder_streams_exactly(made):
     reference = make_reference(FULL_SIZE)
     latents = random_latents(6)
-    streaming = StreamingDecoder(make_decoder(reference, FULL_SIZE), slots=1)
+    streaming = made(make_weights(reference, FULL_SIZE), slots=1)
     got = run_alone(streaming, latents, [1, 1, 2, 4], noise=False)
     np.testing.assert_allclose(got, reference_decode(reference, latents), rtol=0, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("slots", [1, 7, 64])
-def test_streams_joining_and_leaving_at_random_are_each_exact(slots):
+def test_streams_joining_and_leaving_at_random_are_each_exact(made, slots):
     rng = np.random.default_rng(slots)
-    streaming = StreamingDecoder(DECODER, slots=slots)
+    streaming = made(WEIGHTS, slots=slots)
     waiting = [
         random_latents(int(rng.integers(1, 9)), seed) for seed in range(slots + slots // 2 + 2)
     ]
@@ -97,9 +99,9 @@ def test_streams_joining_and_leaving_at_random_are_each_exact(slots):
     assert any(len(np.concatenate(pieces)) == len(wanted[i]) for i, pieces in got.items())
 
 
-def test_noise_does_not_depend_on_chunks_or_batch():
+def test_noise_does_not_depend_on_chunks_or_batch(made):
     latents = random_latents(5)
-    streaming = StreamingDecoder(DECODER, slots=3)
+    streaming = made(WEIGHTS, slots=3)
     alone = run_alone(streaming, latents, [64], seed=7)
     assert not np.allclose(alone, run_alone(streaming, latents, [64], seed=8), atol=1e-3)
     np.testing.assert_allclose(
@@ -120,11 +122,11 @@ def test_noise_does_not_depend_on_chunks_or_batch():
     )
 
 
-def test_a_streams_samples_are_the_same_to_the_last_bit_in_any_chunks_and_company():
+def test_a_streams_samples_are_the_same_to_the_last_bit_in_any_chunks_and_company(made):
     """What makes one seed write one file: how a turn is chunked hangs on the machine's load."""
     latents = random_latents(5)
     padded = np.concatenate([latents, np.zeros((10, 3), np.int64)])
-    streaming = StreamingDecoder(DECODER, slots=5)
+    streaming = made(WEIGHTS, slots=5)
     alone = run_alone(streaming, latents, [4], seed=7)
     for chunks in ([1], [2], [3], [16], [1, 2, 4, 16]):
         assert np.array_equal(alone, run_alone(streaming, latents, chunks, seed=7))
@@ -140,16 +142,16 @@ def test_a_streams_samples_are_the_same_to_the_last_bit_in_any_chunks_and_compan
             assert np.array_equal(alone, np.concatenate(pieces))
 
 
-def test_noise_enters_where_the_reference_adds_it():
+def test_noise_enters_where_the_reference_adds_it(made):
     """Given our draws, the snac package makes our samples: same layer, same positions, same scale."""
     latents = random_latents(4)
-    streaming = StreamingDecoder(DECODER, slots=1)
-    keys = torch.from_numpy(streaming.lane(0, seed=5).keys)
+    streaming = made(WEIGHTS, slots=1)
+    keys = streaming.lane(0, seed=5).keys
     blocks = iter(range(4))
 
     def ours(block, x):
-        draws = normal(keys[next(blocks)], torch.arange(x.shape[-1]))
-        return x + draws * block.linear(x)
+        draws = normal(keys[next(blocks)], np.arange(x.shape[-1]))
+        return x + torch.from_numpy(draws).float() * block.linear(x)
 
     wanted = reference_decode(REFERENCE, latents, noise=ours)
     np.testing.assert_allclose(
@@ -157,25 +159,25 @@ def test_noise_enters_where_the_reference_adds_it():
     )
 
 
-def test_a_slot_forgets_its_last_stream_even_if_that_one_went_to_nan():
-    streaming = StreamingDecoder(DECODER, slots=1)
-    for pools in streaming._pools:
-        for pool in pools:
-            pool.fill_(float("nan"))
+def test_a_slot_forgets_its_last_stream_even_if_that_one_went_to_nan(made):
+    streaming = made(WEIGHTS, slots=1)
+    pools = [[streaming._state]] if made is CpuDecoder else streaming._pools
+    for state in (part for stage in pools for part in stage):
+        state[:] = float("nan")
     latents = random_latents(3)
     got = run_alone(streaming, latents, [1], noise=False)
     np.testing.assert_allclose(got, reference_decode(REFERENCE, latents), rtol=0, atol=TOLERANCE)
 
 
-def test_first_samples_come_with_the_tenth_latent():
-    streaming = StreamingDecoder(DECODER, slots=1)
+def test_first_samples_come_with_the_tenth_latent(made):
+    streaming = made(WEIGHTS, slots=1)
     lane, latents = streaming.lane(0), random_latents(4)
     sizes = [len(streaming.step([lane], latents[None, i : i + 1])[0]) for i in range(12)]
     assert sizes == [0] * 9 + [363, 512, 512]
 
 
-def test_warm_up_leaves_running_streams_alone():
-    streaming = StreamingDecoder(DECODER, slots=1)
+def test_warm_up_leaves_running_streams_alone(made):
+    streaming = made(WEIGHTS, slots=1)
     latents = random_latents(4)
     lane = streaming.lane(0, noise=False)
     lane.end = len(latents)
@@ -189,8 +191,8 @@ def test_warm_up_leaves_running_streams_alone():
 
 def test_a_captured_shape_reads_each_steps_inputs_where_it_was_captured():
     """What a CUDA graph does, on the processor: always the same work, on the same memory, spare lanes and all."""
-    plain, captured = (StreamingDecoder(DECODER, slots=3) for _ in range(2))
-    whole = _Plan(skip=[False] * len(DECODER.stages))
+    plain, captured = (TorchDecoder(WEIGHTS, slots=3) for _ in range(2))
+    whole = _Plan(skip=[False] * len(WEIGHTS.config.stages))
     with torch.inference_mode():
         inputs = captured._inputs([Lane(3), Lane(3)], np.zeros((4, 2, 3), np.int64))
         audio = captured._forward(inputs, whole)

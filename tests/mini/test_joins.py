@@ -10,8 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.mini_voice import MODEL, ROWS, SLOTS, Voice
-from orpheus_plugin.codec.decoder import load_decoder
-from orpheus_plugin.codec.streaming import StreamingDecoder
+from orpheus_plugin.codec import open_decoder
 
 from ..codec.conftest import decode_in_chunks, reference_decode
 
@@ -46,7 +45,7 @@ def stream(
     latents: NDArray[np.int64], sizes: list[int], **options: Any
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Decoded sound, and the samples at which one chunk was joined to the one before."""
-    streaming = StreamingDecoder(load_decoder(MODEL / "snac"), slots=1)
+    streaming = open_decoder(MODEL / "snac", slots=1)
     pieces = decode_in_chunks(streaming, latents, sizes * len(latents), **options)
     ends = np.cumsum([len(p) for p in pieces])[:-1]
     return np.concatenate(pieces), ends[(ends > WINDOW) & (ends < 512 * len(latents) - WINDOW)]
@@ -99,7 +98,7 @@ def test_flux_at_joins_is_as_anywhere_else(spoken: list[NDArray[np.int64]]) -> N
 
 def test_a_seam_would_be_seen(spoken: list[NDArray[np.int64]]) -> None:
     """Decoding each frame by itself, without the state of the one before, clicks: the measure above finds it."""
-    streaming = StreamingDecoder(load_decoder(MODEL / "snac"), slots=1)
+    streaming = open_decoder(MODEL / "snac", slots=1)
     pieces = []
     for latents in spoken:
         for at in range(0, len(latents), 4):

@@ -189,7 +189,8 @@ class CpuStepper:
             ids,
             self._codes,
         )
-        return self._codes[: len(drawing)].tolist()
+        codes: list[int] = self._codes[: len(drawing)].tolist()
+        return codes
 
 
 def _room(rows: int, columns: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:

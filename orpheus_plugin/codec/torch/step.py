@@ -1,17 +1,7 @@
-"""The exact streaming step: many streams, each somewhere in its own utterance, advance by n latents at once.
-
-Exact means: the pieces a stream gets, concatenated, equal `snac.SNAC.decode` of all its codes (noise off) up to float
-rounding, from sample 0 to sample 512 * latents - 1, whatever the chunking and whoever shares the batch. Output lags
-input by the decoder's one-sided receptive field (4757 samples = 198 ms): 10 latents give the first 363 samples, and
-10 latents of padding behind the last one flush the tail.
-
-State: 119,232 floats (466 KiB in float32) per stream for the full-size decoder, held in pools with one row per slot.
-A step gathers the rows of its streams, and scatters them back: 1 % of a step of one frame.
-"""
+"""TorchDecoder: the exact streaming step in torch, on a GPU as CUDA graphs."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -20,34 +10,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from orpheus_plugin.codec.decoder import LATENT_SAMPLES, SnacDecoder
-from orpheus_plugin.codec.layers import Block, Tails
-from orpheus_plugin.codec.noise import normal, stream_keys
-
-FAR = 1 << 40
-"""End of a stream whose end is not known yet, in latents."""
+from orpheus_plugin.codec.config import Stage
+from orpheus_plugin.codec.step import Lane, StreamingDecoder
+from orpheus_plugin.codec.torch.decoder import SnacDecoder
+from orpheus_plugin.codec.torch.layers import Block, Tails
+from orpheus_plugin.codec.torch.noise import normal
+from orpheus_plugin.codec.weights import SnacWeights
+from orpheus_plugin.models.devices import compute_alone
 
 _TILE = 1 << 18
 """Values of one activation a CPU works on at a time, so that the passes over it stay in the L2 cache.
 
 Measured: with 1 << 16 a step of 16 lanes takes a fifth longer (more calls), without a limit a quarter (memory)."""
-
-
-@dataclass(slots=True)
-class Lane:
-    """One stream's place in the decoder.
-
-    Attributes:
-        slot: row of the state pools.
-        keys: noise keys, int64 [blocks, 2]; None is no noise.
-        position: latents stepped so far; 0 makes the next step ignore whatever state the slot holds.
-        end: total latents of the stream once known, else FAR. Codes stepped at or behind it are ignored.
-    """
-
-    slot: int
-    keys: NDArray[np.int64] | None = None
-    position: int = 0
-    end: int = FAR
 
 
 @dataclass(slots=True)
@@ -91,83 +65,43 @@ class _Plan:
     skip: list[bool] = field(default_factory=list)  # per stage: no row coming out is of any stream
 
 
-class StreamingDecoder:
-    """Steps streams through a `SnacDecoder`. Not thread-safe: one thread owns it.
+class TorchDecoder(StreamingDecoder):
+    """See StreamingDecoder.
 
     On a CPU a step runs eagerly in any shape. On CUDA each (lanes, latents) shape given to `warm_up` is captured as a
     CUDA graph (lanes are rounded up to a captured shape; spare ones write to a scratch slot); other shapes run
     eagerly. The tests marked `gpu` check it; on an H200 a step of 4 latents takes 1.7 ms for one stream, 7.9 for 64.
 
-    Args:
-        slots: streams that can hold state at the same time.
+    State lies in pools with one row per slot: a step gathers the rows of its streams, and scatters them back, 1 % of a step
+    of one frame.
     """
 
-    def __init__(self, decoder: SnacDecoder, *, slots: int = 32) -> None:
-        self.decoder = decoder
-        self.slots = slots
-        self.delay = decoder.delay
-        self.flush_latents = math.ceil(decoder.delay / LATENT_SAMPLES)
+    def __init__(
+        self,
+        weights: SnacWeights,
+        *,
+        slots: int = 32,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__(weights.config, slots)
+        self.decoder = SnacDecoder(weights).to(device=torch.device(device), dtype=dtype)
+        self.fixed_shapes = self.decoder.device.type == "cuda"
+        self._stages = self.config.stages
         self._pools: list[list[Tensor]] = [
             [
-                torch.zeros(r, slots + 1, c, device=decoder.device, dtype=decoder.dtype)
-                for r, c in s.tail_shapes
+                torch.zeros(r, slots + 1, c, device=self.decoder.device, dtype=dtype)
+                for r, c in stage.tails
             ]
-            for s in decoder.stages
+            for stage in self._stages
         ]
-        self._blocks = len(decoder.config.decoder_rates)
+        self._blocks = len(self.config.decoder_rates)
         self._graphs: dict[tuple[int, int], tuple[torch.cuda.CUDAGraph, _Inputs, Tensor]] = {}
-        # Per stage: rows in per latent, rows by which its input is late; then the same for its output.
-        self._geometry: list[tuple[int, int, int, int]] = []
-        rate, late = 1, 0
-        for stage in decoder.stages:
-            out = rate * stage.stride, late * stage.stride + stage.delays[-1]
-            self._geometry.append((rate, late, *out))
-            rate, late = out
 
-    @property
-    def state_floats(self) -> int:
-        """Values of state per stream."""
-        return sum(rows * c for stage in self.decoder.stages for rows, c in stage.tail_shapes)
-
-    def lane(self, slot: int, *, seed: int = 0, noise: bool = True) -> Lane:
-        """A new stream in `slot`; takes effect with its first step."""
-        with_noise = noise and self.decoder.config.noise
-        return Lane(slot, stream_keys(seed, self._blocks) if with_noise else None)
-
-    @torch.inference_mode()
-    def step(self, lanes: Sequence[Lane], codes: NDArray[np.int64]) -> list[NDArray[np.float32]]:
-        """Advance every lane by the same number of latents.
-
-        Args:
-            lanes: distinct slots.
-            codes: int64 [len(lanes), n, 3], 0..4095. Rows at or behind a lane's end are ignored.
-
-        Returns:
-            Per lane the samples that became final, float32 [m], m <= 512 * n; empty in a stream's first 9 latents.
-
-        Cost: one pass of 0.1 GFLOP a latent and lane (full size); blocks until the samples are on the host.
-        """
-        n = codes.shape[1]
-        host = _on_host(self._run(lanes, codes.transpose(1, 0, 2)))  # [n * 512, B or more]
-        pieces = []
-        for column, lane in enumerate(lanes):
-            first = lane.position * LATENT_SAMPLES - self.delay
-            stop = min(n * LATENT_SAMPLES, lane.end * LATENT_SAMPLES - first)
-            pieces.append(host[max(0, -first) : max(0, stop), column].copy())
-            lane.position += n
-        return pieces
-
-    def decode(
-        self, codes: NDArray[np.int64], *, seed: int = 0, noise: bool = True, chunk: int = 64
-    ) -> NDArray[np.float32]:
-        """Decode a whole utterance in slot 0. int64 [n, 3] -> float32 [512 * n]. For tests and offline use."""
-        lane = self.lane(0, seed=seed, noise=noise)
-        lane.end = len(codes)
-        padded = np.concatenate([codes, np.zeros((self.flush_latents, 3), np.int64)])
-        pieces = [
-            self.step([lane], padded[None, i : i + chunk])[0] for i in range(0, len(padded), chunk)
-        ]
-        return np.concatenate(pieces)
+    def enter(self) -> None:
+        """See StreamingDecoder."""
+        if not self.fixed_shapes:
+            compute_alone()
 
     def warm_up(self, shapes: Sequence[tuple[int, int]]) -> None:
         """Run every (lanes, latents) shape once on the scratch slot; on CUDA capture its graph."""
@@ -179,12 +113,17 @@ class StreamingDecoder:
             else:
                 with torch.inference_mode():
                     self._forward(
-                        self._inputs(idle, codes), _Plan(skip=[False] * len(self._geometry))
+                        self._inputs(idle, codes), _Plan(skip=[False] * len(self._stages))
                     )
 
     # -- one step ------------------------------------------------------------------------------------------------
 
-    def _run(self, lanes: Sequence[Lane], codes: NDArray[np.int64]) -> Tensor:
+    @torch.inference_mode()
+    def _run(self, lanes: Sequence[Lane], codes: NDArray[np.int64]) -> NDArray[np.float32]:
+        return _on_host(self._audio(lanes, codes.transpose(1, 0, 2))).T
+
+    def _audio(self, lanes: Sequence[Lane], codes: NDArray[np.int64]) -> Tensor:
+        """codes [n, B, 3] -> samples [n * 512, B or more]."""
         n = codes.shape[0]
         if self._graphs:
             sizes = [size for size, latents in self._graphs if latents == n and size >= len(lanes)]
@@ -225,12 +164,12 @@ class StreamingDecoder:
         plan.masked = any(
             lane.position <= self.flush_latents or lane.position + n > lane.end for lane in lanes
         )
-        for rate_in, late_in, rate_out, late_out in self._geometry:
+        for stage in self._stages:
             # Nothing has reached the stage yet, or nothing more leaves it.
             plan.skip.append(
                 all(
-                    (lane.position + n) * rate_in <= late_in
-                    or (lane.position - lane.end) * rate_out >= late_out
+                    (lane.position + n) * stage.rate <= stage.late
+                    or (lane.position - lane.end) * stage.rate_out >= stage.late_out
                     for lane in lanes
                 )
             )
@@ -309,23 +248,18 @@ class StreamingDecoder:
         return inside.to(self.decoder.dtype).unsqueeze(-1)
 
     def _masks(self, inputs: _Inputs, n: int) -> list[list[Tensor]]:
-        masks = []
-        for stage, (_, late_in, rate_out, _) in zip(
-            self.decoder.stages, self._geometry, strict=True
-        ):
-            base = late_in * stage.stride
-            masks.append(
-                [self._inside(inputs, n, rate_out, base + delay) for delay in stage.delays]
-            )
-        return masks
+        def masks_of(stage: Stage) -> list[Tensor]:
+            late = stage.late * stage.stride
+            return [self._inside(inputs, n, stage.rate_out, late + delay) for delay in stage.delays]
+
+        return [masks_of(stage) for stage in self._stages]
 
     def _noise(self, inputs: _Inputs, n: int) -> list[Tensor]:
         """Per block the draws of its rows, [n * rate, B, 1]."""
         device = inputs.slots.device
         positions, keys, sizes = [], [], []
-        for number, stage in enumerate(self.decoder.stages[1:-1]):
-            _, late_in, rate_out, _ = self._geometry[number + 1]
-            late = late_in * stage.stride + stage.delays[0]
+        for number, stage in enumerate(self._stages[1:-1]):
+            rate_out, late = stage.rate_out, stage.late * stage.stride + stage.delays[0]
             rows = torch.arange(n * rate_out, device=device).unsqueeze(1) - late
             positions.append(rows + inputs.position * rate_out)
             keys.append(inputs.keys[number].unsqueeze(0).expand(n * rate_out, -1, -1))
@@ -336,7 +270,7 @@ class StreamingDecoder:
 
     def _capture(self, idle: Sequence[Lane], codes: NDArray[np.int64]) -> None:
         """Capture one shape as a CUDA graph. Masks and noise are always in it: its shape may not depend on data."""
-        whole = _Plan(skip=[False] * len(self._geometry))
+        whole = _Plan(skip=[False] * len(self._stages))
         with torch.inference_mode():
             inputs = self._inputs(idle, codes)
             side = torch.cuda.Stream()  # type: ignore[no-untyped-call]

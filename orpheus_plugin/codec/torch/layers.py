@@ -1,4 +1,4 @@
-"""The layers of SNAC's decoder, each able to continue where its last call stopped.
+"""The layers of SNAC's decoder in torch, each able to continue where its last call stopped.
 
 Layout. Activations are `[rows, batch, channels]`: rows are consecutive positions in time. A time shift is then a plain
 slice of contiguous memory, a pointwise convolution is one matrix product over `rows * batch`, and the history of a
@@ -21,10 +21,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Tails = list[Tensor]
-"""A layer's memory, one tensor [rows, batch, channels] per entry of its `tail_shapes`; `step` replaces the entries."""
+from orpheus_plugin.codec.config import DILATIONS, KERNEL
 
-KERNEL = 7
+Tails = list[Tensor]
+"""A stage's memory, one tensor [rows, batch, channels] per entry of `config.Stage.tails`; `step` replaces the entries."""
+
 _ROWS = 4
 """MKL sums up in another order for fewer rows, or for columns that are no multiple of this; then a stream's last bits would
 hang on how it was chunked and on who shared its steps."""
@@ -133,9 +134,6 @@ class ResidualUnit(nn.Module):
         self.depthwise = Depthwise(weights["block.1.weight"], weights["block.1.bias"], dilation)
         self.snake_mid = Snake(weights["block.2.alpha"])
         self.pointwise = Product(weights["block.3.weight"][..., 0].t(), weights["block.3.bias"])
-        self.delay = 3 * dilation
-        channels = self.depthwise.bias.shape[0]
-        self.tail_shapes = [(self.delay, channels), (2 * self.delay, channels)]
 
     def step(self, x: Tensor, tails: Tails, first: int) -> Tensor:
         """`tails[first]` holds late inputs for the sum, `tails[first + 1]` the convolution's history."""
@@ -157,8 +155,6 @@ class Upsample(nn.Module):
         self.previous = Product(taps[:, stride:].flatten(1), None)
         self.stride = stride
         self.channels = bias.shape[0]
-        self.delay = stride // 2
-        self.tail_shapes = [(1, weight.shape[0])]
 
     def step(self, x: Tensor, tails: Tails, first: int) -> Tensor:
         rows, batch, _ = x.shape
@@ -179,8 +175,6 @@ class Stem(nn.Module):
         self.depthwise = Depthwise(weights["0.weight"], weights["0.bias"], 1)
         self.pointwise = Product(weights["1.weight"][..., 0].t(), weights["1.bias"])
         self.channels = weights["1.bias"].shape[0]
-        self.tail_shapes = [(KERNEL - 1, self.depthwise.bias.shape[0])]
-        self.delays = [KERNEL // 2]
 
     def step(
         self, x: Tensor, tails: Tails, masks: list[Tensor] | None, noise: Tensor | None
@@ -190,12 +184,7 @@ class Stem(nn.Module):
 
 
 class Block(nn.Module):
-    """One decoder block: Snake, transposed convolution, noise, three residual units of dilation 1, 3, 9.
-
-    Attributes:
-        delays: rows (at the output rate) by which this block alone is late after the transposed convolution and
-            after each residual unit; at each of these points `step` takes a mask.
-    """
+    """One decoder block: Snake, transposed convolution, noise, three residual units of dilation 1, 3, 9."""
 
     def __init__(self, weights: Mapping[str, Tensor], stride: int, *, noise: bool) -> None:
         super().__init__()
@@ -205,23 +194,18 @@ class Block(nn.Module):
         self.noise = None if mixing is None else Product(mixing, None)
         self.stride = stride
         self.channels = self.upsample.channels
-        self.tail_shapes = list(self.upsample.tail_shapes)
-        self.delays = [self.upsample.delay]
         self.units = nn.ModuleList()
-        for number, dilation in enumerate((1, 3, 9)):
+        for number, dilation in enumerate(DILATIONS):
             prefix = f"block.{number + (3 if noise else 2)}."
             inner = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
-            unit = ResidualUnit(inner, dilation)
-            self.units.append(unit)
-            self.tail_shapes += unit.tail_shapes
-            self.delays.append(self.delays[-1] + unit.delay)
+            self.units.append(ResidualUnit(inner, dilation))
 
     def step(
         self, x: Tensor, tails: Tails, masks: list[Tensor] | None, noise: Tensor | None
     ) -> Tensor:
         """x [n, batch, in] -> [n * stride, batch, out].
 
-        masks: 1.0 / 0.0 per output row, [n * stride, batch, 1], one per entry of `delays`. noise: the same shape.
+        masks: 1.0 / 0.0 per output row, [n * stride, batch, 1], one per entry of the stage's `delays`. noise: the same shape.
         """
         x = self.upsample.step(self.snake.step(x), tails, 0)
         if noise is not None and self.noise is not None:
@@ -248,8 +232,6 @@ class Head(nn.Module):
         self.snake = Snake(alpha)
         self.taps = Product(F.pad(weight[0], (0, -KERNEL % _ROWS)), None)  # [in, 7 and a spare]
         self.register_buffer("bias", bias)
-        self.tail_shapes = [(KERNEL - 1, weight.shape[1])]
-        self.delays = [KERNEL // 2]
 
     def step(
         self, x: Tensor, tails: Tails, masks: list[Tensor] | None, noise: Tensor | None

@@ -1,0 +1,1 @@
+"""The codec's step for a CPU: NumPy and numba, no torch."""
