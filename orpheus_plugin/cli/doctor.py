@@ -90,7 +90,8 @@ def _why(config: EngineConfig, device: str) -> str:
         return f"vLLM on {device}"
     if device.startswith("cuda"):
         return f"torch on {device}: vLLM is not installed"
-    return f"torch on the {device.upper()}" + ("" if cuda_available() else ": there is no GPU")
+    what = "compiled loops" if name == "cpu" else name
+    return f"{what} on the {device.upper()}" + ("" if cuda_available() else ": there is no GPU")
 
 
 def _report_memory(config: EngineConfig, files: ModelFiles, device: str) -> None:

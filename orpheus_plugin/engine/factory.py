@@ -8,6 +8,7 @@ from orpheus_plugin import models
 from orpheus_plugin.engine.config import EngineConfig, GeneratorName
 from orpheus_plugin.engine.utterance_job import EngineParts
 from orpheus_plugin.errors import InvalidOptions
+from orpheus_plugin.models.devices import torch_installed, vllm_installed
 from orpheus_plugin.models.files import ModelFiles, ModelSpec
 from orpheus_plugin.text.cutter import TextOptions
 from orpheus_plugin.text.pronunciations import Pronunciations
@@ -55,8 +56,6 @@ def build_parts(
 
 def generator_name(config: EngineConfig, device: str) -> GeneratorName:
     """The token engine that a configuration means on this device."""
-    from orpheus_plugin.models.devices import vllm_installed
-
     if config.generator != "auto":
         return config.generator
     if config.urls:
@@ -99,6 +98,8 @@ def build_generator(
         if device != "cpu":
             raise InvalidOptions(f"the cpu generator runs on device='cpu', not {device!r}")
         return CpuLlama(files.lm, vocabulary, max_streams=streams)
+    if not torch_installed():
+        raise InvalidOptions("the torch generator needs torch: pip install 'orpheus_plugin[gpu]'")
     from orpheus_plugin.tokens.torch.generator import TorchLlama
 
     return TorchLlama(files.lm, vocabulary, max_streams=streams, device=device)

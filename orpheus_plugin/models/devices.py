@@ -2,19 +2,47 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import logging
+import os
 import re
+from pathlib import Path
 
 from orpheus_plugin.errors import InvalidOptions
 
+logger = logging.getLogger(__name__)
+
+
+_GPU_NODES = ("/dev/nvidiactl", "/dev/nvgpu", "/dev/nvhost-gpu", "/dev/dxg", "/dev/kfd")
+"""Where a driver shows that torch could find a GPU: NVIDIA's, on Tegra, in WSL, AMD's."""
+
+_INSTALL = "pip install 'orpheus_plugin[gpu]'"
+
+
+def may_have_gpu() -> bool:
+    """Whether a driver of a GPU is here. Costs microseconds, where asking torch costs seconds."""
+    return os.name == "nt" or any(Path(node).exists() for node in _GPU_NODES)
+
+
+def torch_installed() -> bool:
+    return importlib.util.find_spec("torch") is not None
+
 
 def cuda_available() -> bool:
-    """Whether torch is installed and sees an NVIDIA GPU."""
-    if importlib.util.find_spec("torch") is None:
+    """Whether torch is installed and sees a GPU. Imports it only where there may be one."""
+    if not (may_have_gpu() and torch_installed()):
         return False
     import torch
 
     return bool(torch.cuda.is_available())
+
+
+@functools.cache
+def tell_of_unused_gpu() -> None:
+    """One line, once, where there is an NVIDIA GPU and nothing to use it with."""
+    if Path("/dev/nvidiactl").exists() and not torch_installed():
+        logger.warning("An NVIDIA GPU is here but torch is not, so the CPU speaks: %s", _INSTALL)
 
 
 def vllm_installed() -> bool:
@@ -24,9 +52,12 @@ def vllm_installed() -> bool:
 def pick_device(name: str) -> str:
     """ "auto" becomes "cuda" or "cpu"; others are checked. Raises InvalidOptions."""
     if name == "auto":
+        tell_of_unused_gpu()
         return "cuda" if cuda_available() else "cpu"
     if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
         raise InvalidOptions(f"device must be auto, cpu, cuda, cuda:N or mps, not {name!r}")
+    if name != "cpu" and not torch_installed():
+        raise InvalidOptions(f"device {name!r} needs torch, which is not installed: {_INSTALL}")
     if name.startswith("cuda") and not cuda_available():
         raise InvalidOptions(f"device {name!r} was asked for, but torch sees no NVIDIA GPU here")
     if ":" in name:

@@ -13,6 +13,7 @@ from typing import Any
 
 from orpheus_plugin.errors import BadCheckpoint, ModelNotFound
 from orpheus_plugin.models.catalog import ALIASES, CATALOG, SNAC_24KHZ, ModelSpec
+from orpheus_plugin.models.devices import cuda_available
 from orpheus_plugin.models.hub import (
     Snapshot,
     cached,
@@ -69,23 +70,15 @@ def known_models() -> dict[str, ModelSpec]:
 def choose(name: str = "auto", *, device: str = "auto") -> str:
     """The model to use: `name` itself, or for "auto" `orpheus-3b` on a CUDA device and the bundled `mini` elsewhere.
 
-    `device` "auto" asks torch whether there is a CUDA device; without torch there is none.
+    `device` "auto" asks whether there is a CUDA device; without torch there is none.
     """
     if name != "auto":
         return name
-    cuda = _cuda_available() if device == "auto" else device.startswith("cuda")
+    cuda = cuda_available() if device == "auto" else device.startswith("cuda")
     chosen = "orpheus-3b" if cuda else "mini"
     reason = "a CUDA GPU is present" if cuda else "no CUDA GPU is used"
     logger.info("Model: %s (chosen because %s)", chosen, reason)
     return chosen
-
-
-def _cuda_available() -> bool:
-    try:
-        import torch
-    except ImportError:
-        return False
-    return torch.cuda.is_available()
 
 
 def check_voice(spec: ModelSpec, voice: str | None, *, strict: bool = False) -> str:

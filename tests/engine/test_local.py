@@ -564,6 +564,27 @@ def test_importing_the_package_loads_no_torch_and_no_framework() -> None:
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
+def test_speaking_on_a_cpu_loads_neither_torch_nor_transformers() -> None:
+    script = (
+        "import asyncio, sys\n"
+        "from orpheus_plugin.engine.config import EngineConfig\n"
+        "from orpheus_plugin.engine.local import LocalEngine\n"
+        "async def main():\n"
+        "    engine = LocalEngine(EngineConfig(model='mini', device='auto'))\n"
+        "    await engine.start()\n"
+        "    turn = engine.open_turn()\n"
+        "    turn.push_text('Hello there.')\n"
+        "    turn.end()\n"
+        "    kinds = [type(event).__name__ async for event in turn]\n"
+        "    assert kinds.count('AudioChunk') > 3 and kinds[-1] == 'TurnEnd', kinds\n"
+        "    await engine.aclose()\n"
+        "asyncio.run(main())\n"
+        "heavy = {'torch', 'transformers', 'vllm', 'safetensors'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
 @pytest.mark.usefixtures("crafted_files")
 async def test_equal_configurations_share_one_engine(crafted_files: ModelFiles) -> None:
     config = EngineConfig(model=str(crafted_files.lm), codec=crafted_files.codec, device="cpu")

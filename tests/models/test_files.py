@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from orpheus_plugin.errors import BadCheckpoint, InvalidOptions, ModelNotFound
+from orpheus_plugin.models import devices
 from orpheus_plugin.models import files as models
 from orpheus_plugin.models.devices import pick_device
 from orpheus_plugin.models.files import (
@@ -122,7 +123,7 @@ def test_auto_takes_the_large_model_on_cuda_only_and_says_so(
 
 @pytest.mark.parametrize("cuda", [True, False])
 def test_auto_on_any_device_asks_for_cuda(monkeypatch: pytest.MonkeyPatch, cuda: bool) -> None:
-    monkeypatch.setattr(models, "_cuda_available", lambda: cuda)
+    monkeypatch.setattr(models, "cuda_available", lambda: cuda)
     assert choose() == ("orpheus-3b" if cuda else "mini")
 
 
@@ -382,6 +383,7 @@ def test_a_device_must_be_one_torch_could_have(device: str) -> None:
 def test_a_gpu_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
+    monkeypatch.setattr(devices, "may_have_gpu", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert pick_device("auto") == pick_device("cpu") == "cpu"
     with pytest.raises(InvalidOptions, match="no NVIDIA GPU"):
@@ -392,3 +394,19 @@ def test_a_gpu_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pick_device("cuda:1") == "cuda:1"
     with pytest.raises(InvalidOptions, match="sees 2"):
         pick_device("cuda:2")
+
+
+def test_without_torch_a_gpu_is_asked_for_in_vain_and_one_line_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(devices, "torch_installed", lambda: False)
+    monkeypatch.setattr(Path, "exists", lambda path: str(path) == "/dev/nvidiactl")
+    devices.tell_of_unused_gpu.cache_clear()
+    for _ in range(2):
+        assert pick_device("auto") == pick_device("cpu") == "cpu"
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 1
+    assert "orpheus_plugin[gpu]" in told[0]
+    for device in ("cuda", "cuda:1", "mps"):
+        with pytest.raises(InvalidOptions, match=r"needs torch.*orpheus_plugin\[gpu\]"):
+            pick_device(device)
