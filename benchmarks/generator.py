@@ -1,4 +1,4 @@
-"""How fast TorchLlama generates: ``python benchmarks/generator.py`` (or ``--ids 140 --streams 1,8``).
+"""How fast the generators of this process are: ``python benchmarks/generator.py`` (or ``--ids 140 --streams 1,8``).
 
 Each row runs so many requests at once to the same length and prints
 
@@ -7,6 +7,8 @@ Each row runs so many requests at once to the same length and prints
 * the longest wait of a request between two of its chunks, in milliseconds;
 * seconds of the worker's own CPU for a thousand ids, which other jobs on the machine change least;
 * microseconds of the event loop's CPU for an id.
+
+On a CPU, CpuLlama and TorchLlama take turns, so that what else the machine does meets both alike.
 
 The models: the crafted checkpoint of the tests (20M parameters, almost all of them embeddings), and one with the shape of the
 bundled voice. Each figure is the best of `--repeats` runs. Sampling is Orpheus' own: temperature 0.6, top_p 0.8, penalty 1.1.
@@ -29,6 +31,8 @@ if str(ROOT) not in sys.path:
 
 from benchmarks.report import save  # noqa: E402
 from orpheus_plugin.tokens.base import SamplingParams  # noqa: E402
+from orpheus_plugin.tokens.batched import BatchedGenerator  # noqa: E402
+from orpheus_plugin.tokens.cpu.generator import CpuLlama  # noqa: E402
 from orpheus_plugin.tokens.torch.generator import TorchLlama  # noqa: E402
 from orpheus_plugin.tokens.vocabulary import Vocabulary  # noqa: E402
 from tests.support.checkpoints import SMALL_TEXT, crafted_checkpoint  # noqa: E402
@@ -51,7 +55,7 @@ class Row:
     """Figures of one number of streams."""
 
     model: str
-    dtype: str
+    engine: str
     streams: int
     ids_per_second: float
     times_real_time: float
@@ -79,7 +83,9 @@ def models() -> dict[str, Path]:
     }
 
 
-async def one(generator: TorchLlama, prompt: list[int], ids: int, name: str) -> tuple[float, float]:
+async def one(
+    generator: BatchedGenerator, prompt: list[int], ids: int, name: str
+) -> tuple[float, float]:
     """Seconds to the first chunk and the longest between two."""
     last = time.perf_counter()
     first = gap = 0.0
@@ -94,7 +100,7 @@ async def one(generator: TorchLlama, prompt: list[int], ids: int, name: str) -> 
 
 
 async def measure(
-    generator: TorchLlama, prompt: list[int], streams: int, ids: int
+    generator: BatchedGenerator, prompt: list[int], streams: int, ids: int
 ) -> dict[str, float]:
     process, loop = time.process_time(), time.thread_time()
     began = time.perf_counter()
@@ -120,29 +126,37 @@ async def run(arguments: argparse.Namespace) -> list[Row]:
     for name, path in models().items():
         vocabulary = Vocabulary.load(path)
         prompt = vocabulary.prompt("tara", TEXT)
-        generator = TorchLlama(
-            path,
-            vocabulary,
-            max_streams=max(arguments.streams),
-            device=arguments.device,
-            dtype=arguments.dtype,
-        )
-        await generator.start()
-        print(f"\n{name} ({generator.dtype})\n" + "".join(f"{heading:>16}" for heading in HEADINGS))
+        generators: dict[str, BatchedGenerator] = {
+            "torch": TorchLlama(
+                path,
+                vocabulary,
+                max_streams=max(arguments.streams),
+                device=arguments.device,
+                dtype=arguments.dtype,
+            )
+        }
+        if arguments.device == "cpu":
+            generators["cpu"] = CpuLlama(path, vocabulary, max_streams=max(arguments.streams))
+        for generator in generators.values():
+            await generator.start()
+        print(f"\n{name}\n{'engine':>8}" + "".join(f"{heading:>16}" for heading in HEADINGS))
         for streams in arguments.streams:
-            runs = [
-                await measure(generator, prompt, streams, arguments.ids)
-                for _ in range(arguments.repeats)
-            ]
-            best = {
-                key: (max if key in ("ids_per_second", "times_real_time") else min)(
-                    figures[key] for figures in runs
-                )
-                for key in runs[0]
-            }
-            rows.append(Row(name, generator.dtype, streams, **best))
-            print("".join(f"{value:16.4g}" for value in (streams, *best.values())), flush=True)
-        await generator.aclose()
+            runs: dict[str, list[dict[str, float]]] = {engine: [] for engine in generators}
+            for _ in range(arguments.repeats):
+                for engine, generator in generators.items():
+                    runs[engine].append(await measure(generator, prompt, streams, arguments.ids))
+            for engine, figures in runs.items():
+                best = {
+                    key: (max if key in ("ids_per_second", "times_real_time") else min)(
+                        one[key] for one in figures
+                    )
+                    for key in figures[0]
+                }
+                rows.append(Row(name, engine, streams, **best))
+                values = "".join(f"{value:16.4g}" for value in (streams, *best.values()))
+                print(f"{engine:>8}{values}", flush=True)
+        for generator in generators.values():
+            await generator.aclose()
     return rows
 
 

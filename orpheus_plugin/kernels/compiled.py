@@ -26,9 +26,10 @@ itself looks at the file of the outermost function only."""
 
 
 def _folder() -> Path | None:
-    """Where compiled code is kept: for these sources, this numba and this kind of CPU. None: nowhere can be written."""
+    """Where compiled code is kept: for these sources, where they lie, this numba and this kind of CPU. None: nowhere can be
+    written."""
     package = Path(__file__).parents[1]
-    key = hashlib.sha256(repr((numba.__version__, sys.version_info[:2])).encode())
+    key = hashlib.sha256(repr((package, numba.__version__, sys.version_info[:2])).encode())
     key.update(repr(_cpu()).encode())
     for room in ROOMS:
         for file in sorted((package / room).glob("*.py")):
