@@ -1,130 +1,246 @@
-"""What one GPU does with Orpheus on vLLM and the codec beside it: `python benchmarks/gpu.py`. One start, all figures:
+"""What one GPU does with Orpheus on vLLM and the codec on the same card: `python benchmarks/gpu.py`.
 
-* listeners at once: milliseconds to their first sound, who ran dry (as `capacity.py`, where this is explained);
-* vLLM's part: the first id, the time from leaving a request to an engine that holds nothing;
-* ids/s of N turns against N requests to vLLM alone, and decoded by the codec (as `engine_cost.py`);
-* the time from killing vLLM's process to the last request being told.
+One start of vLLM, and in it every way to run the rest that is asked for with --ways, each written as CODEC,SAMPLER:
+
+* codec: "own", this process, or "vllm", in vLLM's worker; sampler: "whole", vLLM's own, or "compact" (see VllmOptions).
+  --mps runs all of them under NVIDIA's MPS, as `serve --mps` does.
+
+For each way: listeners who begin together, milliseconds to their first sound and who had underruns (see `capacity.py`). For
+the way that serves most: turns that arrive at rising rates (see `open_loop.py`). With --details, of vLLM itself: the first
+id, the time from leaving a request to an engine that holds nothing, ids/s of turns against requests to vLLM alone and
+decoded ones (see `engine_cost.py`), and the time from killing vLLM's process to the last request being told.
 
     python benchmarks/gpu.py --model DIR --codec DIR     a model
     python benchmarks/gpu.py                             weights made up, the shape of Orpheus 3B
+    python benchmarks/gpu.py --dry-run                   the crafted checkpoint on a CPU, a few turns of everything
 
 With made-up weights every utterance has the same length, 280 ids (3.4 s). vLLM takes one to two minutes to start.
+Figures are written after each part.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import dataclasses
 import logging
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from benchmarks import capacity, engine_cost, vllm_engine  # noqa: E402
+from benchmarks import capacity, engine_cost, open_loop, vllm_engine  # noqa: E402
 from benchmarks.report import save  # noqa: E402
 from benchmarks.vllm_models import Choice, crafted_3b  # noqa: E402
 from orpheus_plugin.codec import open_decoder  # noqa: E402
 from orpheus_plugin.codec.batcher import CodecBatcher  # noqa: E402
+from orpheus_plugin.engine.codec_in_vllm import WORKER, WorkerCodec  # noqa: E402
 from orpheus_plugin.engine.config import EngineConfig  # noqa: E402
 from orpheus_plugin.engine.local import LocalEngine  # noqa: E402
 from orpheus_plugin.models.files import ModelFiles, ModelSpec  # noqa: E402
+from orpheus_plugin.server.mps import mps  # noqa: E402
 from orpheus_plugin.tokens.base import SamplingParams  # noqa: E402
 from orpheus_plugin.tokens.vllm.options import VllmOptions  # noqa: E402
 from orpheus_plugin.tokens.vocabulary import Vocabulary  # noqa: E402
 
+WELL_SERVED = 0.05
+"""A number of listeners is served if at most this share of them has an underrun."""
 
-async def main() -> None:
+
+@dataclass(frozen=True)
+class Way:
+    codec: Literal["own", "vllm"]
+    sampler: Literal["whole", "compact"]
+
+    @classmethod
+    def of(cls, text: str) -> Way:
+        codec, _, sampler = text.partition(",")
+        if codec not in ("own", "vllm") or sampler not in ("whole", "compact"):
+            raise argparse.ArgumentTypeError(f"{text!r} is not CODEC,SAMPLER")
+        return cls(cast("Any", codec), cast("Any", sampler))
+
+    def __str__(self) -> str:
+        return f"{self.codec},{self.sampler}"
+
+
+class Bench:
+    """An engine whose codec and sampler can be changed while nothing runs."""
+
+    def __init__(self, files: ModelFiles, args: argparse.Namespace) -> None:
+        self._files = files
+        self._device: str = args.device
+        self._slots = 2 * max(args.listeners)
+        self._made: list[engine_cost.Vllm] = []
+        self._codecs: dict[str, CodecBatcher] = {}
+        options = VllmOptions(
+            max_streams=self._slots,
+            max_model_len=2048,
+            kv_cache_bytes=int(args.cache_gib * 2**30),
+            quantization=args.quantization,
+        )
+
+        def make(files: ModelFiles, vocabulary: Vocabulary) -> engine_cost.Vllm:
+            self._made.append(engine_cost.Vllm(files.lm, vocabulary, options, worker=WORKER))
+            return self._made[-1]
+
+        config = EngineConfig(device=args.device, max_turns=max(args.listeners))
+        self.engine = LocalEngine(config, files=files, generator=make)
+
+    @property
+    def vllm(self) -> engine_cost.Vllm:
+        return self._made[0]
+
+    async def use(self, way: Way) -> None:
+        supervisor = self.engine._supervisor
+        parts = supervisor.parts
+        assert parts is not None
+        self._codecs.setdefault("own", parts.codec)
+        if way.codec not in self._codecs:
+            steps = WorkerCodec(
+                self.vllm, self._files.codec, slots=self._slots, device=self._device
+            )
+            codec = self._codecs[way.codec] = CodecBatcher(steps)
+            await asyncio.to_thread(codec.start)
+        supervisor.parts = dataclasses.replace(parts, codec=self._codecs[way.codec])
+        used = await self.vllm.there(self.vllm.use_sampler(way.sampler))
+        if used != way.sampler:
+            raise SystemExit(f"the {way.sampler} sampler cannot be used here")
+
+    async def listeners(self, levels: list[int]) -> dict[int, Any]:
+        found: dict[int, Any] = {}
+        await capacity.together(self.engine, 1)
+        print(capacity.HEADING)
+        for level in levels:
+            row = found[level] = await capacity.together(self.engine, level)
+            capacity.show(level, row)
+            if row["ran_dry"] > 0.5:
+                break
+        return found
+
+    async def close(self) -> None:
+        if (codec := self._codecs.get("vllm")) is not None:
+            await asyncio.to_thread(codec.close)
+        await self.engine.aclose()
+
+
+def served(rows: dict[int, Any]) -> int:
+    return max((n for n, row in rows.items() if row["ran_dry"] <= WELL_SERVED), default=0)
+
+
+async def details(
+    bench: Bench, choice: Choice, args: argparse.Namespace, figures: dict[str, Any]
+) -> None:
+    vllm = bench.vllm
+    requests = vllm_engine.Bench(vllm, choice, bench.engine.files.spec.sampling)
+    figures["first_id"] = await vllm.there(vllm_engine.first_id_ms(requests))
+    figures["cancel_alone"] = await vllm.there(requests.cancels(args.cancels, 0))
+    figures["cancel_of_8"] = await vllm.there(requests.cancels(args.cancels, 7))
+    for name in ("first_id", "cancel_alone", "cancel_of_8"):
+        print(name, {key: round(value, 2) for key, value in figures[name].items()}, flush=True)
+    files = bench.engine.files
+    codec = CodecBatcher(open_decoder(files.codec, device=args.device, slots=max(args.streams)))
+    codec.start()
+    cost = engine_cost.Bench(bench.engine, vllm, choice, codec)
+    figures["ids_per_s"] = {}
+    print("| streams | vLLM alone ids/s | decoded | engine | engine to alone, to decoded |")
+    print("|---|---|---|---|---|")
+    for streams in args.streams:
+        row = figures["ids_per_s"][streams] = await cost.compare(streams, args.rounds)
+        names = ("alone", "decoded", "engine")
+        speeds = " | ".join(f"{row[name]['ids_per_s']:.0f}" for name in names)
+        ratios = f"{row['engine_to_alone']:.3f}, {row['engine_to_decoded']:.3f}"
+        print(f"| {streams} | {speeds} | {ratios} |", flush=True)
+        save(args.out, figures)
+    codec.close()
+    figures["death_ms"] = await vllm.there(requests.death_ms())
+    print("death_ms", round(figures["death_ms"], 1))
+
+
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--model", type=Path, help="directory of a model")
     parser.add_argument("--codec", type=Path, help="directory of SNAC 24 kHz")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--listeners", type=int, nargs="+", default=[1, 8, 16, 32, 48, 64, 96])
+    parser.add_argument("--ways", type=Way.of, nargs="+", default=[Way("own", "whole")])
+    parser.add_argument("--mps", action="store_true")
+    parser.add_argument("--listeners", type=int, nargs="+", default=[1, 16, 32, 48, 64, 96, 128])
+    parser.add_argument("--rates", type=float, nargs="*", default=[4, 8, 16, 24, 32])
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each rate")
+    parser.add_argument("--details", action="store_true")
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cancels", type=int, default=100)
     parser.add_argument("--cache-gib", type=float, default=16.0, help="attention cache")
     parser.add_argument("--quantization", help="such as fp8")
     parser.add_argument("--out", default="gpu")
+    parser.add_argument("--dry-run", action="store_true")
     args = parser.parse_args()
+    if args.dry_run:
+        args.device, args.cache_gib, args.seconds = "cpu", 0.25, 8.0
+        args.listeners, args.rates = [1, 2], [0.5]
+        args.streams, args.rounds, args.cancels = [1], 1, 3
+    return args
 
+
+def model_files(args: argparse.Namespace) -> ModelFiles:
+    from tests.support.checkpoints import crafted_checkpoint
     from tests.support.codecs import FULL_SIZE, random_codec
 
+    made_up = crafted_checkpoint(stop=0.0) if args.dry_run else None
+    model = args.model or made_up or crafted_3b()
+    ids = 70 if args.dry_run else 280
+    sampling = SamplingParams() if args.model else SamplingParams(max_tokens=ids)
+    codec = args.codec or (random_codec() if args.dry_run else random_codec(FULL_SIZE))
+    return ModelFiles(ModelSpec(model.name, voices=("tara",), sampling=sampling), model, codec)
+
+
+async def main() -> None:
+    args = arguments()
     logging.getLogger("orpheus_plugin").setLevel(logging.ERROR)  # turns are cut short on purpose
-    model = args.model or crafted_3b()
-    sampling = SamplingParams() if args.model else SamplingParams(max_tokens=280)
-    spec = ModelSpec(model.name, voices=("tara",), sampling=sampling)
-    files = ModelFiles(spec, model, args.codec or random_codec(FULL_SIZE))
-    made: list[engine_cost.Vllm] = []
-
-    def make(files: ModelFiles, vocabulary: Vocabulary) -> engine_cost.Vllm:
-        options = VllmOptions(
-            max_streams=2 * max(args.listeners),
-            max_model_len=2048,
-            kv_cache_bytes=int(args.cache_gib * 2**30),
-            quantization=args.quantization,
-        )
-        made.append(engine_cost.Vllm(files.lm, vocabulary, options))
-        return made[0]
-
-    engine = LocalEngine(
-        EngineConfig(device=args.device, max_turns=max(args.listeners)), files=files, generator=make
-    )
-    began = time.perf_counter()
-    await engine.start()
-    figures: dict[str, Any] = {
-        "model": str(args.model or "random weights, 3B"),
-        "quantization": args.quantization,
-        "sampling": str(sampling),
-        "start_s": time.perf_counter() - began,
-    }
-    print(f"start_s: {figures['start_s']:.0f}", flush=True)
-    (vllm,) = made
-
-    await capacity.together(engine, 1)
-    figures["listeners"] = {}
-    print(capacity.HEADING)
-    for listeners in args.listeners:
-        row = figures["listeners"][listeners] = await capacity.together(engine, listeners)
-        capacity.show(listeners, row)
-    save(args.out, figures)
-
-    choice = Choice(model.name, model, Vocabulary.load(model), True)
-    requests = vllm_engine.Bench(vllm, choice, sampling)
-    figures["first_id"] = await vllm.there(vllm_engine.first_id_ms(requests))
-    figures["cancel_alone"] = await vllm.there(requests.cancels(args.cancels, 0))
-    figures["cancel_of_8"] = await vllm.there(requests.cancels(args.cancels, 7))
-    for name in ("first_id", "cancel_alone", "cancel_of_8"):
-        print(name, {key: round(value, 2) for key, value in figures[name].items()}, flush=True)
-
-    codec = CodecBatcher(open_decoder(files.codec, device=args.device, slots=max(args.streams)))
-    codec.start()
-    cost = engine_cost.Bench(engine, vllm, choice, codec)
-    figures["ids_per_s"] = {}
-    print("| streams | vLLM alone ids/s | decoded | engine | engine to alone, to decoded |")
-    print("|---|---|---|---|---|")
-    for streams in args.streams:
-        row = figures["ids_per_s"][streams] = await cost.compare(streams, args.rounds)
-        speeds = " | ".join(
-            f"{row[name]['ids_per_s']:.0f}" for name in ("alone", "decoded", "engine")
-        )
-        print(
-            f"| {streams} | {speeds} | {row['engine_to_alone']:.3f}, {row['engine_to_decoded']:.3f} |",
-            flush=True,
-        )
+    files = model_files(args)
+    with mps() if args.mps else contextlib.nullcontext() as daemon:
+        bench = Bench(files, args)
+        began = time.perf_counter()
+        await bench.engine.start()
+        figures: dict[str, Any] = {
+            "model": str(args.model or files.lm.name),
+            "quantization": args.quantization,
+            "sampling": str(files.spec.sampling),
+            "start_s": time.perf_counter() - began,
+            "ways": {},
+        }
+        if daemon is not None:
+            figures["mps"] = await asyncio.to_thread(daemon.check, 2)
+            print(f"mps: {figures['mps']}")
+        print(f"start_s: {figures['start_s']:.0f}", flush=True)
+        best: tuple[int, Way] | None = None
+        for way in args.ways:
+            await bench.use(way)
+            print(f"way: {way}")
+            rows = figures["ways"][str(way)] = await bench.listeners(args.listeners)
+            save(args.out, figures)
+            if best is None or served(rows) > best[0]:
+                best = served(rows), way
+        if best is not None and args.rates:
+            await bench.use(best[1])
+            figures["best"] = {"way": str(best[1]), "listeners": best[0]}
+            print(f"best: {best[1]}, {best[0]} listeners")
+            figures["open_loop"] = await open_loop.rising(bench.engine, args.rates, args.seconds, 1)
+            save(args.out, figures)
+        if args.details:
+            await bench.use(args.ways[0])
+            choice = Choice(files.lm.name, files.lm, Vocabulary.load(files.lm), True)
+            await details(bench, choice, args, figures)
+        await bench.close()
         save(args.out, figures)
-    codec.close()
-
-    figures["death_ms"] = await vllm.there(requests.death_ms())
-    print("death_ms", round(figures["death_ms"], 1))
-    await engine.aclose()
-    save(args.out, figures)
 
 
 if __name__ == "__main__":

@@ -1,28 +1,33 @@
 #!/bin/sh
-# Everything that only a GPU can show, unattended, the most important first, in at most MINUTES (10):
+# Everything that only a GPU can show, unattended, the most important first, in at most MINUTES (9):
 #
 #     sh benchmarks/gpu.sh [MODEL_DIR [CODEC_DIR]]
+#     DRY_RUN=1 sh benchmarks/gpu.sh      on a CPU with small models: every step runs, no figure means anything
 #
 # MODEL_DIR is a snapshot of an Orpheus model, CODEC_DIR one of SNAC 24 kHz. Without them the weights are made up, in the
 # size of Orpheus 3B: the times are then as good as real, what is spoken is noise.
 # Figures go to benchmarks/results/gpu_*.json, the output of each step to benchmarks/results/gpu_*.log.
 # A step that fails or takes too long does not stop the others; the exit status is the number of such steps. When the
-# time is over, what is left is not begun: vLLM alone takes one to two minutes to start, each time, so that two steps which
-# show nothing that the others do not are left out unless they are named: ONLY="head load" runs those alone.
+# time is over, the remaining steps are not begun. vLLM alone takes one to two minutes to start, each time, so one start
+# measures several ways to run codec and sampler. ONLY="worker load" runs some of the steps.
 #
 # The environment is made by .ci/install.py in $VLLM_ENV before the clock starts, unless GPU_PYTHON names a Python that has
-# vLLM and this package; so are the weights (25 GB of memory, two minutes; in /dev/shm with TMPDIR=/dev/shm).
+# vLLM, this package and what its tests import; so are the weights (25 GB of memory, two minutes; in /dev/shm with
+# TMPDIR=/dev/shm). VoxServe is left out: vox-serve 0.1.0 needs torch 2.8 with CUDA 12.8 and FlashInfer 0.2.11, several
+# gigabytes beside vLLM's torch, which cannot be taken along to a machine without a network.
 set -u
 cd "$(dirname "$0")/.."
+dry=${DRY_RUN:+1}
 if [ -n "${GPU_PYTHON:-}" ]; then
     python=$GPU_PYTHON
 else
     VLLM_ENV=${VLLM_ENV:-$PWD/.cache/vllm-env}
+    export VLLM_ENV
     "${PYTHON:-python3}" .ci/install.py "$VLLM_ENV" vllm-tests || exit 1
     python="$VLLM_ENV/bin/python"
 fi
-if ! "$python" -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then
-    echo "no CUDA device: nothing to do here" >&2
+if [ -z "$dry" ] && ! "$python" -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then
+    echo "no CUDA device: nothing to do here (DRY_RUN=1 tries everything on the CPU)" >&2
     exit 1
 fi
 mkdir -p benchmarks/results
@@ -30,6 +35,17 @@ export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
 
 model=${1:-}
 codec=${2:-}
+device=cuda gpu="gpu and" minutes=${MINUTES:-9} most_turns=256 levels="16 32" seconds=15 lanes=1,4,16,32,64 prefix=gpu
+if [ -n "$dry" ]; then
+    device=cpu gpu="" minutes=${MINUTES:-60} most_turns=2 levels=0.5 seconds=8 lanes=1 prefix=gpu_dry
+    stand_in=$(mktemp -d)
+    trap 'rm -rf "$stand_in"' EXIT
+    "$python" -c "import pathlib, sys; from tests.support.mps_control import write_control; \
+        write_control(pathlib.Path(sys.argv[1]), clients=(1, 2))" "$stand_in" || exit 1
+    PATH=$stand_in:$PATH
+    model=${model:-$("$python" -c "from tests.support.checkpoints import *; print(crafted_checkpoint(stop=0.0))")} || exit 1
+    codec=${codec:-$("$python" -c "from tests.support.codecs import *; print(random_codec())")} || exit 1
+fi
 if [ -z "$model" ]; then
     model=$("$python" -c "from benchmarks.vllm_models import crafted_3b; print(crafted_3b())") || exit 1
 fi
@@ -42,8 +58,9 @@ began=$(date +%s)
 step() { # name, most seconds, command...
     name=$1 most=$2
     shift 2
-    case " ${ONLY:-tests codec engine contract fp8 torch} " in *" $name "*) ;; *) return ;; esac
-    left=$((${MINUTES:-10} * 60 - 10 - $(date +%s) + began))
+    case " ${ONLY:-ways mps tests contract replicas2 replicas3 codec} " in *" $name "*) ;; *) return ;; esac
+    left=$((minutes * 60 - 10 - $(date +%s) + began))
+    [ -z "$dry" ] || most=$((20 * most))
     echo "== $name ($left s left)"
     [ "$most" -le "$left" ] || most=$left
     if [ "$most" -lt 10 ]; then
@@ -51,37 +68,57 @@ step() { # name, most seconds, command...
         failed=$((failed + 1))
         return
     fi
-    if timeout -k 10 "$most" "$@" >"benchmarks/results/gpu_$name.log" 2>&1; then
-        grep -E '^\||passed|^[a-z_]+: |^[a-z_]+ [{0-9]|^ +[a-z0-9]+ ' "benchmarks/results/gpu_$name.log" || true
+    if timeout -k 10 "$most" "$@" >"benchmarks/results/${prefix}_$name.log" 2>&1; then
+        grep -E '^\||passed|^[a-z_]+: |^[a-z_]+ [{0-9]|^ +[a-z0-9]+ ' "benchmarks/results/${prefix}_$name.log" || true
     else
-        echo "FAILED ($?), the end of benchmarks/results/gpu_$name.log:"
-        tail -n 25 "benchmarks/results/gpu_$name.log"
+        echo "FAILED ($?), the end of benchmarks/results/${prefix}_$name.log:"
+        tail -n 25 "benchmarks/results/${prefix}_$name.log"
         failed=$((failed + 1))
     fi
 }
+bench() { # name of the results, arguments of gpu.py...
+    out=$1
+    shift
+    step "$out" 240 "$python" benchmarks/gpu.py ${dry:+--dry-run} --model "$model" --codec "$codec" \
+        --out "${prefix}_$out" "$@"
+}
+replicas() { # how many
+    case " ${ONLY:-replicas$1} " in *" replicas$1 "*) ;; *) return ;; esac
+    if ! "$python" -c "import av, prometheus_client, soxr" 2>/dev/null; then
+        echo "== replicas$1"
+        echo "NOT BEGUN: $python has no server: pip install '.[server]'"
+        failed=$((failed + 1))
+        return
+    fi
+    step "replicas$1" 330 "$python" benchmarks/open_loop.py --out "${prefix}_replicas$1" \
+        --rates $levels --seconds "$seconds" \
+        --serve --replicas "$1" --mps --model "$model" --codec "$codec" --device "$device" --generator vllm \
+        --max-turns "$most_turns"
+}
 
-nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader
+[ -n "$dry" ] || nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader
+# One start of vLLM: the codec in a process of its own as it always was, with the compact sampler, and in vLLM's worker; then
+# turns at rising rates on the best of them.
+bench ways --ways own,whole own,compact vllm,compact
+# The separate process under MPS.
+bench mps --mps --ways own,compact
 # SNAC's captured graphs, the torch engine and the whole engine on the bundled voice.
-step tests 120 "$python" -m pytest -q -m "gpu and not vllm" tests/codec \
-    tests/contract/test_generator_contract.py tests/test_gpu.py
+step tests 100 "$python" -m pytest -q -m "$gpu not vllm" tests/codec tests/test_gpu.py
+# vLLM's CUDA runner, graphs and both samplers under the contract that the CPU build passes, and the codec in its worker.
+step contract 240 "$python" -m pytest -q -m vllm tests/tokens/test_vllm_head.py tests/tokens/test_vllm_sampler.py \
+    tests/engine/test_codec_in_vllm.py tests/contract/test_generator_contract.py -k "not completions_vllm"
+# Two and three engines on the card behind one listener.
+replicas 2
+replicas 3
 # The codec alone: milliseconds of a step for so many streams.
-step codec 40 "$python" benchmarks/codec.py --device cuda --lanes 1,4,16,32,64 --rounds 10 --out gpu_codec
-# One start of vLLM: listeners at once, time to their first sound, cancelling, what the engine costs over vLLM.
-step engine 270 "$python" benchmarks/gpu.py ${1:+--model "$model"} ${2:+--codec "$codec"}
-# vLLM's CUDA runner, graphs, sampler and restricted head under the contract that the CPU build passes.
-step contract 300 "$python" -m pytest -q -m vllm tests/tokens/test_vllm_head.py tests/test_gpu.py \
-    tests/contract/test_generator_contract.py -k "not completions_vllm"
-# fp8 weights.
+step codec 40 "$python" benchmarks/codec.py --device "$device" --lanes "$lanes" --rounds 10 --out "${prefix}_codec"
+# What the runs before this one had, if it is named: fp8 weights, the whole head, vLLM's own figures, the torch engine.
 step fp8 150 "$python" benchmarks/vllm_head.py --model "$model" --streams 1 8 32 --ids 1680 --rounds 2 \
-    --only restricted --quantization fp8 --out gpu_fp8
-# The whole head, where "engine" and "fp8" have the restricted one.
+    --only restricted --quantization fp8 --out "${prefix}_fp8"
 step head 150 "$python" benchmarks/vllm_head.py --model "$model" --streams 1 8 32 --ids 1680 --rounds 2 \
-    --only whole --out gpu_head
-# Callers of a server, in processes of their own.
-step load 200 "$python" benchmarks/load.py --model "$model" --device cuda --rates 1 4 12 --rounds 1 --seconds 20 --out gpu_load \
-    -- --codec "$codec" --generator vllm
-# The torch engine, which is there for processors.
-step torch 60 "$python" benchmarks/generator.py --device cuda --repeats 1 --out gpu_generator
+    --only whole --out "${prefix}_head"
+case " ${ONLY:-} " in *" details "*) bench details --ways own,whole --rates --details ;; esac
+step torch 60 "$python" benchmarks/generator.py --device "$device" --repeats 1 --out "${prefix}_generator"
 
 echo "== done in $(($(date +%s) - began)) s, $failed steps failed"
 exit $failed

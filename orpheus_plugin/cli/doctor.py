@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import platform
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from orpheus_plugin.engine.local import LocalEngine
 from orpheus_plugin.errors import OrpheusError
 from orpheus_plugin.models.devices import cuda_available, pick_device
 from orpheus_plugin.models.files import ModelFiles
+from orpheus_plugin.server.mps import PIPE_VARIABLE, Mps
 from orpheus_plugin.turn import AudioChunk, SpeechOptions
 from orpheus_plugin.version import __version__
 
@@ -54,6 +56,8 @@ async def examine(config: EngineConfig) -> int:
         print(f"  model: {chosen} in {files.lm} (license: {files.spec.license})")
         device = pick_device(config.device)
         print(f"  generator: {_why(config, device)}")
+        for line in gpu_choices(config, device):
+            print(f"  {line}")
         _report_memory(config, files, device)
         return 0 if await _speaks(LocalEngine(config, files=files)) else 1
     except OrpheusError as error:
@@ -92,6 +96,46 @@ def _why(config: EngineConfig, device: str) -> str:
         return f"torch on {device}: vLLM is not installed"
     what = "compiled loops" if name == "cpu" else name
     return f"{what} on the {device.upper()}" + ("" if cuda_available() else ": there is no GPU")
+
+
+def gpu_choices(config: EngineConfig, device: str) -> list[str]:
+    """How the codec, the sampler and the GPU are used with vLLM, and why; nothing without vLLM."""
+    if generator_name(config, device) != "vllm":
+        return []
+    from orpheus_plugin.tokens.vllm.options import VllmOptions, compact_sampler
+
+    on_gpu = device.startswith("cuda")
+    options = config.generator_options
+    options = options if isinstance(options, VllmOptions) else VllmOptions()
+    if config.codec_process == "vllm":
+        codec = "in vLLM's worker, as asked"
+    else:
+        codec = "in this process"
+        if on_gpu:
+            codec += ", which takes turns with vLLM's on the GPU unless MPS is in use"
+    sampler = "compact" if compact_sampler(options, device.partition(":")[0]) else "vLLM's own"
+    why = (
+        "as asked"
+        if options.sampler != "auto"
+        else f"the default on a {'GPU' if on_gpu else 'CPU'}"
+    )
+    lines = [f"codec: {codec}", f"sampler: {sampler}, {why}"]
+    if on_gpu:
+        flashinfer = _version("flashinfer-python")
+        lines[1] += f"; FlashInfer {flashinfer or 'is not installed'}"
+        lines.append(f"MPS: {_mps()}")
+        if config.codec_process == "auto" or options.sampler == "auto":
+            lines.append(
+                "not measured on a GPU yet: --codec-process vllm, --sampler compact, serve --mps, --replicas; see docs/gpu.md"
+            )
+    return lines
+
+
+def _mps() -> str:
+    named = os.environ.get(PIPE_VARIABLE)
+    if not named:
+        return "not in use; `orpheus-tts serve --mps` starts it"
+    return Mps(Path(named), own=False).check(1)
 
 
 def _report_memory(config: EngineConfig, files: ModelFiles, device: str) -> None:

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from orpheus_plugin.engine.config import EngineConfig
+from orpheus_plugin.tokens.vllm.options import VllmOptions
 
 
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,6 +26,18 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         help="OpenAI-style server that generates the tokens; may be given several times",
     )
+    parser.add_argument(
+        "--codec-process",
+        default="auto",
+        choices=("auto", "own", "vllm"),
+        help="where the codec runs: in this process, or in vLLM's worker (default: auto, which is own)",
+    )
+    parser.add_argument(
+        "--sampler",
+        default="auto",
+        choices=("auto", "whole", "compact"),
+        help="vLLM's own sampler, or one over the codes that may follow (default: auto, compact on a CPU)",
+    )
 
 
 def engine_config(args: argparse.Namespace, *, ahead_s: float | None = 20.0) -> EngineConfig:
@@ -35,5 +48,12 @@ def engine_config(args: argparse.Namespace, *, ahead_s: float | None = 20.0) -> 
         device=args.device,
         generator=args.generator,
         urls=tuple(args.token_server),
+        generator_options=vllm_options(args),
+        codec_process=args.codec_process,
         ahead_s=ahead_s,
     )
+
+
+def vllm_options(args: argparse.Namespace) -> VllmOptions | None:
+    """None unless something of vLLM was asked for: another token engine takes no such options."""
+    return None if args.sampler == "auto" else VllmOptions(sampler=args.sampler)

@@ -177,6 +177,8 @@ def _value(action: argparse.Action, text: str) -> object:
 
 def server_config(args: argparse.Namespace) -> ServerConfig:
     """What the options of `add_arguments` and `add_engine_arguments` describe. Raises InvalidOptions."""
+    from orpheus_plugin.cli.main import vllm_options
+
     return ServerConfig(
         engine=EngineConfig(
             model=args.model,
@@ -184,6 +186,8 @@ def server_config(args: argparse.Namespace) -> ServerConfig:
             device=args.device,
             generator=args.generator,
             urls=tuple(args.token_server),
+            generator_options=vllm_options(args),
+            codec_process=args.codec_process,
             max_turns=args.max_turns,
             measure=args.max_turns is None,
             max_text_chars=args.max_text,

@@ -7,6 +7,7 @@ import logging
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from orpheus_plugin.codec.config import LATENT_SAMPLES, SAMPLE_RATE
 from orpheus_plugin.codec.step import StreamingDecoder
-from orpheus_plugin.codec.stream import CodecStream, Waiting, wake
+from orpheus_plugin.codec.stream import CodecStream, Samples, Waiting, wake
 from orpheus_plugin.errors import AtCapacity, EngineDied
 from orpheus_plugin.worker_thread import WorkerThread
 
@@ -47,7 +48,8 @@ class CodecBatcher:
     runs dry first and steps, together with it, all others that can take a chunk of the same size, those that run dry
     first preferred. While one step runs, latents of the others gather for the next, so batches grow with load by
     themselves. Chunks are as small as one latent for a listener who waits for the beginning, and larger the more he has
-    left to play; the thread wakes in time for what then waits for company.
+    left to play; the thread wakes in time for what then waits for company. A decoder that computes elsewhere gets the next
+    step before the last one is waited for (its `depth`).
 
     Cost per frame and stream: see `StreamingDecoder.step`; planning is a few microseconds per open stream.
 
@@ -159,15 +161,19 @@ class CodecBatcher:
     def _work(self) -> None:
         self._streaming.enter()
         assert self._thread is not None
+        begun: deque[tuple[list[CodecStream], Callable[[], list[Samples]]]] = deque()
         while True:
             with self._changed:
-                while not self._stop and (picked := self._pick()) is None:
+                while not self._stop and (picked := self._pick()) is None and not begun:
                     self._sleep()
-                if self._stop or picked is None:
+                if self._stop:
                     return
             with self._thread:
-                self._advance(*picked)
-            del picked  # a stream nobody else holds must not live on while the thread sleeps
+                if picked is not None:
+                    begun.append((picked[0], self._launch(*picked)))
+                if picked is None or len(begun) >= self._streaming.depth:
+                    self._deliver(*begun.popleft())
+            picked = None  # a stream nobody else holds must not live on while the thread sleeps
 
     def run_ready(self) -> None:
         """Without a thread: do on this one all the work there is. For simulations and tests, instead of `start`."""
@@ -176,7 +182,7 @@ class CodecBatcher:
                 picked = self._pick()
             if picked is None:
                 return
-            self._advance(*picked)
+            self._deliver(picked[0], self._launch(*picked))
 
     def _sleep(self) -> None:
         """Until there is news, or a stream has waited long enough. Under the lock, which others have meanwhile."""
@@ -205,8 +211,14 @@ class CodecBatcher:
         with self._changed:
             self._changed.notify()
 
-    def _advance(self, batch: list[CodecStream], codes: NDArray[np.int64]) -> None:
-        pieces = self._streaming.step([s.lane for s in batch], codes)
+    def _launch(
+        self, batch: list[CodecStream], codes: NDArray[np.int64]
+    ) -> Callable[[], list[Samples]]:
+        return self._streaming.launch([stream.lane for stream in batch], codes)
+
+    def _deliver(self, batch: list[CodecStream], result: Callable[[], list[Samples]]) -> None:
+        """Wait for the samples of a batch, and hand them to its streams."""
+        pieces = result()
         waiting: list[Waiting] = []
         with self._changed:
             for stream, piece in zip(batch, pieces, strict=True):

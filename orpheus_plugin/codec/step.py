@@ -11,7 +11,7 @@ State: 119,232 floats (466 KiB in float32) per stream for the full-size decoder,
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,9 +49,11 @@ class StreamingDecoder(abc.ABC):
 
     Attributes:
         fixed_shapes: steps cost nearly the same for 1 or 32 lanes, and want shapes given to `warm_up` (a GPU).
+        depth: steps that are worth having begun before the first of them is waited for.
     """
 
     fixed_shapes = False
+    depth = 1
 
     def __init__(self, config: SnacConfig, slots: int) -> None:
         self.config = config
@@ -87,15 +89,37 @@ class StreamingDecoder(abc.ABC):
 
         Cost: one pass of 0.1 GFLOP a latent and lane (full size); blocks until the samples are on the host.
         """
+        return self.launch(lanes, codes)()
+
+    def launch(
+        self, lanes: Sequence[Lane], codes: NDArray[np.int64]
+    ) -> Callable[[], list[NDArray[np.float32]]]:
+        """Begin a step, and move the lanes on. Returns a function that waits for what `step` returns.
+
+        At most `depth` steps are begun and not waited for, and they are waited for in order.
+        """
         n = codes.shape[1]
-        audio = self._run(lanes, codes)
-        pieces = []
-        for row, lane in enumerate(lanes):
-            first = lane.position * LATENT_SAMPLES - self.delay
-            stop = min(n * LATENT_SAMPLES, lane.end * LATENT_SAMPLES - first)
-            pieces.append(audio[row, max(0, -first) : max(0, stop)].copy())
+        spans = [(lane.position * LATENT_SAMPLES - self.delay, lane.end) for lane in lanes]
+        audio = self._launch(lanes, codes)
+        for lane in lanes:
             lane.position += n
-        return pieces
+
+        def result() -> list[NDArray[np.float32]]:
+            samples = audio()
+            pieces = []
+            for row, (first, end) in enumerate(spans):
+                stop = min(n * LATENT_SAMPLES, end * LATENT_SAMPLES - first)
+                pieces.append(samples[row, max(0, -first) : max(0, stop)].copy())
+            return pieces
+
+        return result
+
+    def _launch(
+        self, lanes: Sequence[Lane], codes: NDArray[np.int64]
+    ) -> Callable[[], NDArray[np.float32]]:
+        """Begin what `_run` does. Here it is done at once."""
+        audio = self._run(lanes, codes)
+        return lambda: audio
 
     def decode(
         self, codes: NDArray[np.int64], *, seed: int = 0, noise: bool = True, chunk: int = 64

@@ -32,6 +32,8 @@ class EngineConfig:
         urls: OpenAI-style servers for the completions generator.
         api_key: their key.
         generator_options: a VllmOptions or CompletionsOptions, for the generator of that kind; None is its defaults.
+        codec_process: where the codec runs beside the vLLM generator: "own" is this process, "vllm" the worker that has
+            the model (see `codec_in_vllm`). "auto" is own: "vllm" has not run on a GPU yet.
         max_turns: turns that may speak at once; None is a figure for the device.
         measure: find out at warm-up, and while running, how many turns (up to that) stay in real time, and take no more.
         look_ahead: utterances of one turn generated at once.
@@ -51,6 +53,7 @@ class EngineConfig:
     urls: tuple[str, ...] = ()
     api_key: str | None = field(default=None, repr=False)
     generator_options: VllmOptions | CompletionsOptions | None = None
+    codec_process: Literal["auto", "own", "vllm"] = "auto"
     max_turns: int | None = None
     measure: bool = False
     look_ahead: int = 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from orpheus_plugin import models
 from orpheus_plugin.engine.config import EngineConfig, GeneratorName
@@ -16,6 +17,9 @@ from orpheus_plugin.text.spelling import prepare as prepare_language
 from orpheus_plugin.tokens.base import TokenGenerator
 from orpheus_plugin.tokens.vocabulary import Vocabulary
 from orpheus_plugin.turn import SpeechOptions
+
+if TYPE_CHECKING:
+    from orpheus_plugin.engine.codec_in_vllm import WorkerCodec
 
 MakeGenerator = Callable[[ModelFiles, Vocabulary], TokenGenerator]
 
@@ -33,7 +37,9 @@ def build_parts(
     streams: int,
     generator: MakeGenerator | None = None,
 ) -> EngineParts:
-    """Read vocabulary and codec, make the token engine; the codec runs, the token engine is not started. Blocking.
+    """Read vocabulary and codec, make the token engine. Blocking.
+
+    The token engine is not started. The codec runs, unless it is to run in vLLM's worker: then it is started after vLLM.
 
     Args:
         device: "cpu", "cuda" or "cuda:N".
@@ -49,9 +55,25 @@ def build_parts(
         made = generator(files, vocabulary)
     else:
         made = build_generator(config, files, vocabulary, device=device, streams=streams)
-    codec = CodecBatcher(open_decoder(files.codec, device=device, slots=streams))
-    codec.start()
+    if config.codec_process == "vllm":
+        codec = CodecBatcher(_codec_in_vllm(made, files, device, streams))
+    else:
+        codec = CodecBatcher(open_decoder(files.codec, device=device, slots=streams))
+        codec.start()
     return EngineParts(vocabulary, made, codec, files.spec.sampling)
+
+
+def _codec_in_vllm(
+    generator: TokenGenerator, files: ModelFiles, device: str, streams: int
+) -> WorkerCodec:
+    from orpheus_plugin.engine.codec_in_vllm import WORKER, WorkerCodec
+    from orpheus_plugin.tokens.vllm.generator import VllmGenerator
+
+    if not isinstance(generator, VllmGenerator) or generator.worker != WORKER:
+        raise InvalidOptions(
+            f"codec_process='vllm' needs the vllm generator, not {type(generator).__name__}"
+        )
+    return WorkerCodec(generator, files.codec, slots=streams, device=device)
 
 
 def generator_name(config: EngineConfig, device: str) -> GeneratorName:
@@ -84,12 +106,15 @@ def build_generator(
             config.urls, vocabulary, api_key=config.api_key, options=options
         )
     if name == "vllm":
+        from orpheus_plugin.engine.codec_in_vllm import WORKER
         from orpheus_plugin.tokens.vllm.generator import VllmGenerator
         from orpheus_plugin.tokens.vllm.options import VllmOptions
 
         if options is not None and not isinstance(options, VllmOptions):
             raise InvalidOptions("generator_options must be VllmOptions for this generator")
-        return VllmGenerator(files.lm, vocabulary, options, max_streams=streams, device=device)
+        return VllmGenerator(
+            files.lm, vocabulary, options, worker=WORKER, max_streams=streams, device=device
+        )
     if options is not None:
         raise InvalidOptions(f"the {name} generator takes no generator_options")
     if name == "cpu":

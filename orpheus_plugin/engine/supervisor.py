@@ -180,10 +180,13 @@ class Supervisor:
         try:
             parts = await asyncio.shield(building)
             await parts.generator.start()
+            await asyncio.to_thread(parts.codec.start)  # runs already unless it is in vLLM's worker
         except BaseException:
             await asyncio.wait({building})  # a thread cannot be cancelled
             if building.exception() is None:
-                await asyncio.to_thread(building.result().codec.close)
+                parts = building.result()
+                await parts.generator.aclose()
+                await asyncio.to_thread(parts.codec.close)
             raise
         return parts
 

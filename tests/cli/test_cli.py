@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from orpheus_plugin.cli.doctor import fits, gpu_needs
+from orpheus_plugin.cli.doctor import fits, gpu_choices, gpu_needs
 from orpheus_plugin.cli.main import main
 from orpheus_plugin.cli.playback import WavFile
 from orpheus_plugin.engine.config import EngineConfig
@@ -23,6 +23,7 @@ from orpheus_plugin.tokens.vllm.options import VllmOptions
 from orpheus_plugin.version import __version__
 from tests.support.checkpoints import SMALL_TEXT, crafted_checkpoint, random_checkpoint
 from tests.support.codecs import random_codec
+from tests.support.mps_control import on_path, write_control
 
 
 @pytest.fixture
@@ -281,6 +282,52 @@ def test_the_token_engine_is_chosen_by_where_it_runs(
 ) -> None:
     monkeypatch.setattr("orpheus_plugin.models.devices.vllm_installed", lambda: True)
     assert generator_name(config, device) == name
+
+
+def test_doctor_says_how_codec_sampler_and_gpu_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_MPS_PIPE_DIRECTORY", raising=False)
+    assert gpu_choices(EngineConfig(generator="torch"), "cuda") == []
+    cpu = gpu_choices(EngineConfig(generator="vllm"), "cpu")
+    assert cpu == ["codec: in this process", "sampler: compact, the default on a CPU"]
+    codec, sampler, mps, rest = gpu_choices(EngineConfig(generator="vllm"), "cuda:1")
+    assert "takes turns with vLLM's" in codec
+    assert sampler.startswith("sampler: vLLM's own, the default on a GPU; FlashInfer")
+    assert "serve --mps" in mps
+    assert "docs/gpu.md" in rest
+    options = VllmOptions(sampler="compact")
+    asked = EngineConfig(generator="vllm", codec_process="vllm", generator_options=options)
+    codec, sampler, _ = gpu_choices(asked, "cuda")
+    assert codec == "codec: in vLLM's worker, as asked"
+    assert sampler.startswith("sampler: compact, as asked")
+
+
+def test_doctor_asks_an_mps_daemon_that_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_control(tmp_path, clients=(7,))
+    monkeypatch.setenv("PATH", on_path(tmp_path))
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(tmp_path))
+    config = EngineConfig(generator="vllm")
+    assert "MPS is not in use: nvidia-cuda-mps-control fails" in gpu_choices(config, "cuda")[2]
+    (tmp_path / "control").touch()
+    assert "MPS is in use: 1 processes attached" in gpu_choices(config, "cuda")[2]
+
+
+@pytest.mark.parametrize("command", ["say", "serve"])
+def test_codec_and_sampler_can_be_chosen(command: str) -> None:
+    from orpheus_plugin.cli.main import _parser, engine_config
+    from orpheus_plugin.cli.serve import server_config
+
+    def config(*options: str) -> EngineConfig:
+        line = [command, *(["Hi."] if command == "say" else []), *options]
+        args = _parser(line).parse_args(line)
+        return server_config(args).engine if command == "serve" else engine_config(args)
+
+    plain = config()
+    assert (plain.codec_process, plain.generator_options) == ("auto", None)
+    chosen = config("--codec-process", "vllm", "--sampler", "whole", "--generator", "vllm")
+    assert chosen.codec_process == "vllm"
+    assert chosen.generator_options == VllmOptions(sampler="whole")
 
 
 def test_doctor_fails_where_nothing_can_speak(

@@ -222,13 +222,13 @@ def stepped(monkeypatch):
     """A batcher that is stepped by hand, and the latents of each step it has taken."""
     batcher = CodecBatcher(CpuDecoder(WEIGHTS, slots=1), clock=lambda: 100.0)
     steps = []
-    step = batcher._streaming.step
+    launch = batcher._streaming.launch
 
     def counting(lanes, codes, **options):
         steps.append(codes.shape[1])
-        return step(lanes, codes, **options)
+        return launch(lanes, codes, **options)
 
-    monkeypatch.setattr(batcher._streaming, "step", counting)
+    monkeypatch.setattr(batcher._streaming, "launch", counting)
     return batcher, steps
 
 
@@ -316,7 +316,7 @@ async def test_a_dying_worker_ends_every_stream_with_engine_died(batcher, caplog
     def broken(*_args, **_options):
         raise RuntimeError("device lost")
 
-    batcher._streaming.step = broken
+    batcher._streaming.launch = broken
     streams[0].push(random_latents(1))
     for task in listening:
         with pytest.raises(EngineDied, match="device lost"):

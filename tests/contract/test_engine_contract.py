@@ -1,10 +1,14 @@
-"""What every SpeechEngine promises, wherever the model runs: one suite over LocalEngine and RemoteEngine."""
+"""What every SpeechEngine promises, wherever the model runs: one suite over LocalEngine and RemoteEngine.
+
+Once also over vLLM with the codec in its worker: one engine for all tests, because vLLM starts slowly.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -21,6 +25,7 @@ from orpheus_plugin.errors import (
 )
 from orpheus_plugin.models.files import ModelFiles
 from orpheus_plugin.remote.engine import RemoteEngine
+from orpheus_plugin.tokens.vllm.options import VllmOptions
 from orpheus_plugin.tokens.vocabulary import Vocabulary
 from orpheus_plugin.turn import (
     AudioChunk,
@@ -31,22 +36,43 @@ from orpheus_plugin.turn import (
     TurnEvent,
     Word,
 )
-from tests.support.servers import serving
 
 TEXT = "The quick brown fox jumps over the lazy dog. It does so every single day. Why is that?"
 MAX_TURNS = 4
 
 
-@pytest.fixture(params=["local", "remote"])
+@pytest.fixture(scope="module")
+def in_vllm(crafted_files: ModelFiles) -> Iterator[LocalEngine]:
+    config = EngineConfig(
+        device="cpu",
+        generator="vllm",
+        generator_options=VllmOptions(max_model_len=2048, kv_cache_bytes=64 << 20),
+        codec_process="vllm",
+        max_turns=MAX_TURNS,
+    )
+    engine = LocalEngine(config, files=crafted_files)
+    with ThreadPoolExecutor(1) as elsewhere:  # on the test's thread a loop runs already
+        elsewhere.submit(asyncio.run, engine.start()).result()
+        yield engine
+        elsewhere.submit(asyncio.run, engine.aclose()).result()
+
+
+@pytest.fixture(params=["local", "remote", pytest.param("in_vllm", marks=pytest.mark.vllm)])
 async def engine(
     request: pytest.FixtureRequest, crafted_files: ModelFiles
 ) -> AsyncIterator[SpeechEngine]:
+    if request.param == "in_vllm":
+        shared: LocalEngine = request.getfixturevalue("in_vllm")
+        yield shared
+        return
     local = LocalEngine(EngineConfig(device="cpu", max_turns=MAX_TURNS), files=crafted_files)
     if request.param == "local":
         await local.start()
         yield local
         await local.aclose()
         return
+    from tests.support.servers import serving
+
     async with serving(local) as server:
         remote = RemoteEngine(server.url)
         await remote.start()

@@ -125,12 +125,23 @@ class TestEngine:
     async def test_a_cpu_draws_from_the_codes_of_a_slot_only(
         self, generator: VllmGenerator, vocabulary: Vocabulary, prompt: list[int]
     ) -> None:
-        assert await _sampler(generator) == "CompactSampler"
+        assert await generator.use_sampler("compact") == "compact"
         hot = SamplingParams(temperature=2.0, top_p=1.0, repetition_penalty=5.0, max_tokens=700)
         ids = [i async for chunk in generator.generate(prompt, hot, "hot") for i in chunk.ids]
         places = [vocabulary.slot_and_code(i) for i in ids]
         assert [place[0] for place in places if place] == [n % 7 for n in range(700)]
         assert len(set(ids)) > 690  # the penalty leaves hardly any code for a second time
+
+    async def test_the_sampler_can_be_switched_while_nothing_runs(
+        self, generator: VllmGenerator, prompt: list[int]
+    ) -> None:
+        greedy = SamplingParams(temperature=0.0, repetition_penalty=1.3, max_tokens=70)
+        found = []
+        for kind in ("whole", "compact", "whole", "compact"):
+            assert await generator.use_sampler(kind) == kind
+            chunks = generator.generate(prompt, greedy, f"greedy-{len(found)}")
+            found.append([i async for chunk in chunks for i in chunk.ids])
+        assert found[0] == found[1] == found[2] == found[3]
 
     async def test_warming_up_for_a_gpu_ends_with_as_many_requests_as_there_is_room_for(
         self, generator: VllmGenerator, monkeypatch: pytest.MonkeyPatch
@@ -261,12 +272,6 @@ def _engine_cores() -> list[multiprocessing.process.BaseProcess]:
     return [child for child in children if child.name.startswith("EngineCore")]
 
 
-async def _sampler(generator: VllmGenerator) -> str:
-    """The name of the sampler in vLLM's worker."""
-    (name,) = await generator.engine.collective_rpc("orpheus_sampler")
-    return str(name)
-
-
 async def run_one(generator: VllmGenerator, prompt: list[int]) -> list[int]:
     options = SamplingParams(top_p=1.0, repetition_penalty=1.0, max_tokens=14)
     return [i async for chunk in generator.generate(prompt, options, "one") for i in chunk.ids]
@@ -380,7 +385,6 @@ class TestFailedStarts:
         generator = VllmGenerator(files.lm, vocabulary, options)
         await generator.start()
         try:
-            assert await _sampler(generator) == "Sampler"
             assert generator.engine.model_config.max_model_len == 2048
             prompt = vocabulary.prompt("heart", "Good morning.")
             ids: list[int] = []

@@ -16,7 +16,7 @@ from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from orpheus_plugin.errors import EngineDied, GenerationFailed, InvalidOptions
 from orpheus_plugin.tokens.base import FinishReason, SamplingParams, TokenChunk
@@ -27,6 +27,8 @@ from orpheus_plugin.tokens.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 
+_LOOK_S = 0.25
+"""While a call into the worker is unanswered, vLLM's health is checked so often."""
 _WARM_BATCH = 65
 """Requests of the second warm-up round. Without FlashInfer, vLLM 0.32 samples for more than 64 requests with another
 kernel, which is compiled at first use: 2.5 s on an H200, during which all turns wait."""
@@ -39,9 +41,13 @@ class VllmGenerator:
         model_dir: directory of the language model (config.json, *.safetensors).
         vocabulary: its ids.
         options: how vLLM runs.
+        worker: qualified name of a subclass of OrpheusWorker, for more methods in vLLM's worker.
         max_streams: in place of `options.max_streams`.
         device: "cpu", "cuda" or "cuda:N", as torch counts the GPUs of CUDA_VISIBLE_DEVICES; None is whatever the
             installed vLLM was built for.
+
+    Attributes:
+        loop: the event loop that called `start`, the only one on which vLLM may be used.
     """
 
     def __init__(
@@ -50,6 +56,7 @@ class VllmGenerator:
         vocabulary: Vocabulary,
         options: VllmOptions | None = None,
         *,
+        worker: str = plugin.WORKER,
         max_streams: int | None = None,
         device: str | None = None,
     ) -> None:
@@ -57,7 +64,9 @@ class VllmGenerator:
         self.options = options if max_streams is None else replace(options, max_streams=max_streams)
         self._model_dir = Path(model_dir)
         self._vocabulary = vocabulary
+        self.worker = worker
         self._device = device
+        self.loop: asyncio.AbstractEventLoop | None = None
         self._engine: Any = None
         self._requests: set[str] = set()
         self._starting = asyncio.Lock()
@@ -72,6 +81,7 @@ class VllmGenerator:
             if self._engine is not None:
                 return
             process.check_process()
+            self.loop = asyncio.get_running_loop()
             building = ThreadPoolExecutor(1, "orpheus-vllm").submit(self._build)
             try:
                 self._engine = await asyncio.wrap_future(building)
@@ -114,24 +124,53 @@ class VllmGenerator:
         """vLLM's AsyncLLM, for what this class does not offer; None while stopped."""
         return self._engine
 
+    async def call_worker(self, method: str, *args: object) -> Any:
+        """Call a method of vLLM's worker (see `worker`), between two steps of the model. On the loop of `start`.
+
+        Arguments and result are bytes, numbers, strings and lists of them. Raises EngineDied when vLLM dies or is
+        closed meanwhile, GenerationFailed when the method fails.
+        """
+        engine = self._alive()
+        call = asyncio.ensure_future(engine.collective_rpc(method, args=args))
+        try:
+            # vLLM leaves a call unanswered when its process dies.
+            while not (await asyncio.wait({call}, timeout=_LOOK_S))[0]:
+                if engine is not self._engine or engine.errored:
+                    raise EngineDied(f"vLLM died or was stopped during {method}")
+            (result,) = call.result()
+        except EngineDied:
+            raise
+        except Exception as error:
+            if engine is not self._engine or engine.errored:
+                raise EngineDied(f"vLLM died or was stopped during {method}") from error
+            raise GenerationFailed(f"{method} in vLLM's worker failed: {error}") from error
+        finally:
+            call.cancel()
+        return result
+
     def _build(self) -> Any:
         """The engine. Blocking: on a worker thread."""
         process.prepare()
-        return process.build(
-            engine_args(self._model_dir, self._vocabulary, self.options, self._device)
-        )
+        args = engine_args(self._model_dir, self._vocabulary, self.options, self._device)
+        return process.build({"worker_extension_cls": self.worker} | args)
+
+    async def use_sampler(self, kind: Literal["whole", "compact"]) -> str:
+        """Switch vLLM's sampler between two steps (see VllmOptions.sampler). Returns the one now in use.
+
+        Meant for no requests running: a request that goes on has drawn its ids with both.
+        """
+        config = self._alive().vllm_config.parallel_config
+        if config.worker_extension_cls != self.worker:  # engine_args has another one
+            return "whole"
+        ids = (self._vocabulary.audio_base, self._vocabulary.end_of_speech)
+        return str(await self.call_worker("orpheus_use_sampler", kind, *ids))
 
     async def _choose_sampler(self) -> None:
         from vllm.platforms import current_platform
 
-        config = self._engine.vllm_config.parallel_config
         if not compact_sampler(self.options, current_platform.device_type):
             return
-        used = None
-        if config.worker_extension_cls == plugin.WORKER:
-            ids = (self._vocabulary.audio_base, self._vocabulary.end_of_speech)
-            (used,) = await self._engine.collective_rpc("orpheus_compact_sampler", args=ids)
-        if used not in ("CompactSampler", "CompactSamplerV2"):
+        if await self.use_sampler("compact") != "compact" and self.options.sampler == "compact":
             logger.warning("the compact sampler needs the restricted head; vLLM's own is in use")
 
     async def _warm_up(self) -> None:

@@ -45,13 +45,12 @@ class OrpheusForCausalLM(LlamaForCausalLM):  # type: ignore[misc]  # vLLM is unt
             self._head_rows = None
         self._compact = False
 
-    def compact_logits(self, audio_base: int, stop: int) -> Layout | None:
-        """From now on return the computed logits alone, in this layout. None, and no change, with the whole head."""
-        if self._head_rows is None:
+    def use_compact_logits(self, use: bool, audio_base: int, stop: int) -> Layout | None:
+        """From now on return the computed logits alone, in this layout, or whole rows. None for whole rows."""
+        self._compact = use and self._head_rows is not None
+        if not self._compact or self._head_rows is None:
             return None
-        layout = Layout(*self._head_rows, self.config.vocab_size, audio_base, stop)
-        self._compact = True
-        return layout
+        return Layout(*self._head_rows, self.config.vocab_size, audio_base, stop)
 
     def _obstacle(self) -> str | None:
         if self._head_rows is None:

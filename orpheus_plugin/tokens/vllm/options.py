@@ -122,7 +122,6 @@ def engine_args(
     if options.restricted_head and config.get("architectures") == ["LlamaForCausalLM"]:
         if plugin.installed():
             args["hf_overrides"] = plugin.overrides(vocabulary)
-            args["worker_extension_cls"] = plugin.WORKER
         else:
             logger.warning(
                 "the restricted head needs this package installed with its entry points; the whole head is in use"

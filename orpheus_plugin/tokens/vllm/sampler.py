@@ -102,14 +102,14 @@ class CompactSampler:
         from vllm.v1.sample.logits_processor import builtin
 
         self._runner = runner
-        self._whole = runner.sampler
+        self.whole = runner.sampler
         self._layout = layout
         self._min_p = builtin.MinPLogitsProcessor
         self._min_tokens = builtin.MinTokensLogitsProcessor
         self._bias = builtin.LogitBiasLogitsProcessor
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._whole, name)
+        return getattr(self.whole, name)
 
     def __call__(self, logits: Tensor, sampling_metadata: Any, **options: Any) -> Any:
         """logits [n, end - first] of the runner's n requests -> vLLM's SamplerOutput.
@@ -120,7 +120,7 @@ class CompactSampler:
 
         batch = self._runner.input_batch
         if options or len(logits) != batch.num_reqs or not self._plain(batch, sampling_metadata):
-            return self._whole(self._layout.whole(logits), sampling_metadata, **options)
+            return self.whole(self._layout.whole(logits), sampling_metadata, **options)
         drawn: Sequence[Sequence[int]] = batch.req_output_token_ids
         places = [len(ids) % SLOTS for ids in drawn]
         slots = _to(torch.tensor(places), logits.device)
@@ -131,7 +131,7 @@ class CompactSampler:
         if sampling_metadata.top_k is not None:
             top_k = sampling_metadata.top_k.clamp(max=COLUMNS)
             sampling_metadata = replace(sampling_metadata, top_k=top_k)
-        columns, _ = self._whole.sample(rows, sampling_metadata)
+        columns, _ = self.whole.sample(rows, sampling_metadata)
         ids = self._layout.ids(columns.long(), slots)
         return SamplerOutput(
             sampled_token_ids=ids.to(torch.int32).unsqueeze(-1), logprobs_tensors=None
@@ -187,12 +187,12 @@ class CompactSamplerV2:
     """
 
     def __init__(self, runner: Any, layout: Layout) -> None:
-        self._whole = runner.sampler
+        self.whole = runner.sampler
         self._layout = layout
         self._columns = torch.arange(CODES, device=runner.device)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._whole, name)
+        return getattr(self.whole, name)
 
     def __call__(self, logits: Tensor, input_batch: Any) -> Any:
         """logits [n, end - first], one row for each request -> vLLM's SamplerOutput."""
@@ -201,8 +201,8 @@ class CompactSamplerV2:
 
         requests = input_batch.idx_mapping_np
         if len(logits) != len(requests) or not self._plain(requests):
-            return self._whole(self._layout.whole(logits), input_batch)
-        whole = self._whole
+            return self.whole(self._layout.whole(logits), input_batch)
+        whole = self.whole
         index = input_batch.expanded_idx_mapping
         position = input_batch.positions[input_batch.logits_indices]
         slots = self.slots(position, whole.req_states.prompt_len.gpu[index])
@@ -252,7 +252,7 @@ class CompactSamplerV2:
 
     def _plain(self, requests: Any) -> bool:
         """Whether no request of the batch has an option that is written in ids."""
-        whole = self._whole
+        whole = self.whole
         bias, penalties, words, *others = whole.logits_processors
         return not (
             others

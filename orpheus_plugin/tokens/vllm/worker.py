@@ -14,23 +14,23 @@ class OrpheusWorker:
     model_runner: Any
     vllm_config: Any
 
-    def orpheus_compact_sampler(self, audio_base: int, stop: int) -> str:
-        """Draw from the codes of a slot only (see `sampler`). Returns the name of the sampler now in use."""
+    def orpheus_use_sampler(self, kind: str, audio_base: int, stop: int) -> str:
+        """Draw with the "compact" sampler (see `sampler`) or with vLLM's own, "whole". Returns the one now in use.
+
+        The compact one needs the restricted head; without it vLLM's own stays in use.
+        """
         from orpheus_plugin.tokens.vllm.model import OrpheusForCausalLM
         from orpheus_plugin.tokens.vllm.sampler import CompactSampler, CompactSamplerV2
 
         runner = self.model_runner
         model = runner.get_model()
-        layout = (
-            model.compact_logits(audio_base, stop)
-            if isinstance(model, OrpheusForCausalLM)
-            else None
-        )
-        if layout is not None:
-            kind = CompactSamplerV2 if self.vllm_config.use_v2_model_runner else CompactSampler
-            runner.sampler = kind(runner, layout)
-        return self.orpheus_sampler()
-
-    def orpheus_sampler(self) -> str:
-        """The name of the sampler in use."""
-        return type(self.model_runner.sampler).__name__
+        if not isinstance(model, OrpheusForCausalLM):
+            return "whole"
+        if isinstance(runner.sampler, CompactSampler | CompactSamplerV2):
+            runner.sampler = runner.sampler.whole
+        layout = model.use_compact_logits(kind == "compact", audio_base, stop)
+        if layout is None:
+            return "whole"
+        second = self.vllm_config.use_v2_model_runner
+        runner.sampler = (CompactSamplerV2 if second else CompactSampler)(runner, layout)
+        return "compact"
