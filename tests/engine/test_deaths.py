@@ -78,7 +78,7 @@ async def test_whatever_ends_a_thread_is_told_and_got_over(
                     turns.append(asyncio.create_task(listen(engine)))
                 await asyncio.sleep(0.01)
             ended = await asyncio.gather(*turns)
-            assert await speak(engine) > 2048
+            assert await speak(engine) >= 2048
         # Those that had nothing in the engine yet were spoken by the next one.
         assert "died" in ended
         assert set(ended) <= {"died", "done"}
@@ -100,7 +100,7 @@ async def test_a_thread_that_returns_by_itself_is_a_death(engine: LocalEngine) -
             parts.codec._changed.notify_all()
         how = await asyncio.wait_for(turn, 10)
         assert how == "died"
-        assert await speak(engine) > 2048
+        assert await speak(engine) >= 2048
     finally:
         await engine.aclose()
 
@@ -115,9 +115,9 @@ async def test_a_step_that_never_ends_is_a_death(
         monkeypatch.setattr("orpheus_plugin.worker_thread.STEP_LIMIT_S", 0.5)
         monkeypatch.setattr("orpheus_plugin.worker_thread.JOIN_S", 0.1)
         go_on = threading.Event()
-        advance = parts.codec._advance
+        deliver = parts.codec._deliver
         monkeypatch.setattr(
-            parts.codec, "_advance", lambda *picked: (go_on.wait(30), advance(*picked))
+            parts.codec, "_deliver", lambda *begun: (go_on.wait(30), deliver(*begun))
         )
         turn = asyncio.create_task(listen(engine))
         async with asyncio.timeout(10):
@@ -127,7 +127,7 @@ async def test_a_step_that_never_ends_is_a_death(
             how = await turn
             assert how == "died"
             monkeypatch.setattr("orpheus_plugin.worker_thread.STEP_LIMIT_S", 10.0)
-            assert await speak(engine) > 2048
+            assert await speak(engine) >= 2048
         go_on.set()
     finally:
         await engine.aclose()
@@ -146,7 +146,7 @@ async def test_the_engines_loop_outlives_what_interrupts_it(engine: LocalEngine)
             loop.call_soon_threadsafe(leave)
         how = await asyncio.wait_for(turn, 10)
         assert how == "died"
-        assert await speak(engine) > 2048
+        assert await speak(engine) >= 2048
     finally:
         await engine.aclose()
 
