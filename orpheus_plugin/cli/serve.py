@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from orpheus_plugin.cli.options import add_engine_arguments
+from orpheus_plugin.cli.options import add_engine_arguments, vllm_options
 from orpheus_plugin.engine.config import EngineConfig
 from orpheus_plugin.errors import InvalidOptions
 from orpheus_plugin.server.config import DEFAULT_PORT, Limits, ServerConfig
@@ -177,8 +177,6 @@ def _value(action: argparse.Action, text: str) -> object:
 
 def server_config(args: argparse.Namespace) -> ServerConfig:
     """What the options of `add_arguments` and `add_engine_arguments` describe. Raises InvalidOptions."""
-    from orpheus_plugin.cli.main import vllm_options
-
     return ServerConfig(
         engine=EngineConfig(
             model=args.model,

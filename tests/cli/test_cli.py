@@ -315,7 +315,8 @@ def test_doctor_asks_an_mps_daemon_that_is_named(
 
 @pytest.mark.parametrize("command", ["say", "serve"])
 def test_codec_and_sampler_can_be_chosen(command: str) -> None:
-    from orpheus_plugin.cli.main import _parser, engine_config
+    from orpheus_plugin.cli.main import _parser
+    from orpheus_plugin.cli.options import engine_config
     from orpheus_plugin.cli.serve import server_config
 
     def config(*options: str) -> EngineConfig:
