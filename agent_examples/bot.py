@@ -90,7 +90,7 @@ transport_params = {
 
 
 calls: set[PipelineWorker] = set()
-spare_ears: list[tuple[STTService | None, LLMUserAggregatorParams]] = []
+spare_inputs: list[tuple[STTService | None, LLMUserAggregatorParams]] = []
 """Loaded before the first caller came."""
 
 
@@ -99,7 +99,7 @@ async def run_bot(
 ) -> None:
     """One conversation over a transport. With `args.say` only that is said."""
     listens = args.say is None
-    stt, turns = spare_ears.pop() if spare_ears else await make_ears(listens)
+    stt, turns = spare_inputs.pop() if spare_inputs else await make_input(listens)
     tts = make_tts(args)
     context = LLMContext()
     user, assistant = LLMContextAggregatorPair(context, user_params=turns)
@@ -121,7 +121,7 @@ async def run_bot(
             await worker.queue_frames([TTSSpeakFrame(args.say), EndFrame()])
 
     @worker.event_handler("on_pipeline_error")
-    async def confess(worker: PipelineWorker, error: ErrorFrame) -> None:
+    async def say_that_it_failed(worker: PipelineWorker, error: ErrorFrame) -> None:
         # Silence would leave the caller to guess; the log has the details.
         if error.processor is llm and listens:
             await worker.queue_frame(TTSSpeakFrame(NO_ANSWER, append_to_context=False))
@@ -172,10 +172,10 @@ async def warm(args: argparse.Namespace) -> None:
     await OrpheusTTS.warm(**engine_options(args))
     make_tts(args)  # or, from a server, as soon as it is there
     if args.say is None:
-        spare_ears.append(await make_ears(listens=True))
+        spare_inputs.append(await make_input(listens=True))
 
 
-async def make_ears(listens: bool) -> tuple[STTService | None, LLMUserAggregatorParams]:
+async def make_input(listens: bool) -> tuple[STTService | None, LLMUserAggregatorParams]:
     """What loads a model does so off the loop that other callers' audio runs on."""
     stt = await make_stt() if listens else None
     return stt, await asyncio.to_thread(turn_taking, hears=stt is not None)

@@ -1,8 +1,8 @@
 """A LiveKit voice agent that speaks with Orpheus.
 
     python agent_examples/livekit_agent.py console      talk to it here: no LiveKit server, no key, no GPU needed
-    python agent_examples/livekit_agent.py dev          join the rooms of a LiveKit server, reloading on changes
-    python agent_examples/livekit_agent.py start        the same in production
+    python agent_examples/livekit_agent.py dev          join all rooms of a LiveKit server, however busy this machine is
+    python agent_examples/livekit_agent.py start        the same in production, where a busy worker takes no more calls
 
 `dev` and `start` need LIVEKIT_URL, LIVEKIT_API_KEY and LIVEKIT_API_SECRET: of LiveKit Cloud, or of your own server
 (`livekit-server --dev` gives ws://localhost:7880, devkey and secret).
@@ -102,7 +102,7 @@ def answer(said: str) -> str:
     return f"You said: {said.strip()}. Ask me for the time, or for a story."
 
 
-def ears_and_mind() -> dict[str, Any]:
+def stt_and_llm() -> dict[str, Any]:
     """The session's `stt` and `llm`, by what is configured. Without an stt it understands text only."""
     key, url = os.environ.get("OPENAI_API_KEY"), os.environ.get("OPENAI_BASE_URL")
     if key or url:
@@ -124,12 +124,12 @@ def ears_and_mind() -> dict[str, Any]:
 
 
 def make_session(speech: OrpheusTTS) -> AgentSession[None]:
-    parts = ears_and_mind()
-    deaf: dict[str, Any] = (
+    parts = stt_and_llm()
+    text_only: dict[str, Any] = (
         {} if "stt" in parts else {"vad": None, "turn_handling": {"turn_detection": None}}
     )
     # Captions and, after an interruption, the history hold the words that were spoken.
-    return AgentSession(tts=speech, use_tts_aligned_transcript=True, **parts, **deaf)
+    return AgentSession(tts=speech, use_tts_aligned_transcript=True, **parts, **text_only)
 
 
 # ---- rooms
@@ -289,7 +289,7 @@ def main() -> int:
             return 2
         out = Path(arguments[at + 1])
     if arguments[:1] == ["console"] and "--help" not in arguments:
-        hears = "stt" in ears_and_mind()
+        hears = "stt" in stt_and_llm()
         if out is not None or not hears or not has_microphone():
             why = "nothing that hears is configured" if not hears else "there is no microphone"
             if out is None:

@@ -1,5 +1,7 @@
 """The smallest Pipecat agent that speaks with Orpheus: python pipecat_hello.py, then open http://localhost:7860."""
 
+import asyncio
+
 from pipecat.frames.frames import TTSSpeakFrame
 from pipecat.pipeline.pipeline import Pipeline
 from pipecat.pipeline.worker import PipelineWorker
@@ -29,4 +31,5 @@ async def bot(args: RunnerArguments) -> None:
 
 
 if __name__ == "__main__":
+    asyncio.run(OrpheusTTS.warm(url="local"))  # the first caller does not wait for the model
     main()

@@ -1,4 +1,4 @@
-"""How long to wait for speech that is due. Waiting for the language model is no fault of the engine's."""
+"""How long to wait for speech that is due. The time the language model takes does not count."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The machine's speech server: found where one runs, else started. For frameworks with a process per call.
 
-`connect()` is all most callers need. A server that was started here is detached and outlives whoever started it; it ends
+`resolve.py` decides who speaks through it. A server that was started here is detached and outlives whoever started it; it ends
 by itself when nobody has been connected for a while. Two processes that start one at once get the same one.
 """
 
@@ -17,7 +17,6 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -25,7 +24,6 @@ import aiohttp
 
 from orpheus_plugin.errors import ServerNotStarted
 from orpheus_plugin.remote.connection import Address
-from orpheus_plugin.remote.engine import RemoteEngine
 from orpheus_plugin.remote.registry import RunningServer, records, state_dir
 
 logger = logging.getLogger(__name__)
@@ -66,20 +64,6 @@ class Wanted:
         """Of the files that belong to it; nothing a user wrote gets into a path."""
         identity = repr((self.model, self.device, self.arguments))
         return hashlib.sha256(identity.encode()).hexdigest()[:12]
-
-
-def connect(
-    url: str | None = None, *, api_key: str | None = None, wanted: Wanted | None = None
-) -> RemoteEngine:
-    """An engine on the server at `url`, else at $ORPHEUS_URL, else on this machine's, which is started if need be.
-
-    Not yet connected: `await engine.start()`, or open a turn.
-    """
-    url = url or os.environ.get(URL_VARIABLE) or None
-    api_key = api_key or os.environ.get(KEY_VARIABLE) or None
-    if url is not None:
-        return RemoteEngine(url, api_key=api_key)
-    return RemoteEngine(None, locate=partial(find_or_start, wanted))
 
 
 async def find_or_start(wanted: Wanted | None = None) -> Address:

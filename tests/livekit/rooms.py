@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -88,14 +88,14 @@ class Worker:
 
 
 @contextlib.contextmanager
-def worker(url: str, folder: Path) -> Iterator[Worker]:
-    """The example agent in a worker that has joined the server, with a hand-off added; it starts a speech server."""
+def worker(url: str, folder: Path, program: Sequence[str], *steps: str) -> Iterator[Worker]:
+    """An agent in a worker that has joined the server, and has logged these steps; it starts a speech server."""
     state, log = folder / "state", folder / "worker.log"
     environment = agents_environment(url, state)
     with (
         log.open("wb") as sink,
         subprocess.Popen(
-            [sys.executable, "-m", "tests.livekit.room_agent", "start"],
+            [sys.executable, *program],
             cwd=ROOT,
             env=environment,
             stdout=sink,
@@ -103,7 +103,7 @@ def worker(url: str, folder: Path) -> Iterator[Worker]:
         ) as process,
     ):
         try:
-            for step in ("registered worker", "process initialized"):
+            for step in ("registered worker", *steps):
                 wait_for(lambda step=step: step in log.read_text("utf-8"), 180, process)
             yield Worker(url, state, log)
         finally:

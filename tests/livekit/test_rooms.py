@@ -45,7 +45,11 @@ GREETING = livekit_agent.GREETING
 @pytest.fixture(scope="module")
 def agents(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
     folder = tmp_path_factory.mktemp("rooms")
-    with livekit_server(folder) as url, worker(url, folder) as running:
+    program = ("-m", "tests.livekit.room_agent", "start")
+    with (
+        livekit_server(folder) as url,
+        worker(url, folder, program, "process initialized") as running,
+    ):
         try:
             yield running
         finally:
@@ -115,6 +119,16 @@ async def test_a_call_goes_on_when_the_speech_server_is_killed(
                 break
         await caller.caption("You said: Good evening.", within_s=120)
         report("killed server", answer=caller.sound_until() - killed_at)
+
+
+async def test_the_smallest_agent_greets_its_caller(tmp_path: Path) -> None:
+    program = ("agent_examples/livekit_hello.py", "dev")
+    with livekit_server(tmp_path) as url, worker(url, tmp_path, program) as running:
+        try:
+            async with calling(running.url) as caller:
+                report("smallest", greeting=await caller.hears(caller.joined_at))
+        finally:
+            end_servers(running.state)
 
 
 async def test_the_pipecat_example_speaks_in_a_room(agents: Worker, tmp_path: Path) -> None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import os
 import signal
 import socket
 import subprocess
 import sys
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import numpy as np
 import pytest
 from aiortc import MediaStreamTrack, RTCPeerConnection, RTCSessionDescription
 from pipecat.frames.frames import LLMMessagesAppendFrame
@@ -21,6 +25,7 @@ from pipecat.runner.types import RunnerArguments
 from orpheus_plugin.models.files import known_models
 from orpheus_plugin.pipecat import OrpheusTTS
 from orpheus_plugin.pipecat.wav import WavTransport
+from tests.pipecat.conversations import end_servers
 from tests.pipecat.hearing import UNDERSTOOD, last_audible_s, levels, read_wav, understood
 from tests.pipecat.listening import answers
 from tests.pipecat.tones import ToneEngine
@@ -114,22 +119,27 @@ async def test_a_language_model_that_does_not_answer_is_said(
     await calling
 
 
-async def test_ctrl_c_ends_the_agent_although_somebody_is_talking_to_it() -> None:
+@contextlib.asynccontextmanager
+async def called(script: str, *options: str, **environment: str) -> AsyncIterator[Process]:
+    """An example agent, to whose greeting somebody listens in WebRTC."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     agent = await asyncio.create_subprocess_exec(
-        sys.executable, str(ROOT / "agent_examples" / "bot.py"), "--in-process", "--port", str(port),
-        stderr=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL,
-    )  # fmt: skip
+        *(sys.executable, str(ROOT / "agent_examples" / script), *options, "--port", str(port)),
+        env={**os.environ, **environment},
+        stderr=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+    )
     caller = RTCPeerConnection()
     caller.addTransceiver("audio", direction="recvonly")
     heard = asyncio.Event()
 
     @caller.on("track")  # type: ignore[untyped-decorator]
     async def listen(track: MediaStreamTrack) -> None:
-        await track.recv()
-        heard.set()
+        while not heard.is_set():
+            if np.abs((await track.recv()).to_ndarray()).max() > 1_000:  # type: ignore[union-attr]
+                heard.set()
 
     try:
         url = f"http://localhost:{port}/"
@@ -142,14 +152,27 @@ async def test_ctrl_c_ends_the_agent_although_somebody_is_talking_to_it() -> Non
         ):
             told = await answer.json()
         await caller.setRemoteDescription(RTCSessionDescription(told["sdp"], told["type"]))
-        await asyncio.wait_for(heard.wait(), 60)
-        agent.send_signal(signal.SIGINT)
-        await asyncio.wait_for(agent.wait(), 60)
+        await asyncio.wait_for(heard.wait(), 120)
+        yield agent
     finally:
         await caller.close()
         if agent.returncode is None:
             agent.kill()
             await agent.wait()
+
+
+async def test_ctrl_c_ends_the_agent_although_somebody_is_talking_to_it() -> None:
+    async with called("bot.py", "--in-process") as agent:
+        agent.send_signal(signal.SIGINT)
+        await asyncio.wait_for(agent.wait(), 60)
+
+
+async def test_the_smallest_agent_greets_its_caller(tmp_path: Path) -> None:
+    try:
+        async with called("pipecat_hello.py", ORPHEUS_STATE_DIR=str(tmp_path), ORPHEUS_URL=""):
+            pass
+    finally:
+        end_servers(tmp_path)
 
 
 def test_settings_are_changed_in_mid_speech(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,8 @@ import pytest
 from aiohttp import web
 
 from orpheus_plugin.errors import ServerNotStarted
-from orpheus_plugin.remote.autostart import NICE, Wanted, connect, find_or_start
+from orpheus_plugin.remote.autostart import NICE, Wanted, find_or_start
+from orpheus_plugin.remote.engine import RemoteEngine
 from orpheus_plugin.remote.registry import RunningServer, recorded, records, state_dir
 from orpheus_plugin.turn import TurnEnd
 
@@ -92,7 +94,7 @@ async def test_who_starts_at_once_gets_one_server_which_ends_when_unused(
         )
 
     # A new process' agent speaks through it, and while it is connected the server stays.
-    engine = connect(wanted=Wanted(**json.loads(asked)))
+    engine = RemoteEngine(None, locate=partial(find_or_start, Wanted(**json.loads(asked))))
     await engine.start()
     async with engine.open_turn() as turn:
         turn.push_text("Hello there.")
@@ -153,12 +155,3 @@ def test_a_server_of_another_model_will_not_do() -> None:
     assert Wanted(model="mini").accepts(server)
     assert not Wanted(model="canopylabs/orpheus-3b-0.1-ft").accepts(server)
     assert not Wanted(device="cuda").accepts(server)
-
-
-async def test_the_url_of_the_environment_is_taken_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ORPHEUS_URL", "http://127.0.0.1:9")
-    monkeypatch.setenv("ORPHEUS_API_KEY", "k")
-    address = await connect()._locate()
-    assert (address.url, address.api_key) == ("http://127.0.0.1:9", "k")
-    address = await connect("http://127.0.0.1:10", api_key="other")._locate()
-    assert (address.url, address.api_key) == ("http://127.0.0.1:10", "other")
