@@ -38,6 +38,11 @@ def main() -> None:
     held.add_argument("--to", type=Path, default=Path("benchmarks/mini_held_out.json"))
     out = steps.add_parser("export", help="write the voice's folder")
     out.add_argument("--to", type=Path, default=Path("orpheus_plugin/mini"))
+    picture = steps.add_parser("picture", help="spectrograms: teacher, a codec before, and after")
+    picture.add_argument("--before", type=Path, required=True, help="folder of a codec")
+    picture.add_argument("--after", type=Path, default=Path("orpheus_plugin/mini/snac"))
+    picture.add_argument("--text", default="Thanks for calling, how can I help you today?")
+    picture.add_argument("--to", type=Path, default=Path("training/spectrograms.jpg"))
     test = steps.add_parser("evaluate", help="word error rate and naturalness of the checkpoints")
     test.add_argument("--what", choices=("teacher", "codec", "lm"), default="lm")
     test.add_argument("--sentences", type=int, default=24)
@@ -85,6 +90,10 @@ def main() -> None:
         from training.export import export
 
         export(args.work, args.to)
+    elif args.step == "picture":
+        from training.picture import draw
+
+        draw(args.text, args.before, args.after, args.to)
     elif args.step == "evaluate":
         from training.evaluate import evaluate
 

@@ -25,9 +25,9 @@ from training.discriminators import PERIODS, SPECTROGRAMS, blame, judges, unlike
 from training.muon import Muon
 from training.sound import load_sound, stretches
 
-WAVE, SOURCE, JUDGED, FOOLED = 2.0, 0.3, 0.5, 0.3
-"""Weights in the loss: wave; source; all that discriminators say; their verdict beside their features."""
-FIRST_TOP = 2500
+HEARD, WAVE, SOURCE, JUDGED, FOOLED = 2.5, 1.2, 0.7, 1.0, 0.3
+"""Weights in the loss: spectra; wave; source; all that discriminators say; their verdict beside their features."""
+FIRST_TOP = 1500
 """Hz up to which the wave counts when the second stage begins."""
 SAVE_EVERY = 180
 """Seconds between checkpoints."""
@@ -152,7 +152,7 @@ class Trainer:
                 )
             heard = losses.heard(made_spectra, real_spectra)
             wave = losses.wave(made_spectra, real_spectra, weights)
-            loss = loss + heard + WAVE * wave
+            loss = loss + HEARD * heard + WAVE * wave
             shown |= {"heard": heard.detach(), "wave": wave.detach()}
             if done >= self.plan.speech_until:
                 judged = self.ask(made, made_spectra, real, real_spectra, rng)

@@ -15,8 +15,8 @@ MOST_WRONG = 0.25
 machines; the figure that counts is the benchmark's."""
 
 
-LEAST_NATURAL = 1.7
-"""Mean opinion score by DistillMOS, below what the shipped files have (1.84)."""
+LEAST_NATURAL = 2.2
+"""Mean opinion score by DistillMOS. The shipped files have 2.78 on all 200 sentences and 2.54 on these."""
 
 
 @pytest.mark.timeout(600)
