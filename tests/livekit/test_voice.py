@@ -85,7 +85,7 @@ def said(engine: Lasting) -> list[TurnEvent]:
     """REPLY by the bundled voice, once."""
 
     async def speak() -> list[TurnEvent]:
-        turn = engine.open_turn(SpeechOptions(seed=1))
+        turn = engine.open_turn(SpeechOptions(seed=2))
         turn.push_text(REPLY)
         turn.end()
         return [event async for event in turn]

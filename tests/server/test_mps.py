@@ -129,8 +129,10 @@ async def test_a_server_starts_it_says_so_and_ends_it(control: Path, tmp_path: P
     try:
         assert process.stderr is not None
         async with asyncio.timeout(200):
+            said = b""
             while b"MPS is" not in (line := await process.stderr.readline()):
-                assert line, "the server ended"
+                said += line
+                assert line, said.decode()
             assert b"in use: 2 processes attached" in line
             (pipe,) = folder.glob("orpheus-mps-*")
             process.send_signal(signal.SIGTERM)
