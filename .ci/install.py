@@ -29,7 +29,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 OLDEST = (3, 11)
 COST = {
-    "examples": "3.0 GB to download and 5.5 GB of disk, 1 to 3 minutes",
+    "examples": "0.3 GB to download and 1.0 GB of disk, under a minute",
     "test": "3.3 GB to download and 6.1 GB of disk, 1 to 3 minutes",
     "vllm-tests": "0.4 GB to download and 1.4 GB of disk beyond what the other environment holds, 1 to 3 minutes",
 }

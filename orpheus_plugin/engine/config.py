@@ -27,8 +27,8 @@ class EngineConfig:
             Orpheus 3B where there is CUDA, else the bundled small voice.
         codec: a SNAC 24 kHz snapshot directory; None is the model's own.
         device: "auto", "cpu", "cuda" or "cuda:N".
-        generator: which token engine; "auto" is vLLM where CUDA and vLLM are present, completions where `urls` are
-            given, else the torch engine.
+        generator: which token engine; "auto" is completions where `urls` are given, the compiled one on a CPU, vLLM
+            where CUDA and vLLM are present, else torch.
         urls: OpenAI-style servers for the completions generator.
         api_key: their key.
         generator_options: a VllmOptions or CompletionsOptions, for the generator of that kind; None is its defaults.
