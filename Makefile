@@ -4,7 +4,7 @@ VENV ?= .venv
 VLLM_ENV ?= $(CURDIR)/.cache/vllm-env
 DOCS_ENV ?= .cache/docs-env
 
-.PHONY: bot say test vllm-test environment docs
+.PHONY: bot say unit test vllm-test environment docs
 
 bot:           ## an agent on http://localhost:7860 that you can hear, talk to and interrupt
 	@$(PYTHON) .ci/install.py $(VENV) examples
@@ -16,6 +16,17 @@ say:           ## the same agent without a browser: writes hello.wav
 
 environment:   ## what the tests and the tools need, in $(VENV)
 	@$(PYTHON) .ci/install.py $(VENV) test
+
+UNIT = tests/text tests/models tests/remote tests/test_turn.py tests/test_errors.py tests/test_protocol.py \
+	tests/test_reply.py tests/test_imports.py tests/engine/test_playout.py tests/engine/test_prebuffer.py \
+	tests/engine/test_runaway.py tests/engine/test_trim.py tests/engine/test_admission.py \
+	tests/tokens/test_vocabulary.py tests/codec/test_noise.py
+
+unit: environment  ## lint, types and the tests that need no model and no server: a minute
+	$(VENV)/bin/python -m ruff format --check .
+	$(VENV)/bin/python -m ruff check .
+	$(VENV)/bin/python -m mypy
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile $(UNIT)
 
 test: environment  ## the whole test suite, lint and types; vLLM's part in an environment of its own
 	PYTHON=$(VENV)/bin/python VLLM_ENV=$(VLLM_ENV) sh .ci/checks
