@@ -210,10 +210,20 @@ class Replica:
         await asyncio.wait({self._running}, timeout=DRAIN_S + 10)
 
 
-async def _asgi(scope: Scope, receive: Receive, send: Send) -> None:
-    """What Ray calls: the replica of this actor."""
+async def _answer(scope: Scope, receive: Receive, send: Send) -> None:
+    """What Ray calls: the replica of this actor answers."""
+    if scope["type"] == "lifespan":  # the replica starts and ends the server itself
+        while (message := await receive())["type"] != "lifespan.shutdown":
+            await send({"type": f"{message['type']}.complete"})
+        await send({"type": "lifespan.shutdown.complete"})
+        return
     replica = serve.get_replica_context().servable_object
     await replica.pass_through(scope, receive, send)
+
+
+def _build() -> Callable[[Scope, Receive, Send], Awaitable[None]]:
+    """Ray takes a function for the maker of an application."""
+    return _answer
 
 
 def deployment() -> Any:
@@ -240,7 +250,7 @@ def deployment() -> Any:
         graceful_shutdown_wait_loop_s=2,
         graceful_shutdown_timeout_s=DRAIN_S + 15,
         **scaling,
-    )(serve.ingress(_asgi)(Replica))
+    )(serve.ingress(_build)(Replica))
 
 
 app = deployment().bind()
