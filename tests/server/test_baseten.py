@@ -181,7 +181,7 @@ async def test_livekits_published_plugin_speaks_through_us(server: RunningTestSe
         """
     )
     done = await asyncio.to_thread(
-        subprocess.run, [sys.executable, "-c", code], capture_output=True, text=True, timeout=60
+        subprocess.run, [sys.executable, "-c", code], capture_output=True, text=True, timeout=150
     )
     assert done.returncode == 0, done.stderr
     assert all(float(line) > 0.04 for line in done.stdout.split())
