@@ -6,7 +6,7 @@ One start of vLLM, and in it every way to run the rest that is asked for with --
   --mps runs all of them under NVIDIA's MPS, as `serve --mps` does.
 
 For each way: listeners who begin together, milliseconds to their first sound and who had underruns (see `capacity.py`). For
-the way that serves most: turns that arrive at rising rates (see `open_loop.py`). With --details, of vLLM itself: the first
+the way that serves most: turns that arrive at rising rates (see `load.py`). With --details, of vLLM itself: the first
 id, the time from leaving a request to an engine that holds nothing, ids/s of turns against requests to vLLM alone and
 decoded ones (see `engine_cost.py`), and the time from killing vLLM's process to the last request being told.
 
@@ -35,7 +35,7 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from benchmarks import capacity, engine_cost, open_loop, vllm_engine  # noqa: E402
+from benchmarks import capacity, engine_cost, load, vllm_engine  # noqa: E402
 from benchmarks.report import save  # noqa: E402
 from benchmarks.vllm_models import Choice, crafted_3b  # noqa: E402
 from orpheus_plugin.codec import open_decoder  # noqa: E402
@@ -233,8 +233,19 @@ async def main() -> None:
             await bench.use(best[1])
             figures["best"] = {"way": str(best[1]), "listeners": best[0]}
             print(f"best: {best[1]}, {best[0]} listeners")
-            figures["open_loop"] = await open_loop.rising(bench.engine, args.rates, args.seconds, 1)
-            save(args.out, figures)
+            figures["open_load"] = {}
+            print("| turns/s | audible p50, p95 ms | C50, C100, C200 | goodput, refused turns/s |")
+            print("|---|---|---|---|")
+            for rate in args.rates:
+                heard = await load.arrivals(bench.engine, rate, args.seconds, 1, 10.0)
+                row = figures["open_load"][rate] = load.figures(heard, args.seconds)
+                print(
+                    f"| {rate:g} | {row['first_p50_ms']:.0f}, {row['first_p95_ms']:.0f}"
+                    f" | {row['c50']:.1%}, {row['c100']:.1%}, {row['c200']:.1%}"
+                    f" | {row['goodput']:.2f}, {row['refused']:.2f} |",
+                    flush=True,
+                )
+                save(args.out, figures)
         if args.details:
             await bench.use(args.ways[0])
             choice = Choice(files.lm.name, files.lm, Vocabulary.load(files.lm), True)

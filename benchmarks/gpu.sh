@@ -90,10 +90,9 @@ replicas() { # how many
         failed=$((failed + 1))
         return
     fi
-    step "replicas$1" 330 "$python" benchmarks/open_loop.py --out "${prefix}_replicas$1" \
-        --rates $levels --seconds "$seconds" \
-        --serve --replicas "$1" --mps --model "$model" --codec "$codec" --device "$device" --generator vllm \
-        --max-turns "$most_turns"
+    step "replicas$1" 330 "$python" benchmarks/load.py --out "${prefix}_replicas$1" --model "$model" --device "$device" \
+        --max-turns "$most_turns" --rates $levels --rounds 1 --seconds "$seconds" \
+        -- --codec "$codec" --generator vllm --mps --replicas "$1"
 }
 
 [ -n "$dry" ] || nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader

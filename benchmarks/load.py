@@ -43,7 +43,7 @@ from benchmarks.server_process import server_process  # noqa: E402
 from orpheus_plugin.engine.playout import PlayoutClock  # noqa: E402
 from orpheus_plugin.errors import AtCapacity  # noqa: E402
 from orpheus_plugin.remote.engine import RemoteEngine  # noqa: E402
-from orpheus_plugin.turn import SAMPLE_RATE, AudioChunk, Turn  # noqa: E402
+from orpheus_plugin.turn import SAMPLE_RATE, AudioChunk, SpeechEngine, Turn  # noqa: E402
 
 SENTENCES = (
     "Thank you for calling, how can I help you today?",
@@ -73,7 +73,7 @@ class Heard:
 # ---- the client's process
 
 
-async def listen(engine: RemoteEngine, text: str, max_wait_s: float) -> Heard:
+async def listen(engine: SpeechEngine, text: str, max_wait_s: float) -> Heard:
     heard, clock, arrived = Heard(), PlayoutClock(), time.monotonic()
     async with engine.open_turn(max_wait_s=max_wait_s) as turn:
         helpers = [
@@ -116,10 +116,11 @@ def first_sound(pcm: bytes) -> float | None:
     return float(loud[0]) * WINDOW / SAMPLE_RATE if loud.size else None
 
 
-async def client(url: str, rate: float, seconds: float, seed: int, max_wait_s: float) -> None:
+async def arrivals(
+    engine: SpeechEngine, rate: float, seconds: float, seed: int, max_wait_s: float
+) -> list[Heard]:
+    """Turns at a rate for so long, and what was heard of each when all are over."""
     chance = random.Random(seed)
-    engine = RemoteEngine(url)
-    await engine.start()
     turns: list[asyncio.Task[Heard]] = []
     until = time.monotonic() + seconds
     at = time.monotonic()
@@ -127,7 +128,13 @@ async def client(url: str, rate: float, seconds: float, seed: int, max_wait_s: f
         await asyncio.sleep(at - time.monotonic())
         text = " ".join(chance.sample(SENTENCES, chance.randint(1, 4)))
         turns.append(asyncio.create_task(listen(engine, text, max_wait_s)))
-    heard = await asyncio.gather(*turns)
+    return await asyncio.gather(*turns)
+
+
+async def client(url: str, rate: float, seconds: float, seed: int, max_wait_s: float) -> None:
+    engine = RemoteEngine(url)
+    await engine.start()
+    heard = await arrivals(engine, rate, seconds, seed, max_wait_s)
     await engine.aclose()
     print(json.dumps([asdict(turn) for turn in heard]), flush=True)
 
@@ -146,7 +153,11 @@ def one_round(
         check=True,
         timeout=seconds + 300,
     )
-    heard = [Heard(**turn) for turn in json.loads(answer.stdout)]
+    return figures([Heard(**turn) for turn in json.loads(answer.stdout)], seconds)
+
+
+def figures(heard: Sequence[Heard], seconds: float) -> dict[str, float]:
+    """What the head of this file lists, of one round."""
     admitted = [turn for turn in heard if turn.admitted]
     waited = sum(turn.waited_s > WAITED_S for turn in admitted)
     first = sorted(turn.first_s for turn in admitted if turn.first_s is not None)
@@ -173,7 +184,7 @@ def summary(rounds: Sequence[dict[str, float]]) -> dict[str, list[float]]:
     """Mean and half the width of the 95 % interval (normal) of each figure."""
     found = {}
     for name in rounds[0]:
-        values = [figures[name] for figures in rounds if not math.isnan(figures[name])]
+        values = [one[name] for one in rounds if not math.isnan(one[name])]
         spread = statistics.stdev(values) if len(values) > 1 else 0.0
         mean = statistics.mean(values) if values else math.nan
         found[name] = [mean, 1.96 * spread / math.sqrt(max(1, len(values)))]
