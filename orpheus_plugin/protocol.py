@@ -3,7 +3,7 @@
 Every websocket message is binary: one MessagePack map with a "type". A receiver ignores fields and types it does not
 know, so both ends may be of different versions; a change that breaks this needs a new `PROTOCOL`.
 
-Packing a piece of audio costs 2 us, reading one 3 us, reading a client's text 0.2 us.
+Packing a piece of audio costs 2 us, reading one 10 us, reading a client's text 0.2 us.
 """
 
 from __future__ import annotations
