@@ -121,17 +121,10 @@ class BatchedGenerator(abc.ABC):
         try:
             worker.submit(request)
             while True:
-                await request.news.wait()
-                request.news.clear()
-                # More may come while the consumer holds a chunk: what it was told is what counts.
-                ids, request.arrived = request.arrived, []
-                finish, error = request.finish_reason, request.error
-                if finish is not None or ids:
-                    yield TokenChunk(ids, finish)
-                if finish is not None:
+                chunk = await request.take()
+                yield chunk
+                if chunk.finish_reason is not None:
                     return
-                if error is not None:
-                    raise error
         finally:
             del self._requests[request.request_id]
             if request.finish_reason is None:
@@ -146,6 +139,4 @@ class BatchedGenerator(abc.ABC):
         self._worker = None
         self._failure = error
         for request in self._requests.values():
-            if request.finish_reason is None:
-                request.error = error
-                request.news.set()
+            request.fail(error)

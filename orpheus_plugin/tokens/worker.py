@@ -10,10 +10,11 @@ import asyncio
 import bisect
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from orpheus_plugin.errors import EngineDied
+from orpheus_plugin.tokens.arrivals import Arrivals
 from orpheus_plugin.tokens.base import FinishReason, SamplingParams
 from orpheus_plugin.tokens.vocabulary import CODES, SLOTS
 from orpheus_plugin.worker_thread import WorkerThread
@@ -23,8 +24,8 @@ STOP = CODES
 
 
 @dataclass(eq=False)
-class Request:
-    """One generation. The worker owns `place`, `read` and `drawn`; the event loop owns `arrived`, `finish_reason`, `error`.
+class Request(Arrivals):
+    """One generation. The worker owns `place`, `read` and `drawn`; the event loop owns what has arrived.
 
     Attributes:
         limit: ids to draw at most.
@@ -33,7 +34,6 @@ class Request:
         read: prompt ids in the cache; the last one is read by the step that draws first.
         drawn: ids drawn.
         aborted: nobody wants it any more.
-        news: set when `arrived`, `finish_reason` or `error` changes.
     """
 
     request_id: str
@@ -45,10 +45,6 @@ class Request:
     read: int = 0
     drawn: int = 0
     aborted: bool = False
-    arrived: list[int] = field(default_factory=list)
-    finish_reason: FinishReason | None = None
-    error: EngineDied | None = None
-    news: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def ready(self) -> bool:
@@ -236,7 +232,4 @@ class Worker:
 def _deliver(news: News) -> None:
     """Hand a step's ids to their requests. On the event loop."""
     for request, token_id, finish in news:
-        if token_id is not None:
-            request.arrived.append(token_id)
-        request.finish_reason = finish
-        request.news.set()
+        request.put([] if token_id is None else [token_id], finish)

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, cast
 
 import aiohttp
@@ -24,6 +24,7 @@ from orpheus_plugin.errors import (
     InvalidOptions,
     OrpheusError,
 )
+from orpheus_plugin.tokens.arrivals import Arrivals
 from orpheus_plugin.tokens.base import FinishReason, SamplingParams, TokenChunk
 from orpheus_plugin.tokens.checks import check_sampling, checked_prompt
 from orpheus_plugin.tokens.completions.options import CompletionsOptions
@@ -41,33 +42,18 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(eq=False, slots=True)
-class _Request:
-    """One generation. Its task appends ids, its iterator takes them."""
+class _Request(Arrivals):
+    """One generation. Its task puts ids, its iterator takes them."""
 
     request_id: str
     prompt: list[int]
     sampling: SamplingParams
     priority: int
-    ids: list[int] = field(default_factory=list)  # received and not yet returned
-    begun: bool = False
-    finish_reason: FinishReason | None = None
-    error: OrpheusError | None = None
-    news: asyncio.Event = field(default_factory=asyncio.Event)
+    begun: bool = False  # an id came
 
     def put(self, ids: list[int], finish_reason: FinishReason | None) -> None:
         self.begun = self.begun or bool(ids)
-        self.ids += ids
-        self.finish_reason = finish_reason
-        self.news.set()
-
-    def fail(self, error: OrpheusError | None) -> None:
-        if self.finish_reason is None and self.error is None:
-            self.error = error
-            self.news.set()
-
-    @property
-    def over(self) -> bool:
-        return self.finish_reason is not None or self.error is not None
+        Arrivals.put(self, ids, finish_reason)
 
 
 class CompletionsGenerator:
@@ -157,17 +143,10 @@ class CompletionsGenerator:
         task.add_done_callback(self._tasks.discard)
         try:
             while True:
-                await request.news.wait()
-                request.news.clear()
-                # More ids may arrive while the consumer handles these: read all three now.
-                ids, finish_reason, error = request.ids, request.finish_reason, request.error
-                request.ids = []
-                if ids or finish_reason is not None:
-                    yield TokenChunk(ids, finish_reason)
-                if finish_reason is not None:
+                chunk = await request.take()
+                yield chunk
+                if chunk.finish_reason is not None:
                     return
-                if error is not None:
-                    raise error
         finally:
             del self._requests[request.request_id]
             if request.finish_reason is None:
