@@ -23,9 +23,7 @@ UNIT = tests/text tests/models tests/remote tests/test_turn.py tests/test_errors
 	tests/tokens/test_vocabulary.py tests/codec/test_noise.py
 
 unit: environment  ## lint, types and the tests that need no model and no server: a minute
-	$(VENV)/bin/python -m ruff format --check .
-	$(VENV)/bin/python -m ruff check .
-	$(VENV)/bin/python -m mypy
+	PYTHON=$(VENV)/bin/python sh .ci/lint
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile $(UNIT)
 
 test: environment  ## the whole test suite, lint and types; vLLM's part in an environment of its own
