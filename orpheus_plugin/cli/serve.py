@@ -6,10 +6,10 @@ import argparse
 import logging
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from orpheus_plugin.cli.options import add_engine_arguments, vllm_options
-from orpheus_plugin.engine.config import EngineConfig
+from orpheus_plugin.cli.options import add_engine_arguments, engine_config
 from orpheus_plugin.errors import InvalidOptions
 from orpheus_plugin.server.config import DEFAULT_PORT, Limits, ServerConfig
 from orpheus_plugin.text.pronunciations import Pronunciations
@@ -178,14 +178,8 @@ def _value(action: argparse.Action, text: str) -> object:
 def server_config(args: argparse.Namespace) -> ServerConfig:
     """What the options of `add_arguments` and `add_engine_arguments` describe. Raises InvalidOptions."""
     return ServerConfig(
-        engine=EngineConfig(
-            model=args.model,
-            codec=args.codec,
-            device=args.device,
-            generator=args.generator,
-            urls=tuple(args.token_server),
-            generator_options=vllm_options(args),
-            codec_process=args.codec_process,
+        engine=replace(
+            engine_config(args),
             max_turns=args.max_turns,
             measure=args.max_turns is None,
             max_text_chars=args.max_text,
