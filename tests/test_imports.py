@@ -34,7 +34,6 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 
 STILL_WRONG: dict[tuple[str, str], str] = {
     ("codec.stream", "codec.batcher"): "codec",
-    ("livekit.streams", "livekit.tts"): "livekit",
     ("server.__main__", "cli.main"): "server",
     ("server.replicas", "server.process"): "server",
 }

@@ -116,7 +116,7 @@ class LocalEngine:
                 prebuffer,
                 on_end=lambda error: None,
             )
-            turn = scheduler.make_turn(max_chars=self.config.max_text_chars)
+            turn = scheduler.link.make_turn(scheduler.id, max_chars=self.config.max_text_chars)
             scheduler.admit()
             scheduler.start()
             return turn
@@ -152,7 +152,8 @@ class LocalEngine:
 
     def _tick(self) -> None:
         for turn in list(self._turns.values()):
-            turn.check_owner()
+            if turn.link.orphaned:
+                turn.end_orphan()
 
     # ---- turns
 
@@ -183,7 +184,7 @@ class LocalEngine:
                 self._prebuffer,
                 on_end=retire,
             )
-            turn = scheduler.make_turn(max_chars=self.config.max_text_chars)
+            turn = scheduler.link.make_turn(scheduler.id, max_chars=self.config.max_text_chars)
             self._places.enter(turn_id, scheduler.admit, may_wait=max_wait_s > 0)
             loop.call_soon_threadsafe(self._begin, scheduler, max_wait_s)
         return turn

@@ -6,24 +6,22 @@ import asyncio
 import contextlib
 import logging
 import time
-import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import Future
 
+from orpheus_plugin.engine.caller_link import CallerLink
 from orpheus_plugin.engine.pauses import SpeakingRate
 from orpheus_plugin.engine.playout import PlayoutClock
 from orpheus_plugin.engine.prebuffer import Outlet, Prebuffer
 from orpheus_plugin.engine.trim import to_pcm16
 from orpheus_plugin.engine.utterance_job import EngineParts, UtteranceJob
 from orpheus_plugin.engine.word_timing import WordTimer
-from orpheus_plugin.errors import EngineDied, GenerationFailed, OrpheusError
+from orpheus_plugin.errors import GenerationFailed, OrpheusError
 from orpheus_plugin.text.cutter import TextOptions, Utterance, UtteranceCutter
 from orpheus_plugin.turn import (
     SAMPLE_RATE,
     AudioChunk,
     SpeechOptions,
-    Turn,
     TurnEnd,
     TurnEvent,
     TurnStats,
@@ -41,10 +39,7 @@ UNREAD_S = 60.0
 
 
 class Scheduler:
-    """Speaks one turn. Nothing in it waits for the caller.
-
-    It is the turn's TurnLink: `send_*` and `consumed` are called on the caller's loop and only pass on to the engine's
-    loop, where all the rest runs.
+    """Speaks one turn, on the engine's loop. Nothing in it waits for the caller.
 
     Args:
         loop: the engine's.
@@ -57,6 +52,7 @@ class Scheduler:
             the error that ended it, if one did.
 
     Attributes:
+        link: to the caller; it makes the Turn.
         clock: of a listener who plays at once.
         admitted: set when the turn holds its place; nothing of it is in the engine before.
         orphaned: it was ended because nobody holds its Turn any more, or the loop of who did is closed.
@@ -79,11 +75,10 @@ class Scheduler:
     ) -> None:
         self.id = turn_id
         self.stats = TurnStats()
-        self._turn: weakref.ref[Turn] | None = None
+        self.link = CallerLink(loop, self)
         self.clock = PlayoutClock()
         self.admitted = asyncio.Event()
         self.orphaned = False
-        self._loop = loop
         self._parts = parts
         self._voice = voice
         self._options = options
@@ -104,54 +99,10 @@ class Scheduler:
         self._position = 0
         self._stretch_start = 0
         self._unread = 0
-        self._unreported = 0  # by the caller; the only field of the caller's loop
         self._first_text_at: float | None = None
         self._busy_since: float | None = None
 
-    # ---- the caller's loop
-
-    def make_turn(self, *, max_chars: int) -> Turn:
-        """The caller's end, once. Only the caller keeps it: a Turn that nobody holds any more ends what it asked for."""
-        turn = Turn(self.id, self, max_chars=max_chars)
-        self._turn = weakref.ref(turn, self._lose_turn)
-        return turn
-
-    def _lose_turn(self, _: object) -> None:
-        with contextlib.suppress(EngineDied):  # called from any thread, by the garbage collector
-            self._post(self._end_orphan)
-
-    def send_text(self, text: str) -> None:
-        self._post(self._push_text, text)
-
-    def send_flush(self) -> None:
-        self._post(self._flush)
-
-    def send_end(self) -> None:
-        self._post(self._end)
-
-    def consumed(self, samples: int) -> None:
-        # Each report wakes the engine's loop; it is about a minute of audio, not about a chunk of it.
-        self._unreported += samples
-        if self._unreported >= SAMPLE_RATE:
-            samples, self._unreported = self._unreported, 0
-            with contextlib.suppress(EngineDied):
-                self._post(self._note_consumed, samples)
-
-    def send_cancel(self) -> Future[None]:
-        try:
-            return asyncio.run_coroutine_threadsafe(self.aclose(), self._loop)
-        except RuntimeError:  # the engine was closed meanwhile: nothing is held
-            done: Future[None] = Future()
-            done.set_result(None)
-            return done
-
-    def _post(self, command: Callable[..., None], *args: object) -> None:
-        try:
-            self._loop.call_soon_threadsafe(command, *args)
-        except RuntimeError as error:
-            raise EngineDied("the engine was closed") from error
-
-    # ---- the engine's loop: life
+    # ---- life
 
     def start(self) -> None:
         """Before any other call on this loop."""
@@ -161,8 +112,7 @@ class Scheduler:
     def admit(self) -> None:
         """The turn holds its place. On the engine's loop, or before `start`."""
         self.admitted.set()
-        if (turn := self._get_turn()) is not None:
-            turn.admit()
+        self.link.admit()
 
     def stop(self, reason: OrpheusError | None = None) -> None:
         """End the turn without waiting for what is in flight. Idempotent.
@@ -214,31 +164,31 @@ class Scheduler:
         final = self._final
         self._on_end(final if isinstance(final, OrpheusError) else None)
         if final is not None:
-            self._deliver(final)
+            self.link.deliver(final)
 
     # ---- text
 
-    def _push_text(self, text: str) -> None:
+    def push_text(self, text: str) -> None:
         if self._first_text_at is None:
             self._first_text_at = time.monotonic()
         self.stats.text_chars += len(text)
         self._cutter.add(text)
         self._wake.set()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
         self._cutter.end_piece()
         self._wake.set()
 
-    def _end(self) -> None:
+    def end(self) -> None:
         self._text_ended = True
-        self._flush()
+        self.flush()
 
     def _cut(self) -> None:
         """Cut as much of the text as is needed soon: a long text is not read in one go on the loop of all turns."""
         while len(self._queued) <= self._look_ahead and (utterance := self._cutter.take()):
             self._queued.append((utterance, time.monotonic()))
 
-    def _note_consumed(self, samples: int) -> None:
+    def note_consumed(self, samples: int) -> None:
         before, self._unread = self._unread, self._unread - samples
         if before >= UNREAD_S * SAMPLE_RATE > self._unread:
             self._wake.set()
@@ -356,23 +306,11 @@ class Scheduler:
                 self.stats.ttfa_s = time.monotonic() - self._first_text_at
             self.stats.audio_s += seconds
             self._unread += round(seconds * SAMPLE_RATE)
-        if not self._deliver(*events):
-            self._end_orphan()
+        if not self.link.deliver(*events):
+            self.end_orphan()
 
-    def _get_turn(self) -> Turn | None:
-        return None if self._turn is None else self._turn()
-
-    def _deliver(self, *events: TurnEvent | OrpheusError) -> bool:
-        turn = self._get_turn()
-        return turn is not None and turn.deliver(*events)
-
-    def check_owner(self) -> None:
-        """End the turn if the loop it belongs to is closed: nobody can read it any more."""
-        turn = self._get_turn()
-        if turn is None or turn.orphaned:
-            self._end_orphan()
-
-    def _end_orphan(self) -> None:
+    def end_orphan(self) -> None:
+        """Nobody can read the turn any more."""
         if self._task is not None and not self._task.done() and not self._task.cancelling():
             self.orphaned = True
             logger.warning("turn %s: nobody holds it any more; it is ended", self.id)
