@@ -20,6 +20,7 @@ import numpy as np
 from livekit import api, rtc
 
 from orpheus_plugin.livekit.markup import ORPHEUS_SOUNDS
+from tests.pipecat.conversations import end_servers
 
 ROOT = Path(__file__).parents[2]
 KEY, SECRET = "devkey", "a secret of this test, long enough for a token"
@@ -112,6 +113,8 @@ def worker(url: str, folder: Path, program: Sequence[str], *steps: str) -> Itera
                 process.wait(20)
             except subprocess.TimeoutExpired:
                 process.kill()
+                process.wait()
+            end_servers(state)  # not before: the worker would start another one
 
 
 def wait_for(

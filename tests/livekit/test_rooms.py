@@ -31,7 +31,6 @@ from tests.livekit.rooms import (
     server_program,
     worker,
 )
-from tests.pipecat.conversations import end_servers
 
 pytestmark = pytest.mark.skipif(
     server_program() is None and not os.environ.get("NEED_LIVEKIT"),
@@ -50,10 +49,7 @@ def agents(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
         livekit_server(folder) as url,
         worker(url, folder, program, "process initialized") as running,
     ):
-        try:
-            yield running
-        finally:
-            end_servers(running.state)
+        yield running
 
 
 def report(name: str, **seconds: float) -> None:
@@ -124,11 +120,8 @@ async def test_a_call_goes_on_when_the_speech_server_is_killed(
 async def test_the_smallest_agent_greets_its_caller(tmp_path: Path) -> None:
     program = ("agent_examples/livekit_hello.py", "dev")
     with livekit_server(tmp_path) as url, worker(url, tmp_path, program) as running:
-        try:
-            async with calling(running.url) as caller:
-                report("smallest", greeting=await caller.hears(caller.joined_at))
-        finally:
-            end_servers(running.state)
+        async with calling(running.url) as caller:
+            report("smallest", greeting=await caller.hears(caller.joined_at))
 
 
 async def test_the_pipecat_example_speaks_in_a_room(agents: Worker, tmp_path: Path) -> None:
