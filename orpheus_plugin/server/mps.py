@@ -24,10 +24,8 @@ CONTROL = "nvidia-cuda-mps-control"
 PIPE_VARIABLE = "CUDA_MPS_PIPE_DIRECTORY"
 LOG_VARIABLE = "CUDA_MPS_LOG_DIRECTORY"
 
-_LONGEST_SOCKET = 107
-"""Bytes of a Unix socket's path (sys/un.h)."""
-_SOCKET = "/control_privileged"
-"""The longest name that the daemon gives a socket in its directory, of those known."""
+_PARENT = "/tmp"
+"""Where the daemon's directory is made, whatever TMPDIR says: the path of a Unix socket has at most 107 bytes."""
 _TIMEOUT_S = 10.0
 
 
@@ -74,7 +72,7 @@ def mps() -> Iterator[Mps]:
     """A daemon that this process, and those that it starts, use; ended with the block if it was started here.
 
     Enter it before anything uses CUDA. Blocking, up to seconds. Raises InvalidOptions, in one line, where MPS cannot be
-    used: no daemon program, a path that is too long, a daemon that does not start.
+    used: no daemon program, a daemon that does not start.
     """
     before = {name: os.environ.get(name) for name in (PIPE_VARIABLE, LOG_VARIABLE)}
     daemon = _find_or_start()
@@ -103,12 +101,7 @@ def _find_or_start() -> Mps:
                 " variable so that one is started"
             ) from error
         return Mps(Path(named), own=False)
-    directory = Path(tempfile.mkdtemp(prefix="orpheus-mps-"))
-    if len(os.fsencode(directory)) + len(_SOCKET) > _LONGEST_SOCKET:
-        directory.rmdir()
-        raise InvalidOptions(
-            f"the path of MPS' sockets would be too long: {directory}; set TMPDIR to a shorter one, such as /tmp"
-        )
+    directory = Path(tempfile.mkdtemp(prefix="orpheus-mps-", dir=_PARENT))
     os.environ[PIPE_VARIABLE] = os.environ[LOG_VARIABLE] = str(directory)
     try:
         _run([CONTROL, "-d"], "", directory)

@@ -16,6 +16,7 @@ if "-d" in sys.argv:
         (log / "control.log").write_text("Starting control daemon\\n" + {broken!r} + "\\n")
         sys.exit(1)
     (pipe / "control").touch()
+    pathlib.Path(__file__).with_name("directory").write_text(str(pipe))
     sys.exit(0)
 if not (pipe / "control").exists():
     sys.exit("Cannot find MPS control daemon process")
@@ -34,7 +35,10 @@ for line in sys.stdin:
 
 
 def write_control(folder: Path, *, clients: tuple[int, ...] = (), broken: str = "") -> Path:
-    """Write the program into a folder to be put on the PATH. broken: why the daemon does not start."""
+    """Write the program into a folder to be put on the PATH; started, it leaves its directory's path in `directory` there.
+
+    broken: why the daemon does not start.
+    """
     path = folder / "nvidia-cuda-mps-control"
     path.write_text(PROGRAM.format(python=sys.executable, clients=clients, broken=broken))
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
