@@ -46,7 +46,7 @@ async def one(engine: LocalEngine, chance: random.Random) -> tuple[str, float]:
     thread, kind = chance.choice(THREADS), chance.choice(KINDS)
     parts = engine._supervisor.parts
     assert parts is not None
-    kill(thread, kind)
+    kill(engine, thread, kind)
     try:
         async with asyncio.timeout(HUNG_S):
             seen: float | None = None
@@ -56,7 +56,7 @@ async def one(engine: LocalEngine, chance: random.Random) -> tuple[str, float]:
                 if all(turn.done() for turn in turns) and parts.failure is None:
                     # It slept, or the exception was swallowed where Python ignores them.
                     turns.append(asyncio.create_task(follow()))
-                    kill(thread, kind)
+                    kill(engine, thread, kind)
                 await asyncio.sleep(0.005)
             ended = await asyncio.gather(*turns)
             samples = await speak(engine)

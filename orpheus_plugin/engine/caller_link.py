@@ -21,6 +21,7 @@ class Spoken(Protocol):
     def end(self) -> None: ...
     def note_consumed(self, samples: int) -> None: ...
     def end_orphan(self) -> None: ...
+    def stop(self) -> None: ...
     def aclose(self) -> Coroutine[Any, Any, None]: ...
 
 
@@ -68,6 +69,8 @@ class CallerLink:
     def send_cancel(self) -> Future[None]:
         closing = self._spoken.aclose()
         try:
+            # A coroutine begins a round of the loop later, and may come behind the news that nobody holds the turn.
+            self._loop.call_soon_threadsafe(self._spoken.stop)
             return asyncio.run_coroutine_threadsafe(closing, self._loop)
         except RuntimeError:  # the engine was closed meanwhile: nothing is held
             closing.close()

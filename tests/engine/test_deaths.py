@@ -14,19 +14,25 @@ from orpheus_plugin.engine.config import EngineConfig
 from orpheus_plugin.engine.local import LocalEngine
 from orpheus_plugin.errors import EngineDied
 from orpheus_plugin.models.files import ModelFiles
+from orpheus_plugin.tokens.batched import BatchedGenerator
 from orpheus_plugin.turn import AudioChunk, TurnEnd
 from orpheus_plugin.worker_thread import WorkerThread
 
 TEXT = "The quick brown fox jumps over the lazy dog, come rain or shine. " * 80
 
 
-def kill(name: str, error: type[BaseException]) -> None:
-    """Raise an error in a thread, wherever it is: at its next bytecode."""
-    for thread in threading.enumerate():
-        if thread.name == name:
-            assert thread.ident is not None
+def kill(engine: LocalEngine, name: str, error: type[BaseException]) -> None:
+    """Raise an error in one of the engine's threads, wherever it is: at its next bytecode."""
+    parts = engine._supervisor.parts
+    assert parts is not None
+    assert isinstance(parts.generator, BatchedGenerator)
+    assert parts.generator._worker is not None
+    # Other engines of this process have threads of the same name.
+    for worker in (parts.generator._worker.thread, parts.codec._thread):
+        assert worker is not None
+        if worker._thread.name == name:
             ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                ctypes.c_ulong(thread.ident), ctypes.py_object(error)
+                ctypes.c_ulong(worker._thread.ident or 0), ctypes.py_object(error)
             )
 
 
@@ -71,7 +77,7 @@ async def test_whatever_ends_a_thread_is_told_and_got_over(
     try:
         turns = [asyncio.create_task(listen(engine)) for _ in range(3)]
         await asyncio.sleep(chance.uniform(0.0, 0.15))
-        kill(thread, error)
+        kill(engine, thread, error)
         async with asyncio.timeout(20):
             # A thread that sleeps hears of it when it has work again.
             while not engine.health().restarts:
@@ -158,7 +164,7 @@ async def test_a_turn_that_holds_nothing_outlives_a_death(engine: LocalEngine) -
         async with engine.open_turn() as waiting:
             turn = asyncio.create_task(listen(engine))
             await asyncio.sleep(0.05)
-            kill("orpheus-codec", RuntimeError)
+            kill(engine, "orpheus-codec", RuntimeError)
             assert await turn == "died"
             waiting.push_text("I had nothing in it.")
             waiting.end()
@@ -175,6 +181,25 @@ async def test_a_turn_that_nobody_holds_is_ended_and_counted(crafted_engine: Loc
         while crafted_engine.health().active_turns or not crafted_engine.load().orphaned:
             await asyncio.sleep(0.01)
     assert crafted_engine.load().orphaned == 1
+
+
+async def test_a_turn_that_was_cancelled_and_let_go_at_once_counts_as_cancelled(
+    crafted_engine: LocalEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    turn = crafted_engine.open_turn()
+    turn.push_text(TEXT)
+    busy = threading.Event()
+    with crafted_engine._supervisor.running() as loop:
+        loop.call_soon_threadsafe(busy.wait)
+    turn.abandon()  # the engine hears of both in one go
+    del turn
+    gc.collect()
+    busy.set()
+    async with asyncio.timeout(5):
+        while crafted_engine.health().active_turns:
+            await asyncio.sleep(0.01)
+    assert crafted_engine.load().orphaned == 0
+    assert "nobody holds it" not in caplog.text
 
 
 async def test_a_turn_whose_loop_is_closed_is_ended_though_somebody_holds_it(

@@ -116,7 +116,9 @@ async def test_requests_given_up_at_any_moment_keep_no_place(
             asking = asyncio.create_task(session.post(server.url + path, json=body))
             await asyncio.sleep(pause_s)
             asking.cancel()
-            await asyncio.gather(asking, return_exceptions=True)
+            (answer,) = await asyncio.gather(asking, return_exceptions=True)
+            if isinstance(answer, aiohttp.ClientResponse):
+                answer.close()
     await settle(server)
     await speak(server)
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
