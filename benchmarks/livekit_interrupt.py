@@ -85,7 +85,7 @@ async def interruptions(speech: OrpheusTTS, engine: SpeechEngine, times: int) ->
 async def serve_command(folder: Path) -> AsyncIterator[tuple[str, int]]:
     """`orpheus-tts serve` on a free port: its address and process id."""
     server = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "orpheus_plugin.server"),
+        *(sys.executable, "-m", "orpheus_plugin", "serve"),
         *("--port", "0", "--model", "mini", "--device", "cpu", "--max-turns", "2"),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 READY_S = 600.0
-SERVE = ("-m", "orpheus_plugin.server")
+SERVE = ("-m", "orpheus_plugin", "serve")
 
 
 @dataclass

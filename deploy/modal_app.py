@@ -70,7 +70,16 @@ app = modal.App("orpheus-tts", image=image)
 
 def command() -> list[str]:
     """What a container runs. Model, port, turns and key are in its environment."""
-    return [sys.executable, "-m", "orpheus_plugin.server", "--host", "0.0.0.0", "--port", str(PORT)]
+    return [
+        sys.executable,
+        "-m",
+        "orpheus_plugin",
+        "serve",
+        "--host",
+        "0.0.0.0",
+        "--port",
+        str(PORT),
+    ]
 
 
 def wait_until_ready(

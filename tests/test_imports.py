@@ -34,8 +34,6 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 
 STILL_WRONG: dict[tuple[str, str], str] = {
     ("codec.stream", "codec.batcher"): "codec",
-    ("server.__main__", "cli.main"): "server",
-    ("server.replicas", "server.process"): "server",
 }
 """Imports that are to go, with the room in which to mend them. Nothing is added here."""
 

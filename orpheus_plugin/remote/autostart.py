@@ -128,7 +128,7 @@ def _spawn(wanted: Wanted) -> tuple[subprocess.Popen[bytes], Path]:
     directory = state_dir()
     output = directory / f"start-{wanted.name}.out"
     command = [
-        *(sys.executable, "-m", "orpheus_plugin.server", "--host", "127.0.0.1", "--port", "0"),
+        *(sys.executable, "-m", "orpheus_plugin", "serve", "--host", "127.0.0.1", "--port", "0"),
         *("--model", wanted.model, "--device", wanted.device),
         *("--nice", str(NICE)),
         *("--idle-exit", f"{wanted.idle_exit_s:g}"),

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -206,7 +206,7 @@ class _Replica:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "orpheus_plugin.server.replicas",
+            "orpheus_plugin.server.replica",
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.DEVNULL,  # where it listens is nobody else's business
         )
@@ -237,29 +237,9 @@ def _shares(count: int) -> list[list[int]]:
     return [cores[number * size : (number + 1) * size] for number in range(count)]
 
 
-def _main(serve: Callable[[ServerConfig], int]) -> int:
-    """One replica, told on standard input what it is."""
-    config, cores = pickle.load(sys.stdin.buffer)
-    if cores:
-        os.sched_setaffinity(0, cores)
-
-    def follow() -> None:
-        sys.stdin.buffer.read()
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=follow, name="orpheus-parent", daemon=True).start()
-    return serve(config)
-
-
 def check_replicas(config: ServerConfig) -> None:
     """Raises InvalidOptions for a number that makes no sense."""
     if config.replicas < 1:
         raise InvalidOptions(f"--replicas must be at least 1, not {config.replicas}")
     if config.replicas > 1 and not hasattr(os, "sched_setaffinity"):
         raise InvalidOptions("--replicas needs Linux")
-
-
-if __name__ == "__main__":
-    from orpheus_plugin.server.process import serve as _serve
-
-    sys.exit(_main(_serve))

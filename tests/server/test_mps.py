@@ -123,7 +123,7 @@ def test_a_long_temporary_directory_does_not_make_the_path_too_long_for_a_socket
 @pytest.mark.timeout(240)
 async def test_a_server_starts_it_says_so_and_ends_it(control: Path) -> None:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "orpheus_plugin.server", "--mps", "--port", "0"),
+        *(sys.executable, "-m", "orpheus_plugin", "serve", "--mps", "--port", "0"),
         *("--model", str(crafted_checkpoint(text=SMALL_TEXT)), "--codec", str(random_codec())),
         *("--device", "cpu", "--max-turns", "1"),
         stdout=asyncio.subprocess.DEVNULL,

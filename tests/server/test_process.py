@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from orpheus_plugin.models.files import ModelFiles
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals as POSIX has them")
-SERVE = [sys.executable, "-m", "orpheus_plugin.server", "--device", "cpu"]
+SERVE = [sys.executable, "-m", "orpheus_plugin", "serve", "--device", "cpu"]
 
 
 @contextlib.asynccontextmanager

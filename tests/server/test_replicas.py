@@ -75,7 +75,7 @@ class TestReplicas:
         async with asyncio.timeout(60):
             with pytest.raises(AtCapacity):
                 await speak(engine.open_turn())
-            assert min(await asyncio.gather(*(speak(turn) for turn in turns))) > 2048
+            assert min(await asyncio.gather(*(speak(turn) for turn in turns))) >= 2048
 
     async def test_they_share_the_cores(self, engine: ReplicatedEngine) -> None:
         cores = [os.sched_getaffinity(one._process.pid) for one in engine._replicas]  # type: ignore[union-attr]
@@ -97,14 +97,14 @@ class TestReplicas:
         async with asyncio.timeout(START_S):
             # The replica that takes its place goes on with the turn, unless it starts too late.
             with contextlib.suppress(ConnectionFailed):
-                assert await speak(turns[0]) > 2048
-            assert await speak(turns[1]) > 2048
-            assert await speak(engine.open_turn()) > 2048
+                assert await speak(turns[0]) >= 2048
+            assert await speak(turns[1]) >= 2048
+            assert await speak(engine.open_turn()) >= 2048
             while engine.health().max_turns < MAX_TURNS:
                 await asyncio.sleep(0.1)
             assert doomed.restarts == 1
             assert engine.health().restarts == 1
-            assert await speak(doomed.engine.open_turn()) > 2048
+            assert await speak(doomed.engine.open_turn()) >= 2048
 
 
 @pytest.mark.timeout(START_S)
