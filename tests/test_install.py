@@ -88,6 +88,31 @@ def test_vllms_build_for_cpus_is_tried_with_its_own_torch_first(script: ModuleTy
     assert script.overrides(script.VLLM_GPU) == [""]
 
 
+@pytest.mark.parametrize(
+    ("lists", "told", "extra"),
+    [
+        ("GPU 0: NVIDIA L40S (UUID: GPU-1)", "", "examples,vllm"),
+        ("GPU 0: NVIDIA L40S (UUID: GPU-1)", "gpu", "examples,gpu"),
+        ("No devices were found", "", "examples"),
+        (None, "", "examples"),
+    ],
+)
+def test_an_agent_gets_vllm_where_the_driver_lists_a_gpu(
+    tmp_path: Path, offline: dict[str, str], lists: str | None, told: str, extra: str
+) -> None:
+    if lists is not None:
+        smi = tmp_path / "bin" / "nvidia-smi"
+        smi.parent.mkdir()
+        smi.write_text(f"#!/bin/sh\necho '{lists}'\n")
+        smi.chmod(0o755)
+        offline["PATH"] = f"{smi.parent}:{offline['PATH']}"
+    process = start(tmp_path / "env", offline | {"WITH_GPU": told})
+    said, progress = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert f"`{extra}`" in progress
+    assert ("WITH_GPU=gpu takes torch" in said) == (extra == "examples,vllm")
+
+
 def test_what_failed_or_was_interrupted_is_not_taken_for_done(
     tmp_path: Path, offline: dict[str, str]
 ) -> None:

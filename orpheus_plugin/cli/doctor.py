@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import os
 import platform
+import shutil
+import sysconfig
 import time
 from pathlib import Path
 
@@ -12,14 +15,21 @@ import numpy as np
 
 from orpheus_plugin import models
 from orpheus_plugin.engine.config import EngineConfig
-from orpheus_plugin.engine.factory import generator_name
+from orpheus_plugin.engine.factory import TORCH_IS_SLOW, generator_name
 from orpheus_plugin.engine.local import LocalEngine
 from orpheus_plugin.errors import OrpheusError
-from orpheus_plugin.models.devices import cuda_available, pick_device
+from orpheus_plugin.models.devices import (
+    cuda_available,
+    nvidia_driver,
+    pick_device,
+    torch_installed,
+)
 from orpheus_plugin.models.files import ModelFiles
 from orpheus_plugin.server.mps import PIPE_VARIABLE, Mps
 from orpheus_plugin.turn import AudioChunk, SpeechOptions
 from orpheus_plugin.version import __version__
+
+logger = logging.getLogger(__name__)
 
 SENTENCE = "This is a test of the voice."
 
@@ -40,6 +50,19 @@ _TESTED = {
 
 async def examine(config: EngineConfig) -> int:
     """Print the findings. 0 if the configured engine speaks, else 1."""
+    try:
+        return await _examine(config)
+    except OrpheusError as error:
+        print(f"  FAILED: {error.message}")
+    except (
+        Exception
+    ) as error:  # torch, vLLM, a driver: what was found so far stands, and this is the last finding
+        logger.debug("doctor", exc_info=True)
+        print(f"  FAILED: {_in_one_line(error)}; -v shows where")
+    return 1
+
+
+async def _examine(config: EngineConfig) -> int:
     print(
         f"orpheus_plugin {__version__}, Python {platform.python_version()}, {platform.platform()}"
     )
@@ -50,19 +73,23 @@ async def examine(config: EngineConfig) -> int:
         print(f"  {name:16}{version or 'not installed'}{note}")
     print(f"  CPU cores: {os.cpu_count()}")
     _report_gpu()
-    try:
-        chosen = models.choose(config.model, device=config.device)
-        files = models.locate(chosen, codec=config.codec)
-        print(f"  model: {chosen} in {files.lm} (license: {files.spec.license})")
-        device = pick_device(config.device)
-        print(f"  generator: {_why(config, device)}")
-        for line in gpu_choices(config, device):
-            print(f"  {line}")
-        _report_memory(config, files, device)
-        return 0 if await _speaks(LocalEngine(config, files=files)) else 1
-    except OrpheusError as error:
-        print(f"  FAILED: {error.message}")
-        return 1
+    files = models.find(
+        config.model,
+        device=config.device,
+        codec=config.codec,
+        say=lambda line: print(f"  {line}"),
+    )
+    print(f"  model: {files.spec.name} in {files.lm} (license: {files.spec.license})")
+    device = pick_device(config.device)
+    print(f"  generator: {_why(config, device)}")
+    for line in gpu_choices(config, device):
+        print(f"  {line}")
+    _report_memory(config, files, device)
+    return 0 if await _speaks(LocalEngine(config, files=files)) else 1
+
+
+def _in_one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def _version(package: str) -> str | None:
@@ -73,15 +100,26 @@ def _version(package: str) -> str | None:
 
 
 def _report_gpu() -> None:
-    if not cuda_available():
-        print("  GPU: none that torch can use")
-        return
-    import torch
+    try:
+        if not cuda_available():
+            print(f"  GPU: {_why_no_gpu()}")
+            return
+        import torch
 
-    for index in range(torch.cuda.device_count()):
-        free, total = torch.cuda.mem_get_info(index)
-        name = torch.cuda.get_device_name(index)
-        print(f"  GPU {index}: {name}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free")
+        for index in range(torch.cuda.device_count()):
+            free, total = torch.cuda.mem_get_info(index)
+            name = torch.cuda.get_device_name(index)
+            print(f"  GPU {index}: {name}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free")
+    except Exception as error:  # torch that does not load, or a driver that does not fit it
+        print(f"  GPU: torch cannot use it: {_in_one_line(error)}")
+
+
+def _why_no_gpu() -> str:
+    if not nvidia_driver():
+        return "none"
+    if not torch_installed():
+        return "an NVIDIA driver is here, but nothing to use it with: pip install 'orpheus_plugin[vllm]'"
+    return "an NVIDIA driver is here, but torch sees no GPU: this build of torch may be for CPUs or for another driver"
 
 
 def _why(config: EngineConfig, device: str) -> str:
@@ -93,7 +131,7 @@ def _why(config: EngineConfig, device: str) -> str:
     if name == "vllm":
         return f"vLLM on {device}"
     if device.startswith("cuda"):
-        return f"torch on {device}: vLLM is not installed"
+        return f"torch on {device}: {TORCH_IS_SLOW}"
     what = "compiled loops" if name == "cpu" else name
     return f"{what} on the {device.upper()}" + ("" if cuda_available() else ": there is no GPU")
 
@@ -124,11 +162,23 @@ def gpu_choices(config: EngineConfig, device: str) -> list[str]:
         flashinfer = _version("flashinfer-python")
         lines[1] += f"; FlashInfer {flashinfer or 'is not installed'}"
         lines.append(f"MPS: {_mps()}")
+        lines.append(f"compiler for vLLM's kernels: {_compiler()}")
         if config.codec_process == "auto" or options.sampler == "auto":
             lines.append(
                 "not measured on a GPU yet: --codec-process vllm, --sampler compact, serve --mps, --replicas; see docs/gpu.md"
             )
     return lines
+
+
+def _compiler() -> str:
+    """vLLM has kernels compiled when it starts, against Python's headers."""
+    found = next((path for name in ("cc", "gcc", "clang") if (path := shutil.which(name))), None)
+    if found is None:
+        return "NONE, and vLLM will not start without: apt install gcc"
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    return (
+        found if header.exists() else f"{found}, but {header} is missing: apt install python3-dev"
+    )
 
 
 def _mps() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -21,12 +22,19 @@ from orpheus_plugin.turn import SpeechOptions
 if TYPE_CHECKING:
     from orpheus_plugin.engine.codec_in_vllm import WorkerCodec
 
+logger = logging.getLogger(__name__)
+
+TORCH_IS_SLOW = (
+    "vLLM is not installed, so torch generates on the GPU, which is slow and carries few turns at once:"
+    " pip install 'orpheus_plugin[vllm]'"
+)
+
 MakeGenerator = Callable[[ModelFiles, Vocabulary], TokenGenerator]
 
 
 def find_files(config: EngineConfig) -> ModelFiles:
-    """Where the model lies on this machine. Raises ModelNotFound, saying what to run, or BadCheckpoint."""
-    return models.locate(models.choose(config.model, device=config.device), codec=config.codec)
+    """Where the model lies on this machine (`models.find`). Raises ModelNotFound, saying what to run, or BadCheckpoint."""
+    return models.find(config.model, device=config.device, codec=config.codec)
 
 
 def build_parts(
@@ -127,6 +135,8 @@ def build_generator(
         raise InvalidOptions("the torch generator needs torch: pip install 'orpheus_plugin[gpu]'")
     from orpheus_plugin.tokens.torch.generator import TorchLlama
 
+    if config.generator == "auto" and device.startswith("cuda"):
+        logger.warning("%s", TORCH_IS_SLOW)
     return TorchLlama(files.lm, vocabulary, max_streams=streams, device=device)
 
 

@@ -6,8 +6,18 @@ from orpheus_plugin.models.files import (
     check_voice,
     choose,
     download,
+    find,
     known_models,
     locate,
 )
 
-__all__ = ["ModelFiles", "ModelSpec", "check_voice", "choose", "download", "known_models", "locate"]
+__all__ = [
+    "ModelFiles",
+    "ModelSpec",
+    "check_voice",
+    "choose",
+    "download",
+    "find",
+    "known_models",
+    "locate",
+]

@@ -38,10 +38,14 @@ def cuda_available() -> bool:
     return bool(torch.cuda.is_available())
 
 
+def nvidia_driver() -> bool:
+    return Path("/dev/nvidiactl").exists()
+
+
 @functools.cache
 def tell_of_unused_gpu() -> None:
     """One line, once, where there is an NVIDIA GPU and nothing to use it with."""
-    if Path("/dev/nvidiactl").exists() and not torch_installed():
+    if nvidia_driver() and not torch_installed():
         logger.warning("An NVIDIA GPU is here but torch is not, so the CPU speaks: %s", _INSTALL)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,11 +33,17 @@ __all__ = [
     "check_voice",
     "choose",
     "download",
+    "find",
     "known_models",
     "locate",
 ]
 
 logger = logging.getLogger(__name__)
+
+HOW_TO_GET_ORPHEUS = (
+    "Orpheus 3B is not on this machine, so the small bundled voice speaks; get it with:"
+    " orpheus-tts download orpheus-3b (in a clone: make bot MODEL=orpheus-3b)"
+)
 
 _MINI_DIR = Path(__file__).parents[1] / "mini"
 _LM_FILES = (
@@ -79,6 +86,29 @@ def choose(name: str = "auto", *, device: str = "auto") -> str:
     reason = "a CUDA GPU is present" if cuda else "no CUDA GPU is used"
     logger.info("Model: %s (chosen because %s)", chosen, reason)
     return chosen
+
+
+def find(
+    name: str = "auto",
+    *,
+    device: str = "auto",
+    codec: str | Path | None = None,
+    cache_dir: str | Path | None = None,
+    say: Callable[[str], object] = logger.warning,
+) -> ModelFiles:
+    """The files to speak with: those of the model that is chosen. Reads the local hub cache, never the network.
+
+    Where "auto" chooses Orpheus 3B and it is not on this machine, the bundled voice speaks, and one line through `say`
+    tells how to get Orpheus. Raises as `locate` does.
+    """
+    chosen = choose(name, device=device)
+    try:
+        return locate(chosen, codec=codec, cache_dir=cache_dir)
+    except ModelNotFound:
+        if chosen == name or codec is not None or _lacks_lm(_MINI_DIR) is not None:
+            raise
+    say(HOW_TO_GET_ORPHEUS)
+    return locate("mini", cache_dir=cache_dir)
 
 
 def check_voice(spec: ModelSpec, voice: str | None, *, strict: bool = False) -> str:
@@ -150,7 +180,7 @@ def download(
     A token is taken from the environment (`HF_TOKEN`) or from `hf auth login`, as ever with huggingface_hub.
 
     Args:
-        name: a name of `known_models` or a hub repository.
+        name: a name of `known_models` or a hub repository. What is on this machine, a directory too, is not fetched.
         revision: of the model's official repository, by default `main`. Mirrors are always read at `main`.
         progress: whether to show progress bars.
         cache_dir: the hub cache, by default where huggingface_hub keeps it.
@@ -160,6 +190,8 @@ def download(
     """
     spec = _spec_of(name)
     if spec is None:
+        if Path(name).expanduser().is_dir():
+            return locate(name, cache_dir=cache_dir)
         if not looks_like_repo(name):
             raise ModelNotFound(
                 f"no model {name!r} to download: use owner/name or one of {', '.join(known_models())}"

@@ -76,14 +76,16 @@ def fetch_first(
             continue
         missing = lacks(folder)
         if missing is None:
+            if gated:
+                logger.warning("%s comes from its open mirror %s%s", what, repo, _advice(repos[0]))
             return folder
         refusals.append(f"{repo}: incomplete, {missing}")
-    advice = (
-        f"; to use the official one, accept its license at https://huggingface.co/{repos[0]} and run: hf auth login"
-        if gated
-        else ""
-    )
+    advice = _advice(repos[0]) if gated else ""
     raise ModelNotFound(f"could not download {what} ({'; '.join(refusals)}){advice}")
+
+
+def _advice(repo: str) -> str:
+    return f"; to use the official one, accept its license at https://huggingface.co/{repo} and run: hf auth login"
 
 
 def _in_one_line(error: Exception, status: int | None) -> str:

@@ -76,9 +76,13 @@ async def find_or_start(wanted: Wanted | None = None) -> Address:
     async with _only_one(wanted, deadline):
         if (address := await _find(wanted, deadline)) is not None:
             return address
+        log, known = _log_file(wanted), 0
+        with contextlib.suppress(OSError):
+            known = log.stat().st_size
         process, output = await asyncio.to_thread(_spawn, wanted)
         while time.monotonic() < deadline:
             if (address := await _find(wanted, deadline)) is not None:
+                await asyncio.to_thread(_repeat_warnings, log, known)
                 return address
             if process.poll() is not None:
                 raise ServerNotStarted(_why(process.returncode, output))
@@ -132,7 +136,7 @@ def _spawn(wanted: Wanted) -> tuple[subprocess.Popen[bytes], Path]:
         *("--model", wanted.model, "--device", wanted.device),
         *("--nice", str(NICE)),
         *("--idle-exit", f"{wanted.idle_exit_s:g}"),
-        *("--log-file", str(directory / f"server-{wanted.name}.log")),
+        *("--log-file", str(_log_file(wanted))),
         *wanted.arguments,
     ]
     environment = {
@@ -161,6 +165,24 @@ def _spawn(wanted: Wanted) -> tuple[subprocess.Popen[bytes], Path]:
             **detached,
         )
     return process, output
+
+
+def _log_file(wanted: Wanted) -> Path:
+    return state_dir() / f"server-{wanted.name}.log"
+
+
+def _repeat_warnings(log: Path, start: int) -> None:
+    """What the server warned of since it was started: of a model that is not here, a GPU that is not used."""
+    try:
+        with log.open("rb") as file:
+            file.seek(start)
+            lines = file.read().decode("utf-8", "replace").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, level, _, message, *_ = *line.split(" ", 3), "", "", ""
+        if level == "WARNING":
+            logger.warning("the speech server: %s", message)
 
 
 def _why(code: int, output: Path) -> str:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
+import subprocess
+import sys
 import threading
 import wave
 from dataclasses import replace
@@ -17,8 +20,9 @@ from orpheus_plugin.cli.doctor import fits, gpu_choices, gpu_needs
 from orpheus_plugin.cli.main import main
 from orpheus_plugin.cli.playback import WavFile
 from orpheus_plugin.engine.config import EngineConfig
-from orpheus_plugin.engine.factory import generator_name
-from orpheus_plugin.models.files import ModelFiles, ModelSpec
+from orpheus_plugin.engine.factory import TORCH_IS_SLOW, generator_name
+from orpheus_plugin.models.devices import vllm_installed
+from orpheus_plugin.models.files import HOW_TO_GET_ORPHEUS, ModelFiles, ModelSpec
 from orpheus_plugin.tokens.vllm.options import VllmOptions
 from orpheus_plugin.version import __version__
 from tests.support.checkpoints import SMALL_TEXT, crafted_checkpoint, random_checkpoint
@@ -289,14 +293,15 @@ def test_doctor_says_how_codec_sampler_and_gpu_are_used(monkeypatch: pytest.Monk
     assert gpu_choices(EngineConfig(generator="torch"), "cuda") == []
     cpu = gpu_choices(EngineConfig(generator="vllm"), "cpu")
     assert cpu == ["codec: in this process", "sampler: compact, the default on a CPU"]
-    codec, sampler, mps, rest = gpu_choices(EngineConfig(generator="vllm"), "cuda:1")
+    codec, sampler, mps, compiler, rest = gpu_choices(EngineConfig(generator="vllm"), "cuda:1")
     assert "takes turns with vLLM's" in codec
     assert sampler.startswith("sampler: vLLM's own, the default on a GPU; FlashInfer")
     assert "serve --mps" in mps
+    assert compiler.startswith("compiler for vLLM's kernels: ")
     assert "docs/gpu.md" in rest
     options = VllmOptions(sampler="compact")
     asked = EngineConfig(generator="vllm", codec_process="vllm", generator_options=options)
-    codec, sampler, _ = gpu_choices(asked, "cuda")
+    codec, sampler, *_ = gpu_choices(asked, "cuda")
     assert codec == "codec: in vLLM's worker, as asked"
     assert sampler.startswith("sampler: compact, as asked")
 
@@ -329,6 +334,40 @@ def test_codec_and_sampler_can_be_chosen(command: str) -> None:
     chosen = config("--codec-process", "vllm", "--sampler", "whole", "--generator", "vllm")
     assert chosen.codec_process == "vllm"
     assert chosen.generator_options == VllmOptions(sampler="whole")
+
+
+REPORTS_A_GPU = """
+import sys
+import torch
+from orpheus_plugin.cli.main import main
+from orpheus_plugin.models import devices
+devices.may_have_gpu = lambda: True
+torch.cuda.is_available = lambda: True
+torch.cuda.device_count = lambda: 1
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("generator", ["auto", "torch", "vllm"])
+def test_doctor_on_a_gpu_that_torch_cannot_use_ends_with_what_failed(
+    generator: str, tmp_path: Path
+) -> None:
+    """torch says that there is a GPU, and everything it is asked to do there fails."""
+    done = subprocess.run(
+        [sys.executable, "-c", REPORTS_A_GPU, "doctor", "--generator", generator],
+        env={**os.environ, "HF_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 1
+    lines = [line.strip() for line in done.stdout.splitlines()]
+    assert HOW_TO_GET_ORPHEUS in lines
+    assert any(line.startswith("model: mini in") for line in lines)
+    assert any(line.startswith("GPU: torch cannot use it: ") for line in lines)
+    assert lines[-1].startswith("FAILED: ")
+    assert (TORCH_IS_SLOW in done.stdout) == (generator == "auto" and not vllm_installed())
+    assert "Traceback" not in done.stdout + done.stderr
 
 
 def test_doctor_fails_where_nothing_can_speak(

@@ -24,6 +24,7 @@ from orpheus_plugin.models.files import (
     SNAC_24KHZ,
     choose,
     download,
+    find,
     known_models,
     locate,
 )
@@ -125,6 +126,28 @@ def test_auto_takes_the_large_model_on_cuda_only_and_says_so(
 def test_auto_on_any_device_asks_for_cuda(monkeypatch: pytest.MonkeyPatch, cuda: bool) -> None:
     monkeypatch.setattr(models, "cuda_available", lambda: cuda)
     assert choose() == ("orpheus-3b" if cuda else "mini")
+
+
+def test_auto_without_orpheus_speaks_with_the_bundled_voice_and_says_how_to_get_it(
+    cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = find(device="cuda", cache_dir=cache)
+    assert files.spec.name == "mini"
+    (told,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert "orpheus-tts download orpheus-3b" in told
+    assert "make bot MODEL=orpheus-3b" in told
+    for name, codec in (
+        ("orpheus-3b", None),
+        ("auto", cache),
+    ):  # what was asked for is not replaced
+        with pytest.raises(ModelNotFound):
+            find(name, device="cuda", codec=codec, cache_dir=cache)
+    fill_lm(snapshot_dir(cache, MIRROR))
+    fill_codec(snapshot_dir(cache, SNAC_24KHZ))
+    caplog.clear()
+    assert find(device="cuda", cache_dir=cache).spec.name == "orpheus-3b"
+    assert find(device="cpu", cache_dir=cache).spec.name == "mini"
+    assert not [r for r in caplog.records if r.levelno == logging.WARNING]
 
 
 def test_a_cached_mirror_is_found_by_the_models_name(cache: Path) -> None:

@@ -114,6 +114,21 @@ async def test_a_model_that_is_not_there_is_told_with_its_reason() -> None:
         await find_or_start(Wanted(model="/no-such-model", device="cpu", start_timeout_s=60))
 
 
+async def test_what_a_server_warns_of_while_it_starts_is_said_by_who_started_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Here of an NVIDIA driver on a machine without torch."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "from orpheus_plugin.models import devices\n"
+        "devices.nvidia_driver = lambda: True\n"
+        "devices.torch_installed = lambda: False\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    await find_or_start(Wanted(idle_exit_s=0.5, start_timeout_s=90, arguments=("--max-turns", "2")))
+    (told,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert told.startswith("the speech server: An NVIDIA GPU is here but torch is not")
+
+
 async def test_what_no_longer_answers_or_is_something_else_is_passed_over(
     wanted: Wanted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
