@@ -4,9 +4,9 @@ One thread, random weights, noise on, so many streams in one batch: the full-siz
 ``--size bundled`` one of the bundled voice's shape.
 
 * a  peers    the `snac` package as other Orpheus servers run it: the last 28 tokens (4 frames) decoded anew for each frame;
-* b  ours     the exact streaming step, 4 latents a stream; also with 1 latent a step (first audio) and 16 (offline): the
+* b  ours     the exact streaming step, 4 rows of codes a stream; also with 1 row a step (first audio) and 16 (offline): the
               compiled one on a CPU, the one in torch on a GPU;
-* t  torch    the step in torch with 4 latents, beside the compiled one;
+* t  torch    the step in torch with 4 rows, beside the compiled one;
 * c  one-shot the `snac` package on whole utterances at once: the least work there is, all of it at the end;
 * d  one-shot of the same kind with our own layers: how much of c - b is layout and packing, and what streaming costs.
 
@@ -50,7 +50,7 @@ from tests.support.codecs import FULL_SIZE  # noqa: E402
 BUNDLED = ROOT / "orpheus_plugin" / "mini" / "snac"
 
 WINDOW_FRAMES = 4
-STEPS = {"b_ours": 4, "b_one_latent": 1, "b_offline": 16}
+STEPS = {"b_ours": 4, "b_one_row": 1, "b_offline": 16}
 
 
 def contenders(
@@ -137,7 +137,7 @@ def main() -> None:
         "streams",
         "a peers",
         "b ours",
-        "1 latent",
+        "1 row",
         "16 lat.",
         "t torch",
         "c 1-shot",

@@ -40,7 +40,8 @@ from benchmarks.report import save  # noqa: E402
 from benchmarks.vllm_models import Choice, add_model_arguments, options_for  # noqa: E402
 from benchmarks.vllm_raw import Runs, children, medians, pin, ratio, raw_ids, speed  # noqa: E402
 from orpheus_plugin.codec import open_decoder  # noqa: E402
-from orpheus_plugin.codec.batcher import CodecBatcher, CodecStream  # noqa: E402
+from orpheus_plugin.codec.batcher import CodecBatcher  # noqa: E402
+from orpheus_plugin.codec.stream import CodecStream  # noqa: E402
 from orpheus_plugin.engine.config import EngineConfig  # noqa: E402
 from orpheus_plugin.engine.local import LocalEngine  # noqa: E402
 from orpheus_plugin.models.files import ModelFiles, ModelSpec  # noqa: E402

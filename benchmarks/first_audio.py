@@ -1,4 +1,4 @@
-"""How soon a listener hears something: ``python benchmarks/first_audio.py``.
+"""How soon a listener hears the first sound: ``python benchmarks/first_audio.py``.
 
 Simulated, so that the load of the machine does not matter: tokens come at so many a second, and each step of the codec takes
 the CPU time it took (one stream, one thread). Per token rate, medians over the utterances:
@@ -8,7 +8,7 @@ the CPU time it took (one stream, one thread). Per token rate, medians over the 
 * milliseconds of silence because the next samples came too late (playing never pauses otherwise);
 * seconds of CPU a second of speech.
 
-By default the utterances are spoken by the bundled voice. ``--codec DIR --latents FILE.npz`` takes another codec and arrays
+By default the utterances are spoken by the bundled voice. ``--codec DIR --codes FILE.npz`` takes another codec and arrays
 int [n, 3]. With neither, the full-size decoder with random weights gives the times.
 Peers need 28 tokens and drop the first 85 ms.
 """
@@ -44,7 +44,7 @@ from orpheus_plugin.engine.playout import PlayoutClock  # noqa: E402
 MINI = ROOT / "orpheus_plugin" / "mini"
 SAMPLE_RATE = 24000
 AUDIBLE = 10 ** (-45 / 20)
-TOKENS_OF_LATENT = (3, 4, 6, 7)  # of its frame, after which a latent is complete
+TOKENS_OF_ROW = (3, 4, 6, 7)  # of its frame, after which a row of codes is complete
 SENTENCES = (
     "Hello there, how are you doing today?",
     "Your appointment is on Tuesday at three.",
@@ -55,17 +55,17 @@ SENTENCES = (
     "One moment, let me look that up for you.",
     "The weather will be fine this afternoon.",
 )
-Latents = npt.NDArray[np.int64]
+Codes = npt.NDArray[np.int64]
 
 
 @dataclass
-class Heard:
-    """One utterance as its listener got it."""
+class Result:
+    """What the listener of one utterance got."""
 
     tokens: int
     first_ms: float
     audible_ms: float
-    dry_ms: float
+    silence_ms: float
     cpu_per_second: float
 
 
@@ -86,9 +86,9 @@ class Simulation:
 
 async def listen(
     simulation: Simulation,
-    latents: Latents,
+    codes: Codes,
     rate: float,
-) -> Heard:
+) -> Result:
     begin = simulation.now
     clock = PlayoutClock(lambda: simulation.now)
     stream = simulation.batcher.open_stream(seed=1, deadline=lambda: clock.ends_at)
@@ -102,8 +102,8 @@ async def listen(
 
     following = asyncio.create_task(follow())
     cpu = time.thread_time()
-    for number, row in enumerate(latents):
-        tokens = 7 * (number // 4) + TOKENS_OF_LATENT[number % 4]
+    for number, row in enumerate(codes):
+        tokens = 7 * (number // 4) + TOKENS_OF_ROW[number % 4]
         simulation.now = max(simulation.now, begin + (tokens - 1) / rate)
         stream.push(row[None])
         await simulation.work()
@@ -113,26 +113,26 @@ async def listen(
     cpu = time.thread_time() - cpu
     samples = np.concatenate([piece for *_, piece in got])
     loud = int(np.argmax(np.abs(samples) > AUDIBLE))
-    first = runs_dry = got[0][1]
-    dry, offset, audible = 0.0, 0, first
+    first = plays_until = got[0][1]
+    silence, offset, audible = 0.0, 0, first
     for _, now, piece in got:
-        dry += max(0.0, now - runs_dry)
-        runs_dry = max(runs_dry, now)
+        silence += max(0.0, now - plays_until)
+        plays_until = max(plays_until, now)
         if offset <= loud < offset + len(piece):
-            audible = runs_dry + (loud - offset) / SAMPLE_RATE
+            audible = plays_until + (loud - offset) / SAMPLE_RATE
         offset += len(piece)
-        runs_dry += len(piece) / SAMPLE_RATE
+        plays_until += len(piece) / SAMPLE_RATE
     length = len(samples) / SAMPLE_RATE
-    return Heard(
+    return Result(
         got[0][0],
         first * 1e3,
         audible * 1e3,
-        dry * 1e3,
+        silence * 1e3,
         cpu / length,
     )
 
 
-async def mini_latents() -> list[Latents]:
+async def mini_codes() -> list[Codes]:
     """The sentences above as the bundled voice says them."""
     from orpheus_plugin.tokens.base import SamplingParams
     from orpheus_plugin.tokens.cpu.generator import CpuLlama
@@ -155,7 +155,7 @@ async def mini_latents() -> list[Latents]:
     return said
 
 
-def random_codec() -> tuple[SnacWeights, list[Latents]]:
+def random_codec() -> tuple[SnacWeights, list[Codes]]:
     from snac import SNAC
 
     from orpheus_plugin.codec.config import SnacConfig
@@ -172,19 +172,19 @@ def random_codec() -> tuple[SnacWeights, list[Latents]]:
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--codec", type=Path, help="SNAC snapshot directory")
-    parser.add_argument("--latents", type=Path, help="npz of int arrays [n, 3]")
+    parser.add_argument("--codes", type=Path, help="npz of int arrays [n, 3]")
     parser.add_argument("--rates", default="90,120,200", help="tokens a second (82 is real time)")
     parser.add_argument(
         "--at-once", type=int, default=4, help="utterances running at the same time"
     )
     options = parser.parse_args()
     torch.set_num_threads(1)
-    if options.codec and options.latents:
+    if options.codec and options.codes:
         name, decoder = options.codec.name, SnacWeights.load(options.codec)
-        with np.load(options.latents) as file:
+        with np.load(options.codes) as file:
             said = [file[key].astype(np.int64) for key in file.files]
     elif (MINI / "snac" / "config.json").is_file():
-        name, decoder, said = "bundled", SnacWeights.load(MINI / "snac"), await mini_latents()
+        name, decoder, said = "bundled", SnacWeights.load(MINI / "snac"), await mini_codes()
     else:
         name, (decoder, said) = "random weights, full size", random_codec()
     rows: list[dict[str, Any]] = []
@@ -193,14 +193,14 @@ async def main() -> None:
         "tokens",
         "first ms",
         "audible ms",
-        "dry ms",
+        "silence ms",
         "CPU s/s",
     )
     print(f"codec: {name}; {len(said)} utterances\n" + "".join(f"{head:>12}" for head in heads))
     for rate in (float(part) for part in options.rates.split(",")):
         simulation = Simulation(decoder)
         await listen(simulation, said[0], rate)  # warms up
-        heard = [asdict(await listen(simulation, latents, rate)) for latents in said]
+        heard = [asdict(await listen(simulation, codes, rate)) for codes in said]
         row = {key: statistics.median(one[key] for one in heard) for key in heard[0]}
         rows.append({"tokens_per_second": rate, **row})
         print(f"{rate:>12.0f}" + "".join(f"{value:>12.2f}" for value in row.values()))

@@ -35,7 +35,7 @@ from training.grid import HOP, PAD, UNIT
 
 Ints = npt.NDArray[np.int64]
 
-LATENT = 512
+ROW_SAMPLES = 512
 FRAME = 2048
 ROWS = 4096
 LETTERS = "$abcdefghijklmnopqrstuvwxyz ,.?!'-:"
@@ -125,12 +125,12 @@ def frames(u: Utterance, speed: float = 1.0) -> Frames:
     """
     ends = np.cumsum(u.units) * UNIT
     if speed == 1.0:
-        steps = -(-int(ends[-1]) // LATENT)
+        steps = -(-int(ends[-1]) // ROW_SAMPLES)
         steps = -(-steps // 4) * 4
-        time = (np.arange(steps) + 0.5) * LATENT
+        time = (np.arange(steps) + 0.5) * ROW_SAMPLES
         index = np.minimum(np.searchsorted(ends, time, side="right"), len(ends) - 1)
     else:
-        length = np.maximum(1, np.round(u.units * UNIT / LATENT / speed)).astype(np.int64)
+        length = np.maximum(1, np.round(u.units * UNIT / ROW_SAMPLES / speed)).astype(np.int64)
         length[-1] += -int(length.sum()) % 4
         index = np.repeat(np.arange(len(length)), length)
         steps = len(index)

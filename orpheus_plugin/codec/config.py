@@ -15,7 +15,8 @@ from orpheus_plugin.errors import BadCheckpoint
 
 CODEBOOK_SIZE = 4096
 SAMPLE_RATE = 24_000
-LATENT_SAMPLES = 512
+ROW_SAMPLES = 512
+"""Samples of a row of codes, and of the latent that the decoder makes of it."""
 STRIDES = (4, 2, 1)
 KERNEL = 7
 DILATIONS = (1, 3, 9)
@@ -68,9 +69,9 @@ class SnacConfig:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise BadCheckpoint(f"codec config.json is not SNAC's: {error!r}") from error
-        if math.prod(rates) != LATENT_SAMPLES or any(rate < 2 or rate % 2 for rate in rates):
+        if math.prod(rates) != ROW_SAMPLES or any(rate < 2 or rate % 2 for rate in rates):
             raise BadCheckpoint(
-                f"not Orpheus' codec (SNAC 24 kHz): decoder_rates {list(rates)}; wanted even, product {LATENT_SAMPLES}"
+                f"not Orpheus' codec (SNAC 24 kHz): decoder_rates {list(rates)}; wanted even, product {ROW_SAMPLES}"
             )
         if min(config.latent_dim, config.codebook_dim) < 1 or config.decoder_dim >> len(rates) < 1:
             raise BadCheckpoint("codec config.json holds a size below 1")
@@ -101,9 +102,9 @@ class SnacConfig:
         return self.stages[-1].late_out
 
     @property
-    def flush_latents(self) -> int:
-        """Latents of padding that bring out the tail of a stream."""
-        return -(-self.delay // LATENT_SAMPLES)
+    def flush_rows(self) -> int:
+        """Rows of padding that bring out the tail of a stream."""
+        return -(-self.delay // ROW_SAMPLES)
 
     @property
     def state_floats(self) -> int:
@@ -114,7 +115,7 @@ class SnacConfig:
 @dataclass(frozen=True)
 class Stage:
     """One stage of the streaming decoder. SNAC's convolutions are centred; here each runs causally: it puts the rows that
-    it remembers (its tail) before those that it is given, and emits as many as it is given, late by its right context.
+    it remembers (its tail) before its input, and emits as many rows as it gets, late by its right context.
 
     Attributes:
         rate: rows in, of each latent.
@@ -122,7 +123,7 @@ class Stage:
         stride: rows out of each row in.
         channels: of a row out.
         delays: rows out by which this stage alone is late, at each point where rows outside the stream must become zeros,
-            as the padding is that the original sees there.
+            because the original has zero padding there.
         tails: (rows, channels) that each of its convolutions remembers.
     """
 

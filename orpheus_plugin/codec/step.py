@@ -1,9 +1,9 @@
 """What a streaming decoder is, whatever device it runs on: lanes in, the samples that became final out.
 
 Exact means: the pieces a stream gets, concatenated, equal `snac.SNAC.decode` of all its codes (noise off) up to float
-rounding, from sample 0 to sample 512 * latents - 1, whatever the chunking and whoever shares the batch. Output lags
-input by the decoder's one-sided receptive field (4757 samples = 198 ms): 10 latents give the first 363 samples, and
-10 latents of padding behind the last one flush the tail.
+rounding, from sample 0 to sample 512 * rows - 1, whatever the chunking and whoever shares the batch. Output lags input by the
+decoder's one-sided receptive field (4757 samples = 198 ms): 10 rows of codes give the first 363 samples, and 10 rows of
+padding after the last one flush the tail.
 
 State: 119,232 floats (466 KiB in float32) per stream for the full-size decoder, held in one row per slot.
 """
@@ -17,11 +17,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from orpheus_plugin.codec.config import LATENT_SAMPLES, SnacConfig
+from orpheus_plugin.codec.config import ROW_SAMPLES, SnacConfig
 from orpheus_plugin.codec.noise import stream_keys
 
 FAR = 1 << 40
-"""End of a stream whose end is not known yet, in latents."""
+"""End of a stream whose end is not known yet, in rows."""
 
 
 @dataclass(slots=True)
@@ -31,8 +31,8 @@ class Lane:
     Attributes:
         slot: row of the state.
         keys: noise keys, int64 [blocks, 2]; None is no noise.
-        position: latents stepped so far; 0 makes the next step ignore whatever state the slot holds.
-        end: total latents of the stream once known, else FAR. Codes stepped at or behind it are ignored.
+        position: rows of codes stepped so far; 0 makes the next step ignore whatever state the slot holds.
+        end: total rows of the stream once known, else FAR. Codes stepped from there on are ignored.
     """
 
     slot: int
@@ -59,7 +59,7 @@ class StreamingDecoder(abc.ABC):
         self.config = config
         self.slots = slots
         self.delay = config.delay
-        self.flush_latents = config.flush_latents
+        self.flush_rows = config.flush_rows
 
     @abc.abstractmethod
     def _run(self, lanes: Sequence[Lane], codes: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -67,7 +67,7 @@ class StreamingDecoder(abc.ABC):
 
     @abc.abstractmethod
     def warm_up(self, shapes: Sequence[tuple[int, int]]) -> None:
-        """Prepare for steps of these (lanes, latents). Streams are left alone."""
+        """Prepare for steps of these (lanes, rows). Streams are left alone."""
 
     def enter(self) -> None:  # noqa: B027 - most have nothing to do
         """Called once on the thread that will step."""
@@ -78,16 +78,16 @@ class StreamingDecoder(abc.ABC):
         return Lane(slot, stream_keys(seed, len(self.config.decoder_rates)) if with_noise else None)
 
     def step(self, lanes: Sequence[Lane], codes: NDArray[np.int64]) -> list[NDArray[np.float32]]:
-        """Advance every lane by the same number of latents.
+        """Advance every lane by the same number of rows.
 
         Args:
             lanes: distinct slots.
-            codes: int64 [len(lanes), n, 3], 0..4095. Rows at or behind a lane's end are ignored.
+            codes: int64 [len(lanes), n, 3], 0..4095. Rows from a lane's end on are ignored.
 
         Returns:
-            Per lane the samples that became final, float32 [m], m <= 512 * n; empty in a stream's first 9 latents.
+            Per lane the samples that became final, float32 [m], m <= 512 * n; empty in a stream's first 9 rows.
 
-        Cost: one pass of 0.1 GFLOP a latent and lane (full size); blocks until the samples are on the host.
+        Cost: one pass of 0.1 GFLOP a row and lane (full size); blocks until the samples are on the host.
         """
         return self.launch(lanes, codes)()
 
@@ -99,7 +99,7 @@ class StreamingDecoder(abc.ABC):
         At most `depth` steps are begun and not waited for, and they are waited for in order.
         """
         n = codes.shape[1]
-        spans = [(lane.position * LATENT_SAMPLES - self.delay, lane.end) for lane in lanes]
+        spans = [(lane.position * ROW_SAMPLES - self.delay, lane.end) for lane in lanes]
         audio = self._launch(lanes, codes)
         for lane in lanes:
             lane.position += n
@@ -108,7 +108,7 @@ class StreamingDecoder(abc.ABC):
             samples = audio()
             pieces = []
             for row, (first, end) in enumerate(spans):
-                stop = min(n * LATENT_SAMPLES, end * LATENT_SAMPLES - first)
+                stop = min(n * ROW_SAMPLES, end * ROW_SAMPLES - first)
                 pieces.append(samples[row, max(0, -first) : max(0, stop)].copy())
             return pieces
 
@@ -127,7 +127,7 @@ class StreamingDecoder(abc.ABC):
         """Decode a whole utterance in slot 0. int64 [n, 3] -> float32 [512 * n]. For tests and offline use."""
         lane = self.lane(0, seed=seed, noise=noise)
         lane.end = len(codes)
-        padded = np.concatenate([codes, np.zeros((self.flush_latents, 3), np.int64)])
+        padded = np.concatenate([codes, np.zeros((self.flush_rows, 3), np.int64)])
         pieces = [
             self.step([lane], padded[None, i : i + chunk])[0] for i in range(0, len(padded), chunk)
         ]

@@ -1,4 +1,4 @@
-"""One listener's stream: codes in from the event loop, samples out to it."""
+"""One utterance's stream through the codec: codes in from the event loop, samples out to it."""
 
 from __future__ import annotations
 
@@ -6,20 +6,31 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from threading import Condition
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from orpheus_plugin.codec.config import CODEBOOK_SIZE, LATENT_SAMPLES
+from orpheus_plugin.codec.config import CODEBOOK_SIZE, ROW_SAMPLES
 from orpheus_plugin.codec.step import Lane
 from orpheus_plugin.errors import EngineDied
 
-if TYPE_CHECKING:
-    from orpheus_plugin.codec.batcher import CodecBatcher
-
 Samples = NDArray[np.float32]
 Waiting = tuple[asyncio.AbstractEventLoop, "asyncio.Future[None]"]
+
+
+class Owner(Protocol):
+    """What decodes a stream. `pushed` and `release` are called under its lock, `changed`."""
+
+    changed: Condition
+
+    def pushed(self, stream: CodecStream) -> None:
+        """The stream has new codes, or its end."""
+        ...
+
+    def release(self, stream: CodecStream) -> None:
+        """The stream needs its slot no more."""
+        ...
 
 
 class CodecStream:
@@ -27,48 +38,48 @@ class CodecStream:
 
     `push` and `finish` are short (validation and a copy under a lock; a few microseconds) and never run the model.
     Iterate once: `async for samples in stream` gives float32 arrays in [-1, 1] at 24 kHz, in order, 512 samples per
-    latent in total, and ends after the tail. The slot is free once the last samples were decoded, or at `close`.
+    row of codes in total, and ends after the tail. The slot is free once the last samples were decoded, or at `close`.
 
     Attributes:
-        deadline: gives the time, by the batcher's clock, at which the listener has nothing more to hear. Called by the
-            batcher's thread, under its lock.
+        deadline: gives the time, by the batcher's clock, at which the listener has no audio left to play. Called by
+            the batcher's thread, under its lock.
     """
 
-    def __init__(self, owner: CodecBatcher, lane: Lane, deadline: Callable[[], float]) -> None:
+    def __init__(self, owner: Owner, lane: Lane, deadline: Callable[[], float]) -> None:
         self._owner = owner
-        self._changed: Condition = owner._changed
+        self._changed = owner.changed
         self.lane = lane
         self.deadline = deadline
         # Fields below are guarded by the owner's lock.
+        self.finished = False
+        self.closed = False
+        self.waiting: Waiting | None = None
+        self.delivered = 0
         self._codes = np.zeros((64, 3), np.int64)
         self._have = 0
-        self._finished = False
-        self._closed = False
         self._error: EngineDied | None = None
         self._out: deque[Samples] = deque()
-        self._waiting: Waiting | None = None
-        self.delivered = 0
 
-    # -- codes in ------------------------------------------------------------------------------------------------
+    # ---- codes in
 
-    def push(self, latents: ArrayLike) -> None:
-        """Append latents: int [n, 3], each row the (coarse, mid, fine) code of 512 consecutive samples.
+    def push(self, codes: ArrayLike) -> None:
+        """Append codes: int [n, 3], each row the (coarse, mid, fine) code of 512 consecutive samples.
 
         A coarse code spans four rows and a mid code two. Raises ValueError for another shape, a type that is not an
         integer, a code outside 0..4095, or a stream already finished. After `close` it does nothing.
         """
-        rows = np.asarray(latents)
+        rows = np.asarray(codes)
         if rows.ndim != 2 or rows.shape[1] != 3 or not np.issubdtype(rows.dtype, np.integer):
             raise ValueError(
-                f"latents must be integers of shape [n, 3], not {rows.dtype} {list(rows.shape)}"
+                f"codes must be integers of shape [n, 3], not {rows.dtype} {list(rows.shape)}"
             )
         if rows.size and (rows.min() < 0 or rows.max() >= CODEBOOK_SIZE):
             raise ValueError(f"a code is outside 0..{CODEBOOK_SIZE - 1}")
         with self._changed:
-            if self._closed or self._error is not None or not len(rows):
+            if self.closed or self._error is not None or not len(rows):
                 return
-            if self._finished:
-                raise ValueError("latents pushed into a finished stream")
+            if self.finished:
+                raise ValueError("codes pushed into a finished stream")
             wanted = self._have + len(rows)
             if wanted > len(self._codes):
                 grown = np.zeros((max(wanted, 2 * len(self._codes)), 3), np.int64)
@@ -76,20 +87,20 @@ class CodecStream:
                 self._codes = grown
             self._codes[self._have : wanted] = rows
             self._have = wanted
-            self._owner._pushed(self)
+            self._owner.pushed(self)
 
     def finish(self) -> None:
-        """No more latents: decode the rest and the tail, then end the iteration. Idempotent."""
+        """No more codes: decode the rest and the tail, then end the iteration. Idempotent."""
         with self._changed:
-            if not self._finished and not self._closed:
-                self._finished = True
+            if not self.finished and not self.closed:
+                self.finished = True
                 if self._have:
-                    self._owner._pushed(self)
+                    self._owner.pushed(self)
                 else:
-                    self._owner._release(self)
+                    self._owner.release(self)
                     self._wake()
 
-    # -- samples out ---------------------------------------------------------------------------------------------
+    # ---- samples out
 
     def __aiter__(self) -> AsyncIterator[Samples]:
         return self
@@ -99,71 +110,77 @@ class CodecStream:
         loop = asyncio.get_running_loop()
         while True:
             with self._changed:
-                if self._closed:
+                if self.closed:
                     raise StopAsyncIteration
                 if self._out:
                     return self._out.popleft()
                 if self._error is not None:
                     raise self._error
-                if self._done:
+                if self.done:
                     raise StopAsyncIteration
-                if self._waiting is not None and not self._waiting[0].is_closed():
+                if self.waiting is not None and not self.waiting[0].is_closed():
                     raise RuntimeError("two tasks iterate one codec stream")
                 future: asyncio.Future[None] = loop.create_future()
-                self._waiting = loop, future
+                self.waiting = loop, future
             try:
                 await future
             finally:
                 with self._changed:
-                    self._waiting = None
+                    self.waiting = None
 
     def close(self) -> None:
         """Drop everything undelivered and free the slot at once; a running iteration ends. Idempotent."""
         with self._changed:
-            if self._closed:
+            if self.closed:
                 return
-            self._closed = True
+            self.closed = True
             self._out.clear()
-            self._owner._release(self)
+            self._owner.release(self)
             self._wake()
 
-    # -- for the batcher, under its lock ---------------------------------------------------------------------------
+    # ---- for the owner, under its lock
 
     @property
-    def _done(self) -> bool:
-        return self._finished and self.delivered >= self._have * LATENT_SAMPLES
+    def done(self) -> bool:
+        """Whether all its samples were delivered."""
+        return self.finished and self.delivered >= self._have * ROW_SAMPLES
 
-    def _pending(self, flush: int) -> int:
-        """Latents that could be stepped now; after `finish` with the padding that flushes the tail."""
-        if self._finished:
+    @property
+    def position(self) -> int:
+        """Rows stepped so far."""
+        return self.lane.position
+
+    def pending(self, flush: int) -> int:
+        """Rows that can be stepped now; after `finish` with the `flush` rows of padding that bring out the tail."""
+        if self.finished:
             return self._have + flush - self.lane.position if self._have else 0
         return self._have - self.lane.position
 
-    def _next_codes(self, n: int) -> NDArray[np.int64]:
-        """The n latents after the lane's position, continued with zeros.
+    def next_codes(self, n: int) -> NDArray[np.int64]:
+        """The n rows after the lane's position, padded with zeros.
 
-        Called by the worker for the step it is about to run: only here the lane learns its end.
+        Called for the step that is about to run: only here the lane learns its end.
         """
-        if self._finished:
+        if self.finished:
             self.lane.end = self._have
         codes = np.zeros((n, 3), np.int64)
         known = self._codes[self.lane.position : min(self._have, self.lane.position + n)]
         codes[: len(known)] = known
         return codes
 
-    def _deliver(self, piece: Samples) -> None:
+    def deliver(self, piece: Samples) -> None:
         if len(piece):
             self.delivered += len(piece)
             self._out.append(piece)
 
-    def _fail(self, error: EngineDied) -> None:
+    def fail(self, error: EngineDied) -> None:
         self._error = error
         self._wake()
 
     def _wake(self) -> None:
         """Have the iterating task look again."""
-        if self._waiting is not None:
-            wake([self._waiting])
+        if self.waiting is not None:
+            wake([self.waiting])
 
 
 def wake(waiting: Iterable[Waiting]) -> None:
@@ -175,7 +192,7 @@ def wake(waiting: Iterable[Waiting]) -> None:
         try:
             loop.call_soon_threadsafe(_resolve, futures)
         except RuntimeError:
-            if not loop.is_closed():  # else nobody is left to tell
+            if not loop.is_closed():  # a closed loop has no task to wake
                 raise
 
 

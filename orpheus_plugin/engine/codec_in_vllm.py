@@ -97,7 +97,7 @@ class CodecWorker(OrpheusWorker):
     _orpheus_codec: _CodecThread | None = None
 
     def orpheus_codec_load(self, folder: str, slots: int, shapes: Sequence[Sequence[int]]) -> None:
-        """Load a codec in place of the last one, and warm up its (lanes, latents) shapes."""
+        """Load a codec in place of the last one, and warm up its (lanes, rows) shapes."""
         if self._orpheus_codec is not None:
             self._orpheus_codec.close()
         self._orpheus_codec = _CodecThread(Path(folder), str(self.device), slots)

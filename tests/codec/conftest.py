@@ -49,7 +49,7 @@ def made(request: pytest.FixtureRequest) -> Made:
     return found
 
 
-def random_latents(frames: int, seed: int = 0) -> NDArray[np.int64]:
+def random_codes(frames: int, seed: int = 0) -> NDArray[np.int64]:
     """int64 [4 * frames, 3] as a stream is pushed: coarse four times, mid twice."""
     rng = np.random.default_rng(seed)
     levels = [rng.integers(0, 4096, frames * k).repeat(4 // k) for k in (1, 2, 4)]
@@ -57,12 +57,12 @@ def random_latents(frames: int, seed: int = 0) -> NDArray[np.int64]:
 
 
 def decode_in_chunks(
-    streaming: StreamingDecoder, latents: NDArray[np.int64], chunks: Sequence[int], **options: Any
+    streaming: StreamingDecoder, codes: NDArray[np.int64], chunks: Sequence[int], **options: Any
 ) -> list[NDArray[np.float32]]:
-    """Decode in one lane, cutting `latents` (and its padding) into the given chunk sizes, the last one repeated."""
+    """Decode in one lane, cutting `codes` (and its padding) into the given chunk sizes, the last one repeated."""
     lane = streaming.lane(0, **options)
-    lane.end = len(latents)
-    padded = np.concatenate([latents, np.zeros((streaming.flush_latents, 3), np.int64)])
+    lane.end = len(codes)
+    padded = np.concatenate([codes, np.zeros((streaming.flush_rows, 3), np.int64)])
     pieces, at, sizes = [], 0, list(chunks)
     while at < len(padded):
         size = sizes.pop(0) if len(sizes) > 1 else sizes[0]
@@ -82,12 +82,12 @@ def noise_block(forward: Any) -> Iterator[None]:
 
 
 def reference_decode(
-    reference: SNAC, latents: NDArray[np.int64], noise: Any = lambda _self, x: x
+    reference: SNAC, codes: NDArray[np.int64], noise: Any = lambda _self, x: x
 ) -> NDArray[np.float32]:
     """One-shot decode of whole frames by the snac package; noise off unless given."""
-    codes = [torch.from_numpy(latents[:: 4 // k, i].copy())[None] for i, k in enumerate((1, 2, 4))]
+    levels = [torch.from_numpy(codes[:: 4 // k, i].copy())[None] for i, k in enumerate((1, 2, 4))]
     with noise_block(noise), torch.inference_mode():
-        return reference.decode(codes)[0, 0].numpy()
+        return reference.decode(levels)[0, 0].numpy()
 
 
 @pytest.fixture(scope="session", autouse=True)

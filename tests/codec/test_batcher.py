@@ -1,4 +1,4 @@
-"""The batcher serves many listeners exactly, never leaks a slot, and tells every listener when it dies."""
+"""The batcher decodes many streams exactly, never leaks a slot, and ends every stream with an error when it dies."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ import pytest
 
 from orpheus_plugin.codec.batcher import CodecBatcher
 from orpheus_plugin.codec.cpu.decoder import CpuDecoder
+from orpheus_plugin.codec.policy import ChunkPolicy
 from orpheus_plugin.errors import AtCapacity, EngineDied
 from tests.support.codecs import SMALL
 
-from .conftest import make_reference, make_weights, random_latents, reference_decode
+from .conftest import make_reference, make_weights, random_codes, reference_decode
 
 REFERENCE = make_reference(SMALL)
 WEIGHTS = make_weights(REFERENCE, SMALL)
@@ -39,13 +40,13 @@ async def listen(stream):
     return np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
 
 
-async def speak(batcher, latents, sizes=(1,), pause=None, **options):
+async def speak(batcher, codes, sizes=(1,), pause=None, **options):
     stream = batcher.open_stream(**options)
     listening = asyncio.create_task(listen(stream))
     at, turn = 0, 0
-    while at < len(latents):
+    while at < len(codes):
         size = sizes[turn % len(sizes)]
-        stream.push(latents[at : at + size])
+        stream.push(codes[at : at + size])
         at, turn = at + size, turn + 1
         if pause is not None:
             await asyncio.sleep(pause())
@@ -54,51 +55,49 @@ async def speak(batcher, latents, sizes=(1,), pause=None, **options):
 
 
 async def test_one_frame_is_spoken_whole(batcher):
-    latents = random_latents(1)
-    got = await speak(batcher, latents, (4,), noise=False)
-    np.testing.assert_allclose(got, reference_decode(REFERENCE, latents), rtol=0, atol=TOLERANCE)
+    codes = random_codes(1)
+    got = await speak(batcher, codes, (4,), noise=False)
+    np.testing.assert_allclose(got, reference_decode(REFERENCE, codes), rtol=0, atol=TOLERANCE)
 
 
 async def test_many_streams_at_once_are_each_exact(batcher):
     rng = np.random.default_rng(0)
-    jobs = [random_latents(int(rng.integers(1, 16)), seed) for seed in range(40)]
+    jobs = [random_codes(int(rng.integers(1, 16)), seed) for seed in range(40)]
     results = await asyncio.gather(
         *(
             speak(
                 batcher,
-                latents,
+                codes,
                 tuple(rng.integers(1, 9, 5)),
                 lambda: rng.random() * 0.01,
                 noise=False,
             )
-            for latents in jobs
+            for codes in jobs
         )
     )
-    for latents, got in zip(jobs, results, strict=True):
-        np.testing.assert_allclose(
-            got, reference_decode(REFERENCE, latents), rtol=0, atol=TOLERANCE
-        )
+    for codes, got in zip(jobs, results, strict=True):
+        np.testing.assert_allclose(got, reference_decode(REFERENCE, codes), rtol=0, atol=TOLERANCE)
     assert batcher.active == 0
 
 
-async def test_noise_is_the_streams_own_in_company_and_alone(batcher):
-    latents = random_latents(6)
-    alone = await speak(batcher, latents, (24,), seed=11)
+async def test_noise_is_the_streams_own_alone_and_in_a_batch(batcher):
+    codes = random_codes(6)
+    alone = await speak(batcher, codes, (24,), seed=11)
     first, second, *_ = await asyncio.gather(
-        speak(batcher, latents, (1, 3), lambda: 0.001, seed=11),
-        speak(batcher, latents, (2,), lambda: 0.002, seed=12),
-        *(speak(batcher, random_latents(5, n), (1,), seed=n) for n in range(5)),
+        speak(batcher, codes, (1, 3), lambda: 0.001, seed=11),
+        speak(batcher, codes, (2,), lambda: 0.002, seed=12),
+        *(speak(batcher, random_codes(5, n), (1,), seed=n) for n in range(5)),
     )
     np.testing.assert_allclose(first, alone, rtol=0, atol=TOLERANCE)
     assert np.abs(second - alone).max() > 1e-3
 
 
-async def test_audio_starts_with_the_tenth_latent_without_waiting_for_more(batcher):
+async def test_audio_starts_with_the_tenth_row_without_waiting_for_more(batcher):
     stream = batcher.open_stream()
-    stream.push(random_latents(3)[:9])
+    stream.push(random_codes(3)[:9])
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(anext(stream), 0.1)
-    stream.push(random_latents(3)[9:10])
+    stream.push(random_codes(3)[9:10])
     assert len(await asyncio.wait_for(anext(stream), 5)) == 363
     stream.close()
 
@@ -114,22 +113,22 @@ async def test_nothing_pushed_ends_clean(batcher):
 @pytest.mark.parametrize(
     "bad", [[[0, 0, 4096]], [[-1, 0, 0]], [[0.5, 1.0, 2.0]], [1, 2, 3], [[1, 2]], [["a", "b", "c"]]]
 )
-async def test_bad_latents_are_refused_and_the_stream_lives_on(batcher, bad):
-    latents = random_latents(2)
+async def test_bad_codes_are_refused_and_the_stream_goes_on(batcher, bad):
+    codes = random_codes(2)
     stream = batcher.open_stream(noise=False)
-    stream.push(latents[:3])
-    with pytest.raises(ValueError, match=r"latents|code"):
+    stream.push(codes[:3])
+    with pytest.raises(ValueError, match="code"):
         stream.push(bad)
-    stream.push(latents[3:])
+    stream.push(codes[3:])
     stream.finish()
     with pytest.raises(ValueError, match="finished"):
-        stream.push(latents)
+        stream.push(codes)
     np.testing.assert_allclose(
-        await listen(stream), reference_decode(REFERENCE, latents), rtol=0, atol=TOLERANCE
+        await listen(stream), reference_decode(REFERENCE, codes), rtol=0, atol=TOLERANCE
     )
 
 
-async def test_full_house_is_at_capacity_until_someone_leaves(batcher):
+async def test_with_all_slots_in_use_a_stream_is_refused_until_one_is_free(batcher):
     streams = [batcher.open_stream() for _ in range(64)]
     with pytest.raises(AtCapacity):
         batcher.open_stream()
@@ -142,54 +141,54 @@ async def test_full_house_is_at_capacity_until_someone_leaves(batcher):
     assert batcher.active == 0
 
 
-async def test_hanging_up_at_random_leaks_no_slot_and_hurts_nobody(batcher):
+async def test_closing_at_random_leaks_no_slot_and_leaves_other_streams_exact(batcher):
     rng = np.random.default_rng(1)
 
-    async def hanging_up(seed):
+    async def closing(seed):
         stream = batcher.open_stream()
         listening = asyncio.create_task(listen(stream))
-        stream.push(random_latents(4, seed))
+        stream.push(random_codes(4, seed))
         await asyncio.sleep(rng.random() * 0.05)
         stream.close()
-        stream.push(random_latents(1))
+        stream.push(random_codes(1))
         stream.finish()
         await listening
 
     threads = threading.active_count()
     for round_ in range(6):
         before = batcher.active
-        await asyncio.gather(*(hanging_up(seed) for seed in range(30)))
+        await asyncio.gather(*(closing(seed) for seed in range(30)))
         assert batcher.active == before, round_
     streams = [batcher.open_stream(noise=False) for _ in range(20)]
     for number, stream in enumerate(streams):
-        stream.push(random_latents(6, number))
+        stream.push(random_codes(6, number))
         if number % 2:
             stream.close()
         else:
             stream.finish()
     for number, stream in enumerate(streams):
         if number % 2 == 0:
-            wanted = reference_decode(REFERENCE, random_latents(6, number))
+            wanted = reference_decode(REFERENCE, random_codes(6, number))
             np.testing.assert_allclose(await listen(stream), wanted, rtol=0, atol=TOLERANCE)
     assert batcher.active == 0
     assert threading.active_count() == threads
 
 
 async def test_a_cancelled_listener_can_listen_again(batcher):
-    latents = random_latents(3)
+    codes = random_codes(3)
     stream = batcher.open_stream(noise=False)
     listening = asyncio.create_task(anext(stream))
     await asyncio.sleep(0.01)
     listening.cancel()
     await asyncio.gather(listening, return_exceptions=True)
-    stream.push(latents)
+    stream.push(codes)
     stream.finish()
     np.testing.assert_allclose(
-        await listen(stream), reference_decode(REFERENCE, latents), rtol=0, atol=TOLERANCE
+        await listen(stream), reference_decode(REFERENCE, codes), rtol=0, atol=TOLERANCE
     )
 
 
-async def test_who_runs_dry_first_is_served_first():
+async def test_the_listener_with_the_least_audio_left_is_served_first():
     """With room for one lane a step, the stream with the earliest deadline gets all of its audio first."""
     batcher = CodecBatcher(CpuDecoder(WEIGHTS, slots=3), max_lanes=1)
     order = []
@@ -197,7 +196,7 @@ async def test_who_runs_dry_first_is_served_first():
     streams = {name: batcher.open_stream() for name in "abc"}
     for name, left in (("a", 30.0), ("b", 10.0), ("c", 20.0)):
         streams[name].deadline = partial(float, now + left)
-        streams[name].push(random_latents(8))
+        streams[name].push(random_codes(8))
         streams[name].finish()
 
     async def follow(name):
@@ -219,24 +218,24 @@ async def until(holds):
 
 @pytest.fixture
 def stepped(monkeypatch):
-    """A batcher that is stepped by hand, and the latents of each step it has taken."""
+    """A batcher that is stepped by hand, and the rows of each step it has taken."""
     batcher = CodecBatcher(CpuDecoder(WEIGHTS, slots=1), clock=lambda: 100.0)
     steps = []
-    launch = batcher._streaming.launch
+    launch = batcher._decoder.launch
 
     def counting(lanes, codes, **options):
         steps.append(codes.shape[1])
         return launch(lanes, codes, **options)
 
-    monkeypatch.setattr(batcher._streaming, "launch", counting)
+    monkeypatch.setattr(batcher._decoder, "launch", counting)
     return batcher, steps
 
 
-def test_where_one_latent_takes_as_long_as_two_the_first_sound_comes_with_two(stepped):
+def test_where_one_row_takes_as_long_as_two_the_first_sound_comes_with_two(stepped):
     batcher, steps = stepped
-    batcher._fixed = True  # as on a GPU
+    batcher._policy = ChunkPolicy(flush=10, max_lanes=1, fixed_shapes=True)  # as on a GPU
     stream = batcher.open_stream()
-    for row in random_latents(3)[:11]:
+    for row in random_codes(3)[:11]:
         stream.push(row[None])
         batcher.run_ready()
     assert steps == [4, 4, 2]
@@ -252,7 +251,7 @@ def test_where_one_latent_takes_as_long_as_two_the_first_sound_comes_with_two(st
         (0.0, 11, [4, 4, 2]),  # the tenth is the first to be heard; from there on in pairs
         (0.0, 33, [4] * 8),
         (0.0, 34, [4] * 8 + [2]),
-        (0.0, 39, [4] * 9),  # the beginning is over: a few latents are not worth a step
+        (0.0, 39, [4] * 9),  # the beginning is over: a few rows are not worth a step
         (0.2, 15, [4, 4, 4, 2]),
         (0.3, 15, [4, 4, 4]),
         (0.7, 15, [8]),
@@ -266,7 +265,7 @@ def test_the_more_a_listener_has_left_the_larger_the_chunks(stepped, left, pushe
     batcher, steps = stepped
     stream = batcher.open_stream()
     stream.deadline = lambda: 100.0 + left
-    stream.push(random_latents(10)[:pushed])
+    stream.push(random_codes(10)[:pushed])
     batcher.run_ready()
     assert steps == wanted
     stream.finish()
@@ -274,16 +273,16 @@ def test_the_more_a_listener_has_left_the_larger_the_chunks(stepped, left, pushe
     assert stream.delivered == 512 * pushed
 
 
-async def test_what_waits_for_company_is_decoded_in_time_though_nothing_more_comes(batcher):
+async def test_codes_that_wait_for_a_larger_chunk_are_decoded_in_time_when_no_more_come(batcher):
     patient, hurried = batcher.open_stream(), batcher.open_stream()
     began = time.monotonic()
     patient.deadline = lambda: began + 1000
-    patient.push(random_latents(1))
+    patient.push(random_codes(1))
     hurried.deadline = lambda: began + 0.6
-    hurried.push(random_latents(2)[:6])
+    hurried.push(random_codes(2)[:6])
     await until(lambda: hurried.lane.position == 4)
     assert began + 0.6 - time.monotonic() <= 0.512
-    hurried.push(random_latents(2)[6:])
+    hurried.push(random_codes(2)[6:])
     await until(lambda: hurried.lane.position == 8)
     assert patient.lane.position == 0
     patient.close()
@@ -301,7 +300,7 @@ async def test_idle_thread_sleeps(batcher):
 
     batcher._pick = counting
     stream = batcher.open_stream()
-    stream.push(random_latents(1))
+    stream.push(random_codes(1))
     await asyncio.sleep(0.3)
     before = picks
     await asyncio.sleep(0.3)
@@ -309,22 +308,22 @@ async def test_idle_thread_sleeps(batcher):
     stream.close()
 
 
-async def test_a_dying_worker_ends_every_stream_with_engine_died(batcher, caplog):
+async def test_a_worker_that_dies_ends_every_stream_with_engine_died(batcher, caplog):
     streams = [batcher.open_stream() for _ in range(3)]
     listening = [asyncio.create_task(listen(stream)) for stream in streams]
 
     def broken(*_args, **_options):
         raise RuntimeError("device lost")
 
-    batcher._streaming.launch = broken
-    streams[0].push(random_latents(1))
+    batcher._decoder.launch = broken
+    streams[0].push(random_codes(1))
     for task in listening:
         with pytest.raises(EngineDied, match="device lost"):
             await asyncio.wait_for(task, 5)
     assert batcher.active == 0
     with pytest.raises(EngineDied):
         batcher.open_stream()
-    streams[1].push(random_latents(1))
+    streams[1].push(random_codes(1))
     streams[1].close()
     assert "the codec died" in caplog.text
 
@@ -346,7 +345,7 @@ async def test_closing_ends_open_streams_and_the_thread():
 
 async def test_a_finished_stream_is_not_kept_alive(batcher):
     stream = batcher.open_stream()
-    stream.push(random_latents(1))
+    stream.push(random_codes(1))
     stream.finish()
     await listen(stream)
     gone = weakref.ref(stream)
@@ -356,7 +355,7 @@ async def test_a_finished_stream_is_not_kept_alive(batcher):
     assert gone() is None
 
 
-def test_a_listener_whose_loop_is_gone_does_not_hurt_the_rest(batcher):
+def test_a_closed_event_loop_does_not_affect_other_streams(batcher):
     stream = batcher.open_stream()
 
     async def leave():
@@ -367,8 +366,8 @@ def test_a_listener_whose_loop_is_gone_does_not_hurt_the_rest(batcher):
     loop = asyncio.new_event_loop()
     loop.run_until_complete(leave())
     loop.close()
-    stream.push(random_latents(5))
-    latents = random_latents(2)
-    got = asyncio.run(speak(batcher, latents, (8,), noise=False))
-    np.testing.assert_allclose(got, reference_decode(REFERENCE, latents), rtol=0, atol=TOLERANCE)
+    stream.push(random_codes(5))
+    codes = random_codes(2)
+    got = asyncio.run(speak(batcher, codes, (8,), noise=False))
+    np.testing.assert_allclose(got, reference_decode(REFERENCE, codes), rtol=0, atol=TOLERANCE)
     stream.close()

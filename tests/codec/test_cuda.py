@@ -11,7 +11,7 @@ from orpheus_plugin.codec.batcher import CodecBatcher
 from orpheus_plugin.codec.torch.step import TorchDecoder
 from tests.support.codecs import SMALL
 
-from .conftest import make_weights, random_latents, reference_decode
+from .conftest import make_weights, random_codes, reference_decode
 
 pytestmark = pytest.mark.gpu
 
@@ -19,25 +19,25 @@ pytestmark = pytest.mark.gpu
 def test_captured_graphs_are_exact_for_lanes_joining_and_leaving(small_reference):
     streaming = TorchDecoder(make_weights(small_reference, SMALL), slots=8, device="cuda")
     streaming.warm_up([(size, n) for size in (1, 2, 4, 8) for n in (1, 2, 4, 8)])
-    jobs = [random_latents(frames, frames) for frames in range(1, 9)]
+    jobs = [random_codes(frames, frames) for frames in range(1, 9)]
     lanes, got = {}, {i: [] for i in range(8)}
-    for index, latents in enumerate(jobs):
+    for index, codes in enumerate(jobs):
         lanes[index] = streaming.lane(index, noise=False)
-        lanes[index].end = len(latents)
+        lanes[index].end = len(codes)
     for turn in range(200):
-        alive = [i for i in lanes if lanes[i].position < lanes[i].end + streaming.flush_latents]
+        alive = [i for i in lanes if lanes[i].position < lanes[i].end + streaming.flush_rows]
         if not alive:
             break
         chosen = alive[turn % 2 :: 2] or alive
         n = (1, 2, 4, 8, 3)[turn % 5]
-        codes = np.zeros((len(chosen), n, 3), np.int64)
+        batch = np.zeros((len(chosen), n, 3), np.int64)
         for row, i in enumerate(chosen):
             part = jobs[i][lanes[i].position : lanes[i].position + n]
-            codes[row, : len(part)] = part
-        for i, piece in zip(chosen, streaming.step([lanes[i] for i in chosen], codes), strict=True):
+            batch[row, : len(part)] = part
+        for i, piece in zip(chosen, streaming.step([lanes[i] for i in chosen], batch), strict=True):
             got[i].append(piece)
-    for i, latents in enumerate(jobs):
-        wanted = reference_decode(small_reference, latents)
+    for i, codes in enumerate(jobs):
+        wanted = reference_decode(small_reference, codes)
         np.testing.assert_allclose(np.concatenate(got[i]), wanted, rtol=0, atol=1e-4)
 
 
@@ -47,17 +47,15 @@ async def test_the_batcher_serves_from_a_gpu(small_reference):
     )
     batcher.start()
 
-    async def speak(latents):
+    async def speak(codes):
         stream = batcher.open_stream(noise=False)
-        for row in latents:
+        for row in codes:
             stream.push(row[None])
             await asyncio.sleep(0)
         stream.finish()
         return np.concatenate([piece async for piece in stream])
 
-    jobs = [random_latents(frames, frames) for frames in range(1, 9)]
-    for latents, got in zip(jobs, await asyncio.gather(*map(speak, jobs)), strict=True):
-        np.testing.assert_allclose(
-            got, reference_decode(small_reference, latents), rtol=0, atol=1e-4
-        )
+    jobs = [random_codes(frames, frames) for frames in range(1, 9)]
+    for codes, got in zip(jobs, await asyncio.gather(*map(speak, jobs)), strict=True):
+        np.testing.assert_allclose(got, reference_decode(small_reference, codes), rtol=0, atol=1e-4)
     batcher.close()

@@ -16,7 +16,7 @@ from orpheus_plugin.codec.weights import SnacWeights
 from orpheus_plugin.errors import BadCheckpoint, ModelNotFound
 from tests.support.codecs import SMALL
 
-from .conftest import random_latents, reference_decode
+from .conftest import random_codes, reference_decode
 
 BUNDLED = Path(orpheus_plugin.__file__).parent / "mini" / "snac"
 
@@ -49,9 +49,9 @@ def old_weight_norm(state):
 @pytest.mark.parametrize("spelling", [dict, old_weight_norm])
 def test_loads_and_decodes_as_the_reference(made, tmp_path, small_reference, name, spelling):
     snapshot = write_snapshot(tmp_path, spelling(small_reference.state_dict()), name=name)
-    latents = random_latents(3)
-    got = made(SnacWeights.load(snapshot), slots=1).decode(latents, noise=False)
-    np.testing.assert_allclose(got, reference_decode(small_reference, latents), rtol=0, atol=1e-5)
+    codes = random_codes(3)
+    got = made(SnacWeights.load(snapshot), slots=1).decode(codes, noise=False)
+    np.testing.assert_allclose(got, reference_decode(small_reference, codes), rtol=0, atol=1e-5)
 
 
 def test_encoder_weights_are_not_needed(tmp_path, small_reference):
@@ -161,7 +161,7 @@ def test_the_bundled_voices_codec_streams_exactly(made):
     config = json.loads((BUNDLED / "config.json").read_text())
     reference = SNAC(**config).eval()
     reference.load_state_dict(load_file(BUNDLED / "model.safetensors"))
-    latents = random_latents(4)
+    codes = random_codes(4)
     streaming = made(SnacWeights.load(BUNDLED), slots=1)
-    got = streaming.decode(latents, noise=False, chunk=3)
-    np.testing.assert_allclose(got, reference_decode(reference, latents), rtol=0, atol=1e-5)
+    got = streaming.decode(codes, noise=False, chunk=3)
+    np.testing.assert_allclose(got, reference_decode(reference, codes), rtol=0, atol=1e-5)

@@ -18,7 +18,7 @@ from .conftest import (
     decode_in_chunks,
     make_reference,
     make_weights,
-    random_latents,
+    random_codes,
     reference_decode,
 )
 
@@ -27,15 +27,15 @@ REFERENCE = make_reference(SMALL)
 WEIGHTS = make_weights(REFERENCE, SMALL)
 
 
-def run_alone(streaming, latents, chunks, **lane_options):
+def run_alone(streaming, codes, chunks, **lane_options):
     """The pieces of `decode_in_chunks` as one."""
-    return np.concatenate(decode_in_chunks(streaming, latents, chunks, **lane_options))
+    return np.concatenate(decode_in_chunks(streaming, codes, chunks, **lane_options))
 
 
 def test_delay_is_the_receptive_field_and_state_is_as_documented(made):
     streaming = made(make_weights(make_reference(FULL_SIZE), FULL_SIZE), slots=1)
     assert streaming.delay == 4757
-    assert streaming.flush_latents == 10
+    assert streaming.flush_rows == 10
     assert streaming.config.state_floats == 119_232
 
 
@@ -46,9 +46,9 @@ def test_delay_is_the_receptive_field_and_state_is_as_documented(made):
     seed=st.integers(0, 99),
 )
 def test_any_chunking_equals_one_shot_decode(made, frames, chunks, seed):
-    latents = random_latents(frames, seed)
-    got = run_alone(made(WEIGHTS, slots=1), latents, chunks, noise=False)
-    wanted = reference_decode(REFERENCE, latents)
+    codes = random_codes(frames, seed)
+    got = run_alone(made(WEIGHTS, slots=1), codes, chunks, noise=False)
+    wanted = reference_decode(REFERENCE, codes)
     assert got.dtype == np.float32
     assert got.shape == wanted.shape == (2048 * frames,)
     np.testing.assert_allclose(got, wanted, rtol=0, atol=TOLERANCE)
@@ -56,10 +56,10 @@ def test_any_chunking_equals_one_shot_decode(made, frames, chunks, seed):
 
 def test_full_size_decoder_streams_exactly(made):
     reference = make_reference(FULL_SIZE)
-    latents = random_latents(6)
+    codes = random_codes(6)
     streaming = made(make_weights(reference, FULL_SIZE), slots=1)
-    got = run_alone(streaming, latents, [1, 1, 2, 4], noise=False)
-    np.testing.assert_allclose(got, reference_decode(reference, latents), rtol=0, atol=TOLERANCE)
+    got = run_alone(streaming, codes, [1, 1, 2, 4], noise=False)
+    np.testing.assert_allclose(got, reference_decode(reference, codes), rtol=0, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("slots", [1, 7, 64])
@@ -67,9 +67,9 @@ def test_streams_joining_and_leaving_at_random_are_each_exact(made, slots):
     rng = np.random.default_rng(slots)
     streaming = made(WEIGHTS, slots=slots)
     waiting = [
-        random_latents(int(rng.integers(1, 9)), seed) for seed in range(slots + slots // 2 + 2)
+        random_codes(int(rng.integers(1, 9)), seed) for seed in range(slots + slots // 2 + 2)
     ]
-    wanted = [reference_decode(REFERENCE, latents) for latents in waiting]
+    wanted = [reference_decode(REFERENCE, codes) for codes in waiting]
     queue = list(range(len(waiting)))
     free, running, got = list(range(slots)), {}, {i: [] for i in queue}
     while queue or running:
@@ -83,13 +83,13 @@ def test_streams_joining_and_leaving_at_random_are_each_exact(made, slots):
         n = int(rng.integers(1, 7))
         chosen = [index for index in running if rng.random() < 0.8] or [next(iter(running))]
         lanes = [running[index] for index in chosen]
-        codes = np.zeros((len(lanes), n, 3), np.int64)
+        batch = np.zeros((len(lanes), n, 3), np.int64)
         for row, index in enumerate(chosen):
             part = waiting[index][lanes[row].position : lanes[row].position + n]
-            codes[row, : len(part)] = part
-        for index, piece in zip(chosen, streaming.step(lanes, codes), strict=True):
+            batch[row, : len(part)] = part
+        for index, piece in zip(chosen, streaming.step(lanes, batch), strict=True):
             got[index].append(piece)
-            over = running[index].position >= running[index].end + streaming.flush_latents
+            over = running[index].position >= running[index].end + streaming.flush_rows
             hangs_up = rng.random() < 0.02
             if over or hangs_up:
                 free.append(running.pop(index).slot)
@@ -100,40 +100,40 @@ def test_streams_joining_and_leaving_at_random_are_each_exact(made, slots):
 
 
 def test_noise_does_not_depend_on_chunks_or_batch(made):
-    latents = random_latents(5)
+    codes = random_codes(5)
     streaming = made(WEIGHTS, slots=3)
-    alone = run_alone(streaming, latents, [64], seed=7)
-    assert not np.allclose(alone, run_alone(streaming, latents, [64], seed=8), atol=1e-3)
+    alone = run_alone(streaming, codes, [64], seed=7)
+    assert not np.allclose(alone, run_alone(streaming, codes, [64], seed=8), atol=1e-3)
     np.testing.assert_allclose(
-        alone, run_alone(streaming, latents, [3, 1, 2, 5], seed=7), rtol=0, atol=TOLERANCE
+        alone, run_alone(streaming, codes, [3, 1, 2, 5], seed=7), rtol=0, atol=TOLERANCE
     )
 
     lanes = [streaming.lane(0, seed=1), streaming.lane(1, seed=7), streaming.lane(2, noise=False)]
-    padded = np.concatenate([latents, np.zeros((streaming.flush_latents, 3), np.int64)])
+    padded = np.concatenate([codes, np.zeros((streaming.flush_rows, 3), np.int64)])
     for lane in lanes:
-        lane.end = len(latents)
+        lane.end = len(codes)
     steps = [
         streaming.step(lanes, np.repeat(padded[None, i : i + 5], 3, 0)) for i in range(0, 30, 5)
     ]
     batched = [np.concatenate(pieces) for pieces in zip(*steps, strict=True)]
     np.testing.assert_allclose(batched[1], alone, rtol=0, atol=TOLERANCE)
     np.testing.assert_allclose(
-        batched[2], reference_decode(REFERENCE, latents), rtol=0, atol=TOLERANCE
+        batched[2], reference_decode(REFERENCE, codes), rtol=0, atol=TOLERANCE
     )
 
 
 def test_a_streams_samples_are_the_same_to_the_last_bit_in_any_chunks_and_company(made):
     """What makes one seed write one file: how a turn is chunked hangs on the machine's load."""
-    latents = random_latents(5)
-    padded = np.concatenate([latents, np.zeros((10, 3), np.int64)])
+    codes = random_codes(5)
+    padded = np.concatenate([codes, np.zeros((10, 3), np.int64)])
     streaming = made(WEIGHTS, slots=5)
-    alone = run_alone(streaming, latents, [4], seed=7)
+    alone = run_alone(streaming, codes, [4], seed=7)
     for chunks in ([1], [2], [3], [16], [1, 2, 4, 16]):
-        assert np.array_equal(alone, run_alone(streaming, latents, chunks, seed=7))
+        assert np.array_equal(alone, run_alone(streaming, codes, chunks, seed=7))
     for company in (2, 3, 5):
         lanes = [streaming.lane(slot, seed=7) for slot in range(company)]
         for lane in lanes:
-            lane.end = len(latents)
+            lane.end = len(codes)
         steps = [
             streaming.step(lanes, np.repeat(padded[None, i : i + 3], company, 0))
             for i in range(0, 30, 3)
@@ -144,7 +144,7 @@ def test_a_streams_samples_are_the_same_to_the_last_bit_in_any_chunks_and_compan
 
 def test_noise_enters_where_the_reference_adds_it(made):
     """Given our draws, the snac package makes our samples: same layer, same positions, same scale."""
-    latents = random_latents(4)
+    codes = random_codes(4)
     streaming = made(WEIGHTS, slots=1)
     keys = streaming.lane(0, seed=5).keys
     blocks = iter(range(4))
@@ -153,9 +153,9 @@ def test_noise_enters_where_the_reference_adds_it(made):
         draws = normal(keys[next(blocks)], np.arange(x.shape[-1]))
         return x + torch.from_numpy(draws).float() * block.linear(x)
 
-    wanted = reference_decode(REFERENCE, latents, noise=ours)
+    wanted = reference_decode(REFERENCE, codes, noise=ours)
     np.testing.assert_allclose(
-        run_alone(streaming, latents, [3], seed=5), wanted, rtol=0, atol=TOLERANCE
+        run_alone(streaming, codes, [3], seed=5), wanted, rtol=0, atol=TOLERANCE
     )
 
 
@@ -164,28 +164,28 @@ def test_a_slot_forgets_its_last_stream_even_if_that_one_went_to_nan(made):
     pools = [[streaming._state]] if made is CpuDecoder else streaming._pools
     for state in (part for stage in pools for part in stage):
         state[:] = float("nan")
-    latents = random_latents(3)
-    got = run_alone(streaming, latents, [1], noise=False)
-    np.testing.assert_allclose(got, reference_decode(REFERENCE, latents), rtol=0, atol=TOLERANCE)
+    codes = random_codes(3)
+    got = run_alone(streaming, codes, [1], noise=False)
+    np.testing.assert_allclose(got, reference_decode(REFERENCE, codes), rtol=0, atol=TOLERANCE)
 
 
-def test_first_samples_come_with_the_tenth_latent(made):
+def test_first_samples_come_with_the_tenth_row(made):
     streaming = made(WEIGHTS, slots=1)
-    lane, latents = streaming.lane(0), random_latents(4)
-    sizes = [len(streaming.step([lane], latents[None, i : i + 1])[0]) for i in range(12)]
+    lane, codes = streaming.lane(0), random_codes(4)
+    sizes = [len(streaming.step([lane], codes[None, i : i + 1])[0]) for i in range(12)]
     assert sizes == [0] * 9 + [363, 512, 512]
 
 
 def test_warm_up_leaves_running_streams_alone(made):
     streaming = made(WEIGHTS, slots=1)
-    latents = random_latents(4)
+    codes = random_codes(4)
     lane = streaming.lane(0, noise=False)
-    lane.end = len(latents)
-    pieces = [streaming.step([lane], latents[None])[0]]
+    lane.end = len(codes)
+    pieces = [streaming.step([lane], codes[None])[0]]
     streaming.warm_up([(1, 1), (2, 4)])
     pieces.append(streaming.step([lane], np.zeros((1, 10, 3), np.int64))[0])
     np.testing.assert_allclose(
-        np.concatenate(pieces), reference_decode(REFERENCE, latents), rtol=0, atol=TOLERANCE
+        np.concatenate(pieces), reference_decode(REFERENCE, codes), rtol=0, atol=TOLERANCE
     )
 
 
@@ -206,20 +206,20 @@ def test_a_captured_shape_reads_each_steps_inputs_where_it_was_captured():
 
     graph = Graph()
     captured._graphs[2, 4] = graph, inputs, audio
-    jobs = [random_latents(frames, frames) for frames in (6, 3)]
+    jobs = [random_codes(frames, frames) for frames in (6, 3)]
     for streaming in (plain, captured):
         lanes = [streaming.lane(slot, seed=slot, noise=slot == 0) for slot in (0, 1)]
-        for lane, latents in zip(lanes, jobs, strict=True):
-            lane.end = len(latents)
+        for lane, codes in zip(lanes, jobs, strict=True):
+            lane.end = len(codes)
         got = [[], []]
         for turn in range(9):
             chosen = [0] if turn in (1, 2) else [0, 1]
-            codes = np.zeros((len(chosen), 4, 3), np.int64)
+            batch = np.zeros((len(chosen), 4, 3), np.int64)
             for row, i in enumerate(chosen):
                 part = jobs[i][lanes[i].position : lanes[i].position + 4]
-                codes[row, : len(part)] = part
+                batch[row, : len(part)] = part
             for i, piece in zip(
-                chosen, streaming.step([lanes[i] for i in chosen], codes), strict=True
+                chosen, streaming.step([lanes[i] for i in chosen], batch), strict=True
             ):
                 got[i].append(piece)
         if streaming is plain:

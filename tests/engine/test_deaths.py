@@ -102,9 +102,9 @@ async def test_a_thread_that_returns_by_itself_is_a_death(engine: LocalEngine) -
         assert parts is not None
         turn = asyncio.create_task(listen(engine))
         await asyncio.sleep(0.05)
-        with parts.codec._changed:
+        with parts.codec.changed:
             parts.codec._stop = True  # as if it had been told to: nobody is told of its end
-            parts.codec._changed.notify_all()
+            parts.codec.changed.notify_all()
         how = await asyncio.wait_for(turn, 10)
         assert how == "died"
         assert await speak(engine) >= 2048

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from orpheus_plugin.engine.runaway import RunawayGuard, token_ceiling
 
 
-def latents(count: int, seed: int = 0, codes: int = 4096) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, codes, (count, 3)).astype(np.int32)
+def random_codes(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 4096, (count, 3)).astype(np.int32)
 
 
 def first_alarm(guard: RunawayGuard, rows: np.ndarray) -> int | None:
@@ -18,29 +18,29 @@ def first_alarm(guard: RunawayGuard, rows: np.ndarray) -> int | None:
 
 
 def test_random_speech_raises_no_alarm() -> None:
-    assert first_alarm(RunawayGuard(), latents(4000)) is None
+    assert first_alarm(RunawayGuard(), random_codes(4000)) is None
 
 
 def test_a_repeated_phrase_is_a_loop() -> None:
-    phrase = latents(31)
+    phrase = random_codes(31)
     alarm = first_alarm(RunawayGuard(), np.tile(phrase, (20, 1)))
     assert alarm is not None
     assert alarm * 512 / 24_000 < 6.0
 
 
 def test_one_held_sound_is_a_loop_but_a_long_vowel_is_not() -> None:
-    held = np.tile(latents(1), (300, 1))
+    held = np.tile(random_codes(1), (300, 1))
     assert first_alarm(RunawayGuard(), held) is not None
-    assert first_alarm(RunawayGuard(), np.concatenate([held[:60], latents(500)])) is None
+    assert first_alarm(RunawayGuard(), np.concatenate([held[:60], random_codes(500)])) is None
 
 
 def test_a_word_said_three_times_is_not_a_loop() -> None:
-    rows = np.concatenate([np.tile(latents(25), (3, 1)), latents(200, seed=1)])
+    rows = np.concatenate([np.tile(random_codes(25), (3, 1)), random_codes(200, seed=1)])
     assert first_alarm(RunawayGuard(), rows) is None
 
 
 @given(st.lists(st.integers(0, 2), max_size=120), st.integers(1, 7))
-def test_a_loop_is_so_many_latents_in_a_row_that_equal_the_one_a_period_before(
+def test_a_loop_is_so_many_rows_in_a_row_that_equal_the_one_a_period_before(
     codes: list[int], chunk: int
 ) -> None:
     guard, most = RunawayGuard(loop_s=0.26), 12

@@ -22,7 +22,7 @@ SENTENCES = (
 HOP = 64
 WINDOW = 256
 CHUNKS = ([4], [1], [3, 5, 2, 9])
-"""Latents a step: whole frames as in a running stream, one by one, and irregular."""
+"""Rows a step: whole frames as in a running stream, one by one, and irregular."""
 
 
 @pytest.fixture(scope="module")
@@ -32,23 +32,23 @@ def voice() -> Voice:
 
 @pytest.fixture(scope="module")
 def spoken(voice: Voice) -> list[NDArray[np.int64]]:
-    """The latents ``[n, 3]`` of each sentence as the language model says it."""
+    """The codes ``[n, 3]`` of each sentence as the language model says it."""
     found = []
     for ids, _ in voice.generate(list(SENTENCES)):
-        codes = (np.array(ids, np.int64).reshape(-1, SLOTS) - voice.audio) % ROWS
-        levels = (codes[:, [0]], codes[:, [1, 4]], codes[:, [2, 3, 5, 6]])
+        slots = (np.array(ids, np.int64).reshape(-1, SLOTS) - voice.audio) % ROWS
+        levels = (slots[:, [0]], slots[:, [1, 4]], slots[:, [2, 3, 5, 6]])
         found.append(np.stack([c.reshape(-1).repeat(4 // c.shape[1]) for c in levels], axis=1))
     return found
 
 
 def stream(
-    latents: NDArray[np.int64], sizes: list[int], **options: Any
+    codes: NDArray[np.int64], sizes: list[int], **options: Any
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Decoded sound, and the samples at which one chunk was joined to the one before."""
     streaming = open_decoder(MODEL / "snac", slots=1)
-    pieces = decode_in_chunks(streaming, latents, sizes * len(latents), **options)
+    pieces = decode_in_chunks(streaming, codes, sizes * len(codes), **options)
     ends = np.cumsum([len(p) for p in pieces])[:-1]
-    return np.concatenate(pieces), ends[(ends > WINDOW) & (ends < 512 * len(latents) - WINDOW)]
+    return np.concatenate(pieces), ends[(ends > WINDOW) & (ends < 512 * len(codes) - WINDOW)]
 
 
 def flux(sound: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -82,15 +82,15 @@ def stands_out(joined: Any, others: Any) -> bool:
 def test_streaming_equals_the_one_shot_decode(
     voice: Voice, spoken: list[NDArray[np.int64]], sizes: list[int]
 ) -> None:
-    for latents in spoken:
-        sound, _ = stream(latents, sizes, noise=False)
-        wanted = reference_decode(voice.codec, latents)
+    for codes in spoken:
+        sound, _ = stream(codes, sizes, noise=False)
+        wanted = reference_decode(voice.codec, codes)
         assert sound.shape == wanted.shape
         np.testing.assert_allclose(sound, wanted, rtol=0, atol=1e-5)
 
 
 def test_flux_at_joins_is_as_anywhere_else(spoken: list[NDArray[np.int64]]) -> None:
-    parts = [at_joins(*stream(latents, [4], seed=3)) for latents in spoken]
+    parts = [at_joins(*stream(codes, [4], seed=3)) for codes in spoken]
     joined, others = (np.concatenate(p) for p in zip(*parts, strict=True))
     assert len(joined) > 200
     assert not stands_out(joined, others)
@@ -100,10 +100,10 @@ def test_a_seam_would_be_seen(spoken: list[NDArray[np.int64]]) -> None:
     """Decoding each frame by itself, without the state of the one before, clicks: the measure above finds it."""
     streaming = open_decoder(MODEL / "snac", slots=1)
     pieces = []
-    for latents in spoken:
-        for at in range(0, len(latents), 4):
-            alone = latents[at : at + 4]
-            whole = [len(alone) + streaming.flush_latents]
+    for codes in spoken:
+        for at in range(0, len(codes), 4):
+            alone = codes[at : at + 4]
+            whole = [len(alone) + streaming.flush_rows]
             pieces += decode_in_chunks(streaming, alone, whole, seed=3)
     ends = np.cumsum([len(p) for p in pieces])[1:-2]
     with torch.no_grad():

@@ -393,10 +393,10 @@ class TestFailedStarts:
                 prompt, SamplingParams(temperature=0.3, seed=1), "a"
             ):
                 ids, finish = [*ids, *chunk.ids], chunk.finish_reason or finish
-            latents = FrameAssembler(vocabulary).push(ids)
+            codes = FrameAssembler(vocabulary).push(ids)
             assert finish == "stop"
-            assert 5 * 4 < len(latents) < 30 * 4  # between half a second and two and a half
-            assert len(ids) * 4 == len(latents) * 7  # every id in its slot
+            assert 5 * 4 < len(codes) < 30 * 4  # between half a second and two and a half
+            assert len(ids) * 4 == len(codes) * 7  # every id in its slot
         finally:
             await generator.aclose()
 

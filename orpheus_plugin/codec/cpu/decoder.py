@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from orpheus_plugin.codec.config import DILATIONS, KERNEL, LATENT_SAMPLES, SnacConfig, Stage
+from orpheus_plugin.codec.config import DILATIONS, KERNEL, ROW_SAMPLES, SnacConfig, Stage
 from orpheus_plugin.codec.cpu import step as compiled
 from orpheus_plugin.codec.cpu.layers import tiled
 from orpheus_plugin.codec.cpu.step import Block, Decoder, Floats, Head, Lanes, Stem, Unit, Work
@@ -46,7 +46,7 @@ class CpuDecoder(StreamingDecoder):
 
     def _run(self, lanes: Sequence[Lane], codes: NDArray[np.int64]) -> Floats:
         count, latents, _ = codes.shape
-        audio = np.empty((count, latents * LATENT_SAMPLES), np.float32)
+        audio = np.empty((count, latents * ROW_SAMPLES), np.float32)
         keys = np.zeros((count, len(self.config.decoder_rates), 2), np.int64)
         for row, lane in enumerate(lanes):
             if lane.keys is not None:
@@ -111,7 +111,7 @@ def _packed(weights: SnacWeights) -> Decoder:
         for block in blocks
     ]
     shared = min(large.index(False) if False in large else len(large), len(large) - 1)
-    tile = max(1, _TILE // (LATENT_SAMPLES * blocks[-1].channels))
+    tile = max(1, _TILE // (ROW_SAMPLES * blocks[-1].channels))
     return Decoder(stem, blocks, head, shared, tile)
 
 

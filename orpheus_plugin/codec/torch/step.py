@@ -160,9 +160,9 @@ class TorchDecoder(StreamingDecoder):
 
     def _plan(self, lanes: Sequence[Lane], n: int) -> _Plan:
         plan = _Plan(noisy=any(lane.keys is not None for lane in lanes))
-        # Full masks only where a row may lie outside: lateness never exceeds `flush_latents`.
+        # Full masks only where a row may lie outside: lateness never exceeds `flush_rows`.
         plan.masked = any(
-            lane.position <= self.flush_latents or lane.position + n > lane.end for lane in lanes
+            lane.position <= self.flush_rows or lane.position + n > lane.end for lane in lanes
         )
         for stage in self._stages:
             # Nothing has reached the stage yet, or nothing more leaves it.
