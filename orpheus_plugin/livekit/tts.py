@@ -15,7 +15,7 @@ from livekit.agents.utils import is_given
 from orpheus_plugin.livekit.log import logger
 from orpheus_plugin.livekit.markup import OrpheusMarkup
 from orpheus_plugin.livekit.streams import OrpheusChunkedStream, OrpheusSynthesizeStream, Speaker
-from orpheus_plugin.remote.engine import RESUME_WITHIN_S, RemoteEngine
+from orpheus_plugin.remote.engine import RemoteEngine
 from orpheus_plugin.remote.resolve import LOCAL, release, resolve
 from orpheus_plugin.turn import SAMPLE_RATE, SpeechEngine, SpeechOptions, Turn
 
@@ -44,7 +44,8 @@ class OrpheusTTS(tts.TTS[Any]):
             small bundled voice.
         device: "auto", "cpu", "cuda" or "cuda:N", like `model`.
         resume_within_s: a reply that loses its server in mid-speech goes on with its next word at the server that is
-            reached within so many seconds; 0: it ends there.
+            reached within so many seconds; 0: it ends there. By default 5, and 20 for this machine's, which is started
+            again.
         tokenizer: cuts the text into sentences in place of Orpheus' own cutting, which is made for an early first sound.
         text_pacing: hold text back while enough audio is ahead of the listener: less work wasted on interruptions, at
             the price of LiveKit's sentence tokenizer before the first sound. A SentenceStreamPacer sets its figures.
@@ -75,7 +76,7 @@ class OrpheusTTS(tts.TTS[Any]):
         api_key: str | None = None,
         model: str | None = None,
         device: str = "auto",
-        resume_within_s: float = RESUME_WITHIN_S,
+        resume_within_s: float | None = None,
         tokenizer: tokenize.SentenceTokenizer | None = None,
         text_pacing: tts.SentenceStreamPacer | bool = False,
         expressive: bool = False,

@@ -37,7 +37,6 @@ from orpheus_plugin.pipecat.errors import Failures
 from orpheus_plugin.pipecat.reply import ContextReply, Playback
 from orpheus_plugin.pipecat.service import RETRY_S, EngineService
 from orpheus_plugin.pipecat.settings import OrpheusTTSSettings, complete_settings, speech_options
-from orpheus_plugin.remote.engine import RESUME_WITHIN_S
 from orpheus_plugin.remote.resolve import resolve
 from orpheus_plugin.reply import PLACE_WAIT_S, OpenTurns
 from orpheus_plugin.text.speech_content import is_sayable, may_be_sayable
@@ -85,7 +84,7 @@ class OrpheusTTS(EngineService):
         model: str | None = None,
         device: str = "auto",
         settings: OrpheusTTSSettings | None = None,
-        resume_within_s: float = RESUME_WITHIN_S,
+        resume_within_s: float | None = None,
         unusable_after_s: float = 5.0,
         sample_rate: int | None = None,
         **kwargs: Any,
@@ -103,7 +102,8 @@ class OrpheusTTS(EngineService):
             device: "auto", "cpu", "cuda" or "cuda:N".
             settings: voice, sampling and the like, all of which can be changed later.
             resume_within_s: a reply that loses its server in mid-speech goes on with its next word at the server that is
-                reached within so many seconds; 0: it ends there.
+                reached within so many seconds; 0: it ends there. By default 5, and 20 for this machine's, which is
+                started again.
             unusable_after_s: when all replies have failed for so many seconds because the engine is gone, the next
                 failure makes this service unusable, so that a `ServiceSwitcher` comes to its backup. It becomes usable
                 again when the engine is back.

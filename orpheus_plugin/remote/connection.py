@@ -35,6 +35,9 @@ MAX_SERVER_MESSAGE = 4 * 1024 * 1024
 HEARTBEAT_S = 5.0
 """A server that answers no ping is given up after one and a half of this."""
 
+LOOK_S = 1.0
+"""How often it is looked for turns that nobody can read any more. A server whose window is full sends nothing to such a one."""
+
 NO_HEALTH = EngineHealth(
     ready=False, model="", generator="none", active_turns=0, max_turns=0, restarts=0
 )
@@ -162,7 +165,10 @@ class Connection:
 
     async def run(self) -> None:
         """Until the connection ends; then every turn still on it goes on at another one, or fails."""
-        writer = asyncio.create_task(self._write(), name="orpheus-client-write")
+        helpers = [
+            asyncio.create_task(self._write(), name="orpheus-client-write"),
+            asyncio.create_task(self._end_orphans(), name="orpheus-client-orphans"),
+        ]
         end: OrpheusError = ConnectionFailed("the connection to the speech server was lost")
         try:
             async for message in self._ws:
@@ -174,7 +180,8 @@ class Connection:
             end = EngineDied("this engine was closed")
             raise
         finally:
-            writer.cancel()
+            for helper in helpers:
+                helper.cancel()
             self.retired.set()
             for link in list(self._links.values()):
                 link.lose(end)
@@ -191,6 +198,13 @@ class Connection:
                 await self._ws.send_bytes(await self._out.get())
         except ConnectionError:
             pass  # the reader sees the end, too
+
+    async def _end_orphans(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_S)
+            for link in list(self._links.values()):
+                if link.orphaned:
+                    link.end_orphan()
 
     def _take(self, message: protocol.ServerMessage | None) -> None:
         match message:

@@ -49,12 +49,16 @@ logger = logging.getLogger(__name__)
 RESUME_WITHIN_S = 5.0
 """A pause in mid-sentence that a caller may still take for thinking."""
 
+RESUME_WITH_ANOTHER_S = 20.0
+"""The same where the client starts a new server. The bundled voice is there after 7 s on two idle cores."""
+
 
 class RemoteEngine:
     """Speaks through a server. Connects once, ahead of need, and again whenever the connection breaks.
 
-    A turn whose connection breaks goes on over the next one, or raises ConnectionFailed. A server that shuts down in order lets running turns end while new ones wait for its successor. Where nobody answers at the
-    address, `start` and turns wait only for a server that was there less than `connect_timeout_s` ago.
+    A turn whose connection breaks goes on over the next one, or raises ConnectionFailed. A server that shuts down in order
+    lets running turns end while new ones wait for its successor. Where nobody answers at the address, `start` and turns
+    wait only for a server that was there less than `connect_timeout_s` ago.
 
     Args:
         url: see `Address`. None needs `locate`.
@@ -62,7 +66,8 @@ class RemoteEngine:
         connect_timeout_s: how long `start` and a turn's first audio may wait for a server that is loading or full, or
             that was there a moment ago.
         resume_within_s: a turn that loses its server in mid-speech goes on, with the first word that was not handed over,
-            at the server that is reached within so many seconds. 0: it fails at once.
+            at the server that is reached within so many seconds. 0: it fails at once. By default 5, and 20 with `locate`,
+            which may have to start one.
         locate: asked for the address before each attempt to connect, in place of `url`; it may start a server, and so
             a failed attempt is always followed by another.
     """
@@ -73,7 +78,7 @@ class RemoteEngine:
         *,
         api_key: str | None = None,
         connect_timeout_s: float = 10.0,
-        resume_within_s: float = RESUME_WITHIN_S,
+        resume_within_s: float | None = None,
         locate: Callable[[], Awaitable[Address]] | None = None,
     ) -> None:
         self._may_start_one = url is None
@@ -86,6 +91,8 @@ class RemoteEngine:
         else:
             raise ValueError("RemoteEngine needs a url, or locate")
         self._connect_timeout_s = connect_timeout_s
+        if resume_within_s is None:
+            resume_within_s = RESUME_WITHIN_S if url is not None else RESUME_WITH_ANOTHER_S
         self._resume_within_s = resume_within_s
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -190,9 +197,9 @@ class RemoteEngine:
             max_wait_s=max_wait_s,
             lost=self._resume if self._resume_within_s > 0 else None,
         )
-        link.turn = Turn(link.id, link, max_chars=limit)
+        turn = link.make_turn(max_chars=limit)
         self._post(self._open, link)
-        return link.turn
+        return turn
 
     def _open(self, link: Link) -> None:
         self._keep_connected()

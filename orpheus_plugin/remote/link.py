@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Protocol
@@ -30,12 +31,12 @@ class Carrier(Protocol):
 class Link:
     """A turn's way to the server. The TurnLink methods run on the caller's loop, the others on the connection's.
 
+    Only the caller keeps the Turn, so that one which nobody holds any more shows.
+
     Args:
         post: has the connection's loop call something, in order, from any thread. Raises EngineDied once that is over.
         lost: takes a turn that has lost its connection and can go on at another one.
     """
-
-    turn: Turn
 
     def __init__(
         self,
@@ -51,6 +52,7 @@ class Link:
         self._open = protocol.opening(turn_id, options, max_wait_s)
         self._halves = protocol.Halves()
         self._post = post
+        self._turn: weakref.ref[Turn] | None = None
         self._connection: Carrier | None = None
         self._unsent: list[protocol.ClientMessage] = []
         self._progress = Progress()
@@ -58,6 +60,12 @@ class Link:
         self._unreported = 0
         self._cancelled: list[Future[None]] = []
         self._patience: asyncio.TimerHandle | None = None
+
+    def make_turn(self, *, max_chars: int) -> Turn:
+        """The caller's end, once. On the caller's loop."""
+        turn = Turn(self.id, self, max_chars=max_chars)
+        self._turn = weakref.ref(turn)
+        return turn
 
     # ---- TurnLink
 
@@ -97,7 +105,8 @@ class Link:
 
     def take(self, message: protocol.ServerMessage) -> None:
         if isinstance(message, protocol.Opened):
-            self.turn.admit()
+            if (turn := self._held()) is not None:
+                turn.admit()
             return
         event = protocol.event_of(message)
         if event is None:
@@ -108,8 +117,8 @@ class Link:
         events = self._progress.hand_over(event)
         if isinstance(event, TurnEnd):
             self.finish(*events)
-        elif events and not self.turn.deliver(*events) and not self._cancelled:
-            self._cancel(Future())  # the caller's loop is gone
+        elif events and not self._deliver(*events):
+            self.end_orphan()
 
     def lose(self, error: OrpheusError) -> None:
         """The turn is over here. Where its server is gone, the rest is spoken by the next one, if that may be."""
@@ -142,10 +151,28 @@ class Link:
             self._patience.cancel()
         if self._connection is not None:
             self._connection.release(self)
-        self.turn.deliver(*events)
+        self._deliver(*events)
         for done in self._cancelled:
             if not done.done():
                 done.set_result(None)
+
+    @property
+    def orphaned(self) -> bool:
+        """Nobody can read the turn any more: it is gone, or its loop is closed."""
+        turn = self._held()
+        return turn is None or turn.orphaned
+
+    def end_orphan(self) -> None:
+        """Nobody can read the turn any more."""
+        if not self._cancelled:
+            self._cancel(Future())
+
+    def _held(self) -> Turn | None:
+        return None if self._turn is None else self._turn()
+
+    def _deliver(self, *events: TurnEvent | OrpheusError) -> bool:
+        turn = self._held()
+        return turn is not None and turn.deliver(*events)
 
     def _send(self, message: protocol.ClientMessage) -> None:
         if self.over:

@@ -20,7 +20,7 @@ from functools import partial
 
 from orpheus_plugin.errors import InvalidOptions
 from orpheus_plugin.remote.autostart import KEY_VARIABLE, URL_VARIABLE, Wanted, find_or_start
-from orpheus_plugin.remote.engine import RESUME_WITHIN_S, RemoteEngine
+from orpheus_plugin.remote.engine import RemoteEngine
 from orpheus_plugin.turn import SpeechEngine
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class _Connected:
     users: int = 0
 
 
-_Key = tuple[str, str | None, str, str, float]
+_Key = tuple[str, str | None, str, str, float | None]
 
 _connected: dict[_Key, _Connected] = {}
 _lock = threading.Lock()
@@ -55,7 +55,7 @@ def resolve(
     api_key: str | None = None,
     model: str | None = None,
     device: str = "auto",
-    resume_within_s: float = RESUME_WITHIN_S,
+    resume_within_s: float | None = None,
     default: str = IN_PROCESS,
 ) -> SpeechEngine:
     """The engine for these arguments, not yet started. Equal arguments give the same engine within a process.

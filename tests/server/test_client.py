@@ -12,9 +12,11 @@ import time
 import warnings
 from collections.abc import AsyncIterator, Callable
 
+import msgspec
 import pytest
 from aiohttp import web
 
+from orpheus_plugin import protocol
 from orpheus_plugin.errors import (
     ConnectionFailed,
     EngineDied,
@@ -25,6 +27,7 @@ from orpheus_plugin.errors import (
 )
 from orpheus_plugin.remote.connection import Address, websocket_url
 from orpheus_plugin.remote.engine import RemoteEngine
+from orpheus_plugin.server.protocols.native import _Stream
 from orpheus_plugin.turn import (
     AudioChunk,
     SpeechEngine,
@@ -335,6 +338,32 @@ async def test_a_caller_whose_loop_ended_leaves_nothing_on_the_server(
     thread = threading.Thread(target=abandon)
     thread.start()
     await asyncio.to_thread(thread.join)
+    await settle(lambda: not server.service.active_turns)
+
+
+@pytest.mark.parametrize("held", [True, False])
+async def test_a_turn_that_nobody_can_read_is_ended_though_its_window_is_full(
+    server: RunningTestServer, remote: RemoteEngine, held: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server sends no more audio then, which would meet the closed loop."""
+    opening, window_s = protocol.opening, msgspec.Raw(protocol.pack(0.5))
+    monkeypatch.setattr(
+        protocol, "opening", lambda *a: msgspec.structs.replace(opening(*a), window_s=window_s)
+    )
+    kept: list[Turn] = []
+
+    async def begin() -> None:
+        turn = remote.open_turn()
+        if held:
+            kept.append(turn)
+        turn.push_text(TEXT * 20)
+        await settle(lambda: any(not stream._room.is_set() for stream in streams()))
+
+    def streams() -> list[_Stream]:
+        return [found for found in gc.get_objects() if type(found) is _Stream]
+
+    await asyncio.to_thread(asyncio.run, begin())
+    assert server.service.active_turns
     await settle(lambda: not server.service.active_turns)
 
 
