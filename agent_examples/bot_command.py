@@ -38,7 +38,8 @@ def options() -> argparse.ArgumentParser:
 
 
 class Command(argparse.ArgumentParser):
-    """Takes this bot's options and those Pipecat's runner adds; with them, makes ready what every call needs.
+    """Takes this bot's options and those Pipecat's runner adds; with them, makes ready what every
+    call needs.
 
     Args:
         warm: loads it.
@@ -54,14 +55,16 @@ class Command(argparse.ArgumentParser):
             self.exit(1, f"error: port {given.port} is taken; choose another with --port\n")
         print("loading the voice ...", file=sys.stderr)
         asyncio.run(self._warm(given))
-        # What is loaded by now stays: looking through it for garbage would hold up every call for 50 ms and more.
+        # What is loaded by now stays: looking through it for garbage would hold up every call for
+        # 50 ms and more.
         gc.collect()
         gc.freeze()
         return given
 
 
 def end_calls_on_ctrl_c(calls: set[PipelineWorker]) -> None:
-    """Have ctrl-c and SIGTERM end these calls first: Pipecat's web server does not end before they do."""
+    """Have ctrl-c and SIGTERM end these calls first: Pipecat's web server does not end before they
+    do."""
     global _loop
     if _loop is not None:
         return

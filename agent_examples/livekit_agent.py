@@ -1,24 +1,26 @@
 """A LiveKit voice agent that speaks with Orpheus.
 
-    python agent_examples/livekit_agent.py console      talk to it here: no LiveKit server, no key, no GPU needed
-    python agent_examples/livekit_agent.py dev          join all rooms of a LiveKit server, however busy this machine is
-    python agent_examples/livekit_agent.py start        the same in production, where a busy worker takes no more calls
+    python agent_examples/livekit_agent.py console   talk to it here: no LiveKit server, key or GPU
+    python agent_examples/livekit_agent.py dev       join all rooms of a LiveKit server, at any load
+    python agent_examples/livekit_agent.py start     in production: a busy worker takes no calls
 
-`dev` and `start` need LIVEKIT_URL, LIVEKIT_API_KEY and LIVEKIT_API_SECRET: of LiveKit Cloud, or of your own server
-(`livekit-server --dev` gives ws://localhost:7880, devkey and secret).
+`dev` and `start` need LIVEKIT_URL, LIVEKIT_API_KEY and LIVEKIT_API_SECRET: of LiveKit Cloud, or of
+your own server (`livekit-server --dev` gives ws://localhost:7880, devkey and secret).
 
 What hears and answers:
-    OPENAI_API_KEY or OPENAI_BASE_URL   an OpenAI-compatible language model, chosen by OPENAI_MODEL; and OpenAI's speech
-                                        recognition with a key. Needs `pip install livekit-plugins-openai`.
+    OPENAI_API_KEY or OPENAI_BASE_URL   an OpenAI-compatible language model, chosen by OPENAI_MODEL;
+                                        and OpenAI's speech recognition with a key.
+                                        Needs `pip install livekit-plugins-openai`.
     a LiveKit Cloud project             LiveKit Inference, if there is neither of them
     nothing                             a small built-in responder, which reads text only
 
-What speaks: Orpheus 3B where there is an NVIDIA GPU, else the small bundled voice. `dev` and `start` speak through the
-server at ORPHEUS_URL, else this machine's (`orpheus-tts serve`; one is started if none runs); `console` in this process.
-ORPHEUS_VOICE chooses the voice.
+What speaks: Orpheus 3B where there is an NVIDIA GPU, else the small bundled voice. `dev` and
+`start` speak through the server at ORPHEUS_URL, else this machine's (`orpheus-tts serve`; one is
+started if none runs); `console` in this process. ORPHEUS_VOICE chooses the voice.
 
-`console` uses your microphone and loudspeaker where it has both and something that hears; else you type, and it speaks
-on the sound card, or into the file named by `--out` (default: livekit_agent.wav).
+`console` uses your microphone and loudspeaker where it has both and something that hears; else you
+type, and it speaks on the sound card, or into the file named by `--out` (default:
+livekit_agent.wav).
 
     pip install "orpheus_plugin[local,livekit]"         and [play] for the sound card
 """
@@ -56,8 +58,10 @@ from orpheus_plugin.livekit import OrpheusTTS, load_fnc
 
 GREETING = "Hello! I am speaking with Orpheus. What would you like to talk about?"
 INSTRUCTIONS = (
-    "You are a friendly voice agent. Your replies are spoken aloud: one to three short sentences, no lists, no markdown,"
-    " no emoji. Where it fits you may write one of <laugh>, <chuckle> or <sigh>, which is heard as a sound."
+    "You are a friendly voice agent. Your replies are spoken aloud: one to three short sentences,"
+    " no lists, no markdown,"
+    " no emoji. Where it fits you may write one of <laugh>, <chuckle> or <sigh>, which is heard as"
+    " a sound."
 )
 
 
@@ -91,8 +95,10 @@ def answer(said: str) -> str:
         return f"It is {datetime.datetime.now():%H:%M} on my clock."
     if "story" in text:
         return (
-            "Once there was a small model that lived on a machine without a network. It had read many books and seen"
-            " nothing of the world. One day somebody asked it to speak. It thought for a fifth of a second, which is"
+            "Once there was a small model that lived on a machine without a network. It had read"
+            " many books and seen"
+            " nothing of the world. One day somebody asked it to speak. It thought for a fifth of"
+            " a second, which is"
             " long for a model, and said: hello. From then on it was never quite alone."
         )
     if "bye" in text:
@@ -103,7 +109,8 @@ def answer(said: str) -> str:
 
 
 def stt_and_llm() -> dict[str, Any]:
-    """The session's `stt` and `llm`, by what is configured. Without an stt it understands text only."""
+    """The session's `stt` and `llm`, by what is configured. Without an stt it understands text
+    only."""
     key, url = os.environ.get("OPENAI_API_KEY"), os.environ.get("OPENAI_BASE_URL")
     if key or url:
         if importlib.util.find_spec("livekit.plugins.openai") is None:
@@ -134,7 +141,8 @@ def make_session(speech: OrpheusTTS) -> AgentSession[None]:
 
 # ---- rooms
 
-# New calls go to workers whose speech server has a place for them, and to none that cannot speak yet.
+# New calls go to workers whose speech server has a place for them, and to none that cannot speak
+# yet.
 speech_load = load_fnc()
 server = AgentServer(load_fnc=speech_load)
 
@@ -149,7 +157,8 @@ async def entry(ctx: JobContext) -> None:
 
 
 def place() -> str | None:
-    """Where the speech is made; None leaves it to ORPHEUS_URL, and else to this machine's server."""
+    """Where the speech is made; None leaves it to ORPHEUS_URL, and else to this machine's
+    server."""
     return "in-process" if "console" in sys.argv and not os.environ.get("ORPHEUS_URL") else None
 
 
@@ -276,7 +285,8 @@ def main() -> int:
     joins = arguments[:1] in (["dev"], ["start"]) and "--help" not in arguments
     if joins and (missing := lacking(arguments)):
         print(
-            f"{arguments[0]} joins the rooms of a LiveKit server and needs {', '.join(missing)} (`livekit-server --dev`"
+            f"{arguments[0]} joins the rooms of a LiveKit server and needs {', '.join(missing)}"
+            " (`livekit-server --dev`"
             " gives ws://localhost:7880, devkey and secret). Without a server: console",
             file=sys.stderr,
         )

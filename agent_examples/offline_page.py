@@ -1,8 +1,9 @@
 """Lets Pipecat's bundled web page work without the internet.
 
-The page leaves microphones to a script that it loads from c.daily.co when one presses Connect; without the internet that
-fails, and so does the call. `serve_offline` answers for the one asset that does so: with the internet it hands out the
-original, without it a stand-in that asks the browser for the microphone.
+The page leaves microphones to a script that it loads from c.daily.co when one presses Connect;
+without the internet that fails, and so does the call. `serve_offline` answers for the one asset
+that does so: with the internet it hands out the original, without it a stand-in that asks the
+browser for the microphone.
 """
 
 from __future__ import annotations
@@ -35,18 +36,23 @@ class LocalDevices {
 
   on(event, handler) { (this.handlers[event] ??= []).push(handler); return this; }
   emit(event, data) { for (const handler of this.handlers[event] ?? []) handler(data); }
-  me() { return {user_id: "local", user_name: "You", local: true, tracks: {audio: {persistentTrack: this.track ?? undefined}}}; }
+  me() {
+    const audio = {persistentTrack: this.track ?? undefined};
+    return {user_id: "local", user_name: "You", local: true, tracks: {audio}};
+  }
 
   async open(deviceId) {
     try {
       const processing = {echoCancellation: true, noiseSuppression: true, autoGainControl: true};
-      const stream = await navigator.mediaDevices.getUserMedia({audio: deviceId ? {...processing, deviceId} : processing});
+      const audio = deviceId ? {...processing, deviceId} : processing;
+      const stream = await navigator.mediaDevices.getUserMedia({audio});
       this.track?.stop();
       this.track = stream.getAudioTracks()[0];
       this.emit("track-started", {participant: this.me(), track: this.track});
     } catch (error) {
       const missing = error.name === "NotFoundError";
-      this.emit("camera-error", {error: {type: missing ? "not-found" : "permissions", msg: String(error),
+      const type = missing ? "not-found" : "permissions";
+      this.emit("camera-error", {error: {type, msg: String(error),
         blockedMedia: ["audio"], missingMedia: ["audio"], blockedBy: "user"}});
     }
   }
@@ -57,11 +63,17 @@ class LocalDevices {
   async selected() {
     const id = this.track?.getSettings().deviceId;
     const {devices} = await this.enumerateDevices();
-    return {camera: {}, mic: devices.find((d) => d.kind === "audioinput" && d.deviceId === id) ?? {},
+    const mic = devices.find((d) => d.kind === "audioinput" && d.deviceId === id) ?? {};
+    return {camera: {}, mic,
       speaker: devices.find((d) => d.kind === "audiooutput") ?? {}};
   }
-  async enumerateDevices() { return {devices: await navigator.mediaDevices?.enumerateDevices() ?? []}; }
-  async setInputDevicesAsync({audioDeviceId}) { if (audioDeviceId) await this.open(audioDeviceId); return this.selected(); }
+  async enumerateDevices() {
+    return {devices: await navigator.mediaDevices?.enumerateDevices() ?? []};
+  }
+  async setInputDevicesAsync({audioDeviceId}) {
+    if (audioDeviceId) await this.open(audioDeviceId);
+    return this.selected();
+  }
   async setOutputDeviceAsync({outputDeviceId}) { return {speaker: {deviceId: outputDeviceId}}; }
   async setLocalAudio(on) {
     if (on && !this.track) return this.open();
@@ -82,7 +94,8 @@ class LocalDevices {
   async leave() { this.track?.stop(); this.track = null; }
 }
 
-const online = await fetch("%(elsewhere)s", {mode: "no-cors", cache: "no-store", signal: AbortSignal.timeout(2000)})
+const signal = AbortSignal.timeout(2000);
+const online = await fetch("%(elsewhere)s", {mode: "no-cors", cache: "no-store", signal})
   .then(() => true, () => false);
 if (!online) console.info("No way to %(elsewhere)s: the browser's own devices are used.");
 export const %(name)s = online ? Original : LocalDevices;
@@ -90,7 +103,8 @@ export const %(name)s = online ? Original : LocalDevices;
 
 
 def serve_offline(app: FastAPI) -> bool:
-    """Call before Pipecat's runner configures its app. False if this version of the page is not as expected."""
+    """Call before Pipecat's runner configures its app. False if this version of the page is not as
+    expected."""
     from starlette.responses import FileResponse, PlainTextResponse
 
     asset = _find_asset()

@@ -24,8 +24,10 @@ class Responder(LLMService):
     def __init__(self) -> None:
         nothing = dict.fromkeys(
             (
-                "model", "system_instruction", "temperature", "max_tokens", "top_p", "top_k", "frequency_penalty",
-                "presence_penalty", "seed", "filter_incomplete_user_turns", "user_turn_completion_config",
+                "model", "system_instruction", "temperature", "max_tokens", "top_p", "top_k",
+                "frequency_penalty",
+                "presence_penalty", "seed", "filter_incomplete_user_turns",
+                "user_turn_completion_config",
                 "use_provider_thinking_default",
             )
         )  # fmt: skip
@@ -43,7 +45,8 @@ class Responder(LLMService):
         ]
         reply = answer(str(said[-1].get("content", "")) if said else "")
         await self.push_frame(LLMFullResponseStartFrame())
-        # By the sentence: seventy words at once would keep the loop from sending sound for a tenth of a second.
+        # By the sentence: seventy words at once would keep the loop from sending sound for a tenth
+        # of a second.
         for sentence in re.split(r"(?<=[.!?])\s+", reply) if reply else ():
             await self.push_frame(LLMTextFrame(f"{sentence} "))
         await self.push_frame(LLMFullResponseEndFrame())
@@ -71,15 +74,19 @@ def answer(said: str) -> str:
     for words, reply in (
         (("time",), f"It is {now:%H:%M} on my clock."),
         (("what day", "date"), f"Today is {now:%A}, {now:%B} {now.day}."),
-        (("joke",), "Why did the model cross the road? It had seen it in the training data. <laugh> I am sorry."),
+        (("joke",), "Why did the model cross the road? It had seen it in the training data."
+        " <laugh> I am sorry."),
         (("story", "long"), STORY),
-        (("who are you", "your name"), "I am a small voice agent, and the voice you hear is made on your own machine."),
+        (("who are you", "your name"), "I am a small voice agent, and the voice you hear is made"
+        " on your own machine."),
         (("how are you",), "I am well, thank you. How are you today?"),
         (("thank",), "You are very welcome. Is there anything else?"),
         (("stop", "quiet", "shut up"), ""),
         (("bye", "see you"), "Good bye. It was nice to talk with you."),
-        (("help", "what can you"), "I can tell you the time, add numbers, count, tell a story, or say after you what you like."),
-        (("hello", "hi ", "hey", "good morning"), "Hello there. What would you like to talk about?"),
+        (("help", "what can you"), "I can tell you the time, add numbers, count, tell a story, or"
+        " say after you what you like."),
+        (("hello", "hi ", "hey", "good morning"),
+        "Hello there. What would you like to talk about?"),
     ):  # fmt: skip
         if any(word in f"{text} " for word in words):
             return reply
@@ -91,7 +98,10 @@ def answer(said: str) -> str:
 
 
 STORY = (
-    "Once there was a lighthouse at the end of a long road. Every evening a keeper climbed its stairs to light the lamp."
-    " One night the wind was so strong that no ship could find the harbour. The keeper rang a bell until the morning."
-    " When the sun came up, seven ships lay safely in the bay, and their crews sang all the way to the town."
+    "Once there was a lighthouse at the end of a long road. Every evening a keeper climbed its"
+    " stairs to light the lamp."
+    " One night the wind was so strong that no ship could find the harbour. The keeper rang a bell"
+    " until the morning."
+    " When the sun came up, seven ships lay safely in the bay, and their crews sang all the way to"
+    " the town."
 )

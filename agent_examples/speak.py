@@ -1,15 +1,18 @@
-"""Speak into any Pipecat transport, headless: an announcement into a room, a call, a loudspeaker or a file.
+"""Speak into any Pipecat transport, headless: an announcement into a room, a call, a loudspeaker or
+a file.
 
     python agent_examples/speak.py "Dinner is ready." wav path=dinner.wav
     python agent_examples/speak.py "Dinner is ready." local
-    python agent_examples/speak.py "Dinner is ready." livekit url=wss://... token=... room_name=kitchen
-    python agent_examples/speak.py "Dinner is ready." daily room_url=https://... token=... bot_name=Cook
+    python agent_examples/speak.py "Dinner." livekit url=wss://... token=... room_name=kitchen
+    python agent_examples/speak.py "Dinner." daily room_url=https://... token=... bot_name=Cook
     python agent_examples/speak.py - my_package.transports:MyTransport key=value < text.txt
 
-The transport is one of those names or module:Class; the rest are the arguments of its constructor. Parameters of audio
-go to its `params`.
+The transport is one of those names or module:Class; the rest are the arguments of its constructor.
+Parameters of audio go to its `params`.
 
-    pip install "orpheus_plugin[local,pipecat,examples]"    and the extra of pipecat-ai that the transport needs
+    pip install "orpheus_plugin[local,pipecat,examples]"
+
+and the extra of pipecat-ai that the transport needs.
 """
 
 from __future__ import annotations

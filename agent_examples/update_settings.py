@@ -3,8 +3,8 @@
     python agent_examples/update_settings.py                    then open http://localhost:7860
     python agent_examples/update_settings.py --out tour.wav
 
-The agent reads a text. Between its sentences a TTSUpdateSettingsFrame changes the voice or how it is sampled; each change
-counts from the next sentence on, and what is already being said goes on.
+The agent reads a text. Between its sentences a TTSUpdateSettingsFrame changes the voice or how it
+is sampled; each change counts from the next sentence on, and what is already being said goes on.
 
     pip install "orpheus_plugin[local,pipecat,examples]"
 """

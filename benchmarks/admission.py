@@ -1,7 +1,8 @@
 """Admission against the best fixed limit, as arithmetic: `python benchmarks/admission.py`.
 
-Machines with a speed curve, jitter and slow spells (tests/support/open_load.py) under an open load. Per load, means over three
-seeds: goodput as a share of the best fixed limit's, which is found by trying all sensible ones, and C100 of the admitted.
+Machines with a speed curve, jitter and slow spells (tests/support/open_load.py) under an open load.
+Per load, means over three seeds: goodput as a share of the best fixed limit's, which is found by
+trying all sensible ones, and C100 of the admitted.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ def _cell(value: object) -> str:
 def main() -> None:
     rows: list[dict[str, Any]] = []
     print(
-        "| machine | pace | load | best fixed | goodput, share of it | C100 |\n|---|---|---|---|---|---|"
+        "| machine | pace | load | best fixed | goodput, share of it | C100 |\n"
+        "|---|---|---|---|---|---|"
     )
     for name, machine in (("small", SMALL), ("large", LARGE), ("gpu", GPU)):
         for pace, (by_time, jitter) in PACE.items():

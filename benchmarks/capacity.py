@@ -1,10 +1,12 @@
-"""How many listeners one machine serves, and how soon they hear something: `python benchmarks/capacity.py`.
+"""How many listeners one machine serves, and how soon they hear something:
+`python benchmarks/capacity.py`.
 
-N turns begin together on one LocalEngine. Each listener plays from the first sample on. For each N: milliseconds to the first
-samples, the share of listeners who ever ran dry and for how long, and seconds of speech made a second. The largest N at which
-at most one listener in twenty ran dry is the capacity.
+N turns begin together on one LocalEngine. Each listener plays from the first sample on. For each N:
+milliseconds to the first samples, the share of listeners who ever ran dry and for how long, and
+seconds of speech made a second. The largest N at which at most one listener in twenty ran dry is
+the capacity.
 
-    python benchmarks/capacity.py --model DIR --codec DIR     a model; by default what the engine chooses by itself
+    python benchmarks/capacity.py --model DIR --codec DIR     default: what the engine chooses
 """
 
 from __future__ import annotations
@@ -27,7 +29,10 @@ from orpheus_plugin.engine.config import EngineConfig  # noqa: E402
 from orpheus_plugin.engine.local import LocalEngine  # noqa: E402
 from orpheus_plugin.turn import AudioChunk, SpeechOptions  # noqa: E402
 
-TEXT = "Your order is on its way, and it should be with you by tomorrow evening. Is there anything else?"
+TEXT = (
+    "Your order is on its way, and it should be with you by tomorrow evening."
+    " Is there anything else?"
+)
 
 
 @dataclass(frozen=True)

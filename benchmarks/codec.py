@@ -1,20 +1,25 @@
-"""What a frame of audio (85.3 ms) costs to decode: ``python benchmarks/codec.py`` (or ``--lanes 1,16 --rounds 3``).
+"""What a frame of audio (85.3 ms) costs to decode:
+``python benchmarks/codec.py`` (or ``--lanes 1,16 --rounds 3``).
 
-One thread, random weights, noise on, so many streams in one batch: the full-size SNAC decoder (19.8M parameters), or with
-``--size bundled`` one of the bundled voice's shape.
+One thread, random weights, noise on, so many streams in one batch: the full-size SNAC decoder
+(19.8M parameters), or with ``--size bundled`` one of the bundled voice's shape.
 
-* a  peers    the `snac` package as other Orpheus servers run it: the last 28 tokens (4 frames) decoded anew for each frame;
-* b  ours     the exact streaming step, 4 rows of codes a stream; also with 1 row a step (first audio) and 16 (offline): the
-              compiled one on a CPU, the one in torch on a GPU;
+* a  peers    the `snac` package as other Orpheus servers run it: the last 28 tokens (4 frames)
+  decoded anew for each frame;
+* b  ours     the exact streaming step, 4 rows of codes a stream; also with 1 row a step (first
+              audio) and 16 (offline): the compiled one on a CPU, the one in torch on a GPU;
 * t  torch    the step in torch with 4 rows, beside the compiled one;
-* c  one-shot the `snac` package on whole utterances at once: the least work there is, all of it at the end;
-* d  one-shot of the same kind with our own layers: how much of c - b is layout and packing, and what streaming costs.
+* c  one-shot the `snac` package on whole utterances at once: the least work there is, all of it at
+  the end;
+* d  one-shot of the same kind with our own layers: how much of c - b is layout and packing, and
+  what streaming costs.
 
-Figures are milliseconds of CPU time per frame and stream: on an idle machine that is wall time, and on a shared one it is what
-other processes change least. All take turns within a round; the median over the rounds counts. Small batches, whose rounds
-are short, have more of them.
+Figures are milliseconds of CPU time per frame and stream: on an idle machine that is wall time, and
+on a shared one it is what other processes change least. All take turns within a round; the median
+over the rounds counts. Small batches, whose rounds are short, have more of them.
 
-On a GPU (``--device cuda``) they are wall time, from codes in the machine's memory to samples there; b runs captured graphs.
+On a GPU (``--device cuda``) they are wall time, from codes in the machine's memory to samples
+there; b runs captured graphs.
 """
 
 from __future__ import annotations

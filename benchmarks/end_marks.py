@@ -1,7 +1,8 @@
 """What an end mark is worth: `python benchmarks/end_marks.py` (two minutes).
 
-The bundled voice speaks 60 texts that have no end mark, as titles, list lines and unmarked model text have none, and
-the same texts with a full stop. Whisper tiny.en listens. Printed: the word error rate of both; they should be alike.
+The bundled voice speaks 60 texts that have no end mark, as titles, list lines and unmarked model
+text have none, and the same texts with a full stop. Whisper tiny.en listens. Printed: the word
+error rate of both; they should be alike.
 """
 
 from __future__ import annotations

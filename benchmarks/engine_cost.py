@@ -1,20 +1,21 @@
 """What the speech engine costs over vLLM alone: `python benchmarks/engine_cost.py`.
 
-ids/s of N listeners at once on one vLLM, in three ways that take turns, so that their ratios hardly see what else the
-machine does:
+ids/s of N listeners at once on one vLLM, in three ways that take turns, so that their ratios hardly
+see what else the machine does:
 
 * alone: N requests to vLLM's AsyncLLM, as its documentation shows, the ids thrown away;
 * decoded: the same, and every id decoded to sound by the codec, which any speech server must do;
 * engine: N turns of LocalEngine, from text to events.
 
-On a machine without a GPU vLLM runs the crafted test checkpoint with a cheap sampler (temperature only), and the codec is one
-with 16 channels to 1, which takes the operations of a real one and hardly any arithmetic: that of a real one would fill the
-cores and hide what is measured here. Beside the wall clock, the processor time of this process (engine, codec and caller;
-vLLM runs in another) for an id.
+On a machine without a GPU vLLM runs the crafted test checkpoint with a cheap sampler (temperature
+only), and the codec is one with 16 channels to 1, which takes the operations of a real one and
+hardly any arithmetic: that of a real one would fill the cores and hide what is measured here.
+Beside the wall clock, the processor time of this process (engine, codec and caller; vLLM runs in
+another) for an id.
 
-Where everything shares the cores, what this process computes may be taken from vLLM. So there is a second view, `--pinned`:
-vLLM on one core and this process on another, as where the model runs on a GPU. There the engine slows vLLM only if it keeps
-it waiting.
+Where everything shares the cores, what this process computes may be taken from vLLM. So there is a
+second view, `--pinned`: vLLM on one core and this process on another, as where the model runs on a
+GPU. There the engine slows vLLM only if it keeps it waiting.
 
     python benchmarks/engine_cost.py [--streams 1 8 32] [--full-codec] [--pinned]
 """

@@ -1,8 +1,10 @@
-"""Injected deaths of an engine's threads at random moments: ``python benchmarks/engine_deaths.py --deaths 1000``.
+"""Injected deaths of an engine's threads at random moments:
+``python benchmarks/engine_deaths.py --deaths 1000``.
 
-An exception of a random kind is raised at a random bytecode of the token generator's or the codec's thread, while up to three
-turns speak. Each death must be told to every turn that held something of the dead engine, and the next turn must be spoken.
-Told: how many, and the time from the moment the death can be seen to the last turn that was told.
+An exception of a random kind is raised at a random bytecode of the token generator's or the codec's
+thread, while up to three turns speak. Each death must be told to every turn that held something of
+the dead engine, and the next turn must be spoken. Told: how many, and the time from the moment the
+death can be seen to the last turn that was told.
 """
 
 from __future__ import annotations

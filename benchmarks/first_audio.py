@@ -1,16 +1,18 @@
 """How soon a listener hears the first sound: ``python benchmarks/first_audio.py``.
 
-Simulated, so that the load of the machine does not matter: tokens come at so many a second, and each step of the codec takes
-the CPU time it took (one stream, one thread). Per token rate, medians over the utterances:
+Simulated, so that the load of the machine does not matter: tokens come at so many a second, and
+each step of the codec takes the CPU time it took (one stream, one thread). Per token rate, medians
+over the utterances:
 
 * tokens and milliseconds from the first token to the first samples;
-* milliseconds until the listener, who plays from the first samples on, hears something louder than -45 dBFS;
+* milliseconds until the listener, who plays from the first samples on, hears something louder than
+  -45 dBFS;
 * milliseconds of silence because the next samples came too late (playing never pauses otherwise);
 * seconds of CPU a second of speech.
 
-By default the utterances are spoken by the bundled voice. ``--codec DIR --codes FILE.npz`` takes another codec and arrays
-int [n, 3]. With neither, the full-size decoder with random weights gives the times.
-Peers need 28 tokens and drop the first 85 ms.
+By default the utterances are spoken by the bundled voice. ``--codec DIR --codes FILE.npz`` takes
+another codec and arrays int [n, 3]. With neither, the full-size decoder with random weights gives
+the times. Peers need 28 tokens and drop the first 85 ms.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""How fast the generators of this process are: ``python benchmarks/generator.py`` (or ``--ids 140 --streams 1,8``).
+"""How fast the generators of this process are:
+``python benchmarks/generator.py`` (or ``--ids 140 --streams 1,8``).
 
 Each row runs so many requests at once to the same length and prints
 
@@ -10,8 +11,9 @@ Each row runs so many requests at once to the same length and prints
 
 On a CPU, CpuLlama and TorchLlama take turns, so that what else the machine does meets both alike.
 
-The models: the crafted checkpoint of the tests (20M parameters, almost all of them embeddings), and one with the shape of the
-bundled voice. Each figure is the best of `--repeats` runs. Sampling is Orpheus' own: temperature 0.6, top_p 0.8, penalty 1.1.
+The models: the crafted checkpoint of the tests (20M parameters, almost all of them embeddings), and
+one with the shape of the bundled voice. Each figure is the best of `--repeats` runs. Sampling is
+Orpheus' own: temperature 0.6, top_p 0.8, penalty 1.1.
 """
 
 from __future__ import annotations

@@ -1,21 +1,24 @@
-"""What one GPU does with Orpheus on vLLM and the codec on the same card: `python benchmarks/gpu.py`.
+"""What one GPU does with Orpheus on vLLM and the codec on the same card:
+`python benchmarks/gpu.py`.
 
-One start of vLLM, and in it every way to run the rest that is asked for with --ways, each written as CODEC,SAMPLER:
+One start of vLLM, and in it every way to run the rest that is asked for with --ways, each written
+as CODEC,SAMPLER:
 
-* codec: "own", this process, or "vllm", in vLLM's worker; sampler: "whole", vLLM's own, or "compact" (see VllmOptions).
-  --mps runs all of them under NVIDIA's MPS, as `serve --mps` does.
+* codec: "own", this process, or "vllm", in vLLM's worker; sampler: "whole", vLLM's own, or
+  "compact" (see VllmOptions). --mps runs all of them under NVIDIA's MPS, as `serve --mps` does.
 
-For each way: listeners who begin together, milliseconds to their first sound and who had underruns (see `capacity.py`). For
-the way that serves most: turns that arrive at rising rates (see `load.py`). With --details, of vLLM itself: the first
-id, the time from leaving a request to an engine that holds nothing, ids/s of turns against requests to vLLM alone and
-decoded ones (see `engine_cost.py`), and the time from killing vLLM's process to the last request being told.
+For each way: listeners who begin together, milliseconds to their first sound and who had underruns
+(see `capacity.py`). For the way that serves most: turns that arrive at rising rates (see
+`load.py`). With --details, of vLLM itself: the first id, the time from leaving a request to an
+engine that holds nothing, ids/s of turns against requests to vLLM alone and decoded ones (see
+`engine_cost.py`), and the time from killing vLLM's process to the last request being told.
 
     python benchmarks/gpu.py --model DIR --codec DIR     a model
     python benchmarks/gpu.py                             weights made up, the shape of Orpheus 3B
-    python benchmarks/gpu.py --dry-run                   the crafted checkpoint on a CPU, a few turns of everything
+    python benchmarks/gpu.py --dry-run                   on a CPU: crafted checkpoint, few turns
 
-With made-up weights every utterance has the same length, 280 ids (3.4 s). vLLM takes one to two minutes to start.
-Figures are written after each part.
+With made-up weights every utterance has the same length, 280 ids (3.4 s). vLLM takes one to two
+minutes to start. Figures are written after each part.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""What a LiveKit session says, recognised: ``python -m benchmarks.livekit_hearing [--sentences 20]``.
+"""What a LiveKit session says, recognised:
+``python -m benchmarks.livekit_hearing [--sentences 20]``.
 
-Headless AgentSessions answer with sentences the bundled voice was not trained on, through `orpheus-tts serve`; what their
-audio output captured is read by Whisper tiny.en. Prints the word error rate, beside that of the recordings the voice learnt
-from, and writes benchmarks/results/livekit_hearing.json.
+Headless AgentSessions answer with sentences the bundled voice was not trained on, through
+`orpheus-tts serve`; what their audio output captured is read by Whisper tiny.en. Prints the word
+error rate, beside that of the recordings the voice learnt from, and writes
+benchmarks/results/livekit_hearing.json.
 """
 
 from __future__ import annotations

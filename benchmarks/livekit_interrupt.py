@@ -2,9 +2,9 @@
 
     python -m benchmarks.livekit_interrupt [--times 50]
 
-A headless AgentSession speaks with the bundled voice through a server on loopback and is interrupted at random moments.
-Then a LiveKit worker takes two jobs, which are processes of their own, through `orpheus-tts serve`.
-Prints tables and writes benchmarks/results/livekit.json.
+A headless AgentSession speaks with the bundled voice through a server on loopback and is
+interrupted at random moments. Then a LiveKit worker takes two jobs, which are processes of their
+own, through `orpheus-tts serve`. Prints tables and writes benchmarks/results/livekit.json.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ from tests.livekit.jobs import private_mb, resident_mb
 from tests.support.servers import serving
 
 REPLY = (
-    "Let me tell you what I have found. There are three trains tomorrow morning, and the first one leaves at seven. "
+    "Let me tell you what I have found. There are three trains tomorrow morning, and the first one"
+    " leaves at seven. "
     "The second one is faster, but you would have to change once. The last one leaves at noon."
 )
 
@@ -44,7 +45,8 @@ def share(values: list[float], of: float) -> float:
 
 
 async def interruptions(speech: OrpheusTTS, engine: SpeechEngine, times: int) -> dict[str, Any]:
-    """Milliseconds from `session.interrupt()` to no turn in the engine, to the cleared output, and the stragglers."""
+    """Milliseconds from `session.interrupt()` to no turn in the engine, to the cleared output, and
+    the stragglers."""
     idle_ms: list[float] = []
     clear_ms: list[float] = []
     late_frames = 0
@@ -101,7 +103,8 @@ async def serve_command(folder: Path) -> AsyncIterator[tuple[str, int]]:
 
 
 async def processes(folder: Path) -> dict[str, Any]:
-    """Two jobs at once through one server: their memory and the server's, and the time to their first sound."""
+    """Two jobs at once through one server: their memory and the server's, and the time to their
+    first sound."""
     async with serve_command(folder) as (url, pid):
         speech = OrpheusTTS(url=url)
         for _ in range(60):
@@ -146,7 +149,8 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=50)
     found = asyncio.run(run(parser.parse_args().times))
     print(
-        f"{'interrupting a session':24}{'engine idle p50':>16}{'p99':>10}{'max':>10}{'late frames':>13}"
+        f"{'interrupting a session':24}{'engine idle p50':>16}{'p99':>10}{'max':>10}"
+        f"{'late frames':>13}"
     )
     for name in ("in this process", "through a server"):
         row = found[name]

@@ -1,16 +1,18 @@
 """What callers of one server hear under an open load: ``python benchmarks/load.py``.
 
-Turns arrive at random (Poisson) at a rate, whether earlier ones are through or not; their text comes as from a language model,
-and each is listened to by a player that starts with the first sample. A turn waits up to `--max-wait` seconds for its place.
-Per rate, as means over `--rounds` with a 95 % interval:
+Turns arrive at random (Poisson) at a rate, whether earlier ones are through or not; their text
+comes as from a language model, and each is listened to by a player that starts with the first
+sample. A turn waits up to `--max-wait` seconds for its place. Per rate, as means over `--rounds`
+with a 95 % interval:
 
 * offered, admitted at once, admitted after waiting, refused;
-* audible first sound: from the arrival to the first 10 ms louder than RMS 0.01 as the player plays them, p50, p95, p99;
+* audible first sound: from the arrival to the first 10 ms louder than RMS 0.01 as the player plays
+  them, p50, p95, p99;
 * C50, C100, C200: the share of admitted turns whose longest gap is at most 50, 100, 200 ms;
 * goodput: turns a second that were admitted and heard with no gap over 100 ms.
 
-`--plot FILE` draws goodput and first sound against the rate (matplotlib). `--max-turns N` serves a fixed limit for comparison;
-`--busy N` has N processes spin beside.
+`--plot FILE` draws goodput and first sound against the rate (matplotlib). `--max-turns N` serves a
+fixed limit for comparison; `--busy N` has N processes spin beside.
 """
 
 from __future__ import annotations
@@ -62,7 +64,8 @@ WAITED_S = 0.1
 
 @dataclass
 class Heard:
-    """One turn, as its listener heard it. `first_s` is the first audible sound, None if there was none."""
+    """One turn, as its listener heard it. `first_s` is the first audible sound, None if there was
+    none."""
 
     admitted: bool = False
     waited_s: float = 0.0

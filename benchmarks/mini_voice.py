@@ -2,10 +2,11 @@
 
 Each held-out sentence is spoken by the files in ``orpheus_plugin/mini`` alone (transformers' Llama,
 plain sampling over the whole vocabulary, no mask; snac's decoder), heard by Whisper tiny.en and
-scored by DistillMOS. Printed: word error rate and naturalness beside the teacher's own, the share of
-utterances that stop by themselves, tokens out of their slot's order, duration against the teacher's,
-and the speed of both models on one thread. ``--teacher`` (needs the ``train`` extra) also has the
-teacher read the sentences: its sound, and its own codes through our codec without the language model.
+scored by DistillMOS. Printed: word error rate and naturalness beside the teacher's own, the share
+of utterances that stop by themselves, tokens out of their slot's order, duration against the
+teacher's, and the speed of both models on one thread. ``--teacher`` (needs the ``train`` extra)
+also has the teacher read the sentences: its sound, and its own codes through our codec without the
+language model.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ SHORTEST = 4800
 
 @dataclass
 class Spoken:
-    """One sentence as the voice spoke it; ``natural`` is its mean opinion score as DistillMOS predicts it."""
+    """One sentence as the voice spoke it; ``natural`` is its mean opinion score as DistillMOS
+    predicts it."""
 
     kind: str
     text: str
@@ -130,7 +132,8 @@ def held_out(count: int) -> list[dict[str, Any]]:
 
 
 def say(voice: Voice, lines: list[dict[str, Any]]) -> list[tuple[list[int], bool]]:
-    """Ids of each sentence and whether it stopped, ``BATCH`` sentences of similar length at a time."""
+    """Ids of each sentence and whether it stopped, ``BATCH`` sentences of similar length at a
+    time."""
     order = sorted(range(len(lines)), key=lambda i: len(lines[i]["text"]))
     spoken: dict[int, tuple[list[int], bool]] = {}
     for start in range(0, len(order), BATCH):

@@ -1,10 +1,13 @@
-"""The example agent under a real browser: is its event loop ever blocked, does sound ever break, how soon is it silent.
+"""The example agent under a real browser: is its event loop ever blocked, does sound ever break,
+how soon is it silent.
 
-    python -m benchmarks.pipecat_loop [--seconds 60] [--interruptions 50] [options of agent_examples/bot.py]
+    python -m benchmarks.pipecat_loop [--seconds 60] [--interruptions 50] [options of bot.py]
 
-Chromium opens the page, types, and records what it receives over WebRTC; the agent runs in a process of its own, with
-a heartbeat on its event loop, and puts down what it made and sent. A hole is silence in the browser where there was none in
-what was made. Writes benchmarks/results/pipecat_loop.json and pipecat_interrupt.json. Needs Chromium and `pip install "orpheus_plugin[test]"`.
+Chromium opens the page, types, and records what it receives over WebRTC; the agent runs in a
+process of its own, with a heartbeat on its event loop, and puts down what it made and sent. A hole
+is silence in the browser where there was none in what was made. Writes
+benchmarks/results/pipecat_loop.json and pipecat_interrupt.json. Needs Chromium and
+`pip install "orpheus_plugin[test]"`.
 """
 
 from __future__ import annotations
@@ -29,7 +32,8 @@ TALK = (
     "How are you?",
     "Count to 12.",
     "What can you do?",
-    "Say after me: the quick brown fox jumps over the lazy dog, and the dog does not mind it at all.",
+    "Say after me: the quick brown fox jumps over the lazy dog, and the dog does not mind it at"
+    " all.",
     "Tell me a joke.",
 )
 
@@ -108,7 +112,8 @@ async def converse(page: Page, folder: Path, seconds: float) -> dict[str, Any]:
 
 
 async def interrupt(page: Page, folder: Path, times: int) -> dict[str, Any]:
-    """A second into a story, again and again: when is it silent, from the frame on, and on the way to the listener."""
+    """A second into a story, again and again: when is it silent, from the frame on, and on the way
+    to the listener."""
     from tests.pipecat.hearing import last_audible_s, levels
     from tests.pipecat.listening import Record, say, speech
     from tests.support.chromium import AUDIBLE, RECORD_RATE

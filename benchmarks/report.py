@@ -1,4 +1,5 @@
-"""Where benchmarks leave their figures: `benchmarks/results/NAME.json`, with the machine they were taken on."""
+"""Where benchmarks leave their figures: `benchmarks/results/NAME.json`, with the machine they were
+taken on."""
 
 from __future__ import annotations
 

@@ -1,14 +1,16 @@
 """What to expect of Orpheus on a GPU: `python benchmarks/roofline.py`. Calculated, not measured.
 
-First table: the language model alone. A decoding step reads every weight once and every stream's attention cache, and
-multiplies each weight with each stream. It takes the longer of the two, at the shares of the data sheet's figures given as
---bandwidth-share and --compute-share (assumptions). Real figures are lower, most of all where a step is short.
+First table: the language model alone. A decoding step reads every weight once and every stream's
+attention cache, and multiplies each weight with each stream. It takes the longer of the two, at the
+shares of the data sheet's figures given as --bandwidth-share and --compute-share (assumptions).
+Real figures are lower, most of all where a step is short.
 
-Second table: with sampler, host and codec, for the ways to run the codec on the same card (see `Costs`, whose constants are
-fitted to one run on one H200). It says how many streams keep up with their speech, and the time to the first sound.
+Second table: with sampler, host and codec, for the ways to run the codec on the same card (see
+`Costs`, whose constants are fitted to one run on one H200). It says how many streams keep up with
+their speech, and the time to the first sound.
 
     python benchmarks/roofline.py                              the GPUs below
-    python benchmarks/roofline.py --gpu mine:1000:200:400:24   name : GB/s : bf16 TFLOPS : fp8 TFLOPS : GB of memory
+    python benchmarks/roofline.py --gpu mine:1000:200:400:24   name:GB/s:bf16 TFLOPS:fp8 TFLOPS:GB
     python benchmarks/roofline.py --config DIR/config.json     another model
 """
 
@@ -37,12 +39,14 @@ COLUMNS_COMPACT = 4097
 IDS_PER_SECOND = SLOTS * 24_000 / 2048
 """Ids of a second of speech: 82.03."""
 FIRST_AUDIO_IDS = 18
-"""Ids before the first exact audio: two frames and the slots that complete the next two rows of codes."""
+"""Ids before the first exact audio: two frames and the slots that complete the next two rows of
+codes."""
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """Data sheet figures: GB/s of memory, dense TFLOPS in bf16 and fp8 (the bf16 figure where it has no fp8), GB of memory."""
+    """Data sheet figures: GB/s of memory, dense TFLOPS in bf16 and fp8 (the bf16 figure where it
+    has no fp8), GB of memory."""
 
     name: str
     bandwidth: float
@@ -65,8 +69,9 @@ GPUS = (  # NVIDIA's data sheets, dense (without sparsity)
 
 @dataclass(frozen=True)
 class Model:
-    """Sizes of a Llama: parameters that a step reads in `body` and `head`, parameters of the whole `embedding` (which is
-    also the head where they are tied), bytes of keys and values an id in the `cache` (bf16)."""
+    """Sizes of a Llama: parameters that a step reads in `body` and `head`, parameters of the whole
+    `embedding` (which is also the head where they are tied), bytes of keys and values an id in the
+    `cache` (bf16)."""
 
     body: int
     head: int
@@ -101,7 +106,8 @@ class Assumptions:
 
 
 def step_s(gpu: Gpu, model: Model, streams: int, fp8: bool, a: Assumptions) -> float:
-    """Seconds of a decoding step. fp8 is weights of the body; head, activations and cache stay bf16."""
+    """Seconds of a decoding step. fp8 is weights of the body; head, activations and cache stay
+    bf16."""
     read = model.body * (1 if fp8 else 2) + model.head * 2 + streams * a.context * model.cache
     flops = 2 * streams * (model.body / (gpu.fp8 if fp8 else gpu.bf16) + model.head / gpu.bf16)
     return max(read / (a.bandwidth_share * gpu.bandwidth * 1e9), flops / (a.compute_share * 1e12))
@@ -124,7 +130,8 @@ def fitting_streams(gpu: Gpu, model: Model, fp8: bool, a: Assumptions) -> int:
 
 
 def first_audio_s(gpu: Gpu, model: Model, fp8: bool, a: Assumptions) -> float:
-    """From the prompt to the ids of the first exact audio, one stream alone, engine and codec not counted."""
+    """From the prompt to the ids of the first exact audio, one stream alone, engine and codec not
+    counted."""
     prefill = max(
         step_s(gpu, model, 1, fp8, a),
         2 * a.prompt * model.body / (a.compute_share * 1e12 * (gpu.fp8 if fp8 else gpu.bf16)),
@@ -134,19 +141,22 @@ def first_audio_s(gpu: Gpu, model: Model, fp8: bool, a: Assumptions) -> float:
 
 @dataclass(frozen=True)
 class Costs:
-    """What a step costs besides the language model's arithmetic. Fitted to a run on an H200 with 16 Xeon cores (vLLM 0.32,
-    whole-row sampler without FlashInfer; benchmarks/results/gpu_capacity.json, gpu_codec.json). Other cards: assumptions.
+    """What a step costs besides the language model's arithmetic. Fitted to a run on an H200 with 16
+    Xeon cores (vLLM 0.32, whole-row sampler without FlashInfer;
+    benchmarks/results/gpu_capacity.json, gpu_codec.json). Other cards: assumptions.
 
     Attributes:
-        host_s: the GPU waits so long for vLLM in each step: measured steps of 1 to 96 requests (3.4 to 5.3 ms) less the
-            calculated ones and the sampler.
+        host_s: the GPU waits so long for vLLM in each step: measured steps of 1 to 96 requests (3.4
+            to 5.3 ms) less the calculated ones and the sampler.
         sampler_s: of one stream, over the whole row of 156,940 logits: 0.65 ms for 64 streams.
-        codec_launch_s, codec_stream_s: a codec step of one frame takes 1.6 ms for one stream, 7.7 ms for 64. The part of
-            each stream is memory traffic, so it scales with the card's bandwidth.
+        codec_launch_s, codec_stream_s: a codec step of one frame takes 1.6 ms for one stream, 7.7
+            ms for 64. The part of each stream is memory traffic, so it scales with the card's
+            bandwidth.
         lanes: streams in a codec step.
-        time_slicing: where two processes share a card without MPS, a frame takes so much longer than the sum of both
-            alone: 1.16 to 1.40 for 32 to 192 streams.
-        call: a call into vLLM's worker between two steps slows the steps by so much (on a CPU: 1.01 to 1.07).
+        time_slicing: where two processes share a card without MPS, a frame takes so much longer
+            than the sum of both alone: 1.16 to 1.40 for 32 to 192 streams.
+        call: a call into vLLM's worker between two steps slows the steps by so much (on a CPU: 1.01
+            to 1.07).
     """
 
     host_s: float = 1.85e-3
@@ -166,7 +176,8 @@ class Costs:
 
 
 CODEC = ("separate", "mps", "worker")
-"""A process of its own that takes turns with vLLM's; the same under MPS; in vLLM's worker on a stream of its own."""
+"""A process of its own that takes turns with vLLM's; the same under MPS; in vLLM's worker on a
+stream of its own."""
 
 
 def frame_s(
@@ -179,7 +190,8 @@ def frame_s(
     how: str,
     columns: int,
 ) -> float:
-    """Seconds in which every stream gets one frame (85.3 ms of speech), drawn from rows of `columns` logits."""
+    """Seconds in which every stream gets one frame (85.3 ms of speech), drawn from rows of
+    `columns` logits."""
     sampler = streams * costs.sampler_s * columns / COLUMNS_WHOLE
     on_gpu = SLOTS * (step_s(gpu, model, streams, fp8, a) + sampler)
     alone = on_gpu + SLOTS * costs.host_s
@@ -194,7 +206,8 @@ def frame_s(
 def streams_in_time(
     gpu: Gpu, model: Model, fp8: bool, a: Assumptions, costs: Costs, how: str, columns: int
 ) -> int:
-    """The most streams that keep up with their speech, with a tenth of the time to spare, and whose caches fit."""
+    """The most streams that keep up with their speech, with a tenth of the time to spare, and whose
+    caches fit."""
     most = fitting_streams(gpu, model, fp8, a)
     within = 0.9 * SLOTS / IDS_PER_SECOND
     return bisect.bisect_right(
@@ -214,7 +227,8 @@ def first_sound_s(
     how: str,
     columns: int,
 ) -> float:
-    """From the text to the first exact sound of a stream beside `streams - 1` others; network and queues not counted."""
+    """From the text to the first exact sound of a stream beside `streams - 1` others; network and
+    queues not counted."""
     step = frame_s(gpu, model, streams, fp8, a, costs, how, columns) / SLOTS
     prefill = 2 * a.prompt * model.body / (a.compute_share * 1e12 * (gpu.fp8 if fp8 else gpu.bf16))
     return prefill + FIRST_AUDIO_IDS * step + costs.codec_s(gpu, min(streams, costs.lanes))
@@ -241,7 +255,8 @@ def with_everything(
     print(f"\nWith sampler, host and codec; restricted head; {asdict(costs)}")
     names = [f"{how}, {sampler}" for how in CODEC for sampler in ("whole", "compact")]
     print(
-        f"| GPU | weights | {' | '.join(names)} |  (streams in real time; first sound alone / full, ms)"
+        f"| GPU | weights | {' | '.join(names)} |  (streams in real time; first sound alone /"
+        " full, ms)"
     )
     print("|---" * (2 + len(names)) + "|")
     for row in rows:
@@ -305,7 +320,8 @@ def main() -> None:
     for row in rows:
         speeds = " / ".join(f"{speed:.0f}" for speed in row["ids_per_s"].values())
         print(
-            f"| {row['gpu']} | {row['weights']} | {row['head']} | {row['gb_per_step']:.2f} | {speeds}"
+            f"| {row['gpu']} | {row['weights']} | {row['head']} | {row['gb_per_step']:.2f} |"
+            f" {speeds}"
             f" | {row['real_time_streams']} | {row['first_audio_ms']:.0f} |"
         )
     everything = with_everything(gpus, config, a)

@@ -1,8 +1,9 @@
-"""What clients see when the server, its engine or its machine fails: ``python benchmarks/server_deaths.py``.
+"""What clients see when the server, its engine or its machine fails:
+``python benchmarks/server_deaths.py``.
 
-Each case starts servers of its own (`orpheus-tts serve`, by default on the bundled voice), has four clients listen to a turn each
-while it happens, and ends with one more turn from its first to its last sample. What wrong clients can do to a server that
-lives on is in server_faults.py.
+Each case starts servers of its own (`orpheus-tts serve`, by default on the bundled voice), has four
+clients listen to a turn each while it happens, and ends with one more turn from its first to its
+last sample. What wrong clients can do to a server that lives on is in server_faults.py.
 """
 # ruff: noqa: ASYNC110, ASYNC220, ASYNC240 - this waits for processes
 
@@ -47,7 +48,8 @@ import ctypes, signal, sys, threading
 def kill(name):
     for thread in threading.enumerate():
         if thread.name == name:
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(RuntimeError))
+            raises = ctypes.c_ulong(thread.ident), ctypes.py_object(RuntimeError)
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(*raises)
 
 signal.signal(signal.SIGUSR1, lambda *_: kill("orpheus-tokens"))
 signal.signal(signal.SIGUSR2, lambda *_: kill("orpheus-codec"))
@@ -240,7 +242,8 @@ async def sigterm(options: list[str]) -> tuple[str, float]:
                 audio_s = await next_turn
         tracebacks = server.log.read_text("utf-8").count("Traceback")
     return (
-        f"{told}; exit code {code} after {took:.1f} s, {tracebacks} tracebacks; a turn asked for meanwhile was"
+        f"{told}; exit code {code} after {took:.1f} s, {tracebacks} tracebacks; a turn asked for"
+        " meanwhile was"
         " spoken by the successor",
         audio_s,
     )
@@ -328,7 +331,7 @@ def main() -> None:
             continue
         began = time.monotonic()
         seen, audio_s = asyncio.run(_told(case(options)))
-        name = (case.__doc__ or "").strip()
+        name = " ".join((case.__doc__ or "").split())
         took_s = time.monotonic() - began
         rows.append({"fault": name, "seen": seen, "next_turn_s": audio_s, "took_s": took_s})
         print(f"{name}: {seen}; next turn {audio_s:.1f} s ({took_s:.0f} s)", flush=True)

@@ -1,8 +1,10 @@
-"""What the server does when clients and the machine do wrong: ``python benchmarks/server_faults.py``.
+"""What the server does when clients and the machine do wrong:
+``python benchmarks/server_faults.py``.
 
-Every fault is inflicted on a running `orpheus-tts serve` (by default on the bundled voice); after each, one turn must be
-spoken from its first to its last sample, and no turn, connection or file may be left over. Memory is told as it was before
-and after. `--turns`, `--kills` and `--fuzz` set how often.
+Every fault is inflicted on a running `orpheus-tts serve` (by default on the bundled voice); after
+each, one turn must be spoken from its first to its last sample, and no turn, connection or file may
+be left over. Memory is told as it was before and after. `--turns`, `--kills` and `--fuzz` set how
+often.
 """
 
 from __future__ import annotations
@@ -74,7 +76,8 @@ class Harm:
         later = memory[1:] or memory
         return (
             f"{self.args.turns} spoken, TTFA p50 {1000 * statistics.median(waits):.0f} ms;"
-            f" server {later[0]:.0f} -> {later[-1]:.0f} MB and {tasks[0]:.0f} -> {tasks[-1]:.0f} tasks"
+            f" server {later[0]:.0f} -> {later[-1]:.0f} MB and {tasks[0]:.0f} -> {tasks[-1]:.0f}"
+            " tasks"
             " between the first and the last tenth"
         )
 
@@ -183,7 +186,8 @@ class Harm:
         waits = ", ".join(f"{1000 * wait:.0f}" for wait, _ in beside)
         dry = sum(underruns for _, underruns in beside)
         return (
-            f"four turns beside them began after {waits} ms (alone {1000 * alone_s:.0f}) and ran dry {dry} times;"
+            f"four turns beside them began after {waits} ms (alone {1000 * alone_s:.0f}) and ran"
+            f" dry {dry} times;"
             f" the server grew by {grown:.1f} MB"
         )
 
@@ -269,7 +273,8 @@ class Harm:
         return self.spoken_s
 
     async def hear(self) -> tuple[float, int]:
-        """The same; seconds to its first sound, and how often a listener who plays at once ran dry."""
+        """The same; seconds to its first sound, and how often a listener who plays at once ran
+        dry."""
         engine = RemoteEngine(self.server.url)
         try:
             await engine.start()
@@ -415,7 +420,8 @@ async def fuzz(session: aiohttp.ClientSession, url: str, cases: int) -> Counter[
 
 
 def _cases() -> Any:
-    """Messages of the protocols with wrong values, some of them cut short or with flipped bits; others are no messages."""
+    """Messages of the protocols with wrong values, some of them cut short or with flipped bits;
+    others are no messages."""
     from hypothesis import strategies as st
 
     numbers = st.integers(-(2**63), 2**64 - 1) | st.floats()
@@ -477,7 +483,7 @@ async def inflict(harm: Harm, fault: Callable[[], Awaitable[str]]) -> dict[str, 
     await harm.clean()
     after = harm.server.rss_mb, harm.server.open_files, harm.server.threads
     row = {
-        "fault": (fault.__doc__ or "").strip(),
+        "fault": " ".join((fault.__doc__ or "").split()),
         "seen": seen,
         "next_turn_s": audio_s,
         "mb": [before[0], after[0]],

@@ -70,7 +70,8 @@ def machine_cpu_s() -> float:
 
 @contextlib.contextmanager
 def server_process(*arguments: str, program: Sequence[str] = SERVE) -> Iterator[ServerProcess]:
-    """`orpheus-tts serve ARGUMENTS` on a free port, ready to speak. `program` may be a Python command that does the same."""
+    """`orpheus-tts serve ARGUMENTS` on a free port, ready to speak. `program` may be a Python
+    command that does the same."""
     with tempfile.TemporaryDirectory(prefix="orpheus-bench-") as folder:
         log = Path(folder) / "server.log"
         process = subprocess.Popen(

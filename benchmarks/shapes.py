@@ -1,4 +1,5 @@
-"""The published shape of Orpheus 3B (config.json of canopylabs/orpheus-3b-0.1-ft), for figures that need no weights."""
+"""The published shape of Orpheus 3B (config.json of canopylabs/orpheus-3b-0.1-ft), for figures that
+need no weights."""
 
 from __future__ import annotations
 

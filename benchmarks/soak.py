@@ -1,10 +1,11 @@
-"""Ten minutes of turns joining, finishing and being cancelled: memory, tasks and slots must not grow.
+"""Ten minutes of turns joining, finishing and being cancelled: memory, tasks and slots must not
+grow.
 
     python benchmarks/soak.py [--minutes 10] [--model DIR --codec DIR]
 
-Prints resident memory every 10 s, and a verdict: flat if the mean of the last third is at most 1 % above that of the second
-third, and nothing is left when all callers are gone. Exit code 1 if not. The first minute, in which every kind of work comes
-for the first time, is not counted.
+Prints resident memory every 10 s, and a verdict: flat if the mean of the last third is at most 1 %
+above that of the second third, and nothing is left when all callers are gone. Exit code 1 if not.
+The first minute, in which every kind of work comes for the first time, is not counted.
 """
 
 from __future__ import annotations
@@ -140,7 +141,8 @@ def main() -> int:
     result = asyncio.run(soak(engine, args.minutes, args.callers))
     verdict = "flat" if result["flat"] else "NOT FLAT"
     print(
-        f"{verdict}: {result['mean_second_third_mib']:.1f} -> {result['mean_last_third_mib']:.1f} MiB"
+        f"{verdict}: {result['mean_second_third_mib']:.1f} -> {result['mean_last_third_mib']:.1f}"
+        " MiB"
         f" ({result['growth_percent']:+.2f} %), left behind: {result['left']}"
     )
     save("soak", {"model": args.model} | result)

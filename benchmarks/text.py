@@ -1,9 +1,11 @@
-"""What the text front end costs: `python benchmarks/text.py`, or `--against DIR` for another checkout in the same run.
+"""What the text front end costs: `python benchmarks/text.py`, or `--against DIR` for another
+checkout in the same run.
 
-6,144 characters, the most that a turn takes, of ordinary text and of text made to be slow: abbreviations and marks by
-the thousand, open brackets, dotted names, digits, spaces. Printed: CPU milliseconds for all of it (best of several runs),
-microseconds a character, and the longest single call (one utterance taken). Each run has its own process, the two
-checkouts in turn, so that a busy machine slows both.
+6,144 characters, the most that a turn takes, of ordinary text and of text made to be slow:
+abbreviations and marks by the thousand, open brackets, dotted names, digits, spaces. Printed: CPU
+milliseconds for all of it (best of several runs), microseconds a character, and the longest single
+call (one utterance taken). Each run has its own process, the two checkouts in turn, so that a busy
+machine slows both.
 """
 
 from __future__ import annotations
@@ -22,14 +24,20 @@ ROOT = Path(__file__).resolve().parents[1]
 CHARS = 6_144
 
 _TALK = (
-    "I mean, if you really want to know what I think about this whole situation that we have been talking about, then I "
+    "I mean, if you really want to know what I think about this whole situation that we have been"
+    " talking about, then I "
     "would say that it is complicated. He went there with them, and they liked it very much. "
 )
 _REPLY = (
-    "Well, your total is $1,249.99 (including $99.00 shipping), due by 5:30 p.m. on 12/24/2025. Mail "
-    "support@example-shop.co.uk. Mr. Smith lives at 221B Baker St. in London. They've lived there since 1995. "
+    "Well, your total is $1,249.99 (including $99.00 shipping), due by 5:30 p.m. on 12/24/2025."
+    " Mail "
+    "support@example-shop.co.uk. Mr. Smith lives at 221B Baker St. in London. They've lived there"
+    " since 1995. "
 )
-_MARKDOWN = "Here are **three** things:\n\n1. Restart your `router`.\n2. Wait *30 seconds*.\n3. See [our page](https://example.com/a).\n\n"
+_MARKDOWN = (
+    "Here are **three** things:\n\n1. Restart your `router`.\n2. Wait *30 seconds*.\n"
+    "3. See [our page](https://example.com/a).\n\n"
+)
 ORDINARY = {"talk": _TALK, "reply": _REPLY, "markdown": _MARKDOWN}
 HOSTILE = {
     "one-letter sentences": "a. ",
@@ -129,7 +137,10 @@ def main() -> None:
                 figures[name] = {key: min(kept[key], found[key]) for key in found}
     for name in names:
         here = best[0][name]
-        line = f"{name:22} {here['ms']:8.1f} ms  {here['ms'] * 1e3 / CHARS:6.1f} us/char  longest call {here['longest_call_ms']:6.2f} ms"
+        line = (
+            f"{name:22} {here['ms']:8.1f} ms  {here['ms'] * 1e3 / CHARS:6.1f} us/char "
+            f" longest call {here['longest_call_ms']:6.2f} ms"
+        )
         if len(best) > 1:
             there = best[1][name]
             line += f"   before {there['ms']:8.1f} ms, now {here['ms'] / there['ms']:.2f} x"

@@ -1,16 +1,18 @@
-"""What VllmGenerator costs over vLLM itself, and how fast a request is gone: `python benchmarks/vllm_engine.py`.
+"""What VllmGenerator costs over vLLM itself, and how fast a request is gone:
+`python benchmarks/vllm_engine.py`.
 
-* ids/s of N requests at once through vLLM's AsyncLLM alone and through VllmGenerator, in turns on one engine, and the
-  processor time this process spends on an id;
-* the time from leaving a request to vLLM's engine process holding nothing of any request, over 100 requests;
+* ids/s of N requests at once through vLLM's AsyncLLM alone and through VllmGenerator, in turns on
+  one engine, and the processor time this process spends on an id;
+* the time from leaving a request to vLLM's engine process holding nothing of any request, over 100
+  requests;
 * the time from killing that process to the last of eight requests being told (EngineDied), once.
 
-On a machine without a GPU it runs the crafted test checkpoint with a cheap sampler (temperature only), which makes
-vLLM's step short and so any cost around it large.
+On a machine without a GPU it runs the crafted test checkpoint with a cheap sampler (temperature
+only), which makes vLLM's step short and so any cost around it large.
 
     python benchmarks/vllm_engine.py                      the crafted checkpoint
     python benchmarks/vllm_engine.py --model DIR          a model directory
-    python benchmarks/vllm_engine.py --random-3b          the shape of Orpheus 3B with random weights (needs a GPU)
+    python benchmarks/vllm_engine.py --random-3b          Orpheus 3B's shape, random weights (a GPU)
 """
 
 from __future__ import annotations
@@ -108,7 +110,8 @@ class Bench:
         }
 
     async def death_ms(self, requests: int = 8) -> float:
-        """Milliseconds from killing vLLM's engine process to the end of the last request. The engine is dead then."""
+        """Milliseconds from killing vLLM's engine process to the end of the last request. The
+        engine is dead then."""
 
         async def run(begun: asyncio.Event) -> float:
             with contextlib.suppress(EngineDied):
@@ -169,7 +172,8 @@ async def main() -> None:
     }
     bench = Bench(generator, choice, sampling)
     print(
-        "| streams | AsyncLLM ids/s | by 7 | VllmGenerator | ratio | CPU us an id: alone, by 7, ours |"
+        "| streams | AsyncLLM ids/s | by 7 | VllmGenerator | ratio | CPU us an id: alone, by 7,"
+        " ours |"
     )
     print("|---|---|---|---|---|---|")
     for streams in args.streams:
@@ -177,8 +181,10 @@ async def main() -> None:
         figures["speed"][streams] = row
         raw, by_7, ours = row["raw"], row["raw_by_7"], row["ours"]
         print(
-            f"| {streams} | {raw['ids_per_s']:.0f} | {by_7['ids_per_s']:.0f} | {ours['ids_per_s']:.0f}"
-            f" | {row['ours_to_raw']:.3f} | {raw['cpu_us_per_id']:.0f}, {by_7['cpu_us_per_id']:.0f},"
+            f"| {streams} | {raw['ids_per_s']:.0f} | {by_7['ids_per_s']:.0f} |"
+            f" {ours['ids_per_s']:.0f}"
+            f" | {row['ours_to_raw']:.3f} | {raw['cpu_us_per_id']:.0f},"
+            f" {by_7['cpu_us_per_id']:.0f},"
             f" {ours['cpu_us_per_id']:.0f} |",
             flush=True,
         )

@@ -1,9 +1,10 @@
 """What the restricted head and the compact sampler gain in vLLM: `python benchmarks/vllm_head.py`.
 
-ids/s with vLLM's own head and sampler ("whole"), with the restricted head and vLLM's sampler ("restricted"), and with the
-restricted head and the compact sampler ("compact"), for 1, 8 and 32 streams, with Orpheus' sampling (temperature 0.6,
-top_p 0.8, repetition penalty 1.1) and with top_k 50. One engine after the other. Also the processor time that vLLM's
-worker took for an id, which hardly depends on what else a CPU machine does (on a GPU it means nothing).
+ids/s with vLLM's own head and sampler ("whole"), with the restricted head and vLLM's sampler
+("restricted"), and with the restricted head and the compact sampler ("compact"), for 1, 8 and 32
+streams, with Orpheus' sampling (temperature 0.6, top_p 0.8, repetition penalty 1.1) and with top_k
+50. One engine after the other. Also the processor time that vLLM's worker took for an id, which
+hardly depends on what else a CPU machine does (on a GPU it means nothing).
 
     python benchmarks/vllm_head.py [--model DIR | --random-3b] [--quantization fp8]
 """

@@ -1,4 +1,5 @@
-"""The models that the vLLM benchmarks run on: a given directory, the crafted test checkpoint, or random 3B weights."""
+"""The models that the vLLM benchmarks run on: a given directory, the crafted test checkpoint, or
+random 3B weights."""
 
 from __future__ import annotations
 
@@ -48,8 +49,9 @@ class Choice:
 
 
 def crafted_3b() -> Path:
-    """A checkpoint of Orpheus 3B's shape that emits well-formed frames without end, made if it is not there yet: 7 GB on
-    disk, and to make it 10 GB of a GPU's memory, or 25 GB of the machine's."""
+    """A checkpoint of Orpheus 3B's shape that emits well-formed frames without end, made if it is
+    not there yet: 7 GB on disk, and to make it 10 GB of a GPU's memory, or 25 GB of the
+    machine's."""
     import torch
 
     from tests.support.checkpoints import crafted_checkpoint

@@ -1,4 +1,5 @@
-"""vLLM without us, and how runs beside each other are compared: what the benchmarks of our part of it share."""
+"""vLLM without us, and how runs beside each other are compared: what the benchmarks of our part of
+it share."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ async def raw_ids(
     request_id: str,
     interval: int,
 ) -> AsyncIterator[Sequence[int]]:
-    """New ids of one request to AsyncLLM, used as its documentation shows; it reports every `interval` ids."""
+    """New ids of one request to AsyncLLM, used as its documentation shows; it reports every
+    `interval` ids."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -89,5 +91,6 @@ def medians(found: Mapping[str, Runs]) -> dict[str, Any]:
 
 
 def ratio(ours: Runs, theirs: Runs) -> float:
-    """Median of the rounds' ratios of speed: runs of a round are neighbours in time and see the same machine."""
+    """Median of the rounds' ratios of speed: runs of a round are neighbours in time and see the
+    same machine."""
     return statistics.median(a / b for (a, _), (b, _) in zip(ours, theirs, strict=True))

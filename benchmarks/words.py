@@ -1,9 +1,11 @@
-"""How far word times are from what a recogniser hears: ``python benchmarks/words.py`` (or ``--sentences 10``).
+"""How far word times are from what a recogniser hears:
+``python benchmarks/words.py`` (or ``--sentences 10``).
 
-Each sentence is spoken by the engine in one turn; the words it reported while streaming are laid beside the word times
-of Whisper tiny.en on the same audio. Printed: the error of the word starts (Whisper's own times are good to about 50 ms
-to 100 ms), how far behind its audio a word was reported at worst, and where the last word ends. Words the recogniser
-heard differently are left out.
+Each sentence is spoken by the engine in one turn; the words it reported while streaming are laid
+beside the word times of Whisper tiny.en on the same audio. Printed: the error of the word starts
+(Whisper's own times are good to about 50 ms to 100 ms), how far behind its audio a word was
+reported at worst, and where the last word ends. Words the recogniser heard differently are left
+out.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@
     modal run deploy/modal_app.py                    # speak one sentence: first sound and RTFx
     modal deploy deploy/modal_app.py                 # prints the URL
 
-The URL takes every protocol of the server: `OrpheusTTS(url="https://...")` in Pipecat and LiveKit, unmute
-(`KYUTAI_TTS_URL=wss://HOST:443`), OpenAI's clients (`base_url="https://.../v1"`).
+The URL takes every protocol of the server: `OrpheusTTS(url="https://...")` in Pipecat and LiveKit,
+unmute (`KYUTAI_TTS_URL=wss://HOST:443`), OpenAI's clients (`base_url="https://.../v1"`).
 
 Parameters are environment variables of the machine that runs `modal`:
 
@@ -16,8 +16,8 @@ Parameters are environment variables of the machine that runs `modal`:
     ORPHEUS_MIN_CONTAINERS     containers that are always warm (0)
     ORPHEUS_SCALEDOWN_S        seconds a container stays after its last turn (300)
 
-Secrets: `orpheus-tts` with ORPHEUS_API_KEY, which clients send, and HF_TOKEN for repositories that ask for one:
-`modal secret create orpheus-tts ORPHEUS_API_KEY=... HF_TOKEN=...`.
+Secrets: `orpheus-tts` with ORPHEUS_API_KEY, which clients send, and HF_TOKEN for repositories that
+ask for one: `modal secret create orpheus-tts ORPHEUS_API_KEY=... HF_TOKEN=...`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ SCALEDOWN_S = int(os.environ.get("ORPHEUS_SCALEDOWN_S", "300"))
 PORT = 8089
 CACHE = "/cache"
 STARTUP_S = 1200
-"""The first start of a container compiles vLLM's kernels, which takes minutes. The Volume keeps them."""
+"""The first start of a container compiles vLLM's kernels, which takes minutes. The Volume keeps
+them."""
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -85,7 +86,8 @@ def command() -> list[str]:
 def wait_until_ready(
     url: str, process: subprocess.Popen[bytes], timeout_s: float = STARTUP_S
 ) -> None:
-    """Returns when the server has loaded and warmed its model. Raises RuntimeError when it ended instead."""
+    """Returns when the server has loaded and warmed its model. Raises RuntimeError when it ended
+    instead."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if process.poll() is not None:
@@ -117,8 +119,9 @@ def download() -> None:
 class Speech:
     """One container: a whole server. It takes requests once it is ready.
 
-    An input is a request or a websocket, of which a client may hold one for many turns; so containers are added at
-    `target_inputs`, and what one server cannot speak it refuses or lets wait by itself.
+    An input is a request or a websocket, of which a client may hold one for many turns; so
+    containers are added at `target_inputs`, and what one server cannot speak it refuses or lets
+    wait by itself.
     """
 
     @modal.web_server(PORT, startup_timeout=STARTUP_S)

@@ -1,7 +1,8 @@
 """Orpheus text-to-speech for real-time voice agents.
 
-`from orpheus_plugin.pipecat import OrpheusTTS` or `from orpheus_plugin.livekit import OrpheusTTS` in an agent;
-the names here are for everything else. Importing this loads no torch, no vLLM and no framework.
+`from orpheus_plugin.pipecat import OrpheusTTS` or `from orpheus_plugin.livekit import OrpheusTTS`
+in an agent; the names here are for everything else. Importing this loads no torch, no vLLM and no
+framework.
 """
 
 from __future__ import annotations

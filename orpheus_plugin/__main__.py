@@ -1,4 +1,5 @@
-"""`python -m orpheus_plugin ...` is `orpheus-tts ...`, also where the command itself is not on the path."""
+"""`python -m orpheus_plugin ...` is `orpheus-tts ...`, also where the command itself is not on the
+path."""
 
 from __future__ import annotations
 

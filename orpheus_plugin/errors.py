@@ -1,7 +1,8 @@
 """Everything this package raises on purpose.
 
-Each error has a stable `code` (it travels over the wire and into metrics) and a message that says what to do. Its class
-also holds its HTTP status and its kind: servers and adapters translate these and keep no table of codes of their own.
+Each error has a stable `code` (it travels over the wire and into metrics) and a message that says
+what to do. Its class also holds its HTTP status and its kind: servers and adapters translate these
+and keep no table of codes of their own.
 """
 
 from __future__ import annotations
@@ -116,7 +117,8 @@ class ModelNotFound(OrpheusError):
 
 
 class BadCheckpoint(OrpheusError):
-    """Model files are there but cannot be what they claim: corrupt, incomplete or of another shape."""
+    """Model files are there but cannot be what they claim: corrupt, incomplete or of another
+    shape."""
 
     code = "bad_checkpoint"
     kind = ErrorKind.SETUP
@@ -126,7 +128,8 @@ class ConnectionFailed(OrpheusError):
     """A speech server or token server could not be reached, or the connection broke.
 
     Attributes:
-        never_reached: nobody at this address has answered since the program started. Who has another engine uses that.
+        never_reached: nobody at this address has answered since the program started. Who has
+            another engine uses that.
     """
 
     code = "connection_failed"
@@ -156,7 +159,8 @@ class Unauthorized(OrpheusError):
 
 
 class TurnTimedOut(OrpheusError):
-    """The server ended a turn that waited for text, or for its reader, or lasted, longer than it allows."""
+    """The server ended a turn that waited for text, or for its reader, or lasted, longer than it
+    allows."""
 
     code = "timed_out"
     kind = ErrorKind.REQUEST
@@ -204,6 +208,7 @@ ERRORS_BY_CODE: dict[str, type[OrpheusError]] = {
 
 
 def without_login(text: str) -> str:
-    """The text without what stands before an address' host: https://me:secret@host. For messages and logs."""
+    """The text without what stands before an address' host: https://me:secret@host. For messages
+    and logs."""
     # Greedy up to the last @: a password that was not escaped may hold an @, or a slash.
     return re.sub(r"(^|//)\S*@", r"\1", text)

@@ -1,4 +1,5 @@
-"""A reply: what a listener hears as one, spoken in as many turns as it needs. Both adapters speak through it."""
+"""A reply: what a listener hears as one, spoken in as many turns as it needs. Both adapters speak
+through it."""
 
 from __future__ import annotations
 
@@ -13,10 +14,12 @@ from orpheus_plugin.text.think import Reading, without_thoughts
 from orpheus_plugin.turn import MAX_TEXT_CHARS, SAMPLE_RATE, AudioChunk, Turn, TurnEvent, Word
 
 PLACE_WAIT_S = 10.0
-"""Seconds a turn of a conversation waits in line for its place: a late answer is better than none."""
+"""Seconds a turn of a conversation waits in line for its place: a late answer is better than
+none."""
 
 SILENCE = bytes(2 * (SAMPLE_RATE // 10))
-"""What text without a speakable word sounds like. Both frameworks take a reply without audio for a failure."""
+"""What text without a speakable word sounds like. Both frameworks take a reply without audio for a
+failure."""
 
 ReplyEvent = TurnEvent | Exception
 """An exception is a turn that failed; the reply goes on with the next one."""
@@ -25,11 +28,13 @@ _SENTENCE_END = re.compile(r"[.!?…][\"'”’»)\]]*(?=\s)|[。！？।۔\n]"
 _SPACE = re.compile(r"(?=\s)")
 
 _SENTENCE_FROM, _SPACE_FROM = 0.8, 0.95
-"""A turn's text ends with the first sentence that ends behind this share of its limit, else at the first space."""
+"""A turn's text ends with the first sentence that ends behind this share of its limit, else at the
+first space."""
 
 
 class TurnTexts:
-    """Divides streamed text over turns that take a limited text: after a sentence, else between words.
+    """Divides streamed text over turns that take a limited text: after a sentence, else between
+    words.
 
     Takes time linear in the text. What a reasoning model thinks is left out.
     """
@@ -49,7 +54,8 @@ class TurnTexts:
         self._chars, self._before = 0, ""
 
     def push(self, text: str) -> list[str]:
-        """The text in pieces: the first goes on with the turn's text, each other one begins another turn's."""
+        """The text in pieces: the first goes on with the turn's text, each other one begins another
+        turn's."""
         spoken, self._reading = without_thoughts(text, self._reading)
         return self._divide(spoken)
 
@@ -90,7 +96,8 @@ class TurnTexts:
 
 
 class OpenTurns:
-    """The open turns of one listener. Where the engine has no place for one of them, it waits for another's."""
+    """The open turns of one listener. Where the engine has no place for one of them, it waits for
+    another's."""
 
     def __init__(self) -> None:
         self._owners: dict[Turn, Reply] = {}
@@ -114,7 +121,8 @@ class OpenTurns:
 
 
 class _Section:
-    """Text for one turn. It is kept, so that it can be said anew where there was no place for the turn at first."""
+    """Text for one turn. It is kept, so that it can be said anew where there was no place for the
+    turn at first."""
 
     def __init__(self) -> None:
         self.turn: Turn | None = None
@@ -152,8 +160,8 @@ class _Section:
 class Reply:
     """Text in, audio and timed words out, over as many turns as it takes.
 
-    Usually one turn. Another follows where the text passes a turn's limit, where `next_turn` asks for it, and after a
-    turn that failed. For one event loop, which it does not block.
+    Usually one turn. Another follows where the text passes a turn's limit, where `next_turn` asks
+    for it, and after a turn that failed. For one event loop, which it does not block.
 
     Args:
         open_turn: opens a turn with the options of the moment.
@@ -162,7 +170,8 @@ class Reply:
     Attributes:
         audio_s: seconds of audio so far.
         failed: whether a turn of it failed.
-        refused: whether the engine had no place for it. Its rest is not said: without the beginning it helps nobody.
+        refused: whether the engine had no place for it. Its rest is not said: without the beginning
+            it helps nobody.
     """
 
     def __init__(
@@ -251,7 +260,8 @@ class Reply:
     # ---- speech out
 
     async def events(self) -> AsyncGenerator[ReplyEvent, None]:
-        """Audio, words ahead of it, and the end of each turn, in order, until `end`. Words' times are the reply's."""
+        """Audio, words ahead of it, and the end of each turn, in order, until `end`. Words' times
+        are the reply's."""
         while (section := await self._sections.get()) is not None:
             begins_s = self.audio_s
             try:
@@ -272,7 +282,8 @@ class Reply:
             yield AudioChunk(SILENCE, 0, 0)
 
     async def _events_of(self, section: _Section) -> AsyncGenerator[TurnEvent, None]:
-        """Of its turn; where there was no place for it, of another one once this listener's own speech has made room."""
+        """Of its turn; where there was no place for it, of another one once this listener's own
+        speech has made room."""
         while True:
             turn: Turn | None = None
             try:

@@ -7,15 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How ids are drawn. Defaults are those of Orpheus 3B, which needs a repetition penalty >= 1.1 to be stable
-    (canopyai/Orpheus-TTS README, "Prompting").
+    """How ids are drawn. Defaults are those of Orpheus 3B, which needs a repetition penalty >= 1.1
+    to be stable (canopyai/Orpheus-TTS README, "Prompting").
 
     Attributes:
         temperature: 0 is greedy.
         top_p: nucleus mass, in (0, 1].
         repetition_penalty: 1 is none; over ids already generated (the prompt holds no audio ids).
         max_tokens: ceiling on generated ids; reaching it finishes with "length".
-        seed: None draws a fresh one; equal seeds give equal ids on the same engine for single requests.
+        seed: None draws a fresh one; equal seeds give equal ids on the same engine for single
+            requests.
     """
 
     temperature: float = 0.6

@@ -1,7 +1,8 @@
-"""Tensors of checkpoint files as NumPy arrays: safetensors, and what torch.save writes. Nothing is unpickled but tensors.
+"""Tensors of checkpoint files as NumPy arrays: safetensors, and what torch.save writes. Nothing is
+unpickled but tensors.
 
-Arrays are views of the mapped file: they cost no memory until they are read. bfloat16, which NumPy has not, comes as its
-bits in uint16; `float32` widens it.
+Arrays are views of the mapped file: they cost no memory until they are read. bfloat16, which NumPy
+has not, comes as its bits in uint16; `float32` widens it.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ def float32(tensor: Tensor) -> NDArray[np.float32]:
 def read_tensors(folder: Path) -> Tensors:
     """All tensors of a checkpoint: model.safetensors, its shards, or pytorch_model.bin.
 
-    Raises ModelNotFound without any of them, BadCheckpoint for a file that is damaged or no checkpoint.
+    Raises ModelNotFound without any of them, BadCheckpoint for a file that is damaged or no
+    checkpoint.
     """
     index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
     pickled = folder / "pytorch_model.bin"
@@ -99,7 +101,8 @@ def _header_and_data(path: Path) -> tuple[dict[str, Any], memoryview]:
 
 
 def read_pickled(path: Path) -> Tensors:
-    """A state dict as torch.save writes it since torch 1.6: a zip of a pickle and of each storage's bytes.
+    """A state dict as torch.save writes it since torch 1.6: a zip of a pickle and of each storage's
+    bytes.
 
     Raises BadCheckpoint, also for a pickle that asks for anything but tensors.
     """

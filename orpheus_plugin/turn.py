@@ -1,7 +1,9 @@
-"""The Turn: one stretch of speech, text deltas in, ordered events out. Every front door uses this and nothing else.
+"""The Turn: one stretch of speech, text deltas in, ordered events out. Every front door uses this
+and nothing else.
 
-A Pipecat audio context, a LiveKit segment, a websocket context, an HTTP request and `orpheus-tts say` are each one Turn.
-The Turn is only the caller's end; what speaks behind it (this process or a server) is its `TurnLink`.
+A Pipecat audio context, a LiveKit segment, a websocket context, an HTTP request and
+`orpheus-tts say` are each one Turn. The Turn is only the caller's end; what speaks behind it (this
+process or a server) is its `TurnLink`.
 """
 
 from __future__ import annotations
@@ -38,11 +40,12 @@ class SpeechOptions:
         top_p: in (0, 1].
         repetition_penalty: >= 1; Orpheus 3B needs >= 1.1.
         seed: makes the turn repeatable on the same engine; None draws one.
-        trim_leading_silence: drop the near-silence before the first sound, but for 50 ms. Orpheus starts with 0.4 to
-            0.7 s of it (canopyai/Orpheus-TTS issues 228 and 299).
-        spell_numbers: write out numbers, money, dates and the like before the model reads them; None is as the engine is
-            set.
-        pronunciations: written word -> how it is spoken, on top of the engine's own; see `text.Pronunciations`.
+        trim_leading_silence: drop the near-silence before the first sound, but for 50 ms. Orpheus
+            starts with 0.4 to 0.7 s of it (canopyai/Orpheus-TTS issues 228 and 299).
+        spell_numbers: write out numbers, money, dates and the like before the model reads them;
+            None is as the engine is set.
+        pronunciations: written word -> how it is spoken, on top of the engine's own; see
+            `text.Pronunciations`.
     """
 
     voice: str | None = None
@@ -77,7 +80,8 @@ class SpeechOptions:
 def check_number(
     name: str, value: object, low: float, high: float, *, open_low: bool = False
 ) -> None:
-    """Raises InvalidOptions unless the value is None or a number from `low` (or above it) to `high`."""
+    """Raises InvalidOptions unless the value is None or a number from `low` (or above it) to
+    `high`."""
     if value is None:
         return
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -93,7 +97,8 @@ class AudioChunk:
 
     Attributes:
         pcm: whole samples, at least one.
-        position: index of the first sample in the turn's audio; chunks follow each other without gap or overlap.
+        position: index of the first sample in the turn's audio; chunks follow each other without
+            gap or overlap.
         utterance: index of the utterance it belongs to.
     """
 
@@ -112,13 +117,15 @@ class AudioChunk:
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """A word and its estimated place in the turn's audio; it comes before the audio that holds its start.
+    """A word and its estimated place in the turn's audio; it comes before the audio that holds its
+    start.
 
     Attributes:
         text: the word as it was written, punctuation included, emotion tags left out.
         start_s, end_s: seconds from the turn's first sample, estimated; starts never go back.
         utterance: index of the utterance it belongs to.
-        space_after: whether a space follows it in the text (not in Chinese, nor inside a word that was cut in two).
+        space_after: whether a space follows it in the text (not in Chinese, nor inside a word that
+            was cut in two).
     """
 
     text: str
@@ -135,7 +142,8 @@ class TurnStats:
     Attributes:
         text_chars: characters pushed.
         utterances: pieces the text was cut into.
-        prompt_tokens: tokens the model read: text, voice and control tokens of every utterance begun.
+        prompt_tokens: tokens the model read: text, voice and control tokens of every utterance
+            begun.
         tokens: audio tokens generated, those of look-ahead that was cancelled included.
         audio_s: seconds of audio delivered.
         ttfa_s: seconds from the first text to the first delivered audio; None while there is none.
@@ -145,7 +153,8 @@ class TurnStats:
         retries: utterances begun anew with another seed.
         cut_short: utterances the runaway guard ended.
         skipped_ids: generated ids that fitted no frame.
-        resumed: times the turn lost its server and went on at another one. Tokens and times are the last one's.
+        resumed: times the turn lost its server and went on at another one. Tokens and times are the
+            last one's.
     """
 
     text_chars: int = 0
@@ -189,18 +198,21 @@ TurnEvent = AudioChunk | Word | TurnEnd
 
 
 class TurnLink(Protocol):
-    """The speaking side of a turn. Its methods are called on the caller's loop and never block it."""
+    """The speaking side of a turn. Its methods are called on the caller's loop and never block
+    it."""
 
     def send_text(self, text: str) -> None: ...
     def send_flush(self) -> None: ...
     def send_end(self) -> None: ...
 
     def send_cancel(self) -> Future[None]:
-        """Drop everything of this turn; the future is done when the engine has let go of it (a step in flight aside)."""
+        """Drop everything of this turn; the future is done when the engine has let go of it (a step
+        in flight aside)."""
         ...
 
     def consumed(self, samples: int) -> None:
-        """The caller took this many samples out of the turn: back-pressure for the speaking side."""
+        """The caller took this many samples out of the turn: back-pressure for the speaking
+        side."""
         ...
 
 
@@ -211,8 +223,9 @@ class Turn:
         turn.push_text("Hello "); turn.push_text("there."); turn.end()
         async for event in turn: ...     # AudioChunk | Word | TurnEnd, in order
 
-    Used on the event loop that opened it. Leaving the iterator early, `cancel`, or leaving `async with turn` frees the
-    engine at once. Iterating raises the OrpheusError that ended the turn, if one did. A turn is iterated once.
+    Used on the event loop that opened it. Leaving the iterator early, `cancel`, or leaving
+    `async with turn` frees the engine at once. Iterating raises the OrpheusError that ended the
+    turn, if one did. A turn is iterated once.
     """
 
     def __init__(self, turn_id: str, link: TurnLink, *, max_chars: int = MAX_TEXT_CHARS) -> None:
@@ -238,7 +251,8 @@ class Turn:
         return self._max_chars
 
     def push_text(self, text: str) -> None:
-        """Add a piece of text; pieces are joined as they come, so spaces between words must be in them.
+        """Add a piece of text; pieces are joined as they come, so spaces between words must be in
+        them.
 
         What stands within `<think>` and `</think>` is left out and does not count.
 
@@ -284,7 +298,8 @@ class Turn:
     # ---- events out
 
     async def admitted(self) -> None:
-        """Returns when the turn holds its place, or was cancelled. Raises the OrpheusError that ended it before that.
+        """Returns when the turn holds its place, or was cancelled. Raises the OrpheusError that
+        ended it before that.
 
         Only who tells others of it needs this: text may be pushed and events read before.
         """
@@ -309,7 +324,8 @@ class Turn:
                 self.abandon()
 
     async def cancel(self) -> None:
-        """Stop speaking; returns when the engine has let go of this turn, but for a step in flight. Idempotent."""
+        """Stop speaking; returns when the engine has let go of this turn, but for a step in flight.
+        Idempotent."""
         self.abandon()
         if self._let_go is not None:
             await asyncio.shield(asyncio.wrap_future(self._let_go))
@@ -317,7 +333,8 @@ class Turn:
     def abandon(self) -> Future[None] | None:
         """As `cancel`, without waiting: for cleanup that must not be interrupted. Idempotent.
 
-        Returns what is done when the engine has let go of this turn; None for a turn that has ended.
+        Returns what is done when the engine has let go of this turn; None for a turn that has
+        ended.
         """
         self._closed_for_text = True
         self._place.set()
@@ -358,7 +375,8 @@ class Turn:
             self._loop.call_soon_threadsafe(self._place.set)
 
     def deliver(self, *events: TurnEvent | OrpheusError) -> bool:
-        """Hand events to the caller, from any thread. False if the caller's loop is gone: the turn should be dropped.
+        """Hand events to the caller, from any thread. False if the caller's loop is gone: the turn
+        should be dropped.
 
         Each call wakes the caller's loop: what is there at once should come at once.
         """
@@ -411,9 +429,11 @@ class EngineLoad:
         generating: utterances whose tokens are being generated: the size of the generator's batch.
         decoding: utterances that hold a place in the codec.
         queued: utterances that wait for their time.
-        margin_s: seconds of audio left to the caller who has least; None when nothing is being spoken.
+        margin_s: seconds of audio left to the caller who has least; None when nothing is being
+            spoken.
         waiting: turns in line for a place.
-        prebuffer_s: seconds of audio that turns begin with, so that they do not stutter on a slow machine.
+        prebuffer_s: seconds of audio that turns begin with, so that they do not stutter on a slow
+            machine.
         orphaned: turns, since the start, that were ended because nobody held them any more.
     """
 
@@ -427,10 +447,12 @@ class EngineLoad:
 
 
 class SpeechEngine(Protocol):
-    """What adapters and servers need. Methods may be called from any thread with a running event loop."""
+    """What adapters and servers need. Methods may be called from any thread with a running event
+    loop."""
 
     async def start(self) -> None:
-        """Load and warm up; returns at once when running. Raises ModelNotFound, BadCheckpoint, ConnectionFailed..."""
+        """Load and warm up; returns at once when running. Raises ModelNotFound, BadCheckpoint,
+        ConnectionFailed..."""
 
     async def aclose(self) -> None:
         """End all turns and free everything. Idempotent."""
@@ -439,9 +461,9 @@ class SpeechEngine(Protocol):
         """A new turn on the calling event loop.
 
         Args:
-            max_wait_s: seconds the turn may wait in line for a place, first come first served. It takes text
-                meanwhile. When they are over, iterating it raises AtCapacity; with 0 and no place free it is raised
-                here at once (by a server: where the turn is iterated).
+            max_wait_s: seconds the turn may wait in line for a place, first come first served. It
+                takes text meanwhile. When they are over, iterating it raises AtCapacity; with 0 and
+                no place free it is raised here at once (by a server: where the turn is iterated).
 
         Raises UnknownVoice, InvalidOptions, AtCapacity, EngineDied.
         """
@@ -458,7 +480,8 @@ class SpeechEngine(Protocol):
 
     @property
     def languages(self) -> tuple[str, ...]:
-        """Language codes ("en") the model speaks, the default first; empty when they are not known (yet)."""
+        """Language codes ("en") the model speaks, the default first; empty when they are not known
+        (yet)."""
         ...
 
     @property

@@ -25,7 +25,8 @@ class WorkerThread:
     Args:
         name: of the thread, and of what it does, for messages: "orpheus-codec", "the codec".
         work: returns only when it was told to stop.
-        died: called on the thread with what is told to those who wait for it, when an exception of any kind ended it.
+        died: called on the thread with what is told to those who wait for it, when an exception of
+            any kind ended it.
     """
 
     def __init__(

@@ -1,5 +1,5 @@
-"""Engines for the tests: a crafted Orpheus checkpoint with a random SNAC (any token engine, no sense in what it says),
-and the bundled voice, which really speaks."""
+"""Engines for the tests: a crafted Orpheus checkpoint with a random SNAC (any token engine, no
+sense in what it says), and the bundled voice, which really speaks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ settings.register_profile(
 )
 settings.load_profile("repeatable")
 
-# A shell starts what it runs in the background deaf to ctrl-c, and programs hand that on to those they start.
+# A shell starts what it runs in the background deaf to ctrl-c, and programs hand that on to those
+# they start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -56,7 +57,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="session")
 def crafted_files() -> ModelFiles:
-    """Well-formed frames of random codes, ending by themselves after some 50 frames; voices tara and leo."""
+    """Well-formed frames of random codes, ending by themselves after some 50 frames; voices tara
+    and leo."""
     import torch
 
     from orpheus_plugin.models.files import ModelFiles, ModelSpec

@@ -1,4 +1,5 @@
-"""The snippets of README and docs: each is valid Python, and one behind `<!-- runs -->` runs as it stands."""
+"""The snippets of README and docs: each is valid Python, and one behind `<!-- runs -->` runs as it
+stands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Imports point one way, from adapters, server and command line down to text and errors, without a cycle.
+"""Imports point one way, from adapters, server and command line down to text and errors, without a
+cycle.
 
 Imports inside functions and under TYPE_CHECKING count, too.
 """
@@ -30,7 +31,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli",),
     ("__init__", "__main__"),
 )
-"""A room imports from itself and from those above it in this list, never from beside it or from below."""
+"""A room imports from itself and from those above it in this list, never from beside it or from
+below."""
 
 
 def modules() -> dict[str, Path]:

@@ -117,7 +117,8 @@ def test_what_failed_or_was_interrupted_is_not_taken_for_done(
     tmp_path: Path, offline: dict[str, str]
 ) -> None:
     folder = tmp_path / "env"
-    # Killed while it makes the environment: a second try makes it again, and fails for its own reason.
+    # Killed while it makes the environment: a second try makes it again, and fails for its own
+    # reason.
     process = start(folder, offline)
     while not (folder / "pyvenv.cfg").exists():
         assert process.poll() is None

@@ -1,4 +1,5 @@
-"""Messages of the native protocol: what is packed is read, what is wrong is told, what is newer is passed over."""
+"""Messages of the native protocol: what is packed is read, what is wrong is told, what is newer is
+passed over."""
 
 from __future__ import annotations
 

@@ -112,8 +112,8 @@ class Aligner:
     def pointers(self, text: str, symbols: str) -> npt.NDArray[np.int16] | None:
         """For each symbol the index into ``text`` of the letter being read.
 
-        Pauses point at the space or punctuation after the word, the opening silence of a sentence at
-        its first letter. ``None`` where the words of both sides do not pair up.
+        Pauses point at the space or punctuation after the word, the opening silence of a sentence
+        at its first letter. ``None`` where the words of both sides do not pair up.
         """
         spans, groups = words_of(text), groups_of(symbols)
         if len(spans) != len(groups) or not spans:

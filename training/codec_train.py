@@ -1,9 +1,10 @@
-"""Train the codec's decoder: first the source of the voice, then speech, then what makes it natural.
+"""Train the codec's decoder: first the source of the voice, then speech, then what makes it
+natural.
 
-1. *Source*: only the rows and the first two blocks, which run at 3 kHz, and a readout that must show the
-   harmonics at the codes' phase. A step costs a fraction of a whole one.
-2. *Speech*: the whole decoder; spectra, the wave of the voiced part with harmonics coming in from the
-   bottom up, and the source still read out on the way.
+1. *Source*: only the rows and the first two blocks, which run at 3 kHz, and a readout that must
+   show the harmonics at the codes' phase. A step costs a fraction of a whole one.
+2. *Speech*: the whole decoder; spectra, the wave of the voiced part with harmonics coming in from
+   the bottom up, and the source still read out on the way.
 3. *Natural*: discriminators join. Each step asks some of them.
 """
 
@@ -26,7 +27,8 @@ from training.muon import Muon
 from training.sound import load_sound, stretches
 
 HEARD, WAVE, SOURCE, JUDGED, FOOLED = 2.5, 1.2, 0.7, 1.0, 0.3
-"""Weights in the loss: spectra; wave; source; all that discriminators say; their verdict beside their features."""
+"""Weights in the loss: spectra; wave; source; all that discriminators say; their verdict beside
+their features."""
 FIRST_TOP = 1500
 """Hz up to which the wave counts when the second stage begins."""
 SAVE_EVERY = 180
@@ -103,7 +105,8 @@ class Trainer:
         return state | {"muon": self.muon.momentum, "step": self.step, "spent": self.spent}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on from :meth:`state`; a state with no more than ``average`` is a start for a new run."""
+        """Go on from :meth:`state`; a state with no more than ``average`` is a start for a new
+        run."""
         if "net" not in state:
             self.net.load_state_dict(state["average"])
             self.average.load_state_dict(state["average"])
@@ -170,7 +173,8 @@ class Trainer:
         real_spectra: list[Tensor],
         rng: np.random.Generator,
     ) -> Tensor:
-        """What some discriminators say of ``made``, for the decoder to learn from; they get their gradients."""
+        """What some discriminators say of ``made``, for the decoder to learn from; they get their
+        gradients."""
         kinds = (len(SPECTROGRAMS), len(PERIODS))
         total = torch.zeros((), device=self.device)
         for first, count in zip((0, kinds[0]), kinds, strict=True):

@@ -2,8 +2,8 @@
 
 SNAC fixes the frame: 2048 samples, seven tokens, one of the coarse level (85 ms), two of the middle
 level (43 ms each), four of the fine level (21 ms each), 4096 rows a level. What a row *says* is the
-codec's own affair. A codec trained on sound alone makes codes that a small language model can hardly
-predict; here every row has a meaning that follows from the text:
+codec's own affair. A codec trained on sound alone makes codes that a small language model can
+hardly predict; here every row has a meaning that follows from the text:
 
 * fine: ``2 * (32 * phoneme + remaining) + half``: the phoneme (the teacher's symbol; stress marks,
   word gaps and pauses count as phonemes), how many more fine steps it will last, and whether this
@@ -100,7 +100,8 @@ def pitch_hz(number: Ints) -> npt.NDArray[np.float64]:
 
 
 def melody(pitch: npt.NDArray[np.float32], first: Ints, last: Ints) -> tuple[Ints, Ints]:
-    """Pitch numbers and phases of middle steps, each over ``pitch[first:last]`` (Hz, 0 unvoiced)."""
+    """Pitch numbers and phases of middle steps, each over ``pitch[first:last]`` (Hz, 0
+    unvoiced)."""
     voiced = (pitch > 0).astype(np.float64)
     tone = np.where(pitch > 0, np.log(np.maximum(pitch, 1.0)), 0.0)
     sums = np.concatenate([np.zeros((2, 1)), np.cumsum([voiced, tone], axis=1)], axis=1)
@@ -120,8 +121,8 @@ def melody(pitch: npt.NDArray[np.float32], first: Ints, last: Ints) -> tuple[Int
 def frames(u: Utterance, speed: float = 1.0) -> Frames:
     """Tokens of an utterance, optionally spoken ``speed`` times as fast.
 
-    At speed 1 every fine step carries the phoneme at its centre. A faster reading keeps at least one
-    step a phoneme; it needs no new sound and shows the language model more text per token.
+    At speed 1 every fine step carries the phoneme at its centre. A faster reading keeps at least
+    one step a phoneme; it needs no new sound and shows the language model more text per token.
     """
     ends = np.cumsum(u.units) * UNIT
     if speed == 1.0:

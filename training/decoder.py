@@ -1,8 +1,9 @@
-"""SNAC's decoder with channels last: the same sums as ``snac.layers.Decoder``, in a form that trains fast.
+"""SNAC's decoder with channels last: the same sums as ``snac.layers.Decoder``, in a form that
+trains fast.
 
 Depthwise convolutions become shifted multiply-adds and everything else a matrix product, so that
-``torch.compile`` fuses what lies between the products: 3.5 times the speed of the modules' own forward
-and backward pass on a CPU. Works on the modules of a decoder without weight normalisation.
+``torch.compile`` fuses what lies between the products: 3.5 times the speed of the modules' own
+forward and backward pass on a CPU. Works on the modules of a decoder without weight normalisation.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Discriminators: small networks that tell the teacher's sound from the decoder's, and so teach it noise.
+"""Discriminators: small networks that tell the teacher's sound from the decoder's, and so teach it
+noise.
 
 Some look at spectrograms of short and medium windows (as in UnivNet), some at the wave folded at a
 prime period (as in HiFi-GAN), at a tenth of their sizes there.

@@ -164,7 +164,8 @@ def evaluate(
 
 
 def write_held_out(work: Path, path: Path) -> None:
-    """Write the 200 held-out sentences with the teacher's duration, errors and score, for the benchmark."""
+    """Write the 200 held-out sentences with the teacher's duration, errors and score, for the
+    benchmark."""
     torch.set_num_threads(1)
     listener, naturalness = Listener(), Naturalness()
     begun = work / "held_out_read.jsonl"
@@ -188,5 +189,6 @@ def write_held_out(work: Path, path: Path) -> None:
     path.write_text(json.dumps({"sentences": rows}, indent=1, ensure_ascii=False) + "\n")
     wrong, count = (sum(int(r[k]) for r in rows) for k in ("teacher_wrong", "words"))
     print(
-        f"{len(rows)} sentences, {count} words, teacher's word error rate {100 * wrong / count:.1f} %"
+        f"{len(rows)} sentences, {count} words, teacher's word error rate"
+        f" {100 * wrong / count:.1f} %"
     )

@@ -17,8 +17,8 @@ from training.codes import LETTERS
 from training.lm import Size, VoiceModel
 
 SAMPLING = {"do_sample": True, "temperature": 0.3, "top_p": 0.8, "repetition_penalty": 1.0}
-"""The model's own sampling. A repetition penalty would punish phonemes for lasting; at temperature 0.6 one more word in
-fifty is misread."""
+"""The model's own sampling. A repetition penalty would punish phonemes for lasting; at temperature
+0.6 one more word in fifty is misread."""
 LONGEST = 180
 """Characters of text in an utterance that the training data covers."""
 
@@ -207,7 +207,8 @@ def snac_state(codec: Codec) -> dict[str, Tensor]:
 
 
 def export_lm(checkpoint: Path, folder: Path) -> None:
-    """Write the language model of a checkpoint (its averaged weights), its configuration and tokenizer."""
+    """Write the language model of a checkpoint (its averaged weights), its configuration and
+    tokenizer."""
     saved = torch.load(checkpoint, weights_only=True)
     net = VoiceModel(Size(**saved["size"]))
     net.load_state_dict(saved["average"])
@@ -230,7 +231,8 @@ def export_codec(checkpoint: Path, folder: Path) -> None:
 def export(work: Path, folder: Path) -> None:
     """Write ``folder`` from the checkpoints ``lm.pt`` and ``codec.pt`` in ``work``.
 
-    What has no checkpoint there stays as it is: whoever goes on from the shipped files may train one of both.
+    What has no checkpoint there stays as it is: whoever goes on from the shipped files may train
+    one of both.
     """
     folder.mkdir(parents=True, exist_ok=True)
     found = False

@@ -1,4 +1,5 @@
-"""Thirty sentences an agent might say, written by hand: no template made them, none is trained on."""
+"""Thirty sentences an agent might say, written by hand: no template made them, none is trained
+on."""
 
 HAND_WRITTEN = (
     "Thanks for calling, how can I help you today?",

@@ -45,9 +45,12 @@ ORDINAL |= {w + "th": n for w, n in NUMBER.items()}
 ORDINAL |= {w[:-1] + "ieth": n for w, n in NUMBER.items() if w in TENS}
 SCALE = {"hundred": 100, "thousand": 1000, "million": 1_000_000}
 WRITINGS = {
-    "mr": "mister", "mrs": "missus", "dr": "doctor", "ok": "okay", "checkup": "check up", "st": "street",
-    "gray": "grey", "favour": "favor", "colour": "color", "theatre": "theater", "goodbye": "good bye",
-    "percents": "percent", "alright": "all right", "oclock": "o clock", "am": "a m", "pm": "p m", "email": "e mail",
+    "mr": "mister", "mrs": "missus", "dr": "doctor", "ok": "okay", "checkup": "check up",
+    "st": "street",
+    "gray": "grey", "favour": "favor", "colour": "color", "theatre": "theater",
+    "goodbye": "good bye",
+    "percents": "percent", "alright": "all right", "oclock": "o clock", "am": "a m", "pm": "p m",
+    "email": "e mail",
 }  # fmt: skip
 
 

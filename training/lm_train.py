@@ -19,8 +19,8 @@ from training.lm import Size, VoiceModel
 from training.muon import FAST, Muon
 
 WEIGHTS = (2.0, 0.5, 2.0, 2.0, 0.5, 2.0, 2.0)
-"""What a token of each slot counts in the loss. Pitch and loudness are mostly chance: unweighted they
-make nine tenths of the loss, and the words suffer."""
+"""What a token of each slot counts in the loss. Pitch and loudness are mostly chance: unweighted
+they make nine tenths of the loss, and the words suffer."""
 
 
 WARM_UP = 60
@@ -49,7 +49,8 @@ class Batch:
 
 
 def word_ends(text: str) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """For each letter index (and one past the end) the first place at or after it where a word ends."""
+    """For each letter index (and one past the end) the first place at or after it where a word
+    ends."""
     out = np.empty(len(text) + 2, np.int64)
     out[-1] = out[-2] = end = len(text)
     for i in range(len(text) - 1, -1, -1):
@@ -136,7 +137,8 @@ def losses(
 ) -> dict[str, Tensor]:
     """Losses of a batch: the speech tokens, the guided looks, the spelled words.
 
-    A speller that knows nothing yet (``teach_spelling`` false) learns from the layers without changing them.
+    A speller that knows nothing yet (``teach_spelling`` false) learns from the layers without
+    changing them.
     """
     with torch.autocast("cpu", FAST, enabled=torch.float32 != FAST):
         h, looks, middle = net(b.ids[:, :-1], guide=guide)

@@ -1,4 +1,5 @@
-"""How far two sounds are apart: in what is heard, and in the wave itself where the codes determine it."""
+"""How far two sounds are apart: in what is heard, and in the wave itself where the codes determine
+it."""
 
 from __future__ import annotations
 
@@ -12,9 +13,11 @@ RESOLUTIONS = ((64, 16), (128, 32), (256, 64), (512, 128), (1024, 256), (2048, 5
 WAVE_FROM = 256
 """Shortest window of the distance in the wave."""
 WAVE_TOP = 2600
-"""Hz above which that distance is not taken: where the phase cannot be met it only asks for silence."""
+"""Hz above which that distance is not taken: where the phase cannot be met it only asks for
+silence."""
 MEL = 5.0
-"""Weight of the log-mel distance: without it three quarters of what is compared lies above 3 kHz, and vowels suffer."""
+"""Weight of the log-mel distance: without it three quarters of what is compared lies above 3 kHz,
+and vowels suffer."""
 
 
 def mel_filters(n_fft: int, bands: int = 80, rate: int = 24000) -> Tensor:
@@ -68,7 +71,8 @@ def heard(made: list[Tensor], real: list[Tensor]) -> Tensor:
 
 
 def wave_weights(real: list[Tensor], voiced: list[Tensor], top: float) -> list[Tensor | None]:
-    """Weight of each bin in :func:`wave`: how much of it the voiced part is, over the local envelope.
+    """Weight of each bin in :func:`wave`: how much of it the voiced part is, over the local
+    envelope.
 
     The envelope (250 Hz by three steps) makes a weak harmonic count as much as a strong one.
 

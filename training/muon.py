@@ -13,7 +13,8 @@ FAST = (
     if getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
     else torch.float32
 )
-"""For products that need not be exact. Where a CPU has no instructions for it, bfloat16 is thirty times slower."""
+"""For products that need not be exact. Where a CPU has no instructions for it, bfloat16 is thirty
+times slower."""
 
 
 class Muon:

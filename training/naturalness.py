@@ -37,7 +37,8 @@ def _without_torchaudio() -> Iterator[None]:
 
 
 class Naturalness:
-    """Mean opinion score of speech as DistillMOS predicts it (0.3 s of one thread a second of speech).
+    """Mean opinion score of speech as DistillMOS predicts it (0.3 s of one thread a second of
+    speech).
 
     microsoft/Distill-MOS, MIT; its weights come in its wheel. It hears 16 kHz.
     """

@@ -1,4 +1,5 @@
-"""Spectrograms of one sentence: the teacher, and codecs of two folders, each from the teacher's own codes."""
+"""Spectrograms of one sentence: the teacher, and codecs of two folders, each from the teacher's own
+codes."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""A checkpoint from the exported files: training can go on from what is shipped, without its optimisers' memory.
+"""A checkpoint from the exported files: training can go on from what is shipped, without its
+optimisers' memory.
 
-The exported table holds sums of parts (see :class:`training.lm.Table`); here they are taken apart again. The parts
-are not unique, their sums are.
+The exported table holds sums of parts (see :class:`training.lm.Table`); here they are taken apart
+again. The parts are not unique, their sums are.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ def take_apart(table: Table, rows: Tensor) -> None:
 
 @torch.no_grad()
 def restore(folder: Path, work: Path, name: str = "lm") -> None:
-    """Write ``work/{name}.pt`` from ``folder/model.safetensors``; an existing checkpoint is left alone."""
+    """Write ``work/{name}.pt`` from ``folder/model.safetensors``; an existing checkpoint is left
+    alone."""
     path = work / f"{name}.pt"
     if path.exists():
         print(f"{path} is there: nothing to do")

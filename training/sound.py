@@ -60,7 +60,8 @@ def load_sound(folder: Path) -> Sound:
 def stretches(
     data: Sound, rng: np.random.Generator, batch: int, length: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Random stretches: codes ``[B, length, 7]``, sound and its voiced part ``[B, 2048 * length]``."""
+    """Random stretches: codes
+    ``[B, length, 7]``, sound and its voiced part ``[B, 2048 * length]``."""
     codes = np.zeros((batch, length, 7), np.int64)
     sounds = np.zeros((2, batch, length * FRAME), np.float32)
     for b in range(batch):

@@ -1,10 +1,11 @@
-"""The voice's source, read out of the decoder on its way: what makes it keep the phase that the codes say.
+"""The voice's source, read out of the decoder on its way: what makes it keep the phase that the
+codes say.
 
-The codes say pitch and phase exactly, but a decoder that is only asked for speech does not find out: as
-long as it is far off, every phase is as wrong as any other, and a harmonic's phase error is the
-fundamental's times its number. So linear readouts of the decoder's features are asked for the bare
-harmonics: cosine and sine of each below 1.4 kHz from the features at 3 kHz, and two pulse trains up to
-4 kHz from those at 12 kHz. The readouts are thrown away after training.
+The codes say pitch and phase exactly, but a decoder that is only asked for speech does not find
+out: as long as it is far off, every phase is as wrong as any other, and a harmonic's phase error is
+the fundamental's times its number. So linear readouts of the decoder's features are asked for the
+bare harmonics: cosine and sine of each below 1.4 kHz from the features at 3 kHz, and two pulse
+trains up to 4 kHz from those at 12 kHz. The readouts are thrown away after training.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ EDGE = 1536
 
 
 def turns(codes: Tensor, rate: int) -> tuple[Tensor, Tensor]:
-    """Phase in turns and frequency (0: unvoiced) of ``codes [B, frames, 7]``, ``[B, T]`` at ``rate`` Hz.
+    """Phase in turns and frequency (0: unvoiced) of
+    ``codes [B, frames, 7]``, ``[B, T]`` at ``rate`` Hz.
 
     A value stands for the middle of its samples, as a transposed convolution places it.
     """
@@ -73,7 +75,8 @@ class Source(nn.Module):
         self.at_12k = nn.Linear(channels[1], 2)
 
     def low(self, x: Tensor, wanted: Tensor, counts: Tensor) -> Tensor:
-        """Error of the harmonics as a share of their energy, mean over harmonics; features ``[B, T, C]``."""
+        """Error of the harmonics as a share of their energy, mean over harmonics; features
+        ``[B, T, C]``."""
         edge = EDGE * RATES[0] // 24000
         wanted, counts = wanted[:, edge:-edge], counts[:, edge:-edge]
         off = (self.at_3k(x[:, edge:-edge]) - wanted).square() * counts

@@ -6,9 +6,9 @@ duration of each of its symbols. The teacher leaves 0.2 to 0.4 s of silence on b
 sentence, which a voice agent would only wait for: it is cut to ``LEAD`` and ``TAIL``.
 
 The teacher's own vocoder then renders the sound, but at the pitch our codes can say (see
-:mod:`training.codes`): what the decoder shall sound like is exactly what its codes tell it. Its pulses
-are rendered without the phases of their filter and without its hiss, which are hardly heard (0.1 of a
-mean opinion score): then the voiced part follows from the codes sample by sample.
+:mod:`training.codes`): what the decoder shall sound like is exactly what its codes tell it. Its
+pulses are rendered without the phases of their filter and without its hiss, which are hardly heard
+(0.1 of a mean opinion score): then the voiced part follows from the codes sample by sample.
 """
 
 from __future__ import annotations
@@ -118,7 +118,8 @@ class Teacher:
 
 
 def pulses(pitch: Float) -> Float:
-    """The voice's pulse train, 300 samples a step of ``pitch``, at the pitch and phase of the codes.
+    """The voice's pulse train, 300 samples a step of ``pitch``, at the pitch and phase of the
+    codes.
 
     All harmonics below 11 kHz with amplitude 1, as the teacher's vocoder expects; silent where the
     teacher is unvoiced.
@@ -161,7 +162,8 @@ def own_sound(spoken: Spoken, rng: np.random.Generator) -> Float:
 
 
 def render(spoken: Spoken) -> tuple[Float, Float]:
-    """What the decoder shall sound like, and the voiced part of it: the teacher's filter on our pulse train."""
+    """What the decoder shall sound like, and the voiced part of it: the teacher's filter on our
+    pulse train."""
     from hibari import dsp
 
     low, _, _, rest, angle = spoken.parts
@@ -222,6 +224,7 @@ def generate(
         partial.rename(path)
         seconds += sum(len(a) for _, _, a, _ in done) / 24000
         print(
-            f"shard {number} of {len(all_shards)}: {seconds / 3600:.2f} h of speech in {time.time() - start:.0f} s",
+            f"shard {number} of {len(all_shards)}: {seconds / 3600:.2f} h of speech in"
+            f" {time.time() - start:.0f} s",
             flush=True,
         )

@@ -1,4 +1,5 @@
-"""Sentences to learn from: WordNet's example sentences, agents' sentences from templates, fragments.
+"""Sentences to learn from: WordNet's example sentences, agents' sentences from templates,
+fragments.
 
 Everything the model reads is written with the letters a-z and a little punctuation; numbers are
 spelled out here exactly as the package spells them before its model (``num2words``).
@@ -431,11 +432,13 @@ def clean(text: str) -> str:
 
 
 def wordnet_files(root: Path, kind: str) -> list[Path]:
-    """WordNet's files of a kind (``data`` or ``index``), sorted. Ends the program where there are none."""
+    """WordNet's files of a kind (``data`` or ``index``), sorted. Ends the program where there are
+    none."""
     found = sorted(root.glob(f"{kind}.*"))
     if not found:
         raise SystemExit(
-            f"{root} holds no WordNet ({kind}.noun and so on), whose sentences the voice learns to read: "
+            f"{root} holds no WordNet ({kind}.noun and so on), whose sentences the voice learns to"
+            " read: "
             "install Debian's or Ubuntu's package wordnet-base"
         )
     return found
@@ -466,7 +469,8 @@ def wordnet_glosses(root: Path = WORDNET) -> list[str]:
 
 
 def wordnet_words(root: Path = WORDNET) -> set[str]:
-    """Single words of WordNet: its entries and whatever its definitions and examples are written with."""
+    """Single words of WordNet: its entries and whatever its definitions and examples are written
+    with."""
     found: set[str] = set()
     for path in wordnet_files(root, "index"):
         for line in path.read_text(errors="ignore").splitlines():
@@ -481,7 +485,8 @@ def wordnet_words(root: Path = WORDNET) -> set[str]:
 
 
 def word_lists(words: list[str], rng: random.Random) -> list[str]:
-    """Every word once, two to five of them to an utterance, as a list or as if they belonged together."""
+    """Every word once, two to five of them to an utterance, as a list or as if they belonged
+    together."""
     rng.shuffle(words)
     lines, rest = [], words
     while rest:
@@ -512,9 +517,9 @@ def build(
 ) -> None:
     """Write ``text.jsonl`` (shuffled training lines) and ``held_out.json`` into ``work``.
 
-    The last part of the lines is there for the words in them: all of WordNet's other examples, more of its
-    definitions, and lists of the words that no other line has. Who meets a word for the first time has to guess how
-    it is read.
+    The last part of the lines is there for the words in them: all of WordNet's other examples, more
+    of its definitions, and lists of the words that no other line has. Who meets a word for the
+    first time has to guess how it is read.
     """
     rng = random.Random(seed)
     templates = (Path(__file__).parent / "templates.txt").read_text().splitlines()
@@ -588,5 +593,6 @@ def build(
     for kind, _ in lines:
         count[kind] = count.get(kind, 0) + 1
     print(
-        f"{len(lines)} lines {count}; held out {sum(map(len, held.values()))}; templates {len(templates)}"
+        f"{len(lines)} lines {count}; held out {sum(map(len, held.values()))}; templates"
+        f" {len(templates)}"
     )

@@ -1,17 +1,20 @@
-"""Replicas of the speech server behind Ray Serve's proxy: `serve run deploy.ray.app:app` in the repository's root.
+"""Replicas of the speech server behind Ray Serve's proxy: `serve run deploy.ray.app:app` in the
+repository's root.
 
-Each replica is a whole server with its engine, in one Ray actor. Ray's proxy hands it HTTP requests and websockets as ASGI
-calls; they are passed on to the server's Unix socket, so every protocol of the server works unchanged.
+Each replica is a whole server with its engine, in one Ray actor. Ray's proxy hands it HTTP requests
+and websockets as ASGI calls; they are passed on to the server's Unix socket, so every protocol of
+the server works unchanged.
 
-Settings are environment variables: those of `orpheus-tts serve` for the server itself (docs/protocol.md), and
+Settings are environment variables: those of `orpheus-tts serve` for the server itself
+(docs/protocol.md), and
 
-    ORPHEUS_MAX_TURNS          turns a replica takes at once (8): what the machine was measured to carry
+    ORPHEUS_MAX_TURNS          turns a replica takes at once (8): what was measured
     ORPHEUS_MIN_REPLICAS       replicas at least (1)
     ORPHEUS_MAX_REPLICAS       replicas at most (as many); more turns autoscaling on
     ORPHEUS_GPUS_PER_REPLICA   GPUs of a replica, or a share of one (0)
 
-Connections and requests beyond ORPHEUS_MAX_TURNS a replica go to another one; where all are full, the proxy answers 503
-at once instead of letting callers wait in silence.
+Connections and requests beyond ORPHEUS_MAX_TURNS a replica go to another one; where all are full,
+the proxy answers 503 at once instead of letting callers wait in silence.
 """
 
 from __future__ import annotations
@@ -184,7 +187,8 @@ async def _outward(socket: aiohttp.ClientWebSocketResponse, send: Send) -> None:
 
 
 class Replica:
-    """One server: started with the actor, watched by Ray's health check, drained when the actor is told to go."""
+    """One server: started with the actor, watched by Ray's health check, drained when the actor is
+    told to go."""
 
     async def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="orpheus-ray-")

@@ -1,4 +1,5 @@
-"""`orpheus-tts doctor`: what this machine has, which engine would run and why, and one sentence spoken to prove it."""
+"""`orpheus-tts doctor`: what this machine has, which engine would run and why, and one sentence
+spoken to prove it."""
 
 from __future__ import annotations
 
@@ -45,7 +46,8 @@ _TESTED = {
     "livekit-agents": "1.8",
     "aiohttp": None,
 }
-"""Packages that matter, and the version this package was tested with where it is sensitive to it."""
+"""Packages that matter, and the version this package was tested with where it is sensitive to
+it."""
 
 
 async def examine(config: EngineConfig) -> int:
@@ -118,8 +120,14 @@ def _why_no_gpu() -> str:
     if not nvidia_driver():
         return "none"
     if not torch_installed():
-        return "an NVIDIA driver is here, but nothing to use it with: pip install 'orpheus_plugin[vllm]'"
-    return "an NVIDIA driver is here, but torch sees no GPU: this build of torch may be for CPUs or for another driver"
+        return (
+            "an NVIDIA driver is here, but nothing to use it with:"
+            " pip install 'orpheus_plugin[vllm]'"
+        )
+    return (
+        "an NVIDIA driver is here, but torch sees no GPU: this build of torch may be for CPUs or"
+        " for another driver"
+    )
 
 
 def _why(config: EngineConfig, device: str) -> str:
@@ -165,7 +173,8 @@ def gpu_choices(config: EngineConfig, device: str) -> list[str]:
         lines.append(f"compiler for vLLM's kernels: {_compiler()}")
         if config.codec_process == "auto" or options.sampler == "auto":
             lines.append(
-                "not measured on a GPU yet: --codec-process vllm, --sampler compact, serve --mps, --replicas; see docs/gpu.md"
+                "not measured on a GPU yet: --codec-process vllm, --sampler compact, serve --mps,"
+                " --replicas; see docs/gpu.md"
             )
     return lines
 

@@ -1,4 +1,5 @@
-"""`orpheus-tts`: say, voices, download, doctor, serve. Errors are one line; exit codes 1 (failed) and 2 (usage)."""
+"""`orpheus-tts`: say, voices, download, doctor, serve. Errors are one line; exit codes 1 (failed)
+and 2 (usage)."""
 
 from __future__ import annotations
 
@@ -163,7 +164,8 @@ async def _feed(turn: Turn, text: str) -> None:
 
 
 async def _next_line(turn: Turn) -> str:
-    """The next line of standard input, "" at its end. While none comes, what is there already is spoken."""
+    """The next line of standard input, "" at its end. While none comes, what is there already is
+    spoken."""
     reading: asyncio.Task[str] = asyncio.create_task(asyncio.to_thread(sys.stdin.readline))
     await asyncio.wait({reading}, timeout=TYPING_PAUSE_S)
     if not reading.done():

@@ -30,13 +30,15 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
         "--codec-process",
         default="auto",
         choices=("auto", "own", "vllm"),
-        help="where the codec runs: in this process, or in vLLM's worker (default: auto, which is own)",
+        help="where the codec runs: in this process, or in vLLM's worker (default: auto, which is"
+        " own)",
     )
     parser.add_argument(
         "--sampler",
         default="auto",
         choices=("auto", "whole", "compact"),
-        help="vLLM's own sampler, or one over the codes that may follow (default: auto, compact on a CPU)",
+        help="vLLM's own sampler, or one over the codes that may follow (default: auto, compact on"
+        " a CPU)",
     )
 
 

@@ -1,4 +1,5 @@
-"""Where `orpheus-tts say` puts its audio: a WAV file that is valid at every moment, or the sound card."""
+"""Where `orpheus-tts say` puts its audio: a WAV file that is valid at every moment, or the sound
+card."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ class Sink(Protocol):
 class WavFile:
     """Writes a WAV file as audio comes; its header is kept true, so a broken-off file still plays.
 
-    A path that cannot be written is refused at once; a file that is there already stays as it is until there is audio.
+    A path that cannot be written is refused at once; a file that is there already stays as it is
+    until there is audio.
     """
 
     def __init__(self, path: Path) -> None:
@@ -55,7 +57,8 @@ class WavFile:
 
 
 class SoundCard:
-    """Plays on the default output. Raises OrpheusError where there is none, saying what to do instead."""
+    """Plays on the default output. Raises OrpheusError where there is none, saying what to do
+    instead."""
 
     def __init__(self) -> None:
         try:

@@ -1,4 +1,5 @@
-"""`orpheus-tts serve`: its options, each also an ORPHEUS_... variable of the environment, as one ServerConfig."""
+"""`orpheus-tts serve`: its options, each also an ORPHEUS_... variable of the environment, as one
+ServerConfig."""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     who = parser.add_argument_group("who may speak")
     who.add_argument(
         "--api-key",
-        help="key that clients must send; other users of this machine see it in the list of processes, so better"
+        help="key that clients must send; other users of this machine see it in the list of"
+        " processes, so better"
         " set ORPHEUS_API_KEY, or give a file",
     )
     who.add_argument("--api-key-file", type=Path, metavar="FILE", help="a file that holds the key")
@@ -49,7 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="ORIGIN",
-        help="let pages of this origin ask, as https://example.org; * is all; may be given several times",
+        help="let pages of this origin ask, as https://example.org; * is all; may be given several"
+        " times",
     )
     size = parser.add_argument_group("limits")
     size.add_argument("--max-turns", type=int, help="turns that speak at once (default: measured)")
@@ -86,7 +89,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     voices.add_argument(
         "--strict-voices",
         action="store_true",
-        help="refuse voices of other models and vendors, in whose place the model's own would speak",
+        help="refuse voices of other models and vendors, in whose place the model's own would"
+        " speak",
     )
     gpu = parser.add_argument_group("GPU")
     gpu.add_argument(
@@ -99,7 +103,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=1,
         metavar="N",
-        help="engines on one GPU behind this listener, each with its cores and weights (default: %(default)s)",
+        help="engines on one GPU behind this listener, each with its cores and weights (default:"
+        " %(default)s)",
     )
     text = parser.add_argument_group("text")
     text.add_argument(
@@ -130,7 +135,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0,
         choices=range(20),
         metavar="0-19",
-        help="how far a model on the CPU gives way to other programs, such as agents that send sound (Unix)",
+        help="how far a model on the CPU gives way to other programs, such as agents that send"
+        " sound (Unix)",
     )
     life.add_argument("--log-file", type=Path, help="default: standard error")
     life.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
@@ -176,7 +182,8 @@ def _value(action: argparse.Action, text: str) -> object:
 
 
 def server_config(args: argparse.Namespace) -> ServerConfig:
-    """What the options of `add_arguments` and `add_engine_arguments` describe. Raises InvalidOptions."""
+    """What the options of `add_arguments` and `add_engine_arguments` describe. Raises
+    InvalidOptions."""
     return ServerConfig(
         engine=replace(
             engine_config(args),
@@ -229,7 +236,8 @@ def _key(args: argparse.Namespace) -> str | None:
 
 
 def configure(*arguments: str) -> ServerConfig:
-    """The server of `orpheus-tts serve ARGUMENTS`, with what the environment says: for programs that run one themselves."""
+    """The server of `orpheus-tts serve ARGUMENTS`, with what the environment says: for programs
+    that run one themselves."""
     parser = argparse.ArgumentParser(prog="orpheus-tts serve")
     add_engine_arguments(parser)
     add_arguments(parser)

@@ -22,12 +22,14 @@ from orpheus_plugin.worker_thread import WorkerThread
 class CodecBatcher:
     """Serves as many streams as a decoder has slots from one thread.
 
-    The thread sleeps on a condition while no stream has new codes: no polling. When it wakes it steps the streams that
-    `ChunkPolicy` picks. While one step runs, codes of the other streams gather for the next, so batches grow with load by
-    themselves. The thread wakes in time for codes that wait for a larger chunk. A decoder that computes elsewhere gets the
-    next step before the last one is waited for (its `depth`).
+    The thread sleeps on a condition while no stream has new codes: no polling. When it wakes it
+    steps the streams that `ChunkPolicy` picks. While one step runs, codes of the other streams
+    gather for the next, so batches grow with load by themselves. The thread wakes in time for codes
+    that wait for a larger chunk. A decoder that computes elsewhere gets the next step before the
+    last one is waited for (its `depth`).
 
-    Cost per frame and stream: see `StreamingDecoder.step`; planning is a few microseconds per open stream.
+    Cost per frame and stream: see `StreamingDecoder.step`; planning is a few microseconds per open
+    stream.
 
     Args:
         decoder: owned by the batcher from here on.
@@ -35,7 +37,8 @@ class CodecBatcher:
         clock: seconds; what the streams' deadlines are compared with.
 
     Attributes:
-        changed: the lock that guards all streams' fields, and the condition on which the thread waits for news.
+        changed: the lock that guards all streams' fields, and the condition on which the thread
+            waits for news.
     """
 
     def __init__(
@@ -69,7 +72,8 @@ class CodecBatcher:
 
     @property
     def failure(self) -> EngineDied | None:
-        """Why it decodes nothing any more: dead, at a standstill, closed or not started; None while it works."""
+        """Why it decodes nothing any more: dead, at a standstill, closed or not started; None while
+        it works."""
         if self._thread is None:
             return EngineDied("the codec has not been started")
         return self._error or self._thread.failure
@@ -79,7 +83,8 @@ class CodecBatcher:
         return self._decoder.slots
 
     def start(self) -> None:
-        """Warm up the shapes steps will have (on CUDA: capture them) and start the worker thread."""
+        """Warm up the shapes steps will have (on CUDA: capture them) and start the worker
+        thread."""
         if self._thread is not None:
             return
         self._decoder.warm_up(self._policy.shapes)
@@ -100,10 +105,12 @@ class CodecBatcher:
         Args:
             seed: of the noise; equal seeds and codes give equal samples whatever else runs.
             noise: False leaves the decoder's noise out.
-            deadline: gives the time, by the batcher's clock, at which the listener has no audio left to play; the
-                stream with the earliest is served first. None is a listener who waits for every sample.
+            deadline: gives the time, by the batcher's clock, at which the listener has no audio
+                left to play; the stream with the earliest is served first. None is a listener who
+                waits for every sample.
 
-        Raises AtCapacity when no slot is free, EngineDied when the worker died or the batcher is closed.
+        Raises AtCapacity when no slot is free, EngineDied when the worker died or the batcher is
+        closed.
         """
         with self.changed:
             if self._error is not None:
@@ -117,17 +124,20 @@ class CodecBatcher:
             return stream
 
     def release(self, stream: CodecStream) -> None:
-        """Free a stream's slot; under the lock. A step in flight may still write the slot's state: the next owner's
-        first step runs after it, on the same thread, and ignores what it finds there."""
+        """Free a stream's slot; under the lock. A step in flight may still write the slot's state:
+        the next owner's first step runs after it, on the same thread, and ignores what it finds
+        there."""
         if self._streams.get(stream.lane.slot) is stream:
             del self._streams[stream.lane.slot]
             self._free.append(stream.lane.slot)
 
     def pushed(self, stream: CodecStream) -> None:
-        """The stream has new codes or its end: wake the thread if it sleeps too long for them. Under the lock.
+        """The stream has new codes or its end: wake the thread if it sleeps too long for them.
+        Under the lock.
 
-        A generator's step brings codes to many streams, by tasks that run one after the other. The thread is woken
-        after all of them and finds their codes together. Woken at once, it would step the first one's codes alone.
+        A generator's step brings codes to many streams, by tasks that run one after the other. The
+        thread is woken after all of them and finds their codes together. Woken at once, it would
+        step the first one's codes alone.
         """
         now = self._clock()
         if now < self._sleeps_until and self._policy.due(stream, now)[0] < self._sleeps_until:
@@ -169,7 +179,8 @@ class CodecBatcher:
             picked = None  # otherwise it would keep a stream alive while the thread sleeps
 
     def run_ready(self) -> None:
-        """Without a thread: do on this one all the work there is. For simulations and tests, instead of `start`."""
+        """Without a thread: do on this one all the work there is. For simulations and tests,
+        instead of `start`."""
         while True:
             with self.changed:
                 picked = self._pick()

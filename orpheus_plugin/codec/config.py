@@ -1,6 +1,7 @@
 """The shape of SNAC's decoder, and of the stream that comes out of it. No torch.
 
-Source: SNAC, arXiv 2410.14411; github.com/hubertsiuzdak/snac; weights `hubertsiuzdak/snac_24khz` (MIT).
+Source: SNAC, arXiv 2410.14411; github.com/hubertsiuzdak/snac; weights `hubertsiuzdak/snac_24khz`
+(MIT).
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ class SnacConfig:
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> SnacConfig:
-        """Check that `raw` describes a codec Orpheus can use. Raises BadCheckpoint with what is wrong."""
+        """Check that `raw` describes a codec Orpheus can use. Raises BadCheckpoint with what is
+        wrong."""
         wanted: dict[str, tuple[Any, Callable[[Any], bool]]] = {
             "sampling_rate": (SAMPLE_RATE, lambda v: v == SAMPLE_RATE),
             "vq_strides": (list(STRIDES), lambda v: list(v) == list(STRIDES)),
@@ -54,7 +56,8 @@ class SnacConfig:
             for key, (value, fits) in wanted.items():
                 if key not in raw or not fits(raw[key]):
                     raise BadCheckpoint(
-                        f"not Orpheus' codec (SNAC 24 kHz): {key} is {raw.get(key, 'missing')!r}, wanted {value!r}"
+                        f"not Orpheus' codec (SNAC 24 kHz): {key} is {raw.get(key, 'missing')!r},"
+                        f" wanted {value!r}"
                     )
             rates = tuple(int(rate) for rate in raw["decoder_rates"])
             latent = raw.get("latent_dim")
@@ -71,7 +74,8 @@ class SnacConfig:
             raise BadCheckpoint(f"codec config.json is not SNAC's: {error!r}") from error
         if math.prod(rates) != ROW_SAMPLES or any(rate < 2 or rate % 2 for rate in rates):
             raise BadCheckpoint(
-                f"not Orpheus' codec (SNAC 24 kHz): decoder_rates {list(rates)}; wanted even, product {ROW_SAMPLES}"
+                f"not Orpheus' codec (SNAC 24 kHz): decoder_rates {list(rates)}; wanted even,"
+                f" product {ROW_SAMPLES}"
             )
         if min(config.latent_dim, config.codebook_dim) < 1 or config.decoder_dim >> len(rates) < 1:
             raise BadCheckpoint("codec config.json holds a size below 1")
@@ -98,7 +102,8 @@ class SnacConfig:
 
     @property
     def delay(self) -> int:
-        """Samples by which streamed output lags its input: the one-sided receptive field, 4757 for rates 8, 8, 4, 2."""
+        """Samples by which streamed output lags its input: the one-sided receptive field, 4757 for
+        rates 8, 8, 4, 2."""
         return self.stages[-1].late_out
 
     @property
@@ -114,16 +119,17 @@ class SnacConfig:
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of the streaming decoder. SNAC's convolutions are centred; here each runs causally: it puts the rows that
-    it remembers (its tail) before its input, and emits as many rows as it gets, late by its right context.
+    """One stage of the streaming decoder. SNAC's convolutions are centred; here each runs causally:
+    it puts the rows that it remembers (its tail) before its input, and emits as many rows as it
+    gets, late by its right context.
 
     Attributes:
         rate: rows in, of each latent.
         late: rows by which its input is late.
         stride: rows out of each row in.
         channels: of a row out.
-        delays: rows out by which this stage alone is late, at each point where rows outside the stream must become zeros,
-            because the original has zero padding there.
+        delays: rows out by which this stage alone is late, at each point where rows outside the
+            stream must become zeros, because the original has zero padding there.
         tails: (rows, channels) that each of its convolutions remembers.
     """
 

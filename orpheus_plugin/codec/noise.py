@@ -1,9 +1,9 @@
 """The decoder's noise, one standard normal draw per position of a stream.
 
-SNAC's noise blocks draw `torch.randn` on every call, so the same codes decoded twice, or in other pieces, differ. Here
-a draw is a pure function of (stream seed, block, position): nothing is stored, and it does not matter how a stream is cut
-into chunks, which streams share its batch, or on which device it runs. `normal` is the definition; each step has its own
-way to compute it.
+SNAC's noise blocks draw `torch.randn` on every call, so the same codes decoded twice, or in other
+pieces, differ. Here a draw is a pure function of (stream seed, block, position): nothing is stored,
+and it does not matter how a stream is cut into chunks, which streams share its batch, or on which
+device it runs. `normal` is the definition; each step has its own way to compute it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ def stream_keys(seed: int, blocks: int) -> NDArray[np.int64]:
 
 
 def _mix(x: NDArray[np.int64]) -> NDArray[np.int64]:
-    """A bijection of 32-bit integers (held in int64) with full avalanche: 'lowbias32' of Chris Wellons' hash-prospector."""
+    """A bijection of 32-bit integers (held in int64) with full avalanche: 'lowbias32' of Chris
+    Wellons' hash-prospector."""
     x = x ^ (x >> 16)
     x = (x * 0x7FEB352D) & _MASK
     x = x ^ (x >> 15)

@@ -1,4 +1,5 @@
-"""Which streams the codec steps next, and how many rows of codes each takes. Pure: no lock, no thread, no decoder."""
+"""Which streams the codec steps next, and how many rows of codes each takes. Pure: no lock, no
+thread, no decoder."""
 
 from __future__ import annotations
 
@@ -12,19 +13,23 @@ FRAME_ROWS = 4
 ROW_S = ROW_SAMPLES / SAMPLE_RATE
 
 WAIT_RATIO = 3.0
-"""A stream waits for a larger chunk while its listener has this many times the chunk's length left to play.
+"""A stream waits for a larger chunk while its listener has this many times the chunk's length left
+to play.
 
-So at the beginning of a stream, small chunks are for a listener with less than 0.26 s left; from 0.5 s on the stream waits for
-two frames. On a CPU a step of two frames costs a stream that is alone little more than a step of one."""
+So at the beginning of a stream, small chunks are for a listener with less than 0.26 s left; from
+0.5 s on the stream waits for two frames. On a CPU a step of two frames costs a stream that is alone
+little more than a step of one."""
 
 BEGINNING = 24
-"""Rows: the first half second of sound. The first sound comes as soon as its row is there, then rows are taken in pairs, and
-after the beginning by whole frames at least. If the listener still has little left to play then, the engine is hardly faster
-than real time, and small chunks cost up to twice the time (a CPU with AVX2: 24 ms a frame in steps of one row, 20 in pairs,
-12 whole), which makes that worse."""
+"""Rows: the first half second of sound. The first sound comes as soon as its row is there, then
+rows are taken in pairs, and after the beginning by whole frames at least. If the listener still has
+little left to play then, the engine is hardly faster than real time, and small chunks cost up to
+twice the time (a CPU with AVX2: 24 ms a frame in steps of one row, 20 in pairs, 12 whole), which
+makes that worse."""
 
 LONGEST_WAIT = 8
-"""Rows. Larger chunks are taken where there are so many rows, but not waited for: audio would come in bursts."""
+"""Rows. Larger chunks are taken where there are so many rows, but not waited for: audio would come
+in bursts."""
 
 
 class Pending(Protocol):
@@ -53,7 +58,8 @@ Stream = TypeVar("Stream", bound=Pending)
 
 
 class ChunkPolicy:
-    """Chunks are as small as one row for a listener who waits for the first sound, and larger the more audio he has left.
+    """Chunks are as small as one row for a listener who waits for the first sound, and larger the
+    more audio he has left.
 
     Args:
         flush: rows of padding that bring out a stream's tail.
@@ -65,7 +71,8 @@ class ChunkPolicy:
         self._flush = flush
         self._max_lanes = max_lanes
         self._fixed = fixed_shapes
-        # A GPU step costs nearly the same for 1 or 32 lanes. A CPU step grows with both, and a new stream waits for it.
+        # A GPU step costs nearly the same for 1 or 32 lanes. A CPU step grows with both, and a new
+        # stream waits for it.
         self._chunks = (1, 2, FRAME_ROWS, 8) if fixed_shapes else (1, 2, FRAME_ROWS, 8, 16)
         self._max_rows = 256 if fixed_shapes else 64
 
@@ -77,7 +84,8 @@ class ChunkPolicy:
         return [(size, n) for n in (*self._chunks, self._flush) for size in sizes]
 
     def pick(self, streams: Iterable[Stream], now: float) -> tuple[list[Stream], int] | None:
-        """The streams of the next step, those with the earliest deadline first, and its rows. None if nothing is due.
+        """The streams of the next step, those with the earliest deadline first, and its rows. None
+        if nothing is due.
 
         Cost: a few microseconds per stream.
         """
@@ -105,7 +113,8 @@ class ChunkPolicy:
         supplied = [n for n in self._chunks if left > WAIT_RATIO * n * ROW_S]
         largest = max([FRAME_ROWS, *supplied])
         if stream.finished and pending <= largest:
-            # All the rest at once. With fixed shapes, rows after the flush cost less than another step.
+            # All the rest at once. With fixed shapes, rows after the flush cost less than another
+            # step.
             rest = min(c for c in self._chunks if c >= pending) if self._fixed else pending
             return now, rest
         n = max(c for c in self._chunks if c <= min(pending, largest))
@@ -120,10 +129,12 @@ class ChunkPolicy:
         """The smallest chunk that is worth a step.
 
         Args:
-            audible: rows whose samples the listener has; below 0 the first sound is that many rows away.
+            audible: rows whose samples the listener has; below 0 the first sound is that many rows
+                away.
         """
         if -FRAME_ROWS <= audible < 0:
-            # The last two rows before the first sound come one id apart. A GPU takes as long for one as for both, and
-            # the second would have to wait for the first, which gives no sound.
+            # The last two rows before the first sound come one id apart. A GPU takes as long for
+            # one as for both, and the second would have to wait for the first, which gives no
+            # sound.
             return 2 if self._fixed else 1
         return 2 if 0 <= audible < BEGINNING else FRAME_ROWS

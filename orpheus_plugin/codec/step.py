@@ -1,11 +1,14 @@
-"""What a streaming decoder is, whatever device it runs on: lanes in, the samples that became final out.
+"""What a streaming decoder is, whatever device it runs on: lanes in, the samples that became final
+out.
 
-Exact means: the pieces a stream gets, concatenated, equal `snac.SNAC.decode` of all its codes (noise off) up to float
-rounding, from sample 0 to sample 512 * rows - 1, whatever the chunking and whoever shares the batch. Output lags input by the
-decoder's one-sided receptive field (4757 samples = 198 ms): 10 rows of codes give the first 363 samples, and 10 rows of
-padding after the last one flush the tail.
+Exact means: the pieces a stream gets, concatenated, equal `snac.SNAC.decode` of all its codes
+(noise off) up to float rounding, from sample 0 to sample 512 * rows - 1, whatever the chunking and
+whoever shares the batch. Output lags input by the decoder's one-sided receptive field (4757 samples
+= 198 ms): 10 rows of codes give the first 363 samples, and 10 rows of padding after the last one
+flush the tail.
 
-State: 119,232 floats (466 KiB in float32) per stream for the full-size decoder, held in one row per slot.
+State: 119,232 floats (466 KiB in float32) per stream for the full-size decoder, held in one row per
+slot.
 """
 
 from __future__ import annotations
@@ -31,7 +34,8 @@ class Lane:
     Attributes:
         slot: row of the state.
         keys: noise keys, int64 [blocks, 2]; None is no noise.
-        position: rows of codes stepped so far; 0 makes the next step ignore whatever state the slot holds.
+        position: rows of codes stepped so far; 0 makes the next step ignore whatever state the slot
+            holds.
         end: total rows of the stream once known, else FAR. Codes stepped from there on are ignored.
     """
 
@@ -48,7 +52,8 @@ class StreamingDecoder(abc.ABC):
         slots: streams that can hold state at the same time.
 
     Attributes:
-        fixed_shapes: steps cost nearly the same for 1 or 32 lanes, and want shapes given to `warm_up` (a GPU).
+        fixed_shapes: steps cost nearly the same for 1 or 32 lanes, and want shapes given to
+            `warm_up` (a GPU).
         depth: steps that are worth having begun before the first of them is waited for.
     """
 
@@ -63,7 +68,8 @@ class StreamingDecoder(abc.ABC):
 
     @abc.abstractmethod
     def _run(self, lanes: Sequence[Lane], codes: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Advance the state. codes [B, n, 3] -> samples [B, n * 512], of which some may lie outside the streams."""
+        """Advance the state. codes [B, n, 3] -> samples [B, n * 512], of which some may lie outside
+        the streams."""
 
     @abc.abstractmethod
     def warm_up(self, shapes: Sequence[tuple[int, int]]) -> None:
@@ -85,16 +91,19 @@ class StreamingDecoder(abc.ABC):
             codes: int64 [len(lanes), n, 3], 0..4095. Rows from a lane's end on are ignored.
 
         Returns:
-            Per lane the samples that became final, float32 [m], m <= 512 * n; empty in a stream's first 9 rows.
+            Per lane the samples that became final, float32 [m], m <= 512 * n; empty in a stream's
+            first 9 rows.
 
-        Cost: one pass of 0.1 GFLOP a row and lane (full size); blocks until the samples are on the host.
+        Cost: one pass of 0.1 GFLOP a row and lane (full size); blocks until the samples are on the
+        host.
         """
         return self.launch(lanes, codes)()
 
     def launch(
         self, lanes: Sequence[Lane], codes: NDArray[np.int64]
     ) -> Callable[[], list[NDArray[np.float32]]]:
-        """Begin a step, and move the lanes on. Returns a function that waits for what `step` returns.
+        """Begin a step, and move the lanes on. Returns a function that waits for what `step`
+        returns.
 
         At most `depth` steps are begun and not waited for, and they are waited for in order.
         """
@@ -124,7 +133,8 @@ class StreamingDecoder(abc.ABC):
     def decode(
         self, codes: NDArray[np.int64], *, seed: int = 0, noise: bool = True, chunk: int = 64
     ) -> NDArray[np.float32]:
-        """Decode a whole utterance in slot 0. int64 [n, 3] -> float32 [512 * n]. For tests and offline use."""
+        """Decode a whole utterance in slot 0. int64 [n, 3] -> float32 [512 * n]. For tests and
+        offline use."""
         lane = self.lane(0, seed=seed, noise=noise)
         lane.end = len(codes)
         padded = np.concatenate([codes, np.zeros((self.flush_rows, 3), np.int64)])

@@ -34,15 +34,17 @@ class Owner(Protocol):
 
 
 class CodecStream:
-    """Decodes one utterance. Made by `CodecBatcher.open_stream`; methods may be called from any thread.
+    """Decodes one utterance. Made by `CodecBatcher.open_stream`; methods may be called from any
+    thread.
 
-    `push` and `finish` are short (validation and a copy under a lock; a few microseconds) and never run the model.
-    Iterate once: `async for samples in stream` gives float32 arrays in [-1, 1] at 24 kHz, in order, 512 samples per
-    row of codes in total, and ends after the tail. The slot is free once the last samples were decoded, or at `close`.
+    `push` and `finish` are short (validation and a copy under a lock; a few microseconds) and never
+    run the model. Iterate once: `async for samples in stream` gives float32 arrays in [-1, 1] at 24
+    kHz, in order, 512 samples per row of codes in total, and ends after the tail. The slot is free
+    once the last samples were decoded, or at `close`.
 
     Attributes:
-        deadline: gives the time, by the batcher's clock, at which the listener has no audio left to play. Called by
-            the batcher's thread, under its lock.
+        deadline: gives the time, by the batcher's clock, at which the listener has no audio left to
+            play. Called by the batcher's thread, under its lock.
     """
 
     def __init__(self, owner: Owner, lane: Lane, deadline: Callable[[], float]) -> None:
@@ -63,10 +65,12 @@ class CodecStream:
     # ---- codes in
 
     def push(self, codes: ArrayLike) -> None:
-        """Append codes: int [n, 3], each row the (coarse, mid, fine) code of 512 consecutive samples.
+        """Append codes: int [n, 3], each row the (coarse, mid, fine) code of 512 consecutive
+        samples.
 
-        A coarse code spans four rows and a mid code two. Raises ValueError for another shape, a type that is not an
-        integer, a code outside 0..4095, or a stream already finished. After `close` it does nothing.
+        A coarse code spans four rows and a mid code two. Raises ValueError for another shape, a
+        type that is not an integer, a code outside 0..4095, or a stream already finished. After
+        `close` it does nothing.
         """
         rows = np.asarray(codes)
         if rows.ndim != 2 or rows.shape[1] != 3 or not np.issubdtype(rows.dtype, np.integer):
@@ -106,7 +110,8 @@ class CodecStream:
         return self
 
     async def __anext__(self) -> Samples:
-        """The next samples. Raises EngineDied when the decoder's thread died; ends early after `close`."""
+        """The next samples. Raises EngineDied when the decoder's thread died; ends early after
+        `close`."""
         loop = asyncio.get_running_loop()
         while True:
             with self._changed:
@@ -129,7 +134,8 @@ class CodecStream:
                     self.waiting = None
 
     def close(self) -> None:
-        """Drop everything undelivered and free the slot at once; a running iteration ends. Idempotent."""
+        """Drop everything undelivered and free the slot at once; a running iteration ends.
+        Idempotent."""
         with self._changed:
             if self.closed:
                 return
@@ -151,7 +157,8 @@ class CodecStream:
         return self.lane.position
 
     def pending(self, flush: int) -> int:
-        """Rows that can be stepped now; after `finish` with the `flush` rows of padding that bring out the tail."""
+        """Rows that can be stepped now; after `finish` with the `flush` rows of padding that bring
+        out the tail."""
         if self.finished:
             return self._have + flush - self.lane.position if self._have else 0
         return self._have - self.lane.position

@@ -24,9 +24,10 @@ class SnacWeights:
     """The decoder of a snapshot, and its quantiser, without the encoder.
 
     Attributes:
-        tensors: by the names of SNAC's state dict, weight norm folded: "decoder.model.0.weight", ...
-        tables: float32 [3, 4096, latent_dim]: for each level the output projection of every codebook row, so that a latent
-            is the sum of three rows.
+        tensors: by the names of SNAC's state dict, weight norm folded: "decoder.model.0.weight",
+            ...
+        tables: float32 [3, 4096, latent_dim]: for each level the output projection of every
+            codebook row, so that a latent is the sum of three rows.
     """
 
     config: SnacConfig
@@ -41,11 +42,13 @@ class SnacWeights:
     def load(cls, snapshot: Path) -> SnacWeights:
         """Read a directory with `config.json` and `model.safetensors` or `pytorch_model.bin`.
 
-        Nothing is unpickled but tensors. The full-size decoder has 13.0M parameters, its tables 9.4M values.
+        Nothing is unpickled but tensors. The full-size decoder has 13.0M parameters, its tables
+        9.4M values.
 
         Raises:
             ModelNotFound: a file is missing.
-            BadCheckpoint: the files are damaged, of another codec, or of wrong shapes; one line says which.
+            BadCheckpoint: the files are damaged, of another codec, or of wrong shapes; one line
+                says which.
         """
         snapshot = Path(snapshot)
         config_path = snapshot / "config.json"
@@ -126,10 +129,11 @@ def expected_shapes(config: SnacConfig) -> dict[str, tuple[int, ...]]:
 
 
 def fold_weights(config: SnacConfig, state: Mapping[str, Tensor]) -> Folded:
-    """Pick the decoder's tensors out of a SNAC state dict and fold its weight norm. Raises BadCheckpoint.
+    """Pick the decoder's tensors out of a SNAC state dict and fold its weight norm. Raises
+    BadCheckpoint.
 
-    Understands both spellings of weight norm (`parametrizations.weight.original0/1` and `weight_g/weight_v`) and
-    plain weights.
+    Understands both spellings of weight norm (`parametrizations.weight.original0/1` and
+    `weight_g/weight_v`) and plain weights.
     """
     folded: Folded = {}
     for name, shape in expected_shapes(config).items():

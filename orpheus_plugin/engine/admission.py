@@ -1,9 +1,11 @@
-"""How many turns may speak at once without a gap for any of them: estimated from what the engine does.
+"""How many turns may speak at once without a gap for any of them: estimated from what the engine
+does.
 
-What counts is the speed of one turn when n are being generated: seconds of audio a second. A step of the engine has a part
-that does not grow with n and one that does, so a second of audio takes a turn `cost * (1 + slope * (n - 1))` seconds.
-`slope` is a matter of the model and the machine: it is remembered for minutes. `cost` changes with whatever else runs here:
-it follows slow moments at once and fast ones within seconds.
+What counts is the speed of one turn when n are being generated: seconds of audio a second. A step
+of the engine has a part that does not grow with n and one that does, so a second of audio takes a
+turn `cost * (1 + slope * (n - 1))` seconds. `slope` is a matter of the model and the machine: it is
+remembered for minutes. `cost` changes with whatever else runs here: it follows slow moments at once
+and fast ones within seconds.
 """
 
 from __future__ import annotations
@@ -20,10 +22,12 @@ TICK_S = 0.5
 """How often the running turns are looked at."""
 
 TIGHT_S = 0.1
-"""No turn is admitted while a listener who has been hearing audio for a second has less than this left."""
+"""No turn is admitted while a listener who has been hearing audio for a second has less than this
+left."""
 
 SLOWER, FASTER = 0.5, 0.06
-"""Of a new figure in `cost`, at each look: a machine that wavers is judged by its slow moments, for they are heard."""
+"""Of a new figure in `cost`, at each look: a machine that wavers is judged by its slow moments, for
+they are heard."""
 
 MEMORY = 0.997
 """What a look leaves of the older ones in `slope`: half of them after two minutes."""
@@ -50,7 +54,8 @@ class Work:
 
     Attributes:
         audio_s: seconds of audio it made.
-        busy_s: seconds its turns were being generated, each counted by itself; what they waited for text is not in it.
+        busy_s: seconds its turns were being generated, each counted by itself; what they waited for
+            text is not in it.
     """
 
     audio_s: float
@@ -69,8 +74,9 @@ class Admission:
         self.limit = ceiling
         self._cost: float | None = None
         self._slope = 1.0  # as if n turns took n times as long
-        # Weighted sums over the looks, with y the seconds for a second of audio: 1, n, y, and of the steps from one look to
-        # the next dn * dn, dn * dy. A machine that grows slower meanwhile does not pass for one that minds company.
+        # Weighted sums over the looks, with y the seconds for a second of audio: 1, n, y, and of
+        # the steps from one look to the next dn * dn, dn * dy. A machine that grows slower
+        # meanwhile does not pass for one that minds company.
         self._sums = [0.0] * 5
         self._last: tuple[float, float] | None = None
         self._most = 1.0  # turns seen at once
@@ -98,7 +104,8 @@ class Admission:
         return self._cost is None or self._cost * self._growth(turns) * SPARE <= 1
 
     def look(self, turns: Sequence[Progress], done: Work, *, now: float | None = None) -> None:
-        """Learn what the engine did since the last look; admit nobody while a listener is about to hear a gap."""
+        """Learn what the engine did since the last look; admit nobody while a listener is about to
+        hear a gap."""
         now = time.monotonic() if now is None else now
         passed = now - self._seen_at
         audio_s, busy_s = done.audio_s - self._done.audio_s, done.busy_s - self._done.busy_s

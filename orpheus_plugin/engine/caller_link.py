@@ -26,7 +26,8 @@ class Spoken(Protocol):
 
 
 class CallerLink:
-    """A TurnLink: `send_*` and `consumed` are called on the caller's loop and only pass on to the engine's.
+    """A TurnLink: `send_*` and `consumed` are called on the caller's loop and only pass on to the
+    engine's.
 
     Only the caller keeps the Turn: one that nobody holds any more ends what it asked for.
 
@@ -59,7 +60,8 @@ class CallerLink:
         self._post(self._spoken.end)
 
     def consumed(self, samples: int) -> None:
-        # Each report wakes the engine's loop; it is about a minute of audio, not about a chunk of it.
+        # Each report wakes the engine's loop; it is about a minute of audio, not about a chunk of
+        # it.
         self._unreported += samples
         if self._unreported >= SAMPLE_RATE:
             samples, self._unreported = self._unreported, 0
@@ -69,7 +71,8 @@ class CallerLink:
     def send_cancel(self) -> Future[None]:
         closing = self._spoken.aclose()
         try:
-            # A coroutine begins a round of the loop later, and may come behind the news that nobody holds the turn.
+            # A coroutine begins a round of the loop later, and may come behind the news that nobody
+            # holds the turn.
             self._loop.call_soon_threadsafe(self._spoken.stop)
             return asyncio.run_coroutine_threadsafe(closing, self._loop)
         except RuntimeError:  # the engine was closed meanwhile: nothing is held

@@ -1,12 +1,13 @@
 """The codec in vLLM's worker: the process that has the model also has the codec's state.
 
-Two processes that use one GPU take turns on it, so that each waits for the other. In vLLM's worker the codec has a
-thread and a CUDA stream of its own in the same CUDA context, and both run at once. vLLM serves one call into its worker
-between two steps of the model (`AsyncLLM.collective_rpc`). A call here only puts a batch into the codec thread's queue
-and returns the samples that are ready, so a step of the model never waits for the codec.
+Two processes that use one GPU take turns on it, so that each waits for the other. In vLLM's worker
+the codec has a thread and a CUDA stream of its own in the same CUDA context, and both run at once.
+vLLM serves one call into its worker between two steps of the model (`AsyncLLM.collective_rpc`). A
+call here only puts a batch into the codec thread's queue and returns the samples that are ready, so
+a step of the model never waits for the codec.
 
-`CodecWorker` is the worker's half, `WorkerCodec` ours. Batches and samples travel as bytes: vLLM's messages carry those
-without a copy through pickle.
+`CodecWorker` is the worker's half, `WorkerCodec` ours. Batches and samples travel as bytes: vLLM's
+messages carry those without a copy through pickle.
 """
 
 from __future__ import annotations
@@ -131,7 +132,8 @@ class _CodecThread:
             import torch
 
             torch.cuda.set_device(self._device)
-            # Of higher priority: a codec step is short, and a listener waits for it. What is captured on it keeps it.
+            # Of higher priority: a codec step is short, and a listener waits for it. What is
+            # captured on it keeps it.
             torch.cuda.set_stream(torch.cuda.Stream(priority=-1))  # type: ignore[no-untyped-call]
         self._decoder = open_decoder(self._folder, device=self._device, slots=self._slots)
         self._decoder.enter()
@@ -194,7 +196,8 @@ class WorkerCodec(StreamingDecoder):
         return self._launch(lanes, codes)()
 
     def _launch(self, lanes: Sequence[Lane], codes: NDArray[np.int64]) -> Callable[[], Samples]:
-        """Takes one step of the model. The samples take at most one more, none if a later launch has brought them."""
+        """Takes one step of the model. The samples take at most one more, none if a later launch
+        has brought them."""
         self._number += 1
         number = self._number
         self._exchange(Batch(number, lanes, codes).to_bytes())
@@ -207,7 +210,8 @@ class WorkerCodec(StreamingDecoder):
         return result
 
     def _exchange(self, batch: bytes | None) -> None:
-        """One call: a batch there, samples back. While the model has nothing to do, it may wait for them."""
+        """One call: a batch there, samples back. While the model has nothing to do, it may wait for
+        them."""
         wait_s = 0.0 if self._generator.running else _IDLE_WAIT_S
         for data in self._call("orpheus_codec_step", batch, wait_s):
             number, samples = samples_from_bytes(data)

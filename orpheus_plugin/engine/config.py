@@ -23,27 +23,31 @@ class EngineConfig:
     """What one engine is. Equal configurations share an engine within a process.
 
     Attributes:
-        model: a known name (`orpheus-tts voices` lists them), a hub repository, a local directory, or "auto":
-            Orpheus 3B where there is CUDA, else the bundled small voice.
+        model: a known name (`orpheus-tts voices` lists them), a hub repository, a local directory,
+            or "auto": Orpheus 3B where there is CUDA, else the bundled small voice.
         codec: a SNAC 24 kHz snapshot directory; None is the model's own.
         device: "auto", "cpu", "cuda" or "cuda:N".
-        generator: which token engine; "auto" is completions where `urls` are given, the compiled one on a CPU, vLLM
-            where CUDA and vLLM are present, else torch.
+        generator: which token engine; "auto" is completions where `urls` are given, the compiled
+            one on a CPU, vLLM where CUDA and vLLM are present, else torch.
         urls: OpenAI-style servers for the completions generator.
         api_key: their key.
-        generator_options: a VllmOptions or CompletionsOptions, for the generator of that kind; None is its defaults.
-        codec_process: where the codec runs beside the vLLM generator: "own" is this process, "vllm" the worker that has
-            the model (see `codec_in_vllm`). "auto" is own: "vllm" has not run on a GPU yet.
+        generator_options: a VllmOptions or CompletionsOptions, for the generator of that kind; None
+            is its defaults.
+        codec_process: where the codec runs beside the vLLM generator: "own" is this process, "vllm"
+            the worker that has the model (see `codec_in_vllm`). "auto" is own: "vllm" has not run
+            on a GPU yet.
         max_turns: turns that may speak at once; None is a figure for the device.
-        measure: find out at warm-up, and while running, how many turns (up to that) stay in real time, and take no more.
+        measure: find out at warm-up, and while running, how many turns (up to that) stay in real
+            time, and take no more.
         look_ahead: utterances of one turn generated at once.
         ahead_s: seconds generation may be ahead of a listener who plays at once; None is no limit.
         max_text_chars: characters of text a turn takes.
-        spell_numbers: write out numbers, money, dates and the like before the model reads them; None is as the model
-            needs it: not for Orpheus 3B, which reads figures, if less surely.
-        pronunciations: written word -> how it is spoken, for names that no rule can know; see `text.Pronunciations`.
-        strict_voices: a voice that the model does not have is always an error, also one of another Orpheus model or
-            of a known vendor, for which the model's own would speak.
+        spell_numbers: write out numbers, money, dates and the like before the model reads them;
+            None is as the model needs it: not for Orpheus 3B, which reads figures, if less surely.
+        pronunciations: written word -> how it is spoken, for names that no rule can know; see
+            `text.Pronunciations`.
+        strict_voices: a voice that the model does not have is always an error, also one of another
+            Orpheus model or of a known vendor, for which the model's own would speak.
     """
 
     model: str = "auto"

@@ -1,4 +1,5 @@
-"""From a configuration to the running parts of an engine: which files, which token engine, how text is cut."""
+"""From a configuration to the running parts of an engine: which files, which token engine, how text
+is cut."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TORCH_IS_SLOW = (
-    "vLLM is not installed, so torch generates on the GPU, which is slow and carries few turns at once:"
+    "vLLM is not installed, so torch generates on the GPU, which is slow and carries few turns at"
+    " once:"
     " pip install 'orpheus_plugin[vllm]'"
 )
 
@@ -33,7 +35,8 @@ MakeGenerator = Callable[[ModelFiles, Vocabulary], TokenGenerator]
 
 
 def find_files(config: EngineConfig) -> ModelFiles:
-    """Where the model lies on this machine (`models.find`). Raises ModelNotFound, saying what to run, or BadCheckpoint."""
+    """Where the model lies on this machine (`models.find`). Raises ModelNotFound, saying what to
+    run, or BadCheckpoint."""
     return models.find(config.model, device=config.device, codec=config.codec)
 
 
@@ -47,7 +50,8 @@ def build_parts(
 ) -> EngineParts:
     """Read vocabulary and codec, make the token engine. Blocking.
 
-    The token engine is not started. The codec runs, unless it is to run in vLLM's worker: then it is started after vLLM.
+    The token engine is not started. The codec runs, unless it is to run in vLLM's worker: then it
+    is started after vLLM.
 
     Args:
         device: "cpu", "cuda" or "cuda:N".
@@ -98,7 +102,8 @@ def generator_name(config: EngineConfig, device: str) -> GeneratorName:
 def build_generator(
     config: EngineConfig, files: ModelFiles, vocabulary: Vocabulary, *, device: str, streams: int
 ) -> TokenGenerator:
-    """The token engine of a configuration, not yet started. `streams` is how many requests run at once."""
+    """The token engine of a configuration, not yet started. `streams` is how many requests run at
+    once."""
     name, options = generator_name(config, device), config.generator_options
     if name == "completions":
         from orpheus_plugin.tokens.completions.generator import CompletionsGenerator
@@ -147,7 +152,8 @@ def _language(spec: ModelSpec) -> str:
 def text_options(
     spec: ModelSpec, config: EngineConfig | None = None, options: SpeechOptions | None = None
 ) -> TextOptions:
-    """How a turn's text is cut and spoken: in its model's language, with its tags, no longer than it speaks well.
+    """How a turn's text is cut and spoken: in its model's language, with its tags, no longer than
+    it speaks well.
 
     A turn's own options count before the engine's, the engine's before the model's.
     """

@@ -35,14 +35,15 @@ from orpheus_plugin.turn import (
 logger = logging.getLogger(__name__)
 
 RATES = 64
-"""Voices whose speed is remembered. A model that lists no voices takes any name a client thinks of."""
+"""Voices whose speed is remembered. A model that lists no voices takes any name a client thinks
+of."""
 
 
 class LocalEngine:
     """Generator and codec in this process, batching the turns of every event loop in it.
 
-    All model work is on other threads (or vLLM's processes); `open_turn`, `push_text` and iterating cost the caller's
-    loop microseconds.
+    All model work is on other threads (or vLLM's processes); `open_turn`, `push_text` and iterating
+    cost the caller's loop microseconds.
 
     Args:
         config: what to run.
@@ -78,7 +79,8 @@ class LocalEngine:
 
     @property
     def closed(self) -> bool:
-        """Whether it was closed and not started since: whoever keeps engines for others then makes a new one."""
+        """Whether it was closed and not started since: whoever keeps engines for others then makes
+        a new one."""
         return self._supervisor.closed
 
     def _build(self) -> EngineParts:
@@ -96,7 +98,8 @@ class LocalEngine:
         )
 
     async def _warm_up(self, parts: EngineParts) -> None:
-        """Speak a word through everything, so that the first caller does not pay for first-use costs."""
+        """Speak a word through everything, so that the first caller does not pay for first-use
+        costs."""
         began = time.monotonic()
 
         async def running() -> EngineParts:
@@ -292,7 +295,8 @@ _shared_lock = threading.Lock()
 
 
 def shared_engine(config: EngineConfig | None = None) -> LocalEngine:
-    """The process' engine of this configuration: every adapter that asks for it gets the same one. Not yet started."""
+    """The process' engine of this configuration: every adapter that asks for it gets the same one.
+    Not yet started."""
     config = config or EngineConfig()
     with _shared_lock:
         engine = _shared.get(config)

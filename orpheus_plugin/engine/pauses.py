@@ -1,4 +1,5 @@
-"""Where in the text the pauses of the audio stand, and how fast a voice speaks: the arithmetic behind word times."""
+"""Where in the text the pauses of the audio stand, and how fast a voice speaks: the arithmetic
+behind word times."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ _BEAM = 8
 class SpeakingRate:
     """How fast a voice speaks, learnt from its utterances: real seconds for each expected second.
 
-    Share one among the timers of a voice; it makes the first words of the next utterance more exact.
+    Share one among the timers of a voice; it makes the first words of the next utterance more
+    exact.
     """
 
     def __init__(self, factor: float = 1.0) -> None:
@@ -26,7 +28,8 @@ class SpeakingRate:
         self.heard_s = 0.0
 
     def learn(self, expected_s: float, real_s: float) -> None:
-        """Take in an utterance whose speech was expected to last `expected_s` and lasted `real_s`."""
+        """Take in an utterance whose speech was expected to last `expected_s` and lasted
+        `real_s`."""
         if expected_s < 0.5 or not 0.4 < real_s / expected_s < 2.5:
             return
         known = self.heard_s + _TRUST_S
@@ -44,10 +47,11 @@ class _Anchor(NamedTuple):
 
 
 class PauseMatcher:
-    """Finds where in the text the pauses of the audio stand: the cheapest assignment of pauses to word boundaries.
+    """Finds where in the text the pauses of the audio stand: the cheapest assignment of pauses to
+    word boundaries.
 
-    A boundary without a mark seldom has a pause, a full stop seldom lacks one, and the speech between two pauses
-    takes about as long as the words between two boundaries are expected to.
+    A boundary without a mark seldom has a pause, a full stop seldom lacks one, and the speech
+    between two pauses takes about as long as the words between two boundaries are expected to.
     """
 
     def __init__(self, onsets: Sequence[float], pauses: Sequence[int], rate: SpeakingRate) -> None:
@@ -66,7 +70,8 @@ class PauseMatcher:
         return self._best.factor
 
     def due(self, word: int) -> float:
-        """What the speech clock shows when this word starts. Behind a mark a pause is waited for, within reason."""
+        """What the speech clock shows when this word starts. Behind a mark a pause is waited for,
+        within reason."""
         best = self._best
         span = best.factor * (self._onsets[word] - self._onsets[best.word])
         if word == best.word:
@@ -76,7 +81,8 @@ class PauseMatcher:
         return best.clock + span + wait
 
     def pause(self, clock: float, length_s: float, *, again: bool) -> int:
-        """Take in a pause, or `again` the last one with its final length; returns the word that comes behind it.
+        """Take in a pause, or `again` the last one with its final length; returns the word that
+        comes behind it.
 
         If the pause is best taken for none, that is the word of the last pause that was one.
         """

@@ -9,12 +9,15 @@ from orpheus_plugin.errors import AtCapacity
 
 
 class Places:
-    """Turns that hold a place, and behind them a line, first come first served. A call costs a few microseconds.
+    """Turns that hold a place, and behind them a line, first come first served. A call costs a few
+    microseconds.
 
-    `enter` may be called from any thread; `leave` and `fill`, which admit others, from the engine's loop only.
+    `enter` may be called from any thread; `leave` and `fill`, which admit others, from the engine's
+    loop only.
 
     Args:
-        limit: gives the number of places there are now. A turn that holds one keeps it when there are fewer.
+        limit: gives the number of places there are now. A turn that holds one keeps it when there
+            are fewer.
     """
 
     def __init__(self, limit: Callable[[], int]) -> None:
@@ -32,7 +35,8 @@ class Places:
         return len(self._line)
 
     def enter(self, turn_id: str, admit: Callable[[], None], *, may_wait: bool) -> None:
-        """Take a place or the end of the line. `admit` is called once the turn holds a place, now or later.
+        """Take a place or the end of the line. `admit` is called once the turn holds a place, now
+        or later.
 
         Raises AtCapacity when there is no place and the turn may not wait.
         """
@@ -45,7 +49,8 @@ class Places:
                 self._line[turn_id] = admit
             else:
                 raise AtCapacity(
-                    f"all {limit} turns of this engine are speaking; try again, let turns wait (max_wait_s), use"
+                    f"all {limit} turns of this engine are speaking; try again, let turns wait"
+                    " (max_wait_s), use"
                     " another server, or raise max_turns if the machine is fast enough"
                 )
 

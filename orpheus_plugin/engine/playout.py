@@ -9,15 +9,16 @@ from collections.abc import Callable
 class PlayoutClock:
     """Playback by a listener who plays each piece of audio at once, or behind what still plays.
 
-    It computes; it plays nothing. A call costs less than a microsecond. Write from one thread; any thread may read.
+    It computes; it plays nothing. A call costs less than a microsecond. Write from one thread; any
+    thread may read.
 
     Args:
         now: the time source, in seconds: time.monotonic, a loop's `time`, or a test's own.
 
     Attributes:
         begun: whether any audio came.
-        ends_at: when, by `now`, all audio that came has been heard: the past while the listener waits. Before the first
-            audio it is the time at which the clock was made.
+        ends_at: when, by `now`, all audio that came has been heard: the past while the listener
+            waits. Before the first audio it is the time at which the clock was made.
     """
 
     __slots__ = ("_now", "begun", "ends_at")
@@ -29,11 +30,13 @@ class PlayoutClock:
 
     @property
     def ahead_s(self) -> float:
-        """Seconds of audio that are not heard yet; negative: so long the listener has waited. 0 before any audio."""
+        """Seconds of audio that are not heard yet; negative: so long the listener has waited. 0
+        before any audio."""
         return self.ends_at - self._now() if self.begun else 0.0
 
     def play(self, seconds: float) -> float:
-        """So much audio comes. Returns the seconds of silence the listener heard right before it; 0 before any audio."""
+        """So much audio comes. Returns the seconds of silence the listener heard right before it; 0
+        before any audio."""
         now = self._now()
         gap = now - self.ends_at if self.begun else 0.0
         self.begun = True
@@ -41,7 +44,8 @@ class PlayoutClock:
         return max(0.0, gap)
 
     def delay(self, seconds: float) -> None:
-        """The listener hears what there is later by so much: other audio plays first, or playback pauses."""
+        """The listener hears what there is later by so much: other audio plays first, or playback
+        pauses."""
         self.begun = True
         self.ends_at = max(self.ends_at, self._now()) + seconds
 

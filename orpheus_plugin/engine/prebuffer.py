@@ -1,8 +1,10 @@
-"""Holds back the first audio of a turn where the engine is hardly faster than speech, so that it does not stutter.
+"""Holds back the first audio of a turn where the engine is hardly faster than speech, so that it
+does not stutter.
 
-Players and transports play audio the moment it comes. A fast engine is always ahead of that; one that makes 1.2 seconds
-of audio a second is behind it at every hiccup, most of all in a turn's first second. So a turn begins when some audio is
-there, as much as the last turns needed: next to nothing on a GPU. The engine does this once, for every protocol and adapter.
+Players and transports play audio the moment it comes. A fast engine is always ahead of that; one
+that makes 1.2 seconds of audio a second is behind it at every hiccup, most of all in a turn's first
+second. So a turn begins when some audio is there, as much as the last turns needed: next to nothing
+on a GPU. The engine does this once, for every protocol and adapter.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from orpheus_plugin.engine.playout import PlayoutClock
 from orpheus_plugin.turn import TurnEvent
 
 FIRST_S = 0.05
-"""Needed, as far as is known before the first turn. It is counted in audio: a fast engine has it in no time."""
+"""Needed, as far as is known before the first turn. It is counted in audio: a fast engine has it in
+no time."""
 
 GRAIN_S = 0.03
 """On top of what was needed, because players take audio in pieces."""
@@ -49,8 +52,8 @@ class Prebuffer:
 class Outlet:
     """Hands the events of one turn on, some of them later. An event costs a few microseconds.
 
-    Audio that comes while the listener has none is held back until there is enough of it, or for as long as that would
-    play. Words keep their place before the audio.
+    Audio that comes while the listener has none is held back until there is enough of it, or for as
+    long as that would play. Words keep their place before the audio.
 
     Args:
         prebuffer: of the engine; learns what this turn needed at `close`.

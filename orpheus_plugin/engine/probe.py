@@ -1,4 +1,5 @@
-"""What an engine does at warm-up: it speaks, once alone and then several turns at once, to see how fast it is."""
+"""What an engine does at warm-up: it speaks, once alone and then several turns at once, to see how
+fast it is."""
 
 from __future__ import annotations
 
@@ -14,14 +15,17 @@ PROBE_S = 1.5
 """How long a number of turns is measured."""
 
 PROBE_TEXT = (
-    "This is how long it takes to speak a few sentences on this machine. Nobody will ever hear them, and that is fine."
+    "This is how long it takes to speak a few sentences on this machine. Nobody will ever hear"
+    " them, and that is fine."
     " They only have to be long enough, so that nobody is finished before the clock is."
-    " Then we know how many people may be spoken to at the same time, without a gap for any of them."
+    " Then we know how many people may be spoken to at the same time, without a gap for any of"
+    " them."
 )
 
 
 async def speak_once(open_turn: Callable[[], Turn]) -> None:
-    """A word through everything. Raises EngineDied; a model that gives no usable speech is no failure of the engine."""
+    """A word through everything. Raises EngineDied; a model that gives no usable speech is no
+    failure of the engine."""
     async with open_turn() as turn:
         turn.push_text("Hello there.")
         turn.end()
@@ -35,7 +39,8 @@ async def speak_once(open_turn: Callable[[], Turn]) -> None:
 
 
 async def measure(open_turn: Callable[[], Turn], admission: Admission) -> None:
-    """Teach `admission` how fast 1, 2, 4 ... turns at once are, up to what there is room or time for."""
+    """Teach `admission` how fast 1, 2, 4 ... turns at once are, up to what there is room or time
+    for."""
     turns = 1
     while True:
         speed = await probe(turns, open_turn)

@@ -1,7 +1,9 @@
-"""The runaway guard: recognises, while an utterance streams, that the model no longer speaks its text.
+"""The runaway guard: recognises, while an utterance streams, that the model no longer speaks its
+text.
 
-Orpheus sometimes loops, falls silent without stopping, or goes on for ever (isaiahbjork/orpheus-tts-local issue 2,
-canopyai/Orpheus-TTS issue 177). Whole-file servers detect that afterwards; an agent must notice it while it speaks.
+Orpheus sometimes loops, falls silent without stopping, or goes on for ever
+(isaiahbjork/orpheus-tts-local issue 2, canopyai/Orpheus-TTS issue 177). Whole-file servers detect
+that afterwards; an agent must notice it while it speaks.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ def token_ceiling(text: str) -> int:
 
 
 class RunawayGuard:
-    """Watches an utterance's codes and audio. Cost: under a microsecond per row of codes, one mean per audio chunk.
+    """Watches an utterance's codes and audio. Cost: under a microsecond per row of codes, one mean
+    per audio chunk.
 
     Args:
         loop_s: this much audio made of one repeating pattern (at least 4 times) is a loop.
@@ -48,10 +51,11 @@ class RunawayGuard:
         self._silence_limit = int(silence_s * rate)
 
     def push_codes(self, codes: npt.NDArray[np.int32]) -> str | None:
-        """int [n, 3] codes as they were generated, a row for 512 samples; the reason to cut the utterance, or None.
+        """int [n, 3] codes as they were generated, a row for 512 samples; the reason to cut the
+        utterance, or None.
 
-        A run counts, per period p, how many rows on end equalled the one p before. Speech hardly ever repeats a
-        row, so that there is seldom more to do than to look one up.
+        A run counts, per period p, how many rows on end equalled the one p before. Speech hardly
+        ever repeats a row, so that there is seldom more to do than to look one up.
         """
         for row in codes.tolist():
             code = tuple(row)

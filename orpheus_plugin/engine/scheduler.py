@@ -1,4 +1,5 @@
-"""The engine's side of a turn: cuts its text, generates utterances a little ahead of the listener, delivers their audio in order."""
+"""The engine's side of a turn: cuts its text, generates utterances a little ahead of the listener,
+delivers their audio in order."""
 
 from __future__ import annotations
 
@@ -31,11 +32,12 @@ from orpheus_plugin.turn import (
 logger = logging.getLogger(__name__)
 
 MARGIN_S = 1.0
-"""The newest utterance must be this far ahead of the listener (or fully generated) before the next one starts:
-on a slow machine the sentence being heard comes first."""
+"""The newest utterance must be this far ahead of the listener (or fully generated) before the next
+one starts: on a slow machine the sentence being heard comes first."""
 
 UNREAD_S = 60.0
-"""Audio delivered but not taken by the caller. Beyond it no further utterance starts, so memory stays bounded."""
+"""Audio delivered but not taken by the caller. Beyond it no further utterance starts, so memory
+stays bounded."""
 
 
 class Scheduler:
@@ -48,14 +50,15 @@ class Scheduler:
         ahead_s: how far generation may be ahead of a listener who plays at once; None is no limit.
         rate: how fast the voice speaks, as far as known; its turns learn it together.
         prebuffer: of the engine.
-        on_end: called once when nothing of the turn is left in the engine, before the caller hears of the end; with
-            the error that ended it, if one did.
+        on_end: called once when nothing of the turn is left in the engine, before the caller hears
+            of the end; with the error that ended it, if one did.
 
     Attributes:
         link: to the caller; it makes the Turn.
         clock: of a listener who plays at once.
         admitted: set when the turn holds its place; nothing of it is in the engine before.
-        orphaned: it was ended because nobody holds its Turn any more, or the loop of who did is closed.
+        orphaned: it was ended because nobody holds its Turn any more, or the loop of who did is
+            closed.
     """
 
     def __init__(
@@ -184,7 +187,8 @@ class Scheduler:
         self.flush()
 
     def _cut(self) -> None:
-        """Cut as much of the text as is needed soon: a long text is not read in one go on the loop of all turns."""
+        """Cut as much of the text as is needed soon: a long text is not read in one go on the loop
+        of all turns."""
         while len(self._queued) <= self._look_ahead and (utterance := self._cutter.take()):
             self._queued.append((utterance, time.monotonic()))
 
@@ -217,10 +221,12 @@ class Scheduler:
             self._started.put_nowait(None)
 
     def _pause_s(self) -> float | None:
-        """Seconds until the next utterance may start; None: not before something wakes this turn."""
+        """Seconds until the next utterance may start; None: not before something wakes this
+        turn."""
         ahead_s = self.clock.ahead_s
         if not self._queued:
-            # Sentences held back to be joined with the next one are spoken before the listener has nothing to hear.
+            # Sentences held back to be joined with the next one are spoken before the listener has
+            # nothing to hear.
             if not self.stats.utterances or not all(job.generated.done() for job in self._live):
                 return None
             if ahead_s > MARGIN_S:

@@ -1,4 +1,5 @@
-"""Keeps an engine's parts running: starts them on a loop and a thread of their own, starts them again, closes them."""
+"""Keeps an engine's parts running: starts them on a loop and a thread of their own, starts them
+again, closes them."""
 
 from __future__ import annotations
 
@@ -29,10 +30,11 @@ class Supervisor:
     """The life of one engine. Its loop runs on a thread named "orpheus-engine".
 
     Args:
-        build: makes the parts, the token engine not yet started. Blocking: called on a worker thread.
+        build: makes the parts, the token engine not yet started. Blocking: called on a worker
+            thread.
         warm_up: awaited with the parts when they run for the first time.
-        end_turns: awaited with what the turns are told: those that hold something of dead parts (`busy_only`), or at the
-            end all of them.
+        end_turns: awaited with what the turns are told: those that hold something of dead parts
+            (`busy_only`), or at the end all of them.
         tick: called on the loop several times a second.
     """
 
@@ -74,7 +76,8 @@ class Supervisor:
         )
 
     async def start(self) -> None:
-        """Returns at once when running. Raises what loading raises, and EngineDied when it is closed meanwhile."""
+        """Returns at once when running. Raises what loading raises, and EngineDied when it is
+        closed meanwhile."""
         with self._lock:
             starting = self._starting
             if starting is None or (starting.done() and starting.exception() is not None):
@@ -109,9 +112,11 @@ class Supervisor:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[asyncio.AbstractEventLoop]:
-        """The loop. What is posted to it within comes before the end of the engine. From any thread.
+        """The loop. What is posted to it within comes before the end of the engine. From any
+        thread.
 
-        Raises EngineDied when the engine is not running; an engine that could not be restarted is then tried again.
+        Raises EngineDied when the engine is not running; an engine that could not be restarted is
+        then tried again.
         """
         with self._lock:
             loop = self._loop
@@ -120,7 +125,8 @@ class Supervisor:
             if self.failure is not None:
                 loop.call_soon_threadsafe(self.restart)
                 raise EngineDied(
-                    f"the engine died and could not be restarted ({self.failure}); it is being tried again"
+                    f"the engine died and could not be restarted ({self.failure}); it is being"
+                    " tried again"
                 )
             yield loop
 
@@ -140,7 +146,8 @@ class Supervisor:
         task.add_done_callback(self._tasks.discard)
 
     def restart(self, error: OrpheusError | None = None) -> None:
-        """The parts have died: end the turns that hold something of them, start new ones. The other turns wait.
+        """The parts have died: end the turns that hold something of them, start new ones. The other
+        turns wait.
 
         Idempotent while it is under way.
         """

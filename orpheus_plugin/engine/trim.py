@@ -1,4 +1,5 @@
-"""What happens to decoded audio before it leaves: leading near-silence is trimmed, samples become s16le."""
+"""What happens to decoded audio before it leaves: leading near-silence is trimmed, samples become
+s16le."""
 
 from __future__ import annotations
 
@@ -8,13 +9,15 @@ import numpy.typing as npt
 Samples = npt.NDArray[np.float32]
 
 ONSET_RMS = 0.006
-"""-44 dBFS over 5 ms: above Orpheus' noise floor, below the quietest consonant that starts a word."""
+"""-44 dBFS over 5 ms: above Orpheus' noise floor, below the quietest consonant that starts a
+word."""
 
 _WINDOW = 120  # 5 ms at 24 kHz
 
 
 class LeadingTrim:
-    """Holds back audio until something is audible, then lets it through from `keep_s` before that onset.
+    """Holds back audio until something is audible, then lets it through from `keep_s` before that
+    onset.
 
     Cost: one mean of squares per 5 ms of held-back audio; nothing after the onset.
     """
@@ -44,7 +47,8 @@ class LeadingTrim:
             start = max(0, int(loud[0]) * _WINDOW - self._keep)
             self._held = np.empty(0, np.float32)
         else:
-            # What is older than the margin can never be emitted: drop it now, keep whole windows aligned.
+            # What is older than the margin can never be emitted: drop it now, keep whole windows
+            # aligned.
             start = max(0, whole * _WINDOW - self._keep - _WINDOW) // _WINDOW * _WINDOW
             self._held = held[start:]
         self.trimmed += start
@@ -57,7 +61,8 @@ class LeadingTrim:
 
 
 def to_pcm16(samples: Samples) -> bytes:
-    """float32 [n] in -1..1 to s16le, rounded, clipped; a NaN becomes silence. About 10 us per 2048 samples."""
+    """float32 [n] in -1..1 to s16le, rounded, clipped; a NaN becomes silence. About 10 us per 2048
+    samples."""
     if not np.isfinite(np.dot(samples, samples)):  # many times cheaper than to look at each
         samples = np.nan_to_num(samples, nan=0.0, posinf=1.0, neginf=-1.0)
     pcm: bytes = np.clip(np.rint(samples * 32767.0), -32768, 32767).astype("<i2").tobytes()

@@ -1,4 +1,5 @@
-"""One utterance on its way: prompt -> tokens -> codes -> samples -> trimmed samples. Runs on the engine's loop."""
+"""One utterance on its way: prompt -> tokens -> codes -> samples -> trimmed samples. Runs on the
+engine's loop."""
 
 from __future__ import annotations
 
@@ -47,16 +48,19 @@ class EngineParts:
 class UtteranceJob:
     """Generates and decodes one utterance, from its creation on.
 
-    Iterating gives its audio in order, once: float32 [n] at 24 kHz, leading silence trimmed. It raises GenerationFailed when
-    the model gave no usable speech (then nothing was given), EngineDied, or what else went wrong. Audio waits here
-    without limit for its reader; an utterance's length is bounded by `token_ceiling`.
+    Iterating gives its audio in order, once: float32 [n] at 24 kHz, leading silence trimmed. It
+    raises GenerationFailed when the model gave no usable speech (then nothing was given),
+    EngineDied, or what else went wrong. Audio waits here without limit for its reader; an
+    utterance's length is bounded by `token_ceiling`.
 
     Args:
-        options: of the turn. Utterance and attempt each have a seed of their own that follows from the turn's.
+        options: of the turn. Utterance and attempt each have a seed of their own that follows from
+            the turn's.
         index: of the utterance in its turn.
         ready_at: time.monotonic() when its text was there.
         priority: see TokenGenerator.generate.
-        deadline: gives the time.monotonic() at which the listener needs this utterance's next audio.
+        deadline: gives the time.monotonic() at which the listener needs this utterance's next
+            audio.
 
     Attributes:
         utterance, index, ready_at: as they were given.
@@ -164,7 +168,8 @@ class UtteranceJob:
     async def _generate(
         self, stream: CodecStream, guard: RunawayGuard, sampling: SamplingParams, attempt: int
     ) -> str | None:
-        """Tokens into the codec. The stream always gets its end, so that its reader never waits in vain."""
+        """Tokens into the codec. The stream always gets its end, so that its reader never waits in
+        vain."""
         assembler = FrameAssembler(self._parts.vocabulary)
         trouble: str | None = None
         try:

@@ -1,4 +1,5 @@
-"""How long a word is expected to take, and which pause follows it, from its letters and marks alone."""
+"""How long a word is expected to take, and which pause follows it, from its letters and marks
+alone."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """When each word is spoken: an estimate that follows the audio while it streams.
 
-Orpheus gives no alignment, so times are estimated: every word has an expected length from its syllables and
-letters, the clock runs only while there is speech, pauses are matched to punctuation and pull the estimate back in
-place, and the end of speech is the end of the last word. Nothing is delayed: a word is reported with the chunk in
-which it is believed to start.
+Orpheus gives no alignment, so times are estimated: every word has an expected length from its
+syllables and letters, the clock runs only while there is speech, pauses are matched to punctuation
+and pull the estimate back in place, and the end of speech is the end of the last word. Nothing is
+delayed: a word is reported with the chunk in which it is believed to start.
 """
 
 from __future__ import annotations
@@ -29,9 +29,11 @@ class WordTimer:
     """Estimated times of the words of one utterance, while its audio streams by.
 
     Args:
-        words: the words of the utterance, in order. Those with nothing to speak go with their neighbour.
+        words: the words of the utterance, in order. Those with nothing to speak go with their
+            neighbour.
         rate: what is known of the voice's speed; learnt further at `finish`.
-        utterance, begins_s: the utterance's index, and where in the turn's audio it begins, for the words that come out.
+        utterance, begins_s: the utterance's index, and where in the turn's audio it begins, for the
+            words that come out.
     """
 
     def __init__(
@@ -88,7 +90,8 @@ class WordTimer:
         return out
 
     def finish(self) -> list[Word]:
-        """The words still to come, the last one ending where the speech ends. No more audio will be pushed."""
+        """The words still to come, the last one ending where the speech ends. No more audio will be
+        pushed."""
         end_s = self._speech_end_s or self._frame * FRAME_S
         out = self._spread(len(self._spoken), end_s, closing=True)
         out += self._report_until(len(self._words), max(end_s, self._start_s), 0.0)
@@ -102,7 +105,7 @@ class WordTimer:
         anchor = self._pauses.pause(self._clock, self._quiet * FRAME_S, again=again)
         return self._spread(anchor, self._speech_end_s)
 
-    # ---- reporting ----------------------------------------------------------------------------------------------
+    # ---- reporting
 
     def _start(self, start_s: float) -> list[Word]:
         self._start_s = start_s
@@ -112,7 +115,8 @@ class WordTimer:
         return self._report_until(index + 1, start_s, length)
 
     def _spread(self, until: int, end_s: float, *, closing: bool = False) -> list[Word]:
-        """Start the words before `until` between the newest started word and `end_s`, by their lengths."""
+        """Start the words before `until` between the newest started word and `end_s`, by their
+        lengths."""
         first = self._next
         if first >= until:
             return []
@@ -132,7 +136,8 @@ class WordTimer:
         return out
 
     def _report_until(self, until: int, start_s: float, length: float) -> list[Word]:
-        """Report the words up to `until`: the last of them has the length, silent ones before it have none."""
+        """Report the words up to `until`: the last of them has the length, silent ones before it
+        have none."""
         out = []
         for index in range(self._out, until):
             word = self._words[index]

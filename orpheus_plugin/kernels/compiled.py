@@ -1,4 +1,5 @@
-"""How loops become machine code: numba's options, and where the code is kept so that it is made once."""
+"""How loops become machine code: numba's options, and where the code is kept so that it is made
+once."""
 
 from __future__ import annotations
 
@@ -21,13 +22,13 @@ logger = logging.getLogger(__name__)
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 ROOMS = ("kernels", "tokens/cpu", "codec/cpu")
-"""Folders of the package with compiled loops. A change in any of their files makes all of the kept code stale; numba by
-itself looks at the file of the outermost function only."""
+"""Folders of the package with compiled loops. A change in any of their files makes all of the kept
+code stale; numba by itself looks at the file of the outermost function only."""
 
 
 def _folder() -> Path | None:
-    """Where compiled code is kept: for these sources, where they lie, this numba and this kind of CPU. None: nowhere can be
-    written."""
+    """Where compiled code is kept: for these sources, where they lie, this numba and this kind of
+    CPU. None: nowhere can be written."""
     package = Path(__file__).parents[1]
     key = hashlib.sha256(repr((package, numba.__version__, sys.version_info[:2])).encode())
     key.update(repr(_cpu()).encode())
@@ -49,7 +50,8 @@ def _folder() -> Path | None:
 
 
 def _cpu() -> tuple[str, str]:
-    """Name and features ("+avx2,-avx512f,...") of the CPU that is compiled for; numba's settings may name another."""
+    """Name and features ("+avx2,-avx512f,...") of the CPU that is compiled for; numba's settings
+    may name another."""
     name = numba.config.CPU_NAME or binding.get_host_cpu_name()
     features = numba.config.CPU_FEATURES
     return name, binding.get_host_cpu_features().flatten() if features is None else features
@@ -74,14 +76,15 @@ def _options(fastmath: set[str]) -> dict[str, Any]:
 def compiled(function: Function) -> Function:
     """Compile loops; they run without the interpreter's lock.
 
-    Multiplications and additions may be fused; sums keep their order, so that vector code and what is left over at a row's
-    end give the same bits.
+    Multiplications and additions may be fused; sums keep their order, so that vector code and what
+    is left over at a row's end give the same bits.
     """
     return _kept(function, _options({"contract", "nsz"}))
 
 
 def compiled_sum(function: Function) -> Function:
-    """As `compiled`, for loops that add up: the order of the additions may change, so that they become vector code."""
+    """As `compiled`, for loops that add up: the order of the additions may change, so that they
+    become vector code."""
     return _kept(function, _options({"contract", "nsz", "reassoc"}))
 
 

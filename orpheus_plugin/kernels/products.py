@@ -1,11 +1,12 @@
 """Matrix products with few rows: the one place that is written as LLVM code instead of plain loops.
 
-A matrix is packed once into panels, [panels, K, 16]. A panel is 16 columns of float32 (`pack`), of float16 (a cache of keys
-and values), or 32 columns of bfloat16 (`pack_bfloat16`): a word holds column j in its low half, column j + 16 in its high
-half. A panel is read from front to back, once for up to 8 rows.
+A matrix is packed once into panels, [panels, K, 16]. A panel is 16 columns of float32 (`pack`), of
+float16 (a cache of keys and values), or 32 columns of bfloat16 (`pack_bfloat16`): a word holds
+column j in its low half, column j + 16 in its high half. A panel is read from front to back, once
+for up to 8 rows.
 
-Every value of a product is one chain of fused multiply-adds over k = 0, 1, ... K - 1, whatever the number of rows: the
-numbers of a stream do not depend, to the last bit, on who shares its step.
+Every value of a product is one chain of fused multiply-adds over k = 0, 1, ... K - 1, whatever the
+number of rows: the numbers of a stream do not depend, to the last bit, on who shares its step.
 
 Why not plain loops: they keep no sums in registers. A token step takes 1.7 times as long with them.
 """
@@ -25,11 +26,12 @@ from .compiled import compiled, cpu_has
 
 LANES = 16
 TOGETHER = 4
-"""Panels that are read side by side where there are few rows, to have enough sums that do not wait for each other."""
+"""Panels that are read side by side where there are few rows, to have enough sums that do not wait
+for each other."""
 
 _SUMS = 256 if cpu_has("avx512f") else 64
-"""Sums of a tile: they fill half of the registers of AVX-512 (32 of 16 floats), all but those of AVX2 that the columns
-need (16 of 8), half of ARM's (32 of 4)."""
+"""Sums of a tile: they fill half of the registers of AVX-512 (32 of 16 floats), all but those of
+AVX2 that the columns need (16 of 8), half of ARM's (32 of 4)."""
 
 _F32, _I16, _I32, _I64 = ir.FloatType(), ir.IntType(16), ir.IntType(32), ir.IntType(64)
 _FLOATS, _WORDS = ir.VectorType(_F32, LANES), ir.VectorType(_I32, LANES)
@@ -67,13 +69,16 @@ def pack_bfloat16(matrix: NDArray[np.uint16]) -> NDArray[np.uint32]:
 
 @compiled
 def add_product(rows: int, x: Any, x_stride: int, panels: Any, y: Any, y_stride: int) -> None:
-    """y[r] += x[r] @ matrix for `rows` rows of float32, which start `x_stride` and `y_stride` values apart.
+    """y[r] += x[r] @ matrix for `rows` rows of float32, which start `x_stride` and `y_stride`
+    values apart.
 
-    `panels` is a packed matrix, or the first part of each panel of one: [panels, K, 16] with any distance between panels.
-    Rows of x may overlap, as those of a convolution do. Memory behind each row of y is written to, up to the end of the
-    last panel, but with what it held: so 31 values have to lie behind the last row.
+    `panels` is a packed matrix, or the first part of each panel of one: [panels, K, 16] with any
+    distance between panels. Rows of x may overlap, as those of a convolution do. Memory behind each
+    row of y is written to, up to the end of the last panel, but with what it held: so 31 values
+    have to lie behind the last row.
 
-    Cost: reads the matrix once for 8 rows (4 with AVX2 or ARM; bfloat16: 2) from the L2 cache, else from where it lies.
+    Cost: reads the matrix once for 8 rows (4 with AVX2 or ARM; bfloat16: 2) from the L2 cache, else
+    from where it lies.
     """
     count = panels.shape[0]
     width = _columns(panels)
@@ -116,7 +121,8 @@ def _columns(_context: Any, panels: Any) -> Any:
 def _tiles(
     _context: Any, panels: Any, rows: Any, w: Any, count: Any, x: Any, xs: Any, y: Any, ys: Any
 ) -> Any:
-    """Add to `rows` rows of y, at an address, their products with `count` panels that begin at address w."""
+    """Add to `rows` rows of y, at an address, their products with `count` panels that begin at
+    address w."""
 
     def code(context: Any, b: ir.IRBuilder, signature: Any, values: Any) -> Any:
         array = context.make_array(panels)(context, b, values[0])
@@ -156,7 +162,8 @@ def _tile(
     x: list[ir.Value],
     y: list[ir.Value],
 ) -> None:
-    """The sums of some rows and panels, held in registers over all k. Addresses; `below`: bytes from k to k + 1."""
+    """The sums of some rows and panels, held in registers over all k. Addresses; `below`: bytes
+    from k to k + 1."""
     per_panel = 2 if kind == types.uint32 else 1
     places = [
         [_pointer(b, b.add(row, _I64(64 * v)), _FLOATS) for v in range(per_panel * len(panels))]

@@ -1,4 +1,5 @@
-"""Functions of one number for compiled loops, in float32 and without calls, so that the loops become vector code."""
+"""Functions of one number for compiled loops, in float32 and without calls, so that the loops
+become vector code."""
 
 from __future__ import annotations
 
@@ -56,7 +57,8 @@ def narrowed(_context: Any, value: Any, like: Any) -> Any:
 
 @compiled
 def exp(x: Any) -> Any:
-    """e ** x of a float32 within 2 ulp; from -87 down and from 88 up as there. Cephes' polynomial (expf.c)."""
+    """e ** x of a float32 within 2 ulp; from -87 down and from 88 up as there. Cephes' polynomial
+    (expf.c)."""
     x = min(max(x, f4(-87.0)), f4(88.0))
     n = np.floor(x * f4(1.44269504) + f4(0.5))
     r = x - n * f4(0.693359375)

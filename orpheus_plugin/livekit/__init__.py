@@ -30,7 +30,8 @@ class OrpheusPlugin(Plugin):
         super().__init__(__name__, __version__, __name__, logger)
 
     def download_files(self) -> None:
-        """Fetch the model this machine's server would use. Nothing is needed where the server is another machine's."""
+        """Fetch the model this machine's server would use. Nothing is needed where the server is
+        another machine's."""
         if os.environ.get("ORPHEUS_URL"):
             return
         from orpheus_plugin import models

@@ -1,4 +1,5 @@
-"""This package's errors, as LiveKit Agents knows errors: it retries, falls back or gives up by their kind."""
+"""This package's errors, as LiveKit Agents knows errors: it retries, falls back or gives up by
+their kind."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ _ABOUT_ONE_TURN = {"text_too_long", "at_capacity", "generation_failed", "timed_o
 
 
 def to_api_error(error: Exception, *, request_id: str = "") -> APIError:
-    """The APIError that stands for `error`. Raise it `from None`: a cause may hold headers or addresses with keys.
+    """The APIError that stands for `error`. Raise it `from None`: a cause may hold headers or
+    addresses with keys.
 
     An APIStatusError's `body` is `{"code": ...}` with the stable code of the original error.
     """

@@ -1,4 +1,5 @@
-"""A worker's load: LiveKit sends new calls to workers where there is still a place for their speech."""
+"""A worker's load: LiveKit sends new calls to workers where there is still a place for their
+speech."""
 
 from __future__ import annotations
 
@@ -19,22 +20,25 @@ from orpheus_plugin.remote.resolve import LOCAL, resolve
 from orpheus_plugin.turn import EngineHealth, SpeechEngine
 
 SAMPLES = 5
-"""The load is the mean of so many looks; LiveKit looks every half a second. Turns come and go faster than calls."""
+"""The load is the mean of so many looks; LiveKit looks every half a second. Turns come and go
+faster than calls."""
 
 ALL_PLACES = 0.65
-"""The load while all places of the speech server are taken and no turn waits. LiveKit's threshold is 0.7: only a line
-makes a worker full."""
+"""The load while all places of the speech server are taken and no turn waits. LiveKit's threshold
+is 0.7: only a line makes a worker full."""
 
 LINE = 0.25
 """With so many turns in line for each place there is, the load is 1.0."""
 
 
 class SpeechLoad:
-    """For `AgentServer(load_fnc=...)`: the busier of the speech server and this machine's processor, from 0 to 1.
+    """For `AgentServer(load_fnc=...)`: the busier of the speech server and this machine's
+    processor, from 0 to 1.
 
-    LiveKit's own measure sees only the processor, and so goes on sending calls to a GPU that is full. This one is 1.0
-    while the speech server is not there or not ready: a call taken now would not be spoken to. Its first call begins to
-    connect, and so starts this machine's server where that is the one to use.
+    LiveKit's own measure sees only the processor, and so goes on sending calls to a GPU that is
+    full. This one is 1.0 while the speech server is not there or not ready: a call taken now would
+    not be spoken to. Its first call begins to connect, and so starts this machine's server where
+    that is the one to use.
 
     The processor's time that this machine's speech servers take does not count: their places do.
     """
@@ -46,10 +50,12 @@ class SpeechLoad:
         self._begun = False
 
     def warm(self) -> None:
-        """Start the speech server, or connect to it, and wait until it is ready. Blocking, for the main thread.
+        """Start the speech server, or connect to it, and wait until it is ready. Blocking, for the
+        main thread.
 
-        Call it before `cli.run_app`, so that the worker joins when it can speak. An error is logged: the worker then
-        joins with a load of 1.0, and takes calls as soon as the server is there.
+        Call it before `cli.run_app`, so that the worker joins when it can speak. An error is
+        logged: the worker then joins with a load of 1.0, and takes calls as soon as the server is
+        there.
         """
         self._begun = True
         try:

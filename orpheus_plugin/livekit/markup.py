@@ -1,4 +1,5 @@
-"""Emotion tags: the expressive dialect LiveKit teaches the language model, and keeping tags out of transcripts."""
+"""Emotion tags: the expressive dialect LiveKit teaches the language model, and keeping tags out of
+transcripts."""
 
 from __future__ import annotations
 
@@ -48,7 +49,8 @@ _NATIVE = re.compile(rf"<({'|'.join(ORPHEUS_SOUNDS)})\s*/?>", re.IGNORECASE)
 
 
 class OrpheusMarkup(tts.TTS.Markup):
-    """Teaches the language model `<expr type="sound" label="laugh"/>` and lowers it to Orpheus' `<laugh>`."""
+    """Teaches the language model `<expr type="sound" label="laugh"/>` and lowers it to Orpheus'
+    `<laugh>`."""
 
     def _provider_key(self) -> str:
         return "orpheus"
@@ -80,16 +82,19 @@ class OrpheusMarkup(tts.TTS.Markup):
             return "Write plain spoken text without any markup."
         example = allowed[0]
         return (
-            "Your words are spoken aloud by a voice that can make a few human sounds. Where the moment genuinely earns"
+            "Your words are spoken aloud by a voice that can make a few human sounds. Where the"
+            " moment genuinely earns"
             " one, write a self-closing marker at the place where it should be heard:\n"
             f'  <expr type="sound" label="{example}"/>\n'
-            f"The label is one of: {', '.join(allowed)}. Use no other markup and at most one sound in a reply, never"
+            f"The label is one of: {', '.join(allowed)}. Use no other markup and at most one sound"
+            " in a reply, never"
             " instead of words.\n"
             f'Example: That is a good one. <expr type="sound" label="{example}"/> Tell me another.'
         )
 
     def normalize(self, text: str) -> str:
-        """Close markers and tags that a model left open: an open one would hold back all text after it."""
+        """Close markers and tags that a model left open: an open one would hold back all text after
+        it."""
         text = _UNCLOSED.sub(r"<expr\1/>", text)
         return _NATIVE.sub(r"<\1/>", text)
 
@@ -120,10 +125,11 @@ def _allowed(sounds: Iterable[str], steering: SpeechSteeringOptions | None) -> l
 
 
 def keep_out_of_transcripts(tags: Iterable[str]) -> None:
-    """Have LiveKit's transcript sinks remove these tags, as they do with those of the providers they know.
+    """Have LiveKit's transcript sinks remove these tags, as they do with those of the providers
+    they know.
 
-    They know laugh, chuckle, sigh, cough and gasp; without this, `<sniffle>`, `<groan>` and `<yawn>` show in captions.
-    A LiveKit version that keeps its table elsewhere goes on as before.
+    They know laugh, chuckle, sigh, cough and gasp; without this, `<sniffle>`, `<groan>` and
+    `<yawn>` show in captions. A LiveKit version that keeps its table elsewhere goes on as before.
     """
     from livekit.agents.tts import _provider_format
 

@@ -10,9 +10,10 @@ from orpheus_plugin.engine.playout import PlayoutClock
 class StallTimeout:
     """Moves the deadline of an `asyncio.timeout`.
 
-    Speech is due from the first text that can be spoken until the first sound, and again from the end of the text until
-    the end of the speech. The time counts from when the text is there, or from when a listener who plays at once has
-    heard all that was delivered: an engine may pause while it is far ahead of the listener.
+    Speech is due from the first text that can be spoken until the first sound, and again from the
+    end of the text until the end of the speech. The time counts from when the text is there, or
+    from when a listener who plays at once has heard all that was delivered: an engine may pause
+    while it is far ahead of the listener.
     """
 
     def __init__(self, limit: asyncio.Timeout, seconds: float) -> None:

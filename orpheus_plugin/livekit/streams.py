@@ -121,7 +121,8 @@ class OrpheusChunkedStream(tts.ChunkedStream):
 
 
 class _Attempt:
-    """One try at speaking a segment. What it knows begins and ends with it, so that a retry starts clean."""
+    """One try at speaking a segment. What it knows begins and ends with it, so that a retry starts
+    clean."""
 
     def __init__(
         self,
@@ -163,7 +164,8 @@ class _Attempt:
             raise to_api_error(error, request_id=self._reply.id or "") from None
 
     async def _connect(self, due: StallTimeout) -> None:
-        """A try that is cancelled leaves the engine connecting, or loading, for whoever asks next."""
+        """A try that is cancelled leaves the engine connecting, or loading, for whoever asks
+        next."""
         due.connecting()
         engine = self._speaker.engine
         reused, began = engine.health().ready, time.perf_counter()
@@ -250,7 +252,8 @@ class _Attempt:
 
 
 async def _first_words(pieces: Pieces) -> str | None:
-    """The text up to its first word, or None if none comes: a turn is opened only when there is something to say."""
+    """The text up to its first word, or None if none comes: a turn is opened only when there is
+    something to say."""
     blank = ""
     async for piece in pieces:
         if piece is FLUSH:

@@ -23,39 +23,46 @@ from orpheus_plugin.turn import SAMPLE_RATE, SpeechEngine, SpeechOptions, Turn
 class OrpheusTTS(tts.TTS[Any]):
     """Orpheus speech in a LiveKit agent: `AgentSession(tts=OrpheusTTS())`.
 
-    The model lives outside the job processes, in one server a GPU, and every job holds a thin connection to it. Which
-    server: `url`, else the environment variable ORPHEUS_URL, else the one already running on this machine, else one is
-    started. In console mode, with the THREAD executor and in scripts, `url="in-process"` speaks without a server.
+    The model lives outside the job processes, in one server a GPU, and every job holds a thin
+    connection to it. Which server: `url`, else the environment variable ORPHEUS_URL, else the one
+    already running on this machine, else one is started. In console mode, with the THREAD executor
+    and in scripts, `url="in-process"` speaks without a server.
 
     Args:
-        voice: a voice of the model, None for its first. Checked here where the engine is given, else in `connect()`, and
-            whenever `update_options` is called on a connected instance.
+        voice: a voice of the model, None for its first. Checked here where the engine is given,
+            else in `connect()`, and whenever `update_options` is called on a connected instance.
         temperature, top_p, repetition_penalty, seed: of the sampling; None leaves it to the model.
         trim_leading_silence: drop the near-silence Orpheus starts with.
-        spell_numbers: write out numbers, money, dates and the like before the model reads them; None is as the engine
-            is set.
-        pronunciations: written word -> how it is spoken: {"Nguyen": "win"}. Transcripts keep what was written.
+        spell_numbers: write out numbers, money, dates and the like before the model reads them;
+            None is as the engine is set.
+        pronunciations: written word -> how it is spoken: {"Nguyen": "win"}. Transcripts keep what
+            was written.
         engine: speak with this engine; whoever made it closes it.
-        url: of an Orpheus server, `http://`, `https://`, `ws://` or `wss://`; "local" is this machine's server, which is
-            started where none runs; "in-process" is an engine in this process. By default ORPHEUS_URL, else "local".
+        url: of an Orpheus server, `http://`, `https://`, `ws://` or `wss://`; "local" is this
+            machine's server, which is started where none runs; "in-process" is an engine in this
+            process. By default ORPHEUS_URL, else "local".
         api_key: the server's key; by default the environment variable ORPHEUS_API_KEY.
-        model: which model this machine's server, or the engine of this process, speaks with, by name, hub repository or
-            directory; None takes a server with any, and starts one with Orpheus 3B where there is CUDA, else with the
-            small bundled voice.
+        model: which model this machine's server, or the engine of this process, speaks with, by
+            name, hub repository or directory; None takes a server with any, and starts one with
+            Orpheus 3B where there is CUDA, else with the small bundled voice.
         device: "auto", "cpu", "cuda" or "cuda:N", like `model`.
-        resume_within_s: a reply that loses its server in mid-speech goes on with its next word at the server that is
-            reached within so many seconds; 0: it ends there. By default 5, and 20 for this machine's, which is started
-            again.
-        tokenizer: cuts the text into sentences in place of Orpheus' own cutting, which is made for an early first sound.
-        text_pacing: hold text back while enough audio is ahead of the listener: less work wasted on interruptions, at
-            the price of LiveKit's sentence tokenizer before the first sound. A SentenceStreamPacer sets its figures.
-        expressive: let `AgentSession(expressive=True)` teach the language model to laugh and sigh. LiveKit then hands
-            over whole sentences, one after another, instead of streaming text: speech begins later.
+        resume_within_s: a reply that loses its server in mid-speech goes on with its next word at
+            the server that is reached within so many seconds; 0: it ends there. By default 5, and
+            20 for this machine's, which is started again.
+        tokenizer: cuts the text into sentences in place of Orpheus' own cutting, which is made for
+            an early first sound.
+        text_pacing: hold text back while enough audio is ahead of the listener: less work wasted on
+            interruptions, at the price of LiveKit's sentence tokenizer before the first sound. A
+            SentenceStreamPacer sets its figures.
+        expressive: let `AgentSession(expressive=True)` teach the language model to laugh and sigh.
+            LiveKit then hands over whole sentences, one after another, instead of streaming text:
+            speech begins later.
 
     Raises:
         UnknownVoice, InvalidOptions: both are ValueErrors.
         ModelNotFound: "in-process", and the model is not on this machine.
-        ValueError: `url` is no address, or it is given with `engine`, or an address with `model` or `device`.
+        ValueError: `url` is no address, or it is given with `engine`, or an address with `model` or
+            `device`.
     """
 
     Markup = OrpheusMarkup
@@ -135,7 +142,8 @@ class OrpheusTTS(tts.TTS[Any]):
     def stream(
         self, *, conn_options: APIConnectOptions = DEFAULT_API_CONNECT_OPTIONS
     ) -> OrpheusSynthesizeStream:
-        """Speech of one agent turn, begun with its first clause while later text is still coming."""
+        """Speech of one agent turn, begun with its first clause while later text is still
+        coming."""
         stream = OrpheusSynthesizeStream(
             tts=self, conn_options=conn_options, speaker=self._speaker()
         )
@@ -153,7 +161,8 @@ class OrpheusTTS(tts.TTS[Any]):
         return stream
 
     def prewarm(self) -> None:
-        """Begin to connect, so that the first turn does not wait for it. LiveKit calls this when a session starts."""
+        """Begin to connect, so that the first turn does not wait for it. LiveKit calls this when a
+        session starts."""
         if isinstance(self._engine, RemoteEngine):
             self._engine.prewarm()
         elif self._warming is None or self._warming.done():
@@ -167,7 +176,8 @@ class OrpheusTTS(tts.TTS[Any]):
             logger.warning("the speech engine is not there yet: %s", type(error).__name__)
 
     async def connect(self) -> None:
-        """Connect now and check the voice: a wrong voice or address shows at the start of a job, not in its first turn.
+        """Connect now and check the voice: a wrong voice or address shows at the start of a job,
+        not in its first turn.
 
         Raises:
             UnknownVoice: the model has no such voice.
@@ -214,7 +224,8 @@ class OrpheusTTS(tts.TTS[Any]):
         return self
 
     async def aclose(self) -> None:
-        """Stop all speech and disconnect. One made in a job is closed when the job ends; an engine given stays open."""
+        """Stop all speech and disconnect. One made in a job is closed when the job ends; an engine
+        given stays open."""
         for stream in list(self._streams):
             await stream.aclose()
         self._streams.clear()

@@ -13,7 +13,8 @@ from orpheus_plugin.sampling import SamplingParams
 SNAC_24KHZ = "hubertsiuzdak/snac_24khz"
 
 _LLAMA_LICENCE = (
-    "Llama 3 Community License for the weights, say their authors (the model cards say Apache-2.0); "
+    "Llama 3 Community License for the weights, say their authors (the model cards say"
+    " Apache-2.0); "
     "SNAC codec: MIT"
 )
 
@@ -24,7 +25,8 @@ class ModelSpec:
 
     Attributes:
         name: what users type.
-        repo_ids: hub repositories that hold it, the official one first. Empty for local and bundled models.
+        repo_ids: hub repositories that hold it, the official one first. Empty for local and bundled
+            models.
         voices: the first is the default; empty when unknown, then any voice is accepted.
         languages: ISO 639-1 codes.
         tags: emotion tags the model was trained on, without their angle brackets.

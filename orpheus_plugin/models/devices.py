@@ -1,4 +1,5 @@
-"""Which hardware and which optional engines this process has, asked without loading more than needed."""
+"""Which hardware and which optional engines this process has, asked without loading more than
+needed."""
 
 from __future__ import annotations
 
@@ -74,12 +75,13 @@ def pick_device(name: str) -> str:
 
 
 def compute_alone() -> None:
-    """Have torch's CPU operations run on the calling thread and no other. For each thread that runs a model.
+    """Have torch's CPU operations run on the calling thread and no other. For each thread that runs
+    a model.
 
-    torch keeps one figure for the process, but OpenMP one for each thread, which adopts torch's only in some operations.
-    Codec and token engine run at the same time, and several turns already fill a core: two threads on two cores took 1.0
-    to 1.6 times as long for a frame of the codec; beside other work 2.2 times for one stream, though 0.7 times for eight
-    of full size.
+    torch keeps one figure for the process, but OpenMP one for each thread, which adopts torch's
+    only in some operations. Codec and token engine run at the same time, and several turns already
+    fill a core: two threads on two cores took 1.0 to 1.6 times as long for a frame of the codec;
+    beside other work 2.2 times for one stream, though 0.7 times for eight of full size.
     """
     import torch
 

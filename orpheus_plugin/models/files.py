@@ -67,7 +67,8 @@ class ModelFiles:
 
 
 def known_models() -> dict[str, ModelSpec]:
-    """Every model that has a name here, by name. `mini` is among them when this installation carries its files."""
+    """Every model that has a name here, by name. `mini` is among them when this installation
+    carries its files."""
     models = dict(CATALOG)
     if _lacks_lm(_MINI_DIR) is None:
         models["mini"] = _described_by_files(ModelSpec(name="mini"), _MINI_DIR)
@@ -75,7 +76,8 @@ def known_models() -> dict[str, ModelSpec]:
 
 
 def choose(name: str = "auto", *, device: str = "auto") -> str:
-    """The model to use: `name` itself, or for "auto" `orpheus-3b` on a CUDA device and the bundled `mini` elsewhere.
+    """The model to use: `name` itself, or for "auto" `orpheus-3b` on a CUDA device and the bundled
+    `mini` elsewhere.
 
     `device` "auto" asks whether there is a CUDA device; without torch there is none.
     """
@@ -96,10 +98,11 @@ def find(
     cache_dir: str | Path | None = None,
     say: Callable[[str], object] = logger.warning,
 ) -> ModelFiles:
-    """The files to speak with: those of the model that is chosen. Reads the local hub cache, never the network.
+    """The files to speak with: those of the model that is chosen. Reads the local hub cache, never
+    the network.
 
-    Where "auto" chooses Orpheus 3B and it is not on this machine, the bundled voice speaks, and one line through `say`
-    tells how to get Orpheus. Raises as `locate` does.
+    Where "auto" chooses Orpheus 3B and it is not on this machine, the bundled voice speaks, and one
+    line through `say` tells how to get Orpheus. Raises as `locate` does.
     """
     chosen = choose(name, device=device)
     try:
@@ -112,7 +115,8 @@ def find(
 
 
 def check_voice(spec: ModelSpec, voice: str | None, *, strict: bool = False) -> str:
-    """The voice to prompt with (`voices.pick_voice`); "" where the prompt carries no voice. Raises UnknownVoice."""
+    """The voice to prompt with (`voices.pick_voice`); "" where the prompt carries no voice. Raises
+    UnknownVoice."""
     return pick_voice(spec.voices, voice, model=spec.name, strict=strict) or ""
 
 
@@ -126,10 +130,12 @@ def locate(
     """Find a model's files on this machine. Reads the local hub cache, never the network.
 
     Args:
-        name_or_path: a name of `known_models`, a hub repository (`owner/name`), or a directory laid out like a
-            repository's snapshot. A directory may hold its codec in `snac/` and describe itself in a block "orpheus" of
-            its config.json (voices, languages, tags, license, spell_numbers).
-        codec: directory of the SNAC codec; by default the model's own, else SNAC 24 kHz from the hub cache.
+        name_or_path: a name of `known_models`, a hub repository (`owner/name`), or a directory laid
+            out like a repository's snapshot. A directory may hold its codec in `snac/` and describe
+            itself in a block "orpheus" of its config.json (voices, languages, tags, license,
+            spell_numbers).
+        codec: directory of the SNAC codec; by default the model's own, else SNAC 24 kHz from the
+            hub cache.
         revision: branch, tag or commit of the hub repository; by default `main`.
         cache_dir: the hub cache, by default where huggingface_hub keeps it.
 
@@ -174,14 +180,18 @@ def download(
     cache_dir: str | Path | None = None,
     snapshot: Snapshot | None = None,
 ) -> ModelFiles:
-    """Fetch a model and its codec into the hub cache (only the files that are needed) and return where they are.
+    """Fetch a model and its codec into the hub cache (only the files that are needed) and return
+    where they are.
 
-    Where the official repository refuses (it asks for an account and an accepted license), its open mirrors are tried.
-    A token is taken from the environment (`HF_TOKEN`) or from `hf auth login`, as ever with huggingface_hub.
+    Where the official repository refuses (it asks for an account and an accepted license), its open
+    mirrors are tried. A token is taken from the environment (`HF_TOKEN`) or from `hf auth login`,
+    as ever with huggingface_hub.
 
     Args:
-        name: a name of `known_models` or a hub repository. What is on this machine, a directory too, is not fetched.
-        revision: of the model's official repository, by default `main`. Mirrors are always read at `main`.
+        name: a name of `known_models` or a hub repository. What is on this machine, a directory
+            too, is not fetched.
+        revision: of the model's official repository, by default `main`. Mirrors are always read at
+            `main`.
         progress: whether to show progress bars.
         cache_dir: the hub cache, by default where huggingface_hub keeps it.
         snapshot: replaces `huggingface_hub.snapshot_download`.
@@ -194,7 +204,8 @@ def download(
             return locate(name, cache_dir=cache_dir)
         if not looks_like_repo(name):
             raise ModelNotFound(
-                f"no model {name!r} to download: use owner/name or one of {', '.join(known_models())}"
+                f"no model {name!r} to download: use owner/name or one of"
+                f" {', '.join(known_models())}"
             )
         spec = ModelSpec(name=name, repo_ids=(name,))
     if not spec.repo_ids:
@@ -243,7 +254,8 @@ def _unknown(spec: ModelSpec) -> bool:
 
 
 def _described_by_files(spec: ModelSpec, folder: Path) -> ModelSpec:
-    """`spec` with what the "orpheus" block of config.json and generation_config.json say over it."""
+    """`spec` with what the "orpheus" block of config.json and generation_config.json say over
+    it."""
     block = _read_json(folder / "config.json").get("orpheus", {})
     if not isinstance(block, dict):
         raise BadCheckpoint(f"{folder / 'config.json'}: the block orpheus is no table")
@@ -270,7 +282,8 @@ def _described_by_files(spec: ModelSpec, folder: Path) -> ModelSpec:
 
 
 def _sampling_of(folder: Path, default: SamplingParams) -> SamplingParams:
-    """Defaults of generation_config.json over `default`; a value out of range is a bad checkpoint."""
+    """Defaults of generation_config.json over `default`; a value out of range is a bad
+    checkpoint."""
     path = folder / "generation_config.json"
     if not path.is_file():
         return default

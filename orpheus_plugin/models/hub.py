@@ -12,7 +12,8 @@ from orpheus_plugin.errors import InvalidOptions, ModelNotFound
 logger = logging.getLogger(__name__)
 
 Snapshot = Callable[..., str]
-"""`huggingface_hub.snapshot_download`, or a stand-in with its keywords repo_id, revision, allow_patterns."""
+"""`huggingface_hub.snapshot_download`, or a stand-in with its keywords repo_id, revision,
+allow_patterns."""
 
 
 def looks_like_repo(text: str) -> bool:
@@ -85,7 +86,10 @@ def fetch_first(
 
 
 def _advice(repo: str) -> str:
-    return f"; to use the official one, accept its license at https://huggingface.co/{repo} and run: hf auth login"
+    return (
+        f"; to use the official one, accept its license at https://huggingface.co/{repo}"
+        " and run: hf auth login"
+    )
 
 
 def _in_one_line(error: Exception, status: int | None) -> str:

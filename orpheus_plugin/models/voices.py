@@ -1,10 +1,13 @@
-"""Which voice speaks: one of the model's own, or its stand-in for a voice of another Orpheus model or of another vendor.
+"""Which voice speaks: one of the model's own, or its stand-in for a voice of another Orpheus model
+or of another vendor.
 
-Programs come with the voices of what they were written for: OpenAI's "alloy", Orpheus 3B's "tara" on another model, a file
-of kyutai's. They speak with the model's default, or with a voice that resembles theirs, and one warning says so. A name
-that nobody knows is a mistake, and an error that lists the voices.
+Programs come with the voices of what they were written for: OpenAI's "alloy", Orpheus 3B's "tara"
+on another model, a file of kyutai's. They speak with the model's default, or with a voice that
+resembles theirs, and one warning says so. A name that nobody knows is a mistake, and an error that
+lists the voices.
 
-Names: the API references of OpenAI, Groq and Deepgram; kyutai's tts-voices; hexgrad's Kokoro-82M; Qwen3-TTS (2026-11).
+Names: the API references of OpenAI, Groq and Deepgram; kyutai's tts-voices; hexgrad's Kokoro-82M;
+Qwen3-TTS (2026-11).
 """
 
 from __future__ import annotations
@@ -53,7 +56,8 @@ ELSEWHERE: Mapping[str, str] = {
     **dict.fromkeys(("vivian", "serena", "ono_anna", "sohee"), _FEMALE),
     **dict.fromkeys(("uncle_fu", "dylan", "eric", "ryan", "aiden"), _MALE),
 }
-"""Voices of other vendors (names in lower case, or patterns), and the Orpheus voices that resemble them most."""
+"""Voices of other vendors (names in lower case, or patterns), and the Orpheus voices that resemble
+them most."""
 
 _warned: set[tuple[str, str]] = set()
 _WARNINGS = 1_000
@@ -65,12 +69,14 @@ def pick_voice(
     """The voice to speak with, spelled as the model knows it.
 
     Args:
-        voices: the model's, the default first; empty where they are not known: then any name passes.
+        voices: the model's, the default first; empty where they are not known: then any name
+            passes.
         name: as it was asked for; None is the default.
         model: as messages name it.
         strict: take no stand-in for a voice of elsewhere.
 
-    Returns None for the default of a model that names no voices. Raises UnknownVoice, listing the voices.
+    Returns None for the default of a model that names no voices. Raises UnknownVoice, listing the
+    voices.
     """
     default = voices[0] if voices else None
     if name is None:

@@ -30,7 +30,8 @@ class Failures:
     """The failed contexts of one service, and since when its engine is gone.
 
     Args:
-        unusable_after_s: an engine is given up when replies have failed, because it is gone, for so long.
+        unusable_after_s: an engine is given up when replies have failed, because it is gone, for so
+            long.
     """
 
     def __init__(self, unusable_after_s: float) -> None:
@@ -46,7 +47,8 @@ class Failures:
         return frame
 
     def leaves(self, frame: ErrorFrame) -> bool:
-        """An error frame leaves the service. Returns whether the engine has been gone for too long by now."""
+        """An error frame leaves the service. Returns whether the engine has been gone for too long
+        by now."""
         context_id = self._frames.pop(frame.id, None)
         if context_id is None:
             return False

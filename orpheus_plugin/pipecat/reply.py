@@ -1,4 +1,5 @@
-"""One audio context's speech, as Pipecat is to get it: when text is spoken, and words behind their audio."""
+"""One audio context's speech, as Pipecat is to get it: when text is spoken, and words behind their
+audio."""
 
 from __future__ import annotations
 
@@ -14,16 +15,19 @@ from orpheus_plugin.reply import Reply, ReplyEvent
 from orpheus_plugin.turn import AudioChunk, Turn, Word
 
 FLUSH_AHEAD_S = 2.0
-"""A sentence waits for a neighbour to be spoken with until the listener has this much audio left."""
+"""A sentence waits for a neighbour to be spoken with until the listener has this much audio
+left."""
 
 CHARS_PER_S = 25.0
 """No voice speaks faster: the least audio to expect from text that is being generated."""
 
 
 class ContextReply(Reply):
-    """A reply whose sentences are spoken before the listener has heard all audio, and not much earlier.
+    """A reply whose sentences are spoken before the listener has heard all audio, and not much
+    earlier.
 
-    The engine joins short sentences where it may wait for the next one. When its audio is heard is told by `begins`.
+    The engine joins short sentences where it may wait for the next one. When its audio is heard is
+    told by `begins`.
     """
 
     _timer: asyncio.TimerHandle | None = None
@@ -35,7 +39,8 @@ class ContextReply(Reply):
     # ---- text in
 
     def say(self, text: str, *, complete: bool) -> bool:
-        """Add text; `complete`: it is a sentence, which need not wait for more text. Returns whether it will be said."""
+        """Add text; `complete`: it is a sentence, which need not wait for more text. Returns
+        whether it will be said."""
         if self.refused:
             return False
         self.push_text(text)
@@ -61,7 +66,8 @@ class ContextReply(Reply):
         self._clock.delay(in_s)
 
     async def events(self) -> AsyncGenerator[ReplyEvent, None]:
-        """As of every reply, but a word follows the audio in which it begins, and its time counts the pauses.
+        """As of every reply, but a word follows the audio in which it begins, and its time counts
+        the pauses.
 
         A pause is silence that the listener heard because text or audio came late.
         """

@@ -1,4 +1,5 @@
-"""A Pipecat TTS service around a speech engine: its settings, its start and its recovery. How it speaks is in `tts.py`."""
+"""A Pipecat TTS service around a speech engine: its settings, its start and its recovery. How it
+speaks is in `tts.py`."""
 
 from __future__ import annotations
 
@@ -21,13 +22,15 @@ from orpheus_plugin.remote.resolve import resolve
 from orpheus_plugin.turn import SAMPLE_RATE, SpeechEngine, SpeechOptions
 
 READY_TIMEOUT_S = 18.0
-"""How long a pipeline waits for the engine. Pipecat abandons a pipeline that is not set up after 20 s."""
+"""How long a pipeline waits for the engine. Pipecat abandons a pipeline that is not set up after 20
+s."""
 
 RETRY_S = 1.0
 """Between attempts to reach an engine that is gone."""
 
 STALL_TIMEOUT_S = 30.0
-"""A reply that neither gets audio nor ends for this long is given up. Pipecat's 3 s would cut a busy engine's off."""
+"""A reply that neither gets audio nor ends for this long is given up. Pipecat's 3 s would cut a
+busy engine's off."""
 
 
 class EngineService(TTSService):
@@ -71,10 +74,11 @@ class EngineService(TTSService):
         model: str | None = None,
         device: str = "auto",
     ) -> SpeechEngine:
-        """Load and warm the engine that `OrpheusTTS(...)` with the same arguments will use; returns it.
+        """Load and warm the engine that `OrpheusTTS(...)` with the same arguments will use; returns
+        it.
 
-        Call it once, before the first pipeline: loading a large model takes longer than Pipecat waits for a pipeline
-        to start. The event loop stays free meanwhile.
+        Call it once, before the first pipeline: loading a large model takes longer than Pipecat
+        waits for a pipeline to start. The event loop stays free meanwhile.
         """
         engine = await asyncio.to_thread(
             resolve, url=url, api_key=api_key, model=model, device=device
@@ -107,7 +111,8 @@ class EngineService(TTSService):
         except TimeoutError:
             self.recover()
             raise EngineDied(
-                f"the speech engine was not ready after {READY_TIMEOUT_S:.0f} s and is still loading; call"
+                f"the speech engine was not ready after {READY_TIMEOUT_S:.0f} s and is still"
+                " loading; call"
                 " `await OrpheusTTS.warm()` once before the first pipeline is started"
             ) from None
         except OrpheusError as error:
@@ -168,7 +173,8 @@ class EngineService(TTSService):
     # ---- settings
 
     async def _update_settings(self, delta: TTSSettings) -> dict[str, Any]:  # type: ignore[override] # as Pipecat does
-        """Apply what is valid. What is not keeps its old value and is reported, without harm to the service."""
+        """Apply what is valid. What is not keeps its old value and is reported, without harm to the
+        service."""
         delta = replace(delta)
         if is_given(delta.model) and delta.model != self._settings.model:
             self._warn_unhandled_updated_settings(["model"])

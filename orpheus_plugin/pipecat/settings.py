@@ -13,7 +13,8 @@ from orpheus_plugin.turn import SpeechOptions
 
 @dataclass
 class OrpheusTTSSettings(TTSSettings):
-    """What can change while the pipeline runs. A field that is not given keeps its value; None is the model's default.
+    """What can change while the pipeline runs. A field that is not given keeps its value; None is
+    the model's default.
 
     Parameters:
         temperature: at least 0; 0 always takes the likeliest token.
@@ -22,7 +23,8 @@ class OrpheusTTSSettings(TTSSettings):
         seed: makes speech repeatable on the same engine.
         trim_leading_silence: drop the near-silence that Orpheus begins with; on by default.
         spell_numbers: write out numbers, money, dates and the like before the model reads them.
-        pronunciations: written word -> how it is spoken: {"Nguyen": "win"}. The context keeps what was written.
+        pronunciations: written word -> how it is spoken: {"Nguyen": "win"}.
+            The context keeps what was written.
     """
 
     temperature: float | NotGiven | None = field(default_factory=lambda: NOT_GIVEN)

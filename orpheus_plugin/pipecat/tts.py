@@ -1,10 +1,12 @@
 """OrpheusTTS, the Pipecat service: frames in, frames out.
 
-What an audio context says is its `ContextReply`: each sentence goes into it as it comes, the engine generates ahead of
-the listener, and one task per context moves audio and timed words into the pipeline.
+What an audio context says is its `ContextReply`: each sentence goes into it as it comes, the engine
+generates ahead of the listener, and one task per context moves audio and timed words into the
+pipeline.
 
-Of Pipecat's private names this uses two: `_word_timestamp_tracker.last_pts` in `start_word_timestamps`, and
-`_record_context_audio_outcome`. pyproject.toml holds Pipecat to the minor version it was tested with for that.
+Of Pipecat's private names this uses two: `_word_timestamp_tracker.last_pts` in
+`start_word_timestamps`, and `_record_context_audio_outcome`. pyproject.toml holds Pipecat to the
+minor version it was tested with for that.
 """
 
 from __future__ import annotations
@@ -61,12 +63,14 @@ class _Context:
 
 
 class OrpheusTTS(EngineService):
-    """Speaks with Orpheus: on this machine's GPU, on a speech server, or with the small bundled model.
+    """Speaks with Orpheus: on this machine's GPU, on a speech server, or with the small bundled
+    model.
 
-    All services of a process with the same model and device share one engine, which batches their turns.
+    All services of a process with the same model and device share one engine, which batches their
+    turns.
 
-    Besides the events of every TTS service: `on_turn_stats(service, context_id, stats)` after each turn of speech,
-    with a `TurnStats` (time to first audio, RTFx, underruns, tokens, ...).
+    Besides the events of every TTS service: `on_turn_stats(service, context_id, stats)` after each
+    turn of speech, with a `TurnStats` (time to first audio, RTFx, underruns, tokens, ...).
 
     Example::
 
@@ -89,26 +93,28 @@ class OrpheusTTS(EngineService):
         sample_rate: int | None = None,
         **kwargs: Any,
     ) -> None:
-        """Choose the engine and check the settings. Nothing is loaded yet: `warm` or the pipeline's start do that.
+        """Choose the engine and check the settings. Nothing is loaded yet: `warm` or the pipeline's
+        start do that.
 
         Args:
             engine: speak with this engine; it is left running when the pipeline ends.
-            url: speak through the server at this address (`orpheus-tts serve`). "local" is this machine's, which is
-                started if none runs and ends when nobody has used it for a while: the model then shares no interpreter
-                with the agent, which on a CPU is twice as fast. By default ORPHEUS_URL, else "in-process".
+            url: speak through the server at this address (`orpheus-tts serve`). "local" is this
+                machine's, which is started if none runs and ends when nobody has used it for a
+                while: the model then shares no interpreter with the agent, which on a CPU is twice
+                as fast. By default ORPHEUS_URL, else "in-process".
             api_key: the server's key; by default ORPHEUS_API_KEY.
-            model: a known model, a hub repository or a directory; by default Orpheus 3B where there is an NVIDIA GPU,
-                else the bundled small voice.
+            model: a known model, a hub repository or a directory; by default Orpheus 3B where there
+                is an NVIDIA GPU, else the bundled small voice.
             device: "auto", "cpu", "cuda" or "cuda:N".
             settings: voice, sampling and the like, all of which can be changed later.
-            resume_within_s: a reply that loses its server in mid-speech goes on with its next word at the server that is
-                reached within so many seconds; 0: it ends there. By default 5, and 20 for this machine's, which is
-                started again.
-            unusable_after_s: when all replies have failed for so many seconds because the engine is gone, the next
-                failure makes this service unusable, so that a `ServiceSwitcher` comes to its backup. It becomes usable
-                again when the engine is back.
-            sample_rate: ignored but for a warning: frames are Orpheus' own 24 kHz and say so, and the transport
-                resamples them without losing the last samples.
+            resume_within_s: a reply that loses its server in mid-speech goes on with its next word
+                at the server that is reached within so many seconds; 0: it ends there. By default
+                5, and 20 for this machine's, which is started again.
+            unusable_after_s: when all replies have failed for so many seconds because the engine is
+                gone, the next failure makes this service unusable, so that a `ServiceSwitcher`
+                comes to its backup. It becomes usable again when the engine is back.
+            sample_rate: ignored but for a warning: frames are Orpheus' own 24 kHz and say so, and
+                the transport resamples them without losing the last samples.
             **kwargs: passed on to Pipecat's `TTSService`.
 
         Raises:
@@ -117,7 +123,8 @@ class OrpheusTTS(EngineService):
         """
         if sample_rate not in (None, SAMPLE_RATE):
             logger.warning(
-                f"OrpheusTTS: sample_rate={sample_rate} is not used; frames are {SAMPLE_RATE} Hz and the transport"
+                f"OrpheusTTS: sample_rate={sample_rate} is not used; frames are {SAMPLE_RATE} Hz"
+                " and the transport"
                 " resamples. Set audio_out_sample_rate in PipelineParams instead."
             )
         asked = settings or OrpheusTTSSettings()
@@ -165,14 +172,16 @@ class OrpheusTTS(EngineService):
         text_type: str = "*",
         **kwargs: Any,
     ) -> None:
-        """Transform text of a type before it is spoken. The check for something to say stays the last one."""
+        """Transform text of a type before it is spoken. The check for something to say stays the
+        last one."""
         self.remove_text_transformer(self._only_sayable)
         super().add_text_transformer(transform_function, text_type, **kwargs)
         if transform_function != self._only_sayable:
             super().add_text_transformer(self._only_sayable)
 
     async def _only_sayable(self, text: str, text_type: str) -> str:
-        """Nothing instead of text in which there is nothing to say, so that no audio context is opened for it."""
+        """Nothing instead of text in which there is nothing to say, so that no audio context is
+        opened for it."""
         if not self._takes_tokens:
             return text if is_sayable(text, self._engine.tags) else ""
         if self._open_contexts and self.audio_context_available(self._open_contexts[-1]):
@@ -239,7 +248,8 @@ class OrpheusTTS(EngineService):
                     else:
                         await self._call_event_handler("on_turn_stats", context_id, event.stats)
         except Exception as error:
-            # An error of this class: the reply ends, rather than keep its listener waiting and the engine busy.
+            # An error of this class: the reply ends, rather than keep its listener waiting and the
+            # engine busy.
             self._cancel_turns(reply)
             await self._fail(error, context_id)
         self._contexts.pop(context_id, None)
@@ -260,7 +270,8 @@ class OrpheusTTS(EngineService):
         await self.remove_audio_context(context_id)
 
     async def start_word_timestamps(self) -> None:
-        """A context's first audio is about to be pushed: its words count from when it will be heard.
+        """A context's first audio is about to be pushed: its words count from when it will be
+        heard.
 
         Audio is pushed faster than it plays, so that is behind all audio of the contexts before it.
         """
@@ -293,7 +304,8 @@ class OrpheusTTS(EngineService):
             self.recover(after_s=RETRY_S)
 
     async def _record_context_audio_outcome(self, context_id: str, received_audio: bool) -> None:
-        """Pipecat reports a context without audio. One that failed has been reported, with the reason."""
+        """Pipecat reports a context without audio. One that failed has been reported, with the
+        reason."""
         if not self._failures.unspoken(context_id):
             await super()._record_context_audio_outcome(context_id, received_audio)
 
@@ -322,7 +334,8 @@ class OrpheusTTS(EngineService):
         await super().on_audio_context_completed(context_id)
 
     async def _drop(self, context_id: str) -> None:
-        """Take a context out of the engine: at once, without waiting for the engine's confirmation."""
+        """Take a context out of the engine: at once, without waiting for the engine's
+        confirmation."""
         context = self._contexts.pop(context_id, None)
         if context is not None:
             self._cancel_turns(context.reply)

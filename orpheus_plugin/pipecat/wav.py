@@ -1,4 +1,5 @@
-"""A Pipecat transport without a listener: it writes what the bot says into a WAV file. For headless use and tests."""
+"""A Pipecat transport without a listener: it writes what the bot says into a WAV file. For headless
+use and tests."""
 
 from __future__ import annotations
 
@@ -16,13 +17,14 @@ from pipecat.transports.base_transport import BaseTransport, TransportParams
 class WavTransport(BaseTransport):
     """Writes the bot's speech to a file; nobody speaks to the bot.
 
-    Events: `on_client_connected(transport, client)` once the pipeline has started, so that a bot written for callers
-    runs unchanged; `client` is the path.
+    Events: `on_client_connected(transport, client)` once the pipeline has started, so that a bot
+    written for callers runs unchanged; `client` is the path.
 
     Args:
         path: the file, mono s16le at the pipeline's output rate.
-        realtime: take audio at the speed it plays, as a listener does; else as fast as it comes. An interruption then
-            drops what has not played, so that the file holds what a listener would have heard.
+        realtime: take audio at the speed it plays, as a listener does; else as fast as it comes. An
+            interruption then drops what has not played, so that the file holds what a listener
+            would have heard.
     """
 
     def __init__(self, path: str | Path, *, realtime: bool = False) -> None:

@@ -1,7 +1,9 @@
-"""The machine's speech server: found where one runs, else started. For frameworks with a process per call.
+"""The machine's speech server: found where one runs, else started. For frameworks with a process
+per call.
 
-`resolve.py` decides who speaks through it. A server that was started here is detached and outlives whoever started it; it ends
-by itself when nobody has been connected for a while. Two processes that start one at once get the same one.
+`resolve.py` decides who speaks through it. A server that was started here is detached and outlives
+whoever started it; it ends by itself when nobody has been connected for a while. Two processes that
+start one at once get the same one.
 """
 
 from __future__ import annotations
@@ -32,8 +34,8 @@ URL_VARIABLE = "ORPHEUS_URL"
 KEY_VARIABLE = "ORPHEUS_API_KEY"
 
 NICE = 5
-"""How far the voice gives way on a CPU. Speech is made ahead, but an agent that started it sends a frame every 10 ms, and
-where a browser hears it on the same machine, that cannot wait either."""
+"""How far the voice gives way on a CPU. Speech is made ahead, but an agent that started it sends a
+frame every 10 ms, and where a browser hears it on the same machine, that cannot wait either."""
 
 POLL_S = 0.2
 
@@ -172,7 +174,8 @@ def _log_file(wanted: Wanted) -> Path:
 
 
 def _repeat_warnings(log: Path, start: int) -> None:
-    """What the server warned of since it was started: of a model that is not here, a GPU that is not used."""
+    """What the server warned of since it was started: of a model that is not here, a GPU that is
+    not used."""
     try:
         with log.open("rb") as file:
             file.seek(start)

@@ -1,7 +1,8 @@
-"""One websocket to a speech server (`orpheus-tts serve`), and the turns on it: the client's half of the native protocol.
+"""One websocket to a speech server (`orpheus-tts serve`), and the turns on it: the client's half of
+the native protocol.
 
-All of it lives on one event loop, that of the `RemoteEngine` it belongs to; a `Link` alone is also called from the loops of
-those who opened turns.
+All of it lives on one event loop, that of the `RemoteEngine` it belongs to; a `Link` alone is also
+called from the loops of those who opened turns.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ HEARTBEAT_S = 5.0
 """A server that answers no ping is given up after one and a half of this."""
 
 LOOK_S = 1.0
-"""How often it is looked for turns that nobody can read any more. A server whose window is full sends nothing to such a one."""
+"""How often it is looked for turns that nobody can read any more. A server whose window is full
+sends nothing to such a one."""
 
 NO_HEALTH = EngineHealth(
     ready=False, model="", generator="none", active_turns=0, max_turns=0, restarts=0
@@ -48,14 +50,16 @@ NO_HEALTH = EngineHealth(
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a server is: http(s)://host[:port][/prefix], ws(s)://..., host:port, or unix:///path."""
+    """Where a server is: http(s)://host[:port][/prefix], ws(s)://..., host:port, or
+    unix:///path."""
 
     url: str
     api_key: str | None = field(default=None, repr=False)
 
 
 def websocket_url(url: str) -> tuple[str, Callable[[], aiohttp.BaseConnector] | None]:
-    """Where to open the websocket, and through which connector. Raises ValueError for what is no address."""
+    """Where to open the websocket, and through which connector. Raises ValueError for what is no
+    address."""
     if "://" not in url:
         url = f"http://{url}"
     schemes = {"http": "ws", "ws": "ws", "https": "wss", "wss": "wss"}
@@ -98,7 +102,8 @@ async def open_connection(address: Address, *, timeout_s: float) -> Connection:
             hello = protocol.from_server(await ws.receive_bytes(), max_bytes=MAX_SERVER_MESSAGE)
         if not isinstance(hello, protocol.Hello) or hello.protocol != protocol.PROTOCOL:
             raise ConnectionFailed(
-                f"{name} speaks another protocol; use the same version of orpheus_plugin on both ends"
+                f"{name} speaks another protocol; use the same version of orpheus_plugin on both"
+                " ends"
             )
         return Connection(session, ws, hello)
     except BaseException as error:
@@ -164,7 +169,8 @@ class Connection:
         self._links.pop(link.id, None)
 
     async def run(self) -> None:
-        """Until the connection ends; then every turn still on it goes on at another one, or fails."""
+        """Until the connection ends; then every turn still on it goes on at another one, or
+        fails."""
         helpers = [
             asyncio.create_task(self._write(), name="orpheus-client-write"),
             asyncio.create_task(self._end_orphans(), name="orpheus-client-orphans"),

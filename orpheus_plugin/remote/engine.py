@@ -1,8 +1,10 @@
-"""`RemoteEngine`: the same interface as LocalEngine, spoken by a server (`orpheus-tts serve`) elsewhere.
+"""`RemoteEngine`: the same interface as LocalEngine, spoken by a server (`orpheus-tts serve`)
+elsewhere.
 
-One websocket carries all turns of a process. It lives on a thread of its own with its own loop, so that turns may be
-opened from any number of event loops, a busy agent loop holds up nobody else's audio, and the connection outlives the
-loop that first asked for it. What goes over it is `connection.py`'s.
+One websocket carries all turns of a process. It lives on a thread of its own with its own loop, so
+that turns may be opened from any number of event loops, a busy agent loop holds up nobody else's
+audio, and the connection outlives the loop that first asked for it. What goes over it is
+`connection.py`'s.
 """
 
 from __future__ import annotations
@@ -50,26 +52,29 @@ RESUME_WITHIN_S = 5.0
 """A pause in mid-sentence that a caller may still take for thinking."""
 
 RESUME_WITH_ANOTHER_S = 20.0
-"""The same where the client starts a new server. The bundled voice is there after 7 s on two idle cores."""
+"""The same where the client starts a new server. The bundled voice is there after 7 s on two idle
+cores."""
 
 
 class RemoteEngine:
-    """Speaks through a server. Connects once, ahead of need, and again whenever the connection breaks.
+    """Speaks through a server. Connects once, ahead of need, and again whenever the connection
+    breaks.
 
-    A turn whose connection breaks goes on over the next one, or raises ConnectionFailed. A server that shuts down in order
-    lets running turns end while new ones wait for its successor. Where nobody answers at the address, `start` and turns
-    wait only for a server that was there less than `connect_timeout_s` ago.
+    A turn whose connection breaks goes on over the next one, or raises ConnectionFailed. A server
+    that shuts down in order lets running turns end while new ones wait for its successor. Where
+    nobody answers at the address, `start` and turns wait only for a server that was there less than
+    `connect_timeout_s` ago.
 
     Args:
         url: see `Address`. None needs `locate`.
         api_key: the server's key.
-        connect_timeout_s: how long `start` and a turn's first audio may wait for a server that is loading or full, or
-            that was there a moment ago.
-        resume_within_s: a turn that loses its server in mid-speech goes on, with the first word that was not handed over,
-            at the server that is reached within so many seconds. 0: it fails at once. By default 5, and 20 with `locate`,
-            which may have to start one.
-        locate: asked for the address before each attempt to connect, in place of `url`; it may start a server, and so
-            a failed attempt is always followed by another.
+        connect_timeout_s: how long `start` and a turn's first audio may wait for a server that is
+            loading or full, or that was there a moment ago.
+        resume_within_s: a turn that loses its server in mid-speech goes on, with the first word
+            that was not handed over, at the server that is reached within so many seconds. 0: it
+            fails at once. By default 5, and 20 with `locate`, which may have to start one.
+        locate: asked for the address before each attempt to connect, in place of `url`; it may
+            start a server, and so a failed attempt is always followed by another.
     """
 
     def __init__(
@@ -98,7 +103,8 @@ class RemoteEngine:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._closed = False
-        # The last one there was. Replaced whole, so what the server says of itself is readable from every thread.
+        # The last one there was. Replaced whole, so what the server says of itself is readable from
+        # every thread.
         self._connection: Connection | None = None
         # The rest belongs to the connection's loop.
         self._keeper: asyncio.Task[None] | None = None
@@ -120,7 +126,8 @@ class RemoteEngine:
     # ---- life
 
     async def start(self) -> None:
-        """Connect. Returns at once when connected. Raises ConnectionFailed, Unauthorized, and what `locate` raises.
+        """Connect. Returns at once when connected. Raises ConnectionFailed, Unauthorized, and what
+        `locate` raises.
 
         Takes at most `connect_timeout_s`, and as long as `locate` needs.
         """
@@ -134,7 +141,8 @@ class RemoteEngine:
 
     @property
     def closed(self) -> bool:
-        """Whether it was closed, which is for good: whoever keeps engines for others then makes a new one."""
+        """Whether it was closed, which is for good: whoever keeps engines for others then makes a
+        new one."""
         return self._closed
 
     async def aclose(self) -> None:
@@ -180,9 +188,11 @@ class RemoteEngine:
     # ---- turns
 
     def open_turn(self, options: SpeechOptions | None = None, *, max_wait_s: float = 0.0) -> Turn:
-        """A new turn on the calling loop. A refusal by the server (AtCapacity...) is raised where it is iterated.
+        """A new turn on the calling loop. A refusal by the server (AtCapacity...) is raised where
+        it is iterated.
 
-        Raises UnknownVoice when the server's voices are known already, and EngineDied after `aclose`.
+        Raises UnknownVoice when the server's voices are known already, and EngineDied after
+        `aclose`.
         """
         options = options or SpeechOptions()
         check_number("max_wait_s", max_wait_s, 0.0, MAX_WAIT_S)
@@ -250,7 +260,8 @@ class RemoteEngine:
         return () if self._connection is None else self._connection.hello.tags
 
     def check_voice(self, voice: str | None) -> str | None:
-        """The voice that will speak. Before the first connection any name passes; the server then decides."""
+        """The voice that will speak. Before the first connection any name passes; the server then
+        decides."""
         last = self._connection
         strict = last is not None and last.hello.strict_voices
         return pick_voice(self.voices, voice, model="the server's model", strict=strict)
@@ -347,7 +358,8 @@ class RemoteEngine:
             self._there_at = time.monotonic()
 
     async def _pause(self, seconds: float) -> None:
-        """Before the next attempt: `seconds`, or a tenth of one where somebody comes to wait for it."""
+        """Before the next attempt: `seconds`, or a tenth of one where somebody comes to wait for
+        it."""
         await asyncio.sleep(0.1)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._asked.wait(), max(0.0, seconds - 0.1))

@@ -1,4 +1,5 @@
-"""A turn on a connection to a speech server: the client's end of what the native protocol says of one turn."""
+"""A turn on a connection to a speech server: the client's end of what the native protocol says of
+one turn."""
 
 from __future__ import annotations
 
@@ -29,12 +30,14 @@ class Carrier(Protocol):
 
 
 class Link:
-    """A turn's way to the server. The TurnLink methods run on the caller's loop, the others on the connection's.
+    """A turn's way to the server. The TurnLink methods run on the caller's loop, the others on the
+    connection's.
 
     Only the caller keeps the Turn, so that one which nobody holds any more shows.
 
     Args:
-        post: has the connection's loop call something, in order, from any thread. Raises EngineDied once that is over.
+        post: has the connection's loop call something, in order, from any thread. Raises EngineDied
+            once that is over.
         lost: takes a turn that has lost its connection and can go on at another one.
     """
 
@@ -121,7 +124,8 @@ class Link:
             self.end_orphan()
 
     def lose(self, error: OrpheusError) -> None:
-        """The turn is over here. Where its server is gone, the rest is spoken by the next one, if that may be."""
+        """The turn is over here. Where its server is gone, the rest is spoken by the next one, if
+        that may be."""
         gone = isinstance(error, ConnectionFailed | ShuttingDown)
         lost = gone and not self._progress.stuck
         if self.over or self._cancelled or self._lost is None or not lost:

@@ -14,12 +14,13 @@ _NEAR = 200
 class Progress:
     """The text of one turn, and what of it has been handed to the caller.
 
-    What was handed over counts as heard. A word is handed over with the audio that holds its start, so none comes twice.
-    An event costs about a microsecond.
+    What was handed over counts as heard. A word is handed over with the audio that holds its start,
+    so none comes twice. An event costs about a microsecond.
 
     Attributes:
         resumed: times it went on at another server.
-        stuck: whether nothing was handed over since it did so last: its text may be what ends servers.
+        stuck: whether nothing was handed over since it did so last: its text may be what ends
+            servers.
     """
 
     def __init__(self) -> None:
@@ -93,7 +94,8 @@ class Progress:
     # ---- another server
 
     def resume(self) -> tuple[str, str, bool]:
-        """Go on at another server: the text that may be spoken at once, what may wait for more, and whether that is all.
+        """Go on at another server: the text that may be spoken at once, what may wait for more, and
+        whether that is all.
 
         Both are empty where the caller has heard all there is.
         """

@@ -1,7 +1,8 @@
-"""The speech servers of this user on this machine: each leaves a record in the cache directory while it runs.
+"""The speech servers of this user on this machine: each leaves a record in the cache directory
+while it runs.
 
-A record holds an address and, for a server that was started for its user, the key made for it; so the directory and
-the files are the user's alone.
+A record holds an address and, for a server that was started for its user, the key made for it; so
+the directory and the files are the user's alone.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ class RunningServer:
         model: the model as it was asked for.
         device: the device as it was asked for.
         pid: its process.
-        api_key: the key clients of this user send; None when it wants none or was given one by its operator.
+        api_key: the key clients of this user send; None when it wants none or was given one by its
+            operator.
     """
 
     url: str
@@ -36,7 +38,8 @@ class RunningServer:
 
 
 def state_dir() -> Path:
-    """The package's directory in the platform's cache directory, made if missing, closed to other users."""
+    """The package's directory in the platform's cache directory, made if missing, closed to other
+    users."""
     if override := os.environ.get("ORPHEUS_STATE_DIR"):
         base = Path(override)
     elif sys.platform == "win32":
@@ -54,7 +57,8 @@ def state_dir() -> Path:
 
 
 def records() -> list[RunningServer]:
-    """Servers whose process still lives, the newest first. Whether they answer is for the caller to see."""
+    """Servers whose process still lives, the newest first. Whether they answer is for the caller to
+    see."""
     found: list[tuple[float, RunningServer]] = []
     for path in state_dir().glob("server-*.json"):
         try:
@@ -70,7 +74,8 @@ def records() -> list[RunningServer]:
 
 @contextlib.contextmanager
 def recorded(server: RunningServer) -> Iterator[None]:
-    """Leave the record for as long as the block runs. A disk that takes none costs only being found."""
+    """Leave the record for as long as the block runs. A disk that takes none costs only being
+    found."""
     path: Path | None = None
     try:
         path = state_dir() / f"server-{server.pid}.json"

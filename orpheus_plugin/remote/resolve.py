@@ -3,9 +3,10 @@
 The first of these that applies:
 
 1. `engine=`: this one. Whoever made it closes it.
-2. `url=`: the server at this address; "local" is this machine's server, "in-process" an engine in this process.
-3. ORPHEUS_URL, which takes the same values, unless `model=` or `device=` is given.
-4. The adapter's own default: "in-process" for Pipecat; "local" for LiveKit, which runs each job in a process of its own.
+2. `url=`: the server at this address; "local" is this machine's server, "in-process" an engine in
+this process. 3. ORPHEUS_URL, which takes the same values, unless `model=` or `device=` is given. 4.
+The adapter's own default: "in-process" for Pipecat; "local" for LiveKit, which runs each job in a
+process of its own.
 
 This machine's server is the one that runs (`orpheus-tts serve`); one is started where none does.
 """
@@ -32,8 +33,8 @@ IN_PROCESS = "in-process"
 """As a url: an engine in this process, which all adapters with the same model and device share."""
 
 CONNECT_S = 3.0
-"""Seconds in which a server that was there may come back before a turn fails; the frameworks then try again, or use
-another service. A server started here may take as long as its model needs."""
+"""Seconds in which a server that was there may come back before a turn fails; the frameworks then
+try again, or use another service. A server started here may take as long as its model needs."""
 
 
 @dataclass(slots=True)
@@ -58,15 +59,17 @@ def resolve(
     resume_within_s: float | None = None,
     default: str = IN_PROCESS,
 ) -> SpeechEngine:
-    """The engine for these arguments, not yet started. Equal arguments give the same engine within a process.
+    """The engine for these arguments, not yet started. Equal arguments give the same engine within
+    a process.
 
     Blocking: it may look for a model's files. It loads nothing.
 
     Args:
         engine, url: see above.
-        api_key: the key of the server at `url`; by default ORPHEUS_API_KEY. This machine's server needs none.
-        model: a known model, a hub repository or a directory; None or "auto" is any that runs, else Orpheus 3B where
-            there is an NVIDIA GPU, else the bundled voice.
+        api_key: the key of the server at `url`; by default ORPHEUS_API_KEY. This machine's server
+            needs none.
+        model: a known model, a hub repository or a directory; None or "auto" is any that runs, else
+            Orpheus 3B where there is an NVIDIA GPU, else the bundled voice.
         device: "auto", "cpu", "cuda" or "cuda:N".
         resume_within_s: of a server: see `RemoteEngine`.
         default: the adapter's own: "local" or "in-process".
@@ -94,7 +97,8 @@ def resolve(
         return _connect((LOCAL, None, model or "auto", device, resume_within_s))
     if chosen:
         raise InvalidOptions(
-            "a server has its own model and device: give url= alone, or model= and device= for this machine's server"
+            "a server has its own model and device: give url= alone, or model= and device= for"
+            " this machine's server"
         )
     key = api_key or os.environ.get(KEY_VARIABLE) or None
     return _connect((place, key, "auto", "auto", resume_within_s))

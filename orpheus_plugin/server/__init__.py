@@ -1,1 +1,2 @@
-"""`orpheus-tts serve`: one engine for every agent process, framework and language on a machine or network."""
+"""`orpheus-tts serve`: one engine for every agent process, framework and language on a machine or
+network."""

@@ -1,4 +1,5 @@
-"""What one server is: the engine behind it, where it listens, whom it lets in, and what clients may cost."""
+"""What one server is: the engine behind it, where it listens, whom it lets in, and what clients may
+cost."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ class Limits:
         turn_idle_s: a turn in which nothing moves for so long, text in or audio out, is ended.
         turn_total_s: longest life of a turn.
         connection_idle_s: a native connection without a turn for so long is closed.
-        heartbeat_s: websockets are pinged this often; without a pong in half of it they are cut off.
+        heartbeat_s: websockets are pinged this often; without a pong in half of it they are cut
+            off.
     """
 
     connections: int = 512

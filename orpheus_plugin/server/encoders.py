@@ -1,7 +1,9 @@
-"""24 kHz s16le into the formats of `/v1/audio/speech`, as it comes. FFmpeg's encoders, through PyAV.
+"""24 kHz s16le into the formats of `/v1/audio/speech`, as it comes. FFmpeg's encoders, through
+PyAV.
 
-They cost milliseconds a piece, so callers run them off the event loop, with `OffLoop`. FFmpeg's objects hold each other,
-and the memory they hold is not Python's: an encoder is closed as soon as its stream is over, not when the collector comes.
+They cost milliseconds a piece, so callers run them off the event loop, with `OffLoop`. FFmpeg's
+objects hold each other, and the memory they hold is not Python's: an encoder is closed as soon as
+its stream is over, not when the collector comes.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ CONTENT_TYPES = {
 
 
 class Encoder(Protocol):
-    """One stream. Joined, what it returns is the whole file. `close` frees what it holds, finished or not."""
+    """One stream. Joined, what it returns is the whole file. `close` frees what it holds, finished
+    or not."""
 
     def push(self, pcm: bytes) -> bytes: ...
     def finish(self) -> bytes: ...
@@ -104,7 +107,8 @@ class WholeFile:
 
 
 def warm_up() -> None:
-    """Load the library, a third of a second of work, before a client's first request would wait for it."""
+    """Load the library, a third of a second of work, before a client's first request would wait for
+    it."""
     with contextlib.suppress(InvalidOptions):
         for name in _RECIPES:
             encoder = WithTempo(2.0, make_encoder(name))
@@ -113,7 +117,8 @@ def warm_up() -> None:
 
 
 def _wav_header(size: int | None = None) -> bytes:
-    """Of so many bytes of audio, or of a stream whose length nobody knows yet, as ffmpeg and OpenAI write it."""
+    """Of so many bytes of audio, or of a stream whose length nobody knows yet, as ffmpeg and OpenAI
+    write it."""
     width = 2
     whole, data = (0xFFFFFFFF, 0xFFFFFFFF) if size is None else (36 + size, size)
     return (
@@ -147,7 +152,8 @@ class _Recipe:
 
 
 _RECIPES = {
-    # Nothing may be written that wants going back to the start of the file, and nothing may wait for a full buffer.
+    # Nothing may be written that wants going back to the start of the file, and nothing may wait
+    # for a full buffer.
     "mp3": _Recipe("mp3", "libmp3lame", 64_000, {"write_xing": "0", "id3v2_version": "0"}),
     "opus": _Recipe("ogg", "libopus", 48_000, {"page_duration": "100000"}),
     "aac": _Recipe("adts", "aac", 64_000, {}),

@@ -1,4 +1,5 @@
-"""`/healthz`: the process lives. `/readyz` and `/health`: it takes turns. `/metrics`: Prometheus."""
+"""`/healthz`: the process lives. `/readyz` and `/health`: it takes turns. `/metrics`:
+Prometheus."""
 
 from __future__ import annotations
 

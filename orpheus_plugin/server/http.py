@@ -1,7 +1,8 @@
 """HTTP connections: what aiohttp leaves open is closed here.
 
-No compressed bodies, no versions in headers, connections that never come to a request, more connections than there are
-file descriptors for, and a line in the log, not a traceback, for what is no HTTP.
+No compressed bodies, no versions in headers, connections that never come to a request, more
+connections than there are file descriptors for, and a line in the log, not a traceback, for what is
+no HTTP.
 """
 
 from __future__ import annotations
@@ -94,7 +95,8 @@ class _Connection(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """The answer to what never came to the application, or broke on its way out of it. Closes the connection."""
+        """The answer to what never came to the application, or broke on its way out of it. Closes
+        the connection."""
         if isinstance(exc, ConnectionError):
             raise exc  # the client left in mid-answer: nobody to tell, and no mistake
         if status < 500:
@@ -127,7 +129,8 @@ async def _drop_the_silent(server: _Server) -> None:
 
 
 async def name_answer(request: web.Request, response: web.StreamResponse) -> None:
-    """Before an answer's head is sent: who we are, and the request's id, the client's own if it gave one."""
+    """Before an answer's head is sent: who we are, and the request's id, the client's own if it
+    gave one."""
     response.headers["Server"] = PRODUCT
     given = request.headers.get("X-Request-Id", "")
     response.headers["X-Request-Id"] = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex

@@ -1,4 +1,5 @@
-"""One line per event: time, level, logger, message, then `key=value` with JSON values. No input can forge a line."""
+"""One line per event: time, level, logger, message, then `key=value` with JSON values. No input can
+forge a line."""
 
 from __future__ import annotations
 
@@ -11,8 +12,8 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 
 class LineFormatter(logging.Formatter):
-    """Escapes control characters wherever they come from. Only a traceback spans lines, each of them marked as its own:
-    the text of an exception may be a client's."""
+    """Escapes control characters wherever they come from. Only a traceback spans lines, each of
+    them marked as its own: the text of an exception may be a client's."""
 
     def format(self, record: logging.LogRecord) -> str:
         parts = [

@@ -1,4 +1,5 @@
-"""Prometheus metrics. Without prometheus-client the server runs all the same and `/metrics` says what is missing."""
+"""Prometheus metrics. Without prometheus-client the server runs all the same and `/metrics` says
+what is missing."""
 
 from __future__ import annotations
 

@@ -1,8 +1,10 @@
-"""NVIDIA's Multi-Process Service for this server: processes that share a GPU run on it at once instead of taking turns.
+"""NVIDIA's Multi-Process Service for this server: processes that share a GPU run on it at once
+instead of taking turns.
 
-Without it the GPU switches between the codec's process and vLLM's, and each waits for the other's turn to end. The daemon
-`nvidia-cuda-mps-control` comes with NVIDIA's driver. A process uses it if CUDA_MPS_PIPE_DIRECTORY names the daemon's
-directory when the process first uses CUDA (docs.nvidia.com/deploy/mps).
+Without it the GPU switches between the codec's process and vLLM's, and each waits for the other's
+turn to end. The daemon `nvidia-cuda-mps-control` comes with NVIDIA's driver. A process uses it if
+CUDA_MPS_PIPE_DIRECTORY names the daemon's directory when the process first uses CUDA
+(docs.nvidia.com/deploy/mps).
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ PIPE_VARIABLE = "CUDA_MPS_PIPE_DIRECTORY"
 LOG_VARIABLE = "CUDA_MPS_LOG_DIRECTORY"
 
 _PARENT = "/tmp"
-"""Where the daemon's directory is made, whatever TMPDIR says: the path of a Unix socket has at most 107 bytes."""
+"""Where the daemon's directory is made, whatever TMPDIR says: the path of a Unix socket has at most
+107 bytes."""
 _TIMEOUT_S = 10.0
 
 
@@ -37,7 +40,8 @@ class Mps:
         self.own = own
 
     def clients(self) -> list[int]:
-        """Process ids that are attached. Blocking, up to seconds. Raises InvalidOptions if the daemon is gone."""
+        """Process ids that are attached. Blocking, up to seconds. Raises InvalidOptions if the
+        daemon is gone."""
         servers = _numbers(_ask("get_server_list", self.directory))
         return [
             pid for server in servers
@@ -45,7 +49,8 @@ class Mps:
         ]  # fmt: skip
 
     def check(self, processes: int) -> str:
-        """One line for the log: whether so many processes of this server use the daemon. Blocking, up to seconds."""
+        """One line for the log: whether so many processes of this server use the daemon. Blocking,
+        up to seconds."""
         try:
             attached = len(self.clients())
         except InvalidOptions as error:
@@ -53,8 +58,10 @@ class Mps:
         if attached >= processes:
             return f"MPS is in use: {attached} processes attached"
         return (
-            f"MPS is not fully in use: {attached} processes are attached, {processes} were expected. Processes must run as"
-            " the user who started the daemon, and a container needs the host's IPC namespace (--ipc=host)"
+            f"MPS is not fully in use: {attached} processes are attached, {processes} were"
+            " expected. Processes must run as"
+            " the user who started the daemon, and a container needs the host's IPC namespace"
+            " (--ipc=host)"
         )
 
     def close(self) -> None:
@@ -69,10 +76,11 @@ class Mps:
 
 @contextlib.contextmanager
 def mps() -> Iterator[Mps]:
-    """A daemon that this process, and those that it starts, use; ended with the block if it was started here.
+    """A daemon that this process, and those that it starts, use; ended with the block if it was
+    started here.
 
-    Enter it before anything uses CUDA. Blocking, up to seconds. Raises InvalidOptions, in one line, where MPS cannot be
-    used: no daemon program, a daemon that does not start.
+    Enter it before anything uses CUDA. Blocking, up to seconds. Raises InvalidOptions, in one line,
+    where MPS cannot be used: no daemon program, a daemon that does not start.
     """
     before = {name: os.environ.get(name) for name in (PIPE_VARIABLE, LOG_VARIABLE)}
     daemon = _find_or_start()
@@ -90,14 +98,16 @@ def mps() -> Iterator[Mps]:
 def _find_or_start() -> Mps:
     if shutil.which(CONTROL) is None:
         raise InvalidOptions(
-            f"--mps needs {CONTROL}, which comes with NVIDIA's driver for Linux; it is not on the PATH"
+            f"--mps needs {CONTROL}, which comes with NVIDIA's driver for Linux; it is not on the"
+            " PATH"
         )
     if named := os.environ.get(PIPE_VARIABLE):
         try:
             _ask("get_server_list", Path(named))
         except InvalidOptions as error:
             raise InvalidOptions(
-                f"{PIPE_VARIABLE} is {named}, but no MPS daemon answers there ({error.message}); start it, or unset the"
+                f"{PIPE_VARIABLE} is {named}, but no MPS daemon answers there ({error.message});"
+                " start it, or unset the"
                 " variable so that one is started"
             ) from error
         return Mps(Path(named), own=False)

@@ -176,7 +176,8 @@ class Server:
 
 
 async def _free(path: Path) -> None:
-    """Raises OSError where a server listens at this path already; asyncio would take it from that server."""
+    """Raises OSError where a server listens at this path already; asyncio would take it from that
+    server."""
     try:
         _, writer = await asyncio.open_unix_connection(str(path))
     except OSError:
@@ -187,7 +188,8 @@ async def _free(path: Path) -> None:
 
 @contextlib.contextmanager
 def _for_this_user_alone() -> Iterator[None]:
-    """What is made here, a Unix socket, nobody else may open; not even for the moment a chmod would come later."""
+    """What is made here, a Unix socket, nobody else may open; not even for the moment a chmod would
+    come later."""
     before = os.umask(0o177)
     try:
         yield
@@ -196,7 +198,8 @@ def _for_this_user_alone() -> Iterator[None]:
 
 
 def serve(config: ServerConfig) -> int:
-    """Run the server until it is told to end; the exit code. Raises OrpheusError for what cannot be served."""
+    """Run the server until it is told to end; the exit code. Raises OrpheusError for what cannot be
+    served."""
     if config.uds is None:
         check_bind(config.host, api_key=config.api_key, insecure=config.insecure)
     logs.set_up(level=config.log_level, file=config.log_file)
@@ -220,7 +223,8 @@ async def _run(server: Server) -> int:
 def make_server(
     config: ServerConfig, engine: SpeechEngine, voices: VoiceMap, daemon: Mps | None = None
 ) -> Server:
-    """The server that `config` describes, around `engine`, which it starts and ends. Not yet listening."""
+    """The server that `config` describes, around `engine`, which it starts and ends. Not yet
+    listening."""
     service = SpeechService(
         engine,
         limits=config.limits,
@@ -265,7 +269,7 @@ def _ready(config: ServerConfig, daemon: Mps | None) -> None:
 
 
 def _keep_what_is_loaded() -> None:
-    """The garbage collector need not look again at what is there by now. With torch loaded a full collection holds up
-    every thread, and so everyone's audio, for a tenth of a second."""
+    """The garbage collector need not look again at what is there by now. With torch loaded a full
+    collection holds up every thread, and so everyone's audio, for a tenth of a second."""
     gc.collect()
     gc.freeze()

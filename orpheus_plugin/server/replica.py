@@ -1,4 +1,5 @@
-"""The process of one replica: a server that its parent configures on standard input, and that ends with its parent."""
+"""The process of one replica: a server that its parent configures on standard input, and that ends
+with its parent."""
 
 from __future__ import annotations
 

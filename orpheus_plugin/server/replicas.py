@@ -1,8 +1,9 @@
 """Several engines on one GPU behind one listener: `orpheus-tts serve --replicas N`.
 
-One vLLM leaves a large GPU idle most of the time, because each step waits for the host. Replicas are servers of their own
-processes, each with its engine and its cores, on Unix sockets that only this user can open. The listener's server gives
-each turn to the replica with the most room. They share the GPU well under MPS only (see `mps`).
+One vLLM leaves a large GPU idle most of the time, because each step waits for the host. Replicas
+are servers of their own processes, each with its engine and its cores, on Unix sockets that only
+this user can open. The listener's server gives each turn to the replica with the most room. They
+share the GPU well under MPS only (see `mps`).
 """
 
 from __future__ import annotations
@@ -38,8 +39,9 @@ _AGAIN_S = 5.0
 class ReplicatedEngine:
     """A SpeechEngine of `config.replicas` servers, started here and ended with `aclose`.
 
-    A turn costs one hop over a Unix socket more than on an engine of this process. A replica that ends fails its own
-    turns with ConnectionFailed; it is started again, and new turns go to the others meanwhile.
+    A turn costs one hop over a Unix socket more than on an engine of this process. A replica that
+    ends fails its own turns with ConnectionFailed; it is started again, and new turns go to the
+    others meanwhile.
     """
 
     def __init__(self, config: ServerConfig) -> None:
@@ -50,7 +52,8 @@ class ReplicatedEngine:
         self._starting = asyncio.Lock()
 
     async def start(self) -> None:
-        """Start all replicas, one after the other: each measures how many turns it carries while the others rest."""
+        """Start all replicas, one after the other: each measures how many turns it carries while
+        the others rest."""
         async with self._starting:
             if self._replicas:
                 return
@@ -152,7 +155,8 @@ class _Replica:
         return self.engine.health().max_turns - sum(not turn.ended for turn in self.turns)
 
     async def start(self) -> None:
-        """Returns when it takes turns. Raises EngineDied with its exit status if it ends instead."""
+        """Returns when it takes turns. Raises EngineDied with its exit status if it ends
+        instead."""
         await self._spawn()
         process = self._process
         assert process is not None
@@ -162,7 +166,8 @@ class _Replica:
             await asyncio.wait({connecting, ending}, return_when=asyncio.FIRST_COMPLETED)
             if not connecting.done():
                 raise EngineDied(
-                    f"a replica ended while it started (exit status {process.returncode}); its message is above"
+                    f"a replica ended while it started (exit status {process.returncode}); its"
+                    " message is above"
                 )
             await connecting
         finally:
@@ -171,7 +176,8 @@ class _Replica:
         self._keeping = asyncio.create_task(self._keep(), name="orpheus-replica")
 
     async def _connected(self) -> None:
-        """Until it takes turns; while it loads its model, a server says so, before that nobody answers."""
+        """Until it takes turns; while it loads its model, a server says so, before that nobody
+        answers."""
         async with asyncio.timeout(_START_S):
             while not self.engine.health().ready:
                 with contextlib.suppress(ConnectionFailed):
@@ -212,7 +218,8 @@ class _Replica:
         )
         self._process = process
         assert process.stdin is not None
-        # Its standard input stays open: a replica ends when it closes, so also when this process is killed.
+        # Its standard input stays open: a replica ends when it closes, so also when this process is
+        # killed.
         process.stdin.write(pickle.dumps((self._config, self._cores)))
         with contextlib.suppress(ConnectionError):
             await process.stdin.drain()
@@ -229,7 +236,8 @@ def replica_config(config: ServerConfig, uds: Path) -> ServerConfig:
 
 
 def _shares(count: int) -> list[list[int]]:
-    """This process' cores, split into as many neighbouring groups; all of them for each where there are too few."""
+    """This process' cores, split into as many neighbouring groups; all of them for each where there
+    are too few."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     size = len(cores) // count
     if not size:

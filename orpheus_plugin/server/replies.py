@@ -1,4 +1,5 @@
-"""Requests' bodies as objects, and errors as HTTP answers, in the shape OpenAI's clients expect. Other clients read the status."""
+"""Requests' bodies as objects, and errors as HTTP answers, in the shape OpenAI's clients expect.
+Other clients read the status."""
 
 from __future__ import annotations
 
@@ -44,9 +45,11 @@ def http_error(status: int, code: str, message: str, **headers: str) -> web.Resp
 
 
 async def json_body(request: web.Request, kind: type[T]) -> T:
-    """The body as an object. Raises what `json_object` does, TurnTimedOut where it does not come, and HTTP's own errors.
+    """The body as an object. Raises what `json_object` does, TurnTimedOut where it does not come,
+    and HTTP's own errors.
 
-    A body is JSON in UTF-8 and never compressed: a small one could become a large one, and slow to decode.
+    A body is JSON in UTF-8 and never compressed: a small one could become a large one, and slow to
+    decode.
     """
     if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
         raise web.HTTPUnsupportedMediaType(text="send the body without Content-Encoding")
@@ -64,7 +67,8 @@ async def json_body(request: web.Request, kind: type[T]) -> T:
 
 
 async def continue_later(request: web.Request) -> None:
-    """For routes with a body: whoever asks whether to send it is told to by `json_body`, after the key was checked."""
+    """For routes with a body: whoever asks whether to send it is told to by `json_body`, after the
+    key was checked."""
 
 
 class Options(msgspec.Struct, kw_only=True):
@@ -105,7 +109,8 @@ def _plain(error: msgspec.ValidationError) -> str:
 
 @web.middleware
 async def errors_as_responses(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Our errors get their status, HTTP's become JSON; anything else is logged here and told without its insides."""
+    """Our errors get their status, HTTP's become JSON; anything else is logged here and told
+    without its insides."""
     response = await _answer(request, handler)
     if response.status >= 400 and not response.prepared:
         # A client that asks to no purpose has to connect again now and then.

@@ -41,7 +41,8 @@ def check_bind(host: str, *, api_key: str | None, insecure: bool) -> None:
     """Raises InvalidOptions for an address that others reach while nothing asks them for a key."""
     if not is_loopback(host) and not api_key and not insecure:
         raise InvalidOptions(
-            f"listening on {host} lets others in: give --api-key (or ORPHEUS_API_KEY), or --insecure to serve"
+            f"listening on {host} lets others in: give --api-key (or ORPHEUS_API_KEY), or"
+            " --insecure to serve"
             " everyone who can reach it"
         )
 
@@ -67,10 +68,12 @@ def _matches(given: list[str], expected: bytes) -> bool:
 
 
 def guard(*, api_key: str | None, loopback_only: bool, origins: Collection[str] = ()) -> Middleware:
-    """A middleware that lets in whoever has the key; before any upgrade or body, and in the same time for every wrong key.
+    """A middleware that lets in whoever has the key; before any upgrade or body, and in the same
+    time for every wrong key.
 
-    Browsers reach loopback too: a page of another origin is refused, and without a key so is a name that someone made
-    point to this machine (DNS rebinding). Pages of the `origins` ("*": of any) may ask, and may read the answers.
+    Browsers reach loopback too: a page of another origin is refused, and without a key so is a name
+    that someone made point to this machine (DNS rebinding). Pages of the `origins` ("*": of any)
+    may ask, and may read the answers.
     """
     expected = api_key.encode() if api_key else None
 

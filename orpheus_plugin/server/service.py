@@ -1,7 +1,9 @@
-"""What every protocol opens its turns with: within the server's limits, counted, ended when they hang, freed whatever happens.
+"""What every protocol opens its turns with: within the server's limits, counted, ended when they
+hang, freed whatever happens.
 
-Whoever serves a turn may be cancelled at any await, also within its cleanup. So freeing a turn never awaits, and a turn
-belongs to the task that opened it: a turn left over when that task ends is freed, counted and logged.
+Whoever serves a turn may be cancelled at any await, also within its cleanup. So freeing a turn
+never awaits, and a turn belongs to the task that opened it: a turn left over when that task ends is
+freed, counted and logged.
 """
 
 from __future__ import annotations
@@ -37,8 +39,9 @@ from orpheus_plugin.turn import (
 logger = logging.getLogger(__name__)
 
 FREEING_S = 0.25
-"""A client that closes in mid-speech and opens the next turn at once finds its place not yet free. Every turn waits this
-long before it is refused. unmute gives up on a server that says nothing for half a second."""
+"""A client that closes in mid-speech and opens the next turn at once finds its place not yet free.
+Every turn waits this long before it is refused. unmute gives up on a server that says nothing for
+half a second."""
 
 SILENCE = bytes(2 * SAMPLE_RATE // 10)
 """0.1 s."""
@@ -50,7 +53,8 @@ RECENT = 100
 
 @dataclass(frozen=True, slots=True)
 class Recent:
-    """A turn that was heard: when it ended (monotonic), seconds to its first sound, seconds of audio a second of work."""
+    """A turn that was heard: when it ended (monotonic), seconds to its first sound, seconds of
+    audio a second of work."""
 
     at: float
     ttfa_s: float
@@ -64,7 +68,8 @@ class SpeechService:
         ready: the engine is warm; before that every endpoint answers 503.
         draining: the server ends: running turns go on, new ones are refused.
         recent: the last turns that were heard.
-        abandoned: turns whose task ended without freeing them. Always 0, unless there is a mistake in this server.
+        abandoned: turns whose task ended without freeing them. Always 0, unless there is a mistake
+            in this server.
     """
 
     def __init__(
@@ -113,7 +118,8 @@ class SpeechService:
 
     @contextlib.contextmanager
     def connection(self) -> Iterator[None]:
-        """Count a client in. Raises AtCapacity when there are too many, ShuttingDown, or EngineDied before readiness."""
+        """Count a client in. Raises AtCapacity when there are too many, ShuttingDown, or EngineDied
+        before readiness."""
         if self.draining.is_set():
             raise ShuttingDown("the server is shutting down")
         if not self.ready:
@@ -130,10 +136,12 @@ class SpeechService:
     # ---- turns
 
     def open(self, protocol: str, options: SpeechOptions, *, max_wait_s: float = 0.0) -> ServedTurn:
-        """A turn for one client, which belongs to the calling task. Use it inside `async with`, in this task or another.
+        """A turn for one client, which belongs to the calling task. Use it inside `async with`, in
+        this task or another.
 
-        It waits in line for a place for `max_wait_s`, at least for FREEING_S. Raises what the engine raises, and
-        ShuttingDown; what comes later (AtCapacity) is raised by `admitted` and where it is iterated.
+        It waits in line for a place for `max_wait_s`, at least for FREEING_S. Raises what the
+        engine raises, and ShuttingDown; what comes later (AtCapacity) is raised by `admitted` and
+        where it is iterated.
         """
         try:
             check_number("max_wait_s", max_wait_s, 0.0, MAX_WAIT_S)
@@ -192,7 +200,8 @@ class SpeechService:
         return len(self._turns)
 
     async def drain(self, timeout_s: float) -> bool:
-        """Refuse new turns and wait for the running ones. False if some were still speaking at the end of it."""
+        """Refuse new turns and wait for the running ones. False if some were still speaking at the
+        end of it."""
         self.draining.set()
         try:
             async with asyncio.timeout(timeout_s):
@@ -202,16 +211,18 @@ class SpeechService:
         return True
 
     def cut_off(self) -> None:
-        """End the turns that are still speaking: their clients are told so, and may go on elsewhere."""
+        """End the turns that are still speaking: their clients are told so, and may go on
+        elsewhere."""
         for served in list(self._turns):
             served.cut_off(ShuttingDown("the server ended before this turn did"))
 
 
 class ServedTurn:
-    """A turn on the server. One task holds it inside `async with`: there its events are read and sent on.
+    """A turn on the server. One task holds it inside `async with`: there its events are read and
+    sent on.
 
-    When nothing moves for too long that task is interrupted, wherever it waits, and `async with` raises TurnTimedOut.
-    Leaving it frees the engine.
+    When nothing moves for too long that task is interrupted, wherever it waits, and `async with`
+    raises TurnTimedOut. Leaving it frees the engine.
     """
 
     def __init__(self, service: SpeechService, turn: Turn, protocol: str) -> None:
@@ -272,12 +283,13 @@ class ServedTurn:
     # ---- out
 
     async def admitted(self) -> None:
-        """Returns when the turn holds a place. Raises what ended it before, as iterating it would."""
+        """Returns when the turn holds a place. Raises what ended it before, as iterating it
+        would."""
         await self._turn.admitted()
 
     async def pcm(self) -> AsyncIterator[bytes]:
-        """The turn's audio. For a text in which nothing can be spoken, such as "...", 0.1 s of silence: many clients take
-        an answer without any audio for a failure."""
+        """The turn's audio. For a text in which nothing can be spoken, such as "...", 0.1 s of
+        silence: many clients take an answer without any audio for a failure."""
         async for event in self:
             if isinstance(event, AudioChunk):
                 yield event.pcm
@@ -320,7 +332,8 @@ class ServedTurn:
         except TimeoutError:
             limits = self._service.limits
             reason = self._cut_off or TurnTimedOut(
-                f"nothing moved for {limits.turn_idle_s:g} s, or the turn lasted {limits.turn_total_s:g} s"
+                f"nothing moved for {limits.turn_idle_s:g} s, or the turn lasted"
+                f" {limits.turn_total_s:g} s"
             )
             self._outcome = reason.code
             raise reason from None

@@ -1,4 +1,5 @@
-"""The status page at `/`: voices to try, and how the server does. Its files are served as they are."""
+"""The status page at `/`: voices to try, and how the server does. Its files are served as they
+are."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ PATHS = frozenset(_FILES)
 _HEADERS = {
     # The page takes nothing from elsewhere, and nobody frames it.
     "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:;"
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src"
+        " data:;"
         " frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
     ),
     "X-Content-Type-Options": "nosniff",

@@ -1,7 +1,7 @@
 """Audio for telephone lines: 24 kHz s16le down to 16 or 8 kHz, and to mu-law or A-law (G.711).
 
-Resampling is soxr's, the G.711 tables are FFmpeg's through PyAV; both come with the `server` extra and are loaded only
-when something other than 24 kHz s16le is asked for.
+Resampling is soxr's, the G.711 tables are FFmpeg's through PyAV; both come with the `server` extra
+and are loaded only when something other than 24 kHz s16le is asked for.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from orpheus_plugin.turn import SAMPLE_RATE
 
 
 class Converter:
-    """One stream of audio into one format, in pieces of any size; joined, the pieces are what one call would give."""
+    """One stream of audio into one format, in pieces of any size; joined, the pieces are what one
+    call would give."""
 
     def __init__(self, audio_format: AudioFormat) -> None:
         self.format = audio_format
@@ -42,7 +43,8 @@ class Converter:
             return pcm
         samples: npt.NDArray[np.int16] = np.frombuffer(pcm, "<i2")
         if self._resampler is not None:
-            # As floats: on integers soxr dithers, and the same audio would not give the same bytes twice.
+            # As floats: on integers soxr dithers, and the same audio would not give the same bytes
+            # twice.
             floats = self._resampler.resample_chunk(samples.astype(np.float32), last=last)
             samples = np.clip(np.rint(floats), -32_768, 32_767).astype(np.int16)
         if self._table is not None:

@@ -1,7 +1,8 @@
 """A table of voice names of the operator's own, in front of those that `models.voices` knows.
 
-A JSON object: {"voices": {"name or pattern *": "tara", ...}, "custom": "default" or "error"}. "custom" says what happens
-to voices that a client brings along as an embedding, which Orpheus cannot speak with.
+A JSON object: {"voices": {"name or pattern *": "tara", ...}, "custom": "default" or "error"}.
+"custom" says what happens to voices that a client brings along as an embedding, which Orpheus
+cannot speak with.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ class VoiceMap:
             or custom not in ("default", "error")
         ):
             raise InvalidOptions(
-                f'{path}: expected {{"voices": {{"their name": "our voice"}}, "custom": "default" or "error"}}'
+                f'{path}: expected {{"voices": {{"their name": "our voice"}},'
+                f' "custom": "default" or "error"}}'
             )
         return cls(voices, custom)
 

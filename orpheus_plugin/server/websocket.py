@@ -17,12 +17,14 @@ BURST = 32
 """Messages of one connection that are read before other connections have their turn."""
 
 READ_BYTES = 16 * 1024
-"""Bytes taken from a socket at once. aiohttp parses them in one go; 2,700 empty messages fit, some 3 ms of work."""
+"""Bytes taken from a socket at once. aiohttp parses them in one go; 2,700 empty messages fit, some
+3 ms of work."""
 
 IDLE_MESSAGES = 1_000
 IDLE_MESSAGES_PER_S = 50.0
-"""Messages that ask for nothing (of ended turns, of unknown types, refused openings) a client may send at once, and on
-and on. A client whose turn has ended meanwhile sends some; one that sends more than this is cut off."""
+"""Messages that ask for nothing (of ended turns, of unknown types, refused openings) a client may
+send at once, and on and on. A client whose turn has ended meanwhile sends some; one that sends more
+than this is cut off."""
 
 
 class Socket:
@@ -72,7 +74,8 @@ class Socket:
         return message
 
     def idle_message(self) -> None:
-        """Count a message that asked for nothing. Raises BadMessage for a client that sends them on and on."""
+        """Count a message that asked for nothing. Raises BadMessage for a client that sends them on
+        and on."""
         now = time.monotonic()
         more = IDLE_MESSAGES_PER_S * (now - self._allowed_at)
         self._allowed = min(IDLE_MESSAGES, self._allowed + more) - 1
@@ -97,7 +100,8 @@ class Socket:
     async def watch(self, every_s: float) -> None:
         """Ping the client for ever, and cut it off when no pong comes within half of `every_s`.
 
-        Only a pong counts: a client that sends a byte now and then, but never a whole message, is not alive.
+        Only a pong counts: a client that sends a byte now and then, but never a whole message, is
+        not alive.
         """
         with contextlib.suppress(ConnectionError):
             while True:

@@ -1,6 +1,8 @@
-"""The grammar of amounts: a number with its sign, currency, scale, unit and period, and ranges of them.
+"""The grammar of amounts: a number with its sign, currency, scale, unit and period, and ranges of
+them.
 
-    amount = [comparison] [sign] [currency] number [scale] ["+" | "x"] [currency | unit] {"/" period}
+    amount = [comparison] [sign] [currency] number [scale] ["+" | "x"]
+             [currency | unit] {"/" period}
     range  = amount "-" amount
 
 What one side of a range lacks it shares with the other: "5-10 kg", "$5-10M".
@@ -100,7 +102,10 @@ class Amounts:
         signs = r"(?P<signs>(?:[<>]=?|[≤≥~≈])?\s?[-+±]?)"
         currency = rf"(?:{_any_of(language.currencies)})"
         end = r"(?!\d)" if language.glued else r"(?!\w)(?![.,:]\d)"
-        scale = rf"\s?(?:{_any_of(s for s in language.scales if len(s) > 1)})|{_any_of(s for s in language.scales if len(s) == 1)}"
+        long_scales, short_scales = (
+            _any_of(s for s in language.scales if (len(s) > 1) == long) for long in (True, False)
+        )
+        scale = rf"\s?(?:{long_scales})|{short_scales}"
         money_scale = _any_of([*language.scales, *language.money_scales])
         word = rf"[\s-](?P<word>{_any_of(language.scale_words)})"
         plus = r"(?P<more>\+(?!\d))?"
@@ -172,7 +177,8 @@ class Amounts:
         return Reading(amount.end, [*amount.signs, *self._value(amount), *amount.per])
 
     def say_range(self, text: Text, first: Amount, last: Amount) -> Reading:
-        """Two amounts with "to" between them. What one of them lacks is taken from the other, and said once."""
+        """Two amounts with "to" between them. What one of them lacks is taken from the other, and
+        said once."""
         if not last.currency and first.currency and not last.unit:
             last = replace(last, currency=first.currency)
             first = replace(first, currency="", currency_place=-1)

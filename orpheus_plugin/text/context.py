@@ -1,4 +1,5 @@
-"""What a rule sees and gives: the words around a place in a text, within a fixed distance; and what is said for it."""
+"""What a rule sees and gives: the words around a place in a text, within a fixed distance; and what
+is said for it."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ class Text:
         self.language = language
 
     def before(self, place: int, count: int = 1) -> list[str]:
-        """Up to `count` words before a place, the nearest last, in lower case without marks around them."""
+        """Up to `count` words before a place, the nearest last, in lower case without marks around
+        them."""
         near = self.text[max(0, place - _NEAR) : place].split()
         return [word.strip(_MARKS).lower() for word in near[-count:]]
 
@@ -43,12 +45,14 @@ class Text:
         )
 
     def ends_sentence(self, place: int) -> bool:
-        """Whether a stop before this place ends a sentence: nothing, or a capital that is no acronym, comes next."""
+        """Whether a stop before this place ends a sentence: nothing, or a capital that is no
+        acronym, comes next."""
         after = self.word_after(place)
         return not after or (after[:1].isupper() and (len(after) == 1 or not after.isupper()))
 
     def counts_something(self, place: int) -> bool:
-        """Whether a number that ends here counts something: a plain word follows that may be a noun."""
+        """Whether a number that ends here counts something: a plain word follows that may be a
+        noun."""
         if not self.goes_on(place):
             return False
         after = self.word_after(place).rstrip(".")

@@ -1,8 +1,9 @@
 """Text as it streams in from a language model, cut into utterances that a speech model can read.
 
-The first utterance of a turn is cut early, so that speech can start before a long sentence is complete; the later
-ones are whole sentences, short neighbours joined. What is spoken and what was written stay side by side, word by
-word: the model reads `Utterance.text`, transcripts and the agent's memory are made of `SpokenWord.written`.
+The first utterance of a turn is cut early, so that speech can start before a long sentence is
+complete; the later ones are whole sentences, short neighbours joined. What is spoken and what was
+written stay side by side, word by word: the model reads `Utterance.text`, transcripts and the
+agent's memory are made of `SpokenWord.written`.
 """
 
 from __future__ import annotations
@@ -33,10 +34,12 @@ class TextOptions:
         pronunciations: words that are spoken in another way than they are written.
         max_chars: no utterance's text is longer than this.
         join_chars: short neighbouring sentences are joined up to this length.
-        first_clause_chars: from this length on the first utterance is cut at a comma or the like, if its sentence
-            is still arriving; 0 waits for the sentence.
-        first_max_chars: at this length the first utterance is cut at a space if nothing better has come.
-        first_sentence_chars: a first sentence with fewer letters ("Hi!") is joined with what follows, unless flushed.
+        first_clause_chars: from this length on the first utterance is cut at a comma or the like,
+            if its sentence is still arriving; 0 waits for the sentence.
+        first_max_chars: at this length the first utterance is cut at a space if nothing better has
+            come.
+        first_sentence_chars: a first sentence with fewer letters ("Hi!") is joined with what
+            follows, unless flushed.
     """
 
     tags: frozenset[str] = ENGLISH_TAGS
@@ -81,13 +84,15 @@ _STEPS = 8
 class UtteranceCutter:
     """Collects the deltas of one turn and hands out utterances as soon as they are certain.
 
-    `add` and `end_piece` take text and cost next to nothing; each `take` reads one utterance's worth of it. `push` and
-    `flush` do both until nothing is left.
+    `add` and `end_piece` take text and cost next to nothing; each `take` reads one utterance's
+    worth of it. `push` and `flush` do both until nothing is left.
 
-    Cost: in proportion to the text, whatever is in it, some 3 us a character and at most 20; one `take` is at most 5 ms.
+    Cost: in proportion to the text, whatever is in it, some 3 us a character and at most 20; one
+    `take` is at most 5 ms.
 
     Attributes:
-        unread: the last `take` came to its end before there was an utterance: it is to be called again.
+        unread: the last `take` came to its end before there was an utterance: it is to be called
+            again.
     """
 
     def __init__(self, options: TextOptions | None = None) -> None:
@@ -124,7 +129,8 @@ class UtteranceCutter:
         self._arrived.append(None)
 
     def take(self) -> Utterance | None:
-        """The next utterance that is certain; None until more text comes, or while there is `unread` text."""
+        """The next utterance that is certain; None until more text comes, or while there is
+        `unread` text."""
         for _ in range(_STEPS):
             if self._cut or not self._step():
                 self.unread = False
@@ -144,7 +150,8 @@ class UtteranceCutter:
         return self._all()
 
     def release(self) -> list[Utterance]:
-        """Return whole sentences that wait to be joined with the next; an unfinished sentence stays.
+        """Return whole sentences that wait to be joined with the next; an unfinished sentence
+        stays.
 
         For a listener who has no audio left while no text arrives.
         """
@@ -155,7 +162,8 @@ class UtteranceCutter:
 
     @property
     def leftover(self) -> tuple[SpokenWord, ...]:
-        """Words with nothing to speak that no utterance has taken along so far (an emoji at the very end)."""
+        """Words with nothing to speak that no utterance has taken along so far (an emoji at the
+        very end)."""
         return tuple(self._carried)
 
     def _all(self) -> list[Utterance]:
@@ -174,7 +182,7 @@ class UtteranceCutter:
             text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "ignore")
         return text
 
-    # ---- where to cut -------------------------------------------------------------------------------------------
+    # ---- where to cut
 
     def _step(self) -> bool:
         """Cut once or take up more text. False when neither can be done.
@@ -248,7 +256,8 @@ class UtteranceCutter:
         return 0
 
     def _emergency(self) -> int:
-        """Where to cut a sentence that is too long: a clause, else a space, else in the middle of a word."""
+        """Where to cut a sentence that is too long: a clause, else a space, else in the middle of a
+        word."""
         limit = self._options.max_chars
         head = self._raw[:limit]
         for match in reversed(list(_CLAUSE.finditer(head, limit // 3))):
@@ -265,7 +274,7 @@ class UtteranceCutter:
             return later.start()
         return 4 * limit if len(self._raw) > 4 * limit else 0
 
-    # ---- what is said -------------------------------------------------------------------------------------------
+    # ---- what is said
 
     def _hand_out(self, place: int, *, within: bool = False) -> None:
         """Make utterances of the text up to a place; `within`: its sentence goes on after it."""

@@ -12,7 +12,8 @@ _DATE = re.compile(rf"(\d{{1,2}})([./-])(\d{{1,2}})\2(\d{{4}}|\d{{2}}){_END}")
 _SHORT_DATE = re.compile(r"(\d{1,2})\.(\d{1,2})\.(?!\d)")
 _DAY = re.compile(r"(\d{1,2})(\.|er|º|°)? (?=([^\W\d]{3,12})(\.?)(?: (\d{4})(?!\d))?)")
 _CLOCK = re.compile(
-    r"(\d{1,2})(?::|h|\.(?=\d\d ?(?:Uhr|h)\b))(\d{2})(?::(\d{2}))?(?! ?%)(?!\w)(?![.:]\d)|(\d{1,2})h(?!\w)"
+    r"(\d{1,2})(?::|h|\.(?=\d\d ?(?:Uhr|h)\b))(\d{2})(?::(\d{2}))?(?! ?%)(?!\w)(?![.:]\d)"
+    r"|(\d{1,2})h(?!\w)"
 )
 
 
@@ -40,7 +41,8 @@ def date(text: Text, place: int) -> Reading | None:
 
 
 def day(text: Text, place: int) -> Reading | None:
-    """A day before the name of its month: "3. März 2024", "1er janvier"; English has its own rule."""
+    """A day before the name of its month: "3. März 2024", "1er janvier"; English has its own
+    rule."""
     language = text.language
     match = _DAY.match(text.text, place)
     if match is None or language.code == "en" or not 1 <= int(match[1]) <= 31:

@@ -1,4 +1,5 @@
-"""Figures as English reads them: years, decades, days, times with am and pm, named fractions, heights, ZIP codes."""
+"""Figures as English reads them: years, decades, days, times with am and pm, named fractions,
+heights, ZIP codes."""
 
 from __future__ import annotations
 
@@ -222,9 +223,8 @@ def years(text: Text, place: int) -> Reading | None:
         said = year(match[2]) if len(match[2]) == 4 else _cardinal(match[2])
         return Reading(match.end(), [(place, f"{year(match[1])} to {said}")])
     alone = recent and not before and not counted
-    if (dated and not (counted and before.lower() not in ("in", "since", "year"))) or day or alone or (
-        bracketed and not match[1].endswith("00")
-    ):  # fmt: skip
+    dated = dated and not (counted and before.lower() not in ("in", "since", "year"))
+    if dated or day or alone or (bracketed and not match[1].endswith("00")):
         return Reading(match.end(), [(place, year(match[1]))])
     return None
 
@@ -273,7 +273,8 @@ def heights(text: Text, place: int) -> Reading | None:
         [
             (
                 place,
-                f"{said} {'inch' if match[1] == '1' or text.counts_something(match.end()) else 'inches'}",
+                f"{said}"
+                f" {'inch' if match[1] == '1' or text.counts_something(match.end()) else 'inches'}",
             )
         ],
     )

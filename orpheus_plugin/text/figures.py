@@ -1,7 +1,8 @@
-"""Figures that are no amounts: codes, telephone numbers, ordinals, fractions, powers, versions; and the order of all rules.
+"""Figures that are no amounts: codes, telephone numbers, ordinals, fractions, powers, versions; and
+the order of all rules.
 
-Each rule looks at one place and says how far it reads and what is said, or None. The first that knows answers; what
-none knows is read by `spelling.py` piece by piece, digits and words in order.
+Each rule looks at one place and says how far it reads and what is said, or None. The first that
+knows answers; what none knows is read by `spelling.py` piece by piece, digits and words in order.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ _AMERICAN = re.compile(r"(?:1[ .-])?\(?\d{3}\)?[ .-]?\d{3}[ .-]\d{4}(?![\w-])|\d
 _LONG_CODE = re.compile(rf"\d+(?:-\d+){{2,}}{_END}")
 _GROUPS = re.compile(r"\d+")
 _ORDINAL = re.compile(
-    r"(\d{1,3}(?:,\d{3})+|\d{1,6})(st|nd|rd|th|\.?ers?|re|ère|ème|nde?|e|è|\.?[ºª]|°(?= [a-z]))(?!\w)",
+    r"(\d{1,3}(?:,\d{3})+|\d{1,6})"
+    r"(st|nd|rd|th|\.?ers?|re|ère|ème|nde?|e|è|\.?[ºª]|°(?= [a-z]))(?!\w)",
     re.IGNORECASE,
 )
 _DOTTED_ORDINAL = re.compile(r"(\d{1,3})\.(?= [^\W\d])")
@@ -159,8 +161,8 @@ def scientific(text: Text, place: int) -> Reading | None:
     mark = "," if "," in match[1] else "."
     whole, _, part = match[1].partition(mark)
     sign = f"{language.minus} " if match[2] == "-" else ""
-    said = f"{language.decimal(whole, mark, part)} {language.times_ten} {sign}{language.integer(match[3])}"
-    return Reading(match.end(), [(place, said)])
+    factor, exponent = language.decimal(whole, mark, part), language.integer(match[3])
+    return Reading(match.end(), [(place, f"{factor} {language.times_ten} {sign}{exponent}")])
 
 
 def version(text: Text, place: int) -> Reading | None:
@@ -236,7 +238,8 @@ def amount(text: Text, place: int) -> Reading | None:
     if first.bare and not first.signs and not first.number.fraction:
         written = text.text[place : first.end]
         number = first.number.whole
-        # A long number without groups is an identifier; a grouped one by itself is a telephone number in Spanish.
+        # A long number without groups is an identifier; a grouped one by itself is a telephone
+        # number in Spanish.
         alone = written.count(" ") > 1 and not text.counts_something(first.end)
         if alone or (written.isdecimal() and len(number) >= 7 and not number.endswith("000")):
             return Reading(first.end, _told(text, written, place))
@@ -273,5 +276,6 @@ RULES: tuple[tuple[Rule, str, bool], ...] = (
     (amount, "*", True),
     (score, ":", False),
 )
-"""In every language; English puts its own before them. With each rule the marks that may stand behind its first digits
-("a" is any letter, "*" whatever it is), and whether it may begin with something else than a digit."""
+"""In every language; English puts its own before them. With each rule the marks that may stand
+behind its first digits ("a" is any letter, "*" whatever it is), and whether it may begin with
+something else than a digit."""

@@ -1,4 +1,5 @@
-"""Letters that are not read as a word: abbreviations, streets, acronyms, Roman numerals; and capitals that only stress."""
+"""Letters that are not read as a word: abbreviations, streets, acronyms, Roman numerals; and
+capitals that only stress."""
 
 from __future__ import annotations
 
@@ -12,15 +13,21 @@ from orpheus_plugin.text.languages.en import DAY_NAMES, MONTH_NAMES, MONTHS
 
 _EDGES = re.compile(r"^([\"'(\[{¿¡]*)(.*?)([\"')\]},;:!?]*)$", re.DOTALL)
 _ABBREVIATIONS = {
-    "mr.": "Mister", "mrs.": "Missus", "ms.": "Miz", "dr.": "Doctor", "prof.": "Professor", "st.": "Saint", "rev.": "Reverend",
-    "e.g.": "for example", "i.e.": "that is", "etc.": "et cetera", "etc": "et cetera", "vs.": "versus", "vs": "versus",
-    "approx.": "approximately", "dept.": "department", "est.": "established", "a.m.": "A M", "p.m.": "P M", "ext.": "extension",
-    "ft.": "Fort", "jr.": "Junior", "sr.": "Senior", "govt.": "government", "apt.": "apartment", "ste.": "suite", "mt.": "Mount",
-    "mr": "Mister", "mrs": "Missus", "dr": "Doctor", "w/": "with", "w/o": "without", "b/c": "because", "c/o": "care of", "n/a": "not applicable",
+    "mr.": "Mister", "mrs.": "Missus", "ms.": "Miz", "dr.": "Doctor", "prof.": "Professor",
+    "st.": "Saint", "rev.": "Reverend",
+    "e.g.": "for example", "i.e.": "that is", "etc.": "et cetera", "etc": "et cetera",
+    "vs.": "versus", "vs": "versus",
+    "approx.": "approximately", "dept.": "department", "est.": "established", "a.m.": "A M",
+    "p.m.": "P M", "ext.": "extension",
+    "ft.": "Fort", "jr.": "Junior", "sr.": "Senior", "govt.": "government", "apt.": "apartment",
+    "ste.": "suite", "mt.": "Mount",
+    "mr": "Mister", "mrs": "Missus", "dr": "Doctor", "w/": "with", "w/o": "without",
+    "b/c": "because", "c/o": "care of", "n/a": "not applicable",
     "a/c": "A C", "i/o": "I O",
 }  # fmt: skip
 _STREETS = {
-    "st": "Street", "dr": "Drive", "ave": "Avenue", "av": "Avenue", "blvd": "Boulevard", "rd": "Road", "ln": "Lane", "ct": "Court", "pl": "Place",
+    "st": "Street", "dr": "Drive", "ave": "Avenue", "av": "Avenue", "blvd": "Boulevard",
+    "rd": "Road", "ln": "Lane", "ct": "Court", "pl": "Place",
     "sq": "Square", "hwy": "Highway", "pkwy": "Parkway", "ter": "Terrace", "cir": "Circle",
 }  # fmt: skip
 _ALSO_TITLES = frozenset({"st", "dr"})
@@ -49,8 +56,10 @@ _US_AFTER = word_set(
 )
 _SOUNDS = re.compile(r"S+H+|P+S+T+|H?M+H?M+|H+M+|B+R+R+|G+R+R+|P+F+T+|T+S+K+|Z+|N+H+|S+S+|P+H+")
 _SPECIAL = {
-    "C#": "C sharp", "F#": "F sharp", "C++": "C plus plus", ".NET": "dot net", "A/B": "A B", "Ph.D": "P H D", "Ph.D.": "P H D", "PhD": "P H D",
-    "B2B": "B to B", "WiFi": "WiFi", "Node.js": "node J S", "km/h": "kilometers per hour", "WWI": "World War one", "WWII": "World War two",
+    "C#": "C sharp", "F#": "F sharp", "C++": "C plus plus", ".NET": "dot net", "A/B": "A B",
+    "Ph.D": "P H D", "Ph.D.": "P H D", "PhD": "P H D",
+    "B2B": "B to B", "WiFi": "WiFi", "Node.js": "node J S", "km/h": "kilometers per hour",
+    "WWI": "World War one", "WWII": "World War two",
 }  # fmt: skip
 
 
@@ -103,8 +112,10 @@ class Letters:
             plural = core.endswith("s")
             return " ".join(c for c in core.rstrip("s") if c != ".") + ("s" if plural else "")
         if (plural_of := _PLURAL.fullmatch(core)) and (
-            plural_of[1] in _SPELLED or _consonants(plural_of[1]) or (plural_of[2] == "'s" and self.acronym(plural_of[1]))
-        ):  # fmt: skip
+            plural_of[1] in _SPELLED
+            or _consonants(plural_of[1])
+            or (plural_of[2] == "'s" and self.acronym(plural_of[1]))
+        ):
             return " ".join(plural_of[1]) + plural_of[2]
         if _consonants(core) and not _SOUNDS.fullmatch(core):
             return " ".join(core)
@@ -146,7 +157,8 @@ class Letters:
         return said + (stop if lower in _MAY_END and self._text.ends_sentence(end) else "")
 
     def _is_street(self, name: str, at: int, end: int, *, dotted: bool) -> bool:
-        """ "Baker St. in London", "12 Maple Dr": behind a name, and no name, or a house number, with it."""
+        """ "Baker St. in London", "12 Maple Dr": behind a name, and no name, or a house number,
+        with it."""
         before, after = self._text.word_before(at), self._text.word_after(end)
         apart = self._text.text[at - 2 : at] == ", "  # "Fort Worth, St. Louis"
         if (
@@ -173,7 +185,8 @@ class Letters:
         return False
 
     def _calendar(self, core: str, at: int, *, dotted: bool) -> str | None:
-        """A month or, with its stop, a weekday written short, next to what makes it one: "Nov. 28", "Tues. Jan. 5th"."""
+        """A month or, with its stop, a weekday written short, next to what makes it one: "Nov. 28",
+        "Tues. Jan. 5th"."""
         if not core.istitle() or not 3 <= len(core) <= 5:
             return None
         before = self._text.word_before(at)
@@ -225,7 +238,8 @@ class Letters:
         return self._shouted
 
     def _symbol(self, core: str, at: int) -> str | None:
-        """A currency's code or a unit behind a number word of the text: "5 EUR" is read with its number."""
+        """A currency's code or a unit behind a number word of the text: "5 EUR" is read with its
+        number."""
         return None
 
 

@@ -1,6 +1,8 @@
-"""What writing has and speech has not: markdown, LaTeX, links, emoji and look-alike characters, one word at a time.
+"""What writing has and speech has not: markdown, LaTeX, links, emoji and look-alike characters, one
+word at a time.
 
-Cost: a few passes over the word; no pattern looks at a character more than a few times, and words are short.
+Cost: a few passes over the word; no pattern looks at a character more than a few times, and words
+are short.
 """
 
 from __future__ import annotations
@@ -32,8 +34,10 @@ _FORMULA = re.compile(
 _FRACTION = re.compile(r"\\[dt]?frac\{?|\}\{")
 _COMMAND = re.compile(r"\\([A-Za-z]+) ?\{?")
 _COMMANDS = {
-    "times": "×", "cdot": "×", "div": "÷", "pm": "±", "le": "≤", "leq": "≤", "ge": "≥", "geq": "≥", "ne": "≠", "neq": "≠", "approx": "≈",
-    "sim": "≈", "pi": "π", "infty": "∞", "to": "→", "rightarrow": "→", "sqrt": "√", "degree": "°", "circ": "°", "lt": "<", "gt": ">",
+    "times": "×", "cdot": "×", "div": "÷", "pm": "±", "le": "≤", "leq": "≤", "ge": "≥", "geq": "≥",
+    "ne": "≠", "neq": "≠", "approx": "≈",
+    "sim": "≈", "pi": "π", "infty": "∞", "to": "→", "rightarrow": "→", "sqrt": "√", "degree": "°",
+    "circ": "°", "lt": "<", "gt": ">",
 }  # fmt: skip
 _SILENT_COMMANDS = frozenset(
     [
@@ -99,7 +103,8 @@ def _command(match: re.Match[str]) -> str:
 
 
 def plain(text: str) -> str:
-    """Characters that can be read: no emoji, no control or zero-width characters; look-alike letters made plain."""
+    """Characters that can be read: no emoji, no control or zero-width characters; look-alike
+    letters made plain."""
     if text.isascii():
         return text if text.isprintable() else "".join(c for c in text if c.isprintable())
     text = text.replace("℃", "°C").replace("℉", "°F")
@@ -129,7 +134,8 @@ def plain(text: str) -> str:
 
 
 def without_marks(text: str, *, rate: bool = False) -> str:
-    """Without markdown's marks; dashes and slashes between words as pauses and spaces, but in a rate ("GB/day")."""
+    """Without markdown's marks; dashes and slashes between words as pauses and spaces, but in a
+    rate ("GB/day")."""
     if _SIMPLE.fullmatch(text):
         return text
     text = re.sub(r"(?<=\d)\s*\*\s*(?=\d)", "×", text)

@@ -1,7 +1,7 @@
 """What is said for each written word: markdown, links, symbols and emoji become speech or silence.
 
-Works on the words of one utterance at a time and keeps one word of output for each word of input, so that a
-transcript never loses its place.
+Works on the words of one utterance at a time and keeps one word of output for each word of input,
+so that a transcript never loses its place.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ _QUOTES = "\"'“”‘’`()[].,;:!?"
 
 
 class Token(NamedTuple):
-    """A written word; whether it begins a line, and whether that line is a new sentence without a mark before it."""
+    """A written word; whether it begins a line, and whether that line is a new sentence without a
+    mark before it."""
 
     written: str
     line_start: bool = False
@@ -56,7 +57,8 @@ class Token(NamedTuple):
 
 
 class Normalizer:
-    """Turns written words into spoken ones, remembering from call to call whether it is inside a block of code."""
+    """Turns written words into spoken ones, remembering from call to call whether it is inside a
+    block of code."""
 
     def __init__(
         self,
@@ -107,7 +109,8 @@ class Normalizer:
         return [_tidy(self._name_symbols(said)) for said in spoken]
 
     def _pronounced(self, spoken: list[str]) -> frozenset[int]:
-        """Put in what the table says, phrases before words; returns which words are settled thereby."""
+        """Put in what the table says, phrases before words; returns which words are settled
+        thereby."""
         settled: set[int] = set()
         index = 0
         while index < len(spoken):
@@ -144,7 +147,8 @@ class Normalizer:
         return None
 
     def _lone_mark(self, tokens: Sequence[Token], index: int) -> str | None:
-        """What a mark on its own means by its neighbours: "3 * 4", "press #.", "Settings > Account", "is - 5"."""
+        """What a mark on its own means by its neighbours: "3 * 4", "press #.", "Settings >
+        Account", "is - 5"."""
         written = tokens[index].written
         dialled = _KEYS.fullmatch(written) if index and self._language.keys else None
         if dialled and tokens[index - 1].written.lower() in _BEFORE_KEY:

@@ -1,4 +1,5 @@
-"""A table of pronunciations, for names that no rule can know: what is written -> how it is spelled for the model."""
+"""A table of pronunciations, for names that no rule can know: what is written -> how it is spelled
+for the model."""
 
 from __future__ import annotations
 
@@ -13,10 +14,12 @@ MAX_CHARS = 120
 
 
 class Pronunciations(Mapping[str, str]):
-    """Whole words and how they are spoken: `Pronunciations({"Nguyen": "win", "Des Moines": "duh moyn"})`.
+    """Whole words and how they are spoken:
+    `Pronunciations({"Nguyen": "win", "Des Moines": "duh moyn"})`.
 
-    A word with a capital is found only as it is written; one without capitals is found however it is capitalised.
-    Only what is spoken changes: transcripts and word times keep what was written. Equal tables are equal and hashable.
+    A word with a capital is found only as it is written; one without capitals is found however it
+    is capitalised. Only what is spoken changes: transcripts and word times keep what was written.
+    Equal tables are equal and hashable.
 
     Cost: one dictionary lookup for each word of a text.
 
@@ -43,7 +46,8 @@ class Pronunciations(Mapping[str, str]):
 
     @classmethod
     def from_file(cls, path: str | Path) -> Pronunciations:
-        """A file of lines `word = spoken`, in UTF-8; empty lines and those that begin with # are skipped.
+        """A file of lines `word = spoken`, in UTF-8; empty lines and those that begin with # are
+        skipped.
 
         Raises:
             InvalidOptions: the file cannot be read, or a line is none of these.
@@ -69,7 +73,8 @@ class Pronunciations(Mapping[str, str]):
         return cls(table)
 
     def spoken(self, written: str) -> str | None:
-        """What is spoken for a word or phrase, marks around it left out; None if it is not in the table."""
+        """What is spoken for a word or phrase, marks around it left out; None if it is not in the
+        table."""
         return self._table.get(written) or self._table.get(written.lower())
 
     def __or__(self, other: Mapping[str, str]) -> Pronunciations:

@@ -1,4 +1,5 @@
-"""Roman numerals behind what bears a number: World War II, Henry VIII, chapter IV, Louis XIV, siglo XXI."""
+"""Roman numerals behind what bears a number: World War II, Henry VIII, chapter IV, Louis XIV, siglo
+XXI."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What punctuation and writing systems mean to a reader: which marks end a sentence or a clause, and which characters stand alone."""
+"""What punctuation and writing systems mean to a reader: which marks end a sentence or a clause,
+and which characters stand alone."""
 
 from __future__ import annotations
 
@@ -8,7 +9,8 @@ SENTENCE_MARKS = ".!?…。！？｡؟।॥۔"
 WIDE_MARKS = "。！？｡"
 """End a sentence without a space after them."""
 CERTAIN_MARKS = "!?؟।॥۔"
-"""End a sentence as soon as a space follows; after a full stop or an ellipsis the next word decides."""
+"""End a sentence as soon as a space follows; after a full stop or an ellipsis the next word
+decides."""
 CLAUSE_MARKS = ",;:，；：、،؛"
 WIDE_CLAUSE_MARKS = "，；：、،؛"
 """End a clause without a space after them."""
@@ -36,7 +38,8 @@ def split_cjk(token: str) -> list[str]:
 
 
 def last_mark(text: str) -> str:
-    """The sentence or clause mark at the end of a text, closing quotes and brackets aside; "" if there is none."""
+    """The sentence or clause mark at the end of a text, closing quotes and brackets aside; "" if
+    there is none."""
     last = text.rstrip(CLOSERS)[-1:]
     return last if last and last in SENTENCE_MARKS + CLAUSE_MARKS else ""
 
@@ -45,7 +48,8 @@ def end_mark(text: str, *, within: bool) -> str:
     """The mark that a text needs at its end, as its script writes it; "" if it has one.
 
     Args:
-        within: the sentence goes on after the text, so that a comma will do; else it is over, and takes a full stop.
+        within: the sentence goes on after the text, so that a comma will do; else it is over, and
+            takes a full stop.
     """
     if last_mark(text):
         return ""

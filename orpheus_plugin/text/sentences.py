@@ -1,8 +1,9 @@
 """Where a sentence ends in text that is still arriving.
 
-Judging abbreviations in a dozen languages is left to `sentencex`; it reads finished text, so this module decides
-*when* enough text has come for a verdict that later text cannot change, and asks it about that one place only.
-Every verdict depends on the text up to a fixed point behind the mark, never on how the text was split on arrival.
+Judging abbreviations in a dozen languages is left to `sentencex`; it reads finished text, so this
+module decides *when* enough text has come for a verdict that later text cannot change, and asks it
+about that one place only. Every verdict depends on the text up to a fixed point behind the mark,
+never on how the text was split on arrival.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import sentencex  # type: ignore[import-untyped]
 from orpheus_plugin.text.scripts import CERTAIN_MARKS, CLOSERS, SENTENCE_MARKS, WIDE_MARKS
 
 _LONGEST_RUN = 64
-"""Marks, spaces or letters in a row that are looked at for one verdict: no verdict costs more for more of them."""
+"""Marks, spaces or letters in a row that are looked at for one verdict: no verdict costs more for
+more of them."""
 _MARK = re.compile(
     rf"(?P<newline>\n)|(?P<run>[{SENTENCE_MARKS}]{{1,{_LONGEST_RUN}}})"
     rf"(?P<closers>[{re.escape(CLOSERS)}*_`\U0001F000-\U0001FAFF\u2600-\u27BF\uFE0F\u200D]{{0,{_LONGEST_RUN}}})"
@@ -25,9 +27,15 @@ _LIST_MARKER = re.compile(r"\s*(?:[-*+•·▪>|#]|\d{1,3}[.)]\s)")
 _NUMBER_MARKER = re.compile(r"\s*(?:\d{1,3}|[a-zA-Z])$")
 _NOT_LETTERS = re.compile(r"[^\w.\s-]+")
 _ALWAYS_ENDS = frozenset({"ok"})
-_NEVER_LIST = "approx vol fig tues thurs dept tel incl excl ext tsp tbsp inkl exkl zzgl bzw ggf evtl aprox т.е"
+_NEVER_LIST = (
+    "approx vol fig tues thurs dept tel incl excl ext tsp tbsp inkl exkl zzgl bzw ggf evtl aprox"
+    " т.е"
+)
 _NEVER_ENDS = frozenset(_NEVER_LIST.split())
-_GERMAN_LIST = "am der die das dem den im vom zum zur beim bis ab seit des und oder mein dein sein ihr unser jeder jede jedes"
+_GERMAN_LIST = (
+    "am der die das dem den im vom zum zur beim bis ab seit des und oder mein dein sein ihr unser"
+    " jeder jede jedes"
+)
 _BEFORE_GERMAN_ORDINAL = frozenset(_GERMAN_LIST.split())  # "am 3. Tag"
 _SHORT_LINE = 60
 
@@ -44,8 +52,8 @@ def find_sentence_end(
 ) -> tuple[SentenceEnd | None, int]:
     """Look for the first certain sentence end from `scan` on in a sentence that begins at `start`.
 
-    Returns it, or None, and the place up to which everything is decided. Marks behind `stop` are left for later: the
-    caller cuts before it comes to them. With `final` nothing more will come.
+    Returns it, or None, and the place up to which everything is decided. Marks behind `stop` are
+    left for later: the caller cuts before it comes to them. With `final` nothing more will come.
 
     Cost: one pass over `text[scan:stop]`; each mark is judged by at most 200 characters around it.
     """
@@ -113,7 +121,8 @@ def _full_stop_ends(
         if len(words) > 1 and words[-2] in _BEFORE_GERMAN_ORDINAL:
             return False
     first = text[after] if text[after].isalnum() else "X"
-    # One letter is enough unless a whole word could change the verdict: "the U.S. Then", "am 3. März".
+    # One letter is enough unless a whole word could change the verdict: "the U.S. Then", "am 3.
+    # März".
     if _splits(language, before, first) and not last.isdigit():
         return True
     following = text[after : after + _LONGEST_RUN].split(None, 1)

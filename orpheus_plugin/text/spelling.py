@@ -1,8 +1,8 @@
 """Numbers, money, times, dates, units and acronyms as words.
 
-The words of an utterance are read as one text, from left to right. At each figure the rules of `figures.py` are asked; what
-none knows is read piece by piece, letters and digits in order, so that a number is never read wrongly and nothing is
-lost. Each word keeps its own part of what is said.
+The words of an utterance are read as one text, from left to right. At each figure the rules of
+`figures.py` are asked; what none knows is read piece by piece, letters and digits in order, so that
+a number is never read wrongly and nothing is lost. Each word keeps its own part of what is said.
 """
 
 from __future__ import annotations
@@ -31,20 +31,23 @@ _PIECE = re.compile(r"(?P<letters>[^\W\d_]+)|(?P<digits>\d+)|(?P<mark>.)", re.DO
 def spell(
     words: Sequence[str], known: Language, settled: frozenset[int] = frozenset()
 ) -> list[str]:
-    """The same words, each with what is hard to read in it written out in a language; the settled ones stay."""
+    """The same words, each with what is hard to read in it written out in a language; the settled
+    ones stay."""
     if not known.spells:
         return list(words)
     return _Speller(words, known, settled).spell()
 
 
 def prepare(code: str) -> None:
-    """Load what a language's first number needs (some 0.1 s), so that no turn waits for it. Blocking."""
+    """Load what a language's first number needs (some 0.1 s), so that no turn waits for it.
+    Blocking."""
     spell(["5", "$5"], language(code))
 
 
 @lru_cache(maxsize=512)
 def _rules(known: Language, mark: str) -> tuple[Rule, ...]:
-    """The rules that may know a figure with this mark behind its first digits; "^" where it begins with no digit."""
+    """The rules that may know a figure with this mark behind its first digits; "^" where it begins
+    with no digit."""
     rules = (english.RULES if known.code == "en" else ()) + figures.RULES
     return tuple(
         rule
@@ -54,7 +57,8 @@ def _rules(known: Language, mark: str) -> tuple[Rule, ...]:
 
 
 class _Speller:
-    """Cost: each rule is one anchored match; a figure asks some twenty of them, a plain word none."""
+    """Cost: each rule is one anchored match; a figure asks some twenty of them, a plain word
+    none."""
 
     def __init__(self, words: Sequence[str], known: Language, settled: frozenset[int]) -> None:
         self._words = words
@@ -143,7 +147,8 @@ class _Speller:
         )
 
     def _figures(self, place: int, end: int) -> int:
-        """Read from a place to the end of a word, and further where an amount goes on; returns where it ended."""
+        """Read from a place to the end of a word, and further where an amount goes on; returns
+        where it ended."""
         text = self._joined
         opening = True
         while place < end:

@@ -1,6 +1,7 @@
 """Emotion tags: `<laugh>` is a sound to make, never a word to read. Each model knows its own.
 
-Stage directions (`*sighs*`, `(laughs)`) stand for the model's tag of that sound, or for nothing if it has none.
+Stage directions (`*sighs*`, `(laughs)`) stand for the model's tag of that sound, or for nothing if
+it has none.
 """
 
 from __future__ import annotations
@@ -19,9 +20,13 @@ TAG_HOLDER = "\ufdd0"
 
 _TAG = re.compile(r"<(?P<angled>/?[^\W\d_][^<>\n]{0,60})>|\[(?P<square>[^\[\]<>\n]{1,30})\](?!\()")
 _OPEN_TAG = re.compile(r"<(?:/|[^\W\d_]|$)[^<>\n]{0,60}$")
-_INLINE = "a abbr b big code del em font i ins kbd mark q s samp small span strike strong sub sup tt u var"
+_INLINE = (
+    "a abbr b big code del em font i ins kbd mark q s samp small span strike strong sub sup tt u"
+    " var"
+)
 _BLOCK = (
-    "article blockquote body br center dd div dl dt footer h1 h2 h3 h4 h5 h6 head header hr html img li main nav ol p "
+    "article blockquote body br center dd div dl dt footer h1 h2 h3 h4 h5 h6 head header hr html"
+    " img li main nav ol p "
     "pre script section style table tbody td th thead title tr ul"
 )
 _INLINE_HTML = frozenset(_INLINE.split())

@@ -1,6 +1,8 @@
-"""What a reasoning model writes before it answers, `<think>...</think>`, is not for the listener's ears.
+"""What a reasoning model writes before it answers, `<think>...</think>`, is not for the listener's
+ears.
 
-Servers that know the model keep it apart; others, such as Ollama without a reasoning parser, stream it with the answer.
+Servers that know the model keep it apart; others, such as Ollama without a reasoning parser, stream
+it with the answer.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ class Reading(NamedTuple):
 
 
 def without_thoughts(delta: str, reading: Reading) -> tuple[str, Reading]:
-    """The next piece of text, split anywhere, without what is thought in it, and where the text stands then."""
+    """The next piece of text, split anywhere, without what is thought in it, and where the text
+    stands then."""
     text, thinking = reading.held + delta, reading.thinking
     said, at = [], 0
     for edge in _EDGE.finditer(text):

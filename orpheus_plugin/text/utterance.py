@@ -14,8 +14,10 @@ class SpokenWord:
 
     Attributes:
         written: verbatim as it arrived, punctuation included, emotion tags left out.
-        spoken: what the model reads for it: several words ("25" -> "twenty five") or none ("😀" -> "").
-        space_after: whether a space follows in the text; false inside Chinese and inside a word cut in two.
+        spoken: what the model reads for it: several words ("25" -> "twenty five") or none ("😀" ->
+            "").
+        space_after: whether a space follows in the text; false inside Chinese and inside a word cut
+            in two.
         sounds_before: how many emotion tags ("<laugh>") stand directly before it.
     """
 
@@ -27,10 +29,11 @@ class SpokenWord:
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """A piece of text spoken in one go: `text` is for the model, `words` for transcripts and word times.
+    """A piece of text spoken in one go: `text` is for the model, `words` for transcripts and word
+    times.
 
-    The text always ends in a mark: Orpheus repeats or adds words where none tells it that the text is over
-    (prakharsr/audiobook-creator pull 13, canopyai/Orpheus-TTS issue 137).
+    The text always ends in a mark: Orpheus repeats or adds words where none tells it that the text
+    is over (prakharsr/audiobook-creator pull 13, canopyai/Orpheus-TTS issue 137).
     """
 
     text: str
@@ -40,10 +43,11 @@ class Utterance:
 def utterances(
     items: list[SpokenWord | str], limit: int, *, within: bool = False
 ) -> list[Utterance]:
-    """Utterances of at most `limit` characters out of words and, as plain strings, emotion tags in brackets.
+    """Utterances of at most `limit` characters out of words and, as plain strings, emotion tags in
+    brackets.
 
-    Each text is given an end mark if it has none: a comma where its sentence goes on (`within`: behind the last item
-    too), else a full stop.
+    Each text is given an end mark if it has none: a comma where its sentence goes on (`within`:
+    behind the last item too), else a full stop.
     """
     parts: list[list[SpokenWord | str]] = []
     mute: list[SpokenWord | str] = []
@@ -64,7 +68,8 @@ def utterances(
 
 
 def _marked(items: list[SpokenWord | str], *, within: bool) -> list[SpokenWord | str]:
-    """With a mark behind the last word that is spoken, before the emotion tags that may follow it."""
+    """With a mark behind the last word that is spoken, before the emotion tags that may follow
+    it."""
     for index in range(len(items) - 1, -1, -1):
         item = items[index]
         if isinstance(item, SpokenWord) and item.spoken:
@@ -92,7 +97,8 @@ def _utterance(items: Sequence[SpokenWord | str]) -> Utterance:
 
 
 def _divide(items: list[SpokenWord | str], limit: int) -> list[list[SpokenWord | str]]:
-    """Parts whose text stays within the limit, split at the best place behind the middle of each."""
+    """Parts whose text stays within the limit, split at the best place behind the middle of
+    each."""
     rest = [small for item in items for small in _shorten(item, limit)]
     parts: list[list[SpokenWord | str]] = []
     while True:

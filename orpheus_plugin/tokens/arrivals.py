@@ -42,7 +42,8 @@ class Arrivals:
             self._news.set()
 
     async def take(self) -> TokenChunk:
-        """All that came since the last call; waits for something. After the chunk with a `finish_reason` nothing comes.
+        """All that came since the last call; waits for something. After the chunk with a
+        `finish_reason` nothing comes.
 
         Raises `error` once all ids before it are taken.
         """

@@ -1,4 +1,5 @@
-"""The contract of a token generator: prompt ids in, chunks of audio ids out, abort by closing the iterator."""
+"""The contract of a token generator: prompt ids in, chunks of audio ids out, abort by closing the
+iterator."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ FinishReason = Literal["stop", "length", "abort"]
 class TokenChunk:
     """Newly generated ids, in order. Never holds the stop id.
 
-    `ids` is empty only in the last chunk (a stop id that came alone). `finish_reason` is set in the last chunk only.
+    `ids` is empty only in the last chunk (a stop id that came alone). `finish_reason` is set in the
+    last chunk only.
     """
 
     ids: Sequence[int]
@@ -29,8 +31,8 @@ class TokenChunk:
 class TokenGenerator(Protocol):
     """A source of Orpheus tokens that batches its requests.
 
-    All methods run on the event loop that called `start`. `generate` never blocks it: model work happens on another
-    thread, process or machine.
+    All methods run on the event loop that called `start`. `generate` never blocks it: model work
+    happens on another thread, process or machine.
     """
 
     async def start(self) -> None:
@@ -49,12 +51,13 @@ class TokenGenerator(Protocol):
     ) -> AsyncIterator[TokenChunk]:
         """Generate until the stop id or `sampling.max_tokens`.
 
-        Where requests wait for a place, those with the lowest `priority` go first, equal ones in order of arrival.
-        Requests that hold a place advance together, whatever their priority.
+        Where requests wait for a place, those with the lowest `priority` go first, equal ones in
+        order of arrival. Requests that hold a place advance together, whatever their priority.
 
-        Closing the iterator (`aclose`, or leaving it by cancellation) aborts in the engine within one step.
-        Raises InvalidOptions for ids outside the vocabulary, a duplicate request id, or a prompt that does not fit;
-        EngineDied when the engine dies, also for every other request running on it.
+        Closing the iterator (`aclose`, or leaving it by cancellation) aborts in the engine within
+        one step. Raises InvalidOptions for ids outside the vocabulary, a duplicate request id, or a
+        prompt that does not fit; EngineDied when the engine dies, also for every other request
+        running on it.
         """
         ...
 
@@ -65,7 +68,8 @@ class TokenGenerator(Protocol):
 
     @property
     def failure(self) -> EngineDied | None:
-        """Why it generates nothing any more: dead, at a standstill, or not started; None while it works.
+        """Why it generates nothing any more: dead, at a standstill, or not started; None while it
+        works.
 
         Cheap; read from any thread several times a second, and by health checks.
         """

@@ -1,4 +1,5 @@
-"""A TokenGenerator that runs a model in this process: requests on the event loop, the model on a worker's thread."""
+"""A TokenGenerator that runs a model in this process: requests on the event loop, the model on a
+worker's thread."""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ from orpheus_plugin.tokens.worker import Request, Stepper, Worker
 class BatchedGenerator(abc.ABC):
     """What the generators of this process share; `load` is theirs.
 
-    Ids keep slot order by construction: at slot s only the 4096 ids of slot s can be drawn, and at slot 0 the stop id too.
-    Requests beyond `max_streams` wait.
+    Ids keep slot order by construction: at slot s only the 4096 ids of slot s can be drawn, and at
+    slot 0 the stop id too. Requests beyond `max_streams` wait.
 
     Args:
         model_dir: config.json and weights (safetensors, or a weights-only pytorch_model.bin).
@@ -65,9 +66,11 @@ class BatchedGenerator(abc.ABC):
         return self._failure if self._worker is None else self._worker.thread.failure
 
     async def start(self) -> None:
-        """Load the weights and draw one id, on another thread. May be called again after `aclose` or a death.
+        """Load the weights and draw one id, on another thread. May be called again after `aclose`
+        or a death.
 
-        Raises ModelNotFound, BadCheckpoint (also for weights that give no finite numbers), or EngineDied (no memory).
+        Raises ModelNotFound, BadCheckpoint (also for weights that give no finite numbers), or
+        EngineDied (no memory).
         """
         if self._worker is not None:
             return
@@ -98,7 +101,8 @@ class BatchedGenerator(abc.ABC):
         *,
         priority: int = 0,
     ) -> AsyncIterator[TokenChunk]:
-        """See TokenGenerator. The request is checked here and queued at the first step of the iterator.
+        """See TokenGenerator. The request is checked here and queued at the first step of the
+        iterator.
 
         `sampling.max_tokens` is cut to the room that the prompt leaves in the context.
         """

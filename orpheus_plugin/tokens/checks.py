@@ -12,8 +12,8 @@ from orpheus_plugin.tokens.base import SamplingParams
 def checked_prompt(
     prompt_ids: Sequence[int], vocabulary_size: int, context: int | None = None
 ) -> list[int]:
-    """The prompt as plain ints. Raises InvalidOptions if it is empty, holds an id outside 0..vocabulary_size - 1, or
-    leaves no room in a context of `context` ids."""
+    """The prompt as plain ints. Raises InvalidOptions if it is empty, holds an id outside
+    0..vocabulary_size - 1, or leaves no room in a context of `context` ids."""
     prompt = [int(i) for i in prompt_ids]
     if not prompt:
         raise InvalidOptions("the prompt is empty")

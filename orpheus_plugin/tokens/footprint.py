@@ -28,7 +28,8 @@ class Footprint:
 
     @classmethod
     def of(cls, model_dir: Path, *, cache: int, eight_bit: bool = False) -> Footprint:
-        """For 16-bit weights; `eight_bit`: those of the layers, not the embedding and the head, take half of that.
+        """For 16-bit weights; `eight_bit`: those of the layers, not the embedding and the head,
+        take half of that.
 
         Raises BadCheckpoint for a damaged weights file.
         """
@@ -43,9 +44,9 @@ class Footprint:
 def tensors_in(path: Path) -> dict[str, Any]:
     """The tensors of a safetensors file: by name, `dtype`, `shape` and `data_offsets`.
 
-    Raises BadCheckpoint if it is not such a file, or incomplete: an interrupted download would otherwise fail much later,
-    as a stack trace in another process. Layout: 8 bytes little-endian length of a JSON header, the header, the tensors
-    (github.com/huggingface/safetensors).
+    Raises BadCheckpoint if it is not such a file, or incomplete: an interrupted download would
+    otherwise fail much later, as a stack trace in another process. Layout: 8 bytes little-endian
+    length of a JSON header, the header, the tensors (github.com/huggingface/safetensors).
     """
     try:
         with path.open("rb") as file:

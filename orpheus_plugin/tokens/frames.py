@@ -16,12 +16,14 @@ logger = logging.getLogger(__name__)
 class FrameAssembler:
     """Turns the ids of one utterance into the codec's codes. One object per utterance.
 
-    A frame's slots 0..6 hold: coarse, mid, fine, fine, mid, fine, fine. It gives four rows of codes (coarse, mid, fine)
-    of 512 samples each, complete after slots 2, 3, 5 and 6. Each row is returned as soon as it is complete.
+    A frame's slots 0..6 hold: coarse, mid, fine, fine, mid, fine, fine. It gives four rows of codes
+    (coarse, mid, fine) of 512 samples each, complete after slots 2, 3, 5 and 6. Each row is
+    returned as soon as it is complete.
 
-    The slot is read from the id. An id of another slot than the expected one breaks its frame: the rows returned so far
-    stay, the rest of the frame is dropped, and reading resumes at the next id of slot 0. Ids that are not audio are
-    skipped; the frame continues if the audio ids around them are in order.
+    The slot is read from the id. An id of another slot than the expected one breaks its frame: the
+    rows returned so far stay, the rest of the frame is dropped, and reading resumes at the next id
+    of slot 0. Ids that are not audio are skipped; the frame continues if the audio ids around them
+    are in order.
 
     Attributes:
         frames: complete frames.
@@ -42,7 +44,8 @@ class FrameAssembler:
         self.incomplete_frames = 0
 
     def push(self, ids: Sequence[int]) -> npt.NDArray[np.int32]:
-        """The rows of codes that `ids` complete: int32 [n, 3], columns coarse, mid, fine, each 0..4095. n may be 0.
+        """The rows of codes that `ids` complete: int32 [n, 3], columns coarse, mid, fine, each
+        0..4095. n may be 0.
 
         Cost: about 0.5 us an id.
         """

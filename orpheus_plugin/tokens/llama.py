@@ -1,4 +1,5 @@
-"""A Llama checkpoint as Hugging Face lays it out, in NumPy: config.json and the weights that speech needs.
+"""A Llama checkpoint as Hugging Face lays it out, in NumPy: config.json and the weights that speech
+needs.
 
 Shared by the engines that run the model themselves.
 """
@@ -21,7 +22,8 @@ from orpheus_plugin.tokens.vocabulary import CODES, SLOTS, Vocabulary
 
 @dataclass(frozen=True)
 class LlamaShape:
-    """What config.json says about the network. `rope` holds the parameters of its rotary embedding."""
+    """What config.json says about the network. `rope` holds the parameters of its rotary
+    embedding."""
 
     vocab: int
     hidden: int
@@ -37,7 +39,8 @@ class LlamaShape:
 
     @classmethod
     def read(cls, model_dir: Path) -> LlamaShape:
-        """Raises ModelNotFound without a config.json, BadCheckpoint for anything but a plain Llama."""
+        """Raises ModelNotFound without a config.json, BadCheckpoint for anything but a plain
+        Llama."""
         path = model_dir / "config.json"
         if not path.is_file():
             raise ModelNotFound(f"{model_dir}: no config.json")
@@ -100,7 +103,8 @@ def _rope_parameters(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def rotary_frequencies(shape: LlamaShape) -> NDArray[np.float64]:
-    """Radians per position of each pair: float64 [head_dim / 2]. Plain, "linear" and "llama3" scaling (Llama 3.1 on).
+    """Radians per position of each pair: float64 [head_dim / 2]. Plain, "linear" and "llama3"
+    scaling (Llama 3.1 on).
 
     Raises BadCheckpoint for any other scaling.
     """
@@ -145,11 +149,12 @@ class LlamaTensors:
         embedding: [vocab, hidden].
         layers: iterates over the blocks.
         norm: [hidden].
-        head: of each slot [4096, hidden]; of the output head only the ids that speech draws are used.
+        head: of each slot [4096, hidden]; of the output head only the ids that speech draws are
+            used.
         stop: the stop id's row, [1, hidden].
 
-    Raises ModelNotFound without weight files, BadCheckpoint if they are corrupt, incomplete or of other shapes than
-    config.json says.
+    Raises ModelNotFound without weight files, BadCheckpoint if they are corrupt, incomplete or of
+    other shapes than config.json says.
     """
 
     def __init__(self, model_dir: Path, shape: LlamaShape, vocabulary: Vocabulary) -> None:

@@ -1,10 +1,13 @@
-"""What an Orpheus model's ids mean: text, control marks and audio, and how a prompt is made of them.
+"""What an Orpheus model's ids mean: text, control marks and audio, and how a prompt is made of
+them.
 
-An Orpheus tokenizer is a text tokenizer plus a contiguous run of `<custom_token_N>`. N = 1..6 are control marks,
-N >= 10 is audio: 7 slots of 4096 codes, `<custom_token_{10 + 4096 * slot + code}>`. A frame is one id of each slot in
-order and decodes to 2048 samples (canopyai/Orpheus-TTS, engine_class.py:80-86 and decoder.py:28-52).
+An Orpheus tokenizer is a text tokenizer plus a contiguous run of `<custom_token_N>`. N = 1..6 are
+control marks, N >= 10 is audio: 7 slots of 4096 codes, `<custom_token_{10 + 4096 * slot + code}>`.
+A frame is one id of each slot in order and decodes to 2048 samples (canopyai/Orpheus-TTS,
+engine_class.py:80-86 and decoder.py:28-52).
 
-Every id is read from the model's own tokenizer, so fine-tunes and small models with another text vocabulary just work.
+Every id is read from the model's own tokenizer, so fine-tunes and small models with another text
+vocabulary just work.
 """
 
 from __future__ import annotations
@@ -34,8 +37,8 @@ class Vocabulary:
 
     Attributes:
         bos, eot: begin of text and end of turn of the text tokenizer.
-        start_of_speech, end_of_speech, start_of_human, end_of_human, start_of_ai, end_of_ai: control marks.
-            `end_of_speech` is the id that stops a generation.
+        start_of_speech, end_of_speech, start_of_human, end_of_human, start_of_ai, end_of_ai:
+            control marks. `end_of_speech` is the id that stops a generation.
         audio_base: id of slot 0, code 0.
         size: number of ids the language model knows (rows of its embedding).
     """
@@ -55,10 +58,11 @@ class Vocabulary:
 
     @classmethod
     def load(cls, model_dir: Path) -> Vocabulary:
-        """Read `tokenizer.json` (and `vocab_size` of `config.json`, when there) of a model directory.
+        """Read `tokenizer.json` (and `vocab_size` of `config.json`, when there) of a model
+        directory.
 
-        Raises BadCheckpoint if the tokenizer cannot be read or lacks Orpheus' tokens. Takes about half a second for the
-        full vocabulary: call it once, not on an event loop.
+        Raises BadCheckpoint if the tokenizer cannot be read or lacks Orpheus' tokens. Takes about
+        half a second for the full vocabulary: call it once, not on an event loop.
         """
         from tokenizers import Tokenizer
 
@@ -88,7 +92,8 @@ class Vocabulary:
         size = _model_vocabulary(path.with_name("config.json"), default=highest + 1)
         if size < base + _CUSTOM_TOKENS:
             raise BadCheckpoint(
-                f"{path.parent}: the model knows {size} ids, its audio ids end at {base + _CUSTOM_TOKENS - 1}"
+                f"{path.parent}: the model knows {size} ids, its audio ids end at"
+                f" {base + _CUSTOM_TOKENS - 1}"
             )
         bos, eot = token_id(_BOS), token_id(_EOT)
         marks = {bos, eot} | {
@@ -112,7 +117,8 @@ class Vocabulary:
         )
 
     def text_ids(self, text: str) -> list[int]:
-        """Ids of plain text, with no mark added. Control marks written in `text` are dropped, so text cannot control the model."""
+        """Ids of plain text, with no mark added. Control marks written in `text` are dropped, so
+        text cannot control the model."""
         if self._tokenizer is None:
             raise BadCheckpoint("this vocabulary was made without a tokenizer")
         if not text.isascii():  # halves of surrogate pairs cannot be encoded
@@ -121,7 +127,8 @@ class Vocabulary:
         return [i for i in ids if i not in self._not_text]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids, control marks written out: a server's tokenizer makes the same ids of it.
+        """The text of ids, control marks written out: a server's tokenizer makes the same ids of
+        it.
 
         Raises BadCheckpoint if this vocabulary was made without a tokenizer.
         """
@@ -133,8 +140,9 @@ class Vocabulary:
     def prompt(self, voice: str | None, text: str) -> list[int]:
         """The ids that make the model speak `text`; its next id is the first audio id.
 
-        `[start_of_human, bos, "voice: text"..., eot, end_of_human, start_of_ai, start_of_speech]`, with one bos whatever
-        the tokenizer's own template does. Without a voice (None or empty) the text stands alone.
+        `[start_of_human, bos, "voice: text"..., eot, end_of_human, start_of_ai, start_of_speech]`,
+        with one bos whatever the tokenizer's own template does. Without a voice (None or empty) the
+        text stands alone.
         """
         body = self.text_ids(f"{voice}: {text}" if voice else text)
         return [

@@ -1,7 +1,7 @@
 """Continuous batching: the thread that steps a model for all requests at once.
 
-Each step reads some ids of a joining request's prompt and draws one id for every running one, whatever its slot. Requests join
-and leave between steps.
+Each step reads some ids of a joining request's prompt and draws one id for every running one,
+whatever its slot. Requests join and leave between steps.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ STOP = CODES
 
 @dataclass(eq=False)
 class Request(Arrivals):
-    """One generation. The worker owns `place`, `read` and `drawn`; the event loop owns what has arrived.
+    """One generation. The worker owns `place`, `read` and `drawn`; the event loop owns what has
+    arrived.
 
     Attributes:
         limit: ids to draw at most.
@@ -65,7 +66,8 @@ class Stepper(Protocol):
 
     Attributes:
         context: prompt and drawn ids of a stream.
-        aligned: streams should begin to draw where the others are at slot 0; then all share one pass over the head.
+        aligned: streams should begin to draw where the others are at slot 0; then all share one
+            pass over the head.
     """
 
     context: int
@@ -75,7 +77,8 @@ class Stepper(Protocol):
         """Called once on the thread that will step."""
 
     def join(self, request: Request) -> None:
-        """Take a place for the request; there are as many as streams allowed. Its prompt is read by `step`."""
+        """Take a place for the request; there are as many as streams allowed. Its prompt is read by
+        `step`."""
 
     def begin(self, request: Request) -> None:
         """The request is ready: it draws from the next step on."""
@@ -84,7 +87,8 @@ class Stepper(Protocol):
         """Free the place, in whatever state the request is."""
 
     def step(self, drawing: Sequence[Request], reading: Reading | None) -> list[int]:
-        """Draw one code (or STOP) for each request that draws, in order; read some ids of a prompt beside it."""
+        """Draw one code (or STOP) for each request that draws, in order; read some ids of a prompt
+        beside it."""
         ...
 
 

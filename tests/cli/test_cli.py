@@ -105,7 +105,8 @@ def test_text_with_nothing_to_speak_is_said_to_be_so(
 
 
 def test_a_failure_leaves_the_output_file_as_it_was(tmp_path: Path) -> None:
-    """The failure is one that shows only when the model is loaded: the file has long been checked."""
+    """The failure is one that shows only when the model is loaded: the file has long been
+    checked."""
     broken = random_checkpoint(hidden=32, layers=1, heads=2, kv_heads=1, head_dim=16)
     lm = tmp_path / "lm"
     shutil.copytree(broken, lm)

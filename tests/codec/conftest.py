@@ -59,7 +59,8 @@ def random_codes(frames: int, seed: int = 0) -> NDArray[np.int64]:
 def decode_in_chunks(
     streaming: StreamingDecoder, codes: NDArray[np.int64], chunks: Sequence[int], **options: Any
 ) -> list[NDArray[np.float32]]:
-    """Decode in one lane, cutting `codes` (and its padding) into the given chunk sizes, the last one repeated."""
+    """Decode in one lane, cutting `codes` (and its padding) into the given chunk sizes, the last
+    one repeated."""
     lane = streaming.lane(0, **options)
     lane.end = len(codes)
     padded = np.concatenate([codes, np.zeros((streaming.flush_rows, 3), np.int64)])

@@ -1,4 +1,5 @@
-"""The batcher decodes many streams exactly, never leaks a slot, and ends every stream with an error when it dies."""
+"""The batcher decodes many streams exactly, never leaks a slot, and ends every stream with an error
+when it dies."""
 
 from __future__ import annotations
 
@@ -189,7 +190,8 @@ async def test_a_cancelled_listener_can_listen_again(batcher):
 
 
 async def test_the_listener_with_the_least_audio_left_is_served_first():
-    """With room for one lane a step, the stream with the earliest deadline gets all of its audio first."""
+    """With room for one lane a step, the stream with the earliest deadline gets all of its audio
+    first."""
     batcher = CodecBatcher(CpuDecoder(WEIGHTS, slots=3), max_lanes=1)
     order = []
     now = time.monotonic()

@@ -1,4 +1,5 @@
-"""A snapshot loads in every spelling it comes in, and every wrong one is refused with one clear line."""
+"""A snapshot loads in every spelling it comes in, and every wrong one is refused with one clear
+line."""
 
 from __future__ import annotations
 

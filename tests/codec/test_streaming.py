@@ -1,4 +1,5 @@
-"""The streaming step equals the one-shot decode, whatever the chunks, the batch and the slot's past."""
+"""The streaming step equals the one-shot decode, whatever the chunks, the batch and the slot's
+past."""
 
 from __future__ import annotations
 
@@ -143,7 +144,8 @@ def test_a_streams_samples_are_the_same_to_the_last_bit_in_any_chunks_and_compan
 
 
 def test_noise_enters_where_the_reference_adds_it(made):
-    """Given our draws, the snac package makes our samples: same layer, same positions, same scale."""
+    """Given our draws, the snac package makes our samples: same layer, same positions, same
+    scale."""
     codes = random_codes(4)
     streaming = made(WEIGHTS, slots=1)
     keys = streaming.lane(0, seed=5).keys
@@ -190,7 +192,8 @@ def test_warm_up_leaves_running_streams_alone(made):
 
 
 def test_a_captured_shape_reads_each_steps_inputs_where_it_was_captured():
-    """What a CUDA graph does, on the processor: always the same work, on the same memory, spare lanes and all."""
+    """What a CUDA graph does, on the processor: always the same work, on the same memory, spare
+    lanes and all."""
     plain, captured = (TorchDecoder(WEIGHTS, slots=3) for _ in range(2))
     whole = _Plan(skip=[False] * len(WEIGHTS.config.stages))
     with torch.inference_mode():

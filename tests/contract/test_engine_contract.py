@@ -1,6 +1,8 @@
-"""What every SpeechEngine promises, wherever the model runs: one suite over LocalEngine and RemoteEngine.
+"""What every SpeechEngine promises, wherever the model runs: one suite over LocalEngine and
+RemoteEngine.
 
-Once also over vLLM with the codec in its worker: one engine for all tests, because vLLM starts slowly.
+Once also over vLLM with the codec in its worker: one engine for all tests, because vLLM starts
+slowly.
 """
 
 from __future__ import annotations
@@ -126,7 +128,8 @@ async def test_events_come_in_order_and_end_once(engine: SpeechEngine) -> None:
             assert event.samples > 0
             position += event.samples
         elif isinstance(event, Word) and index < last_audio[event.utterance]:
-            # Words that an utterance ended too early for come after its audio; time is counted in 10 ms.
+            # Words that an utterance ended too early for come after its audio; time is counted in
+            # 10 ms.
             assert event.start_s >= position / 24_000 - 0.02
     assert [event.text for event in before if isinstance(event, Word)] == TEXT.split()
     assert end.stats.audio_s == pytest.approx(position / 24_000)

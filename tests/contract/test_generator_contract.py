@@ -1,7 +1,7 @@
 """What every token generator must do, whatever runs behind it.
 
-To put another one under test, append to GENERATORS: an async context manager that takes a model directory and its
-vocabulary and gives a started generator.
+To put another one under test, append to GENERATORS: an async context manager that takes a model
+directory and its vocabulary and gives a started generator.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ class Case:
 
     Attributes:
         make: starts it on a checkpoint.
-        sampling: the options of most tests; for engines whose sampler is slow on a CPU, cheaper ones.
+        sampling: the options of most tests; for engines whose sampler is slow on a CPU, cheaper
+            ones.
         seeded: whether equal seeds give equal ids for single requests.
     """
 
@@ -133,7 +134,8 @@ API_KEY = "a-secret"
 _running: dict[tuple[Path, str], VllmGenerator] = {}
 _urls: dict[Path, str] = {}
 
-# vLLM's own sampler sorts the whole vocabulary for top_p, 12 ms an id on a CPU; the compact one hardly anything.
+# vLLM's own sampler sorts the whole vocabulary for top_p, 12 ms an id on a CPU; the compact one
+# hardly anything.
 QUICK = SamplingParams(seed=1, top_p=1.0, repetition_penalty=1.0)
 GENERATORS: list[Any] = [
     pytest.param(Case(cpu_llama), id="cpu_llama"),

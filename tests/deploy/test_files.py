@@ -1,4 +1,5 @@
-"""What deploy/ says about the server is true of the server, and the files pass their tools' own checks."""
+"""What deploy/ says about the server is true of the server, and the files pass their tools' own
+checks."""
 
 from __future__ import annotations
 
@@ -141,7 +142,8 @@ def test_the_command_of_a_modal_container_serves(modal_app: Any, unused_tcp_port
         modal_app.wait_until_ready(url, process, timeout_s=120)
         request = urllib.request.Request(
             f"{url}/v1/audio/speech",
-            data=b'{"model": "tts-1", "input": "Hello.", "voice": "alloy", "response_format": "pcm"}',
+            data=b'{"model": "tts-1", "input": "Hello.", "voice": "alloy", "response_format":'
+            b' "pcm"}',
             headers={
                 "Authorization": "Bearer of-the-secret",
                 "Content-Type": "application/json",

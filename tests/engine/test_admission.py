@@ -1,4 +1,5 @@
-"""How many turns an engine takes: what it concludes from its own speed, and what comes of it under load."""
+"""How many turns an engine takes: what it concludes from its own speed, and what comes of it under
+load."""
 
 from __future__ import annotations
 
@@ -123,7 +124,8 @@ def test_the_first_second_of_a_turn_is_always_tight_and_tells_nothing() -> None:
 
 
 def test_waiting_for_text_is_neither_slow_nor_tight() -> None:
-    """A language model that comes in bursts: between them nobody speaks, and after each the listener has nothing in hand."""
+    """A language model that comes in bursts: between them nobody speaks, and after each the
+    listener has nothing in hand."""
     admission = measured(LARGE)
     before = admission.limit
     Looks(admission).run(4, LARGE.speed(4), 60, busy=0.6, ahead_s=0.0, stretch_s=0.4)
@@ -136,7 +138,8 @@ def test_waiting_for_text_is_neither_slow_nor_tight() -> None:
 def test_under_any_load_nearly_as_much_is_spoken_well_as_with_the_best_fixed_limit(
     machine: Machine, pace: str, load: float
 ) -> None:
-    """Goodput near the best fixed limit's, found by trying; at most one admitted turn in fifty (or two) hears a gap of 100 ms.
+    """Goodput near the best fixed limit's, found by trying; at most one admitted turn in fifty (or
+    two) hears a gap of 100 ms.
 
     Over longer runs (benchmarks/admission.py): 89 to 100 % and at most one in eighty.
     """

@@ -1,4 +1,5 @@
-"""The codec in vLLM's worker: what travels, and the codec's own suite over it, without vLLM and in the real one.
+"""The codec in vLLM's worker: what travels, and the codec's own suite over it, without vLLM and in
+the real one.
 
 The engine's suite over it is in tests/contract/test_engine_contract.py.
 """
@@ -213,7 +214,8 @@ def test_the_codec_of_vllm_needs_vllm(crafted_files: ModelFiles) -> None:
 async def test_samples_flow_while_the_model_is_at_work(
     loop: Loop, vllm: VllmGenerator, codec: Path
 ) -> None:
-    """Calls are served between the steps of requests that run, and the requests get all their ids."""
+    """Calls are served between the steps of requests that run, and the requests get all their
+    ids."""
     from orpheus_plugin.tokens.base import SamplingParams
 
     made = CodecBatcher(WorkerCodec(vllm, codec, slots=8, device="cpu"))

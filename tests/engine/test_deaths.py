@@ -1,4 +1,5 @@
-"""What dies in an engine, at any moment: every turn on it is told within a second, and the next one speaks."""
+"""What dies in an engine, at any moment: every turn on it is told within a second, and the next one
+speaks."""
 
 from __future__ import annotations
 

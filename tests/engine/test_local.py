@@ -1,4 +1,5 @@
-"""The engine as its users see it: ordered audio, nothing left behind, errors that stay with the turn they belong to."""
+"""The engine as its users see it: ordered audio, nothing left behind, errors that stay with the
+turn they belong to."""
 
 from __future__ import annotations
 
@@ -33,7 +34,10 @@ from orpheus_plugin.tokens.vocabulary import Vocabulary
 from orpheus_plugin.turn import AudioChunk, SpeechOptions, Turn, TurnEnd, TurnEvent, Word
 from tests.support.generators import Wrapper
 
-TEXT = "The quick brown fox jumps over the lazy dog. It does so every single day, come rain or shine. Why is that?"
+TEXT = (
+    "The quick brown fox jumps over the lazy dog."
+    " It does so every single day, come rain or shine. Why is that?"
+)
 
 
 async def speak(engine: LocalEngine, text: str, **options: object) -> list[TurnEvent]:
@@ -80,7 +84,8 @@ async def test_a_turn_is_gapless_audio_with_every_word_before_its_sound(
             assert event.position == position
             position += event.samples
         elif isinstance(event, Word) and index < last_audio[event.utterance]:
-            # Words that an utterance ended too early for come after its audio; time is counted in 10 ms.
+            # Words that an utterance ended too early for come after its audio; time is counted in
+            # 10 ms.
             assert event.start_s >= position / 24_000 - 0.02
     words = [event for event in events if isinstance(event, Word)]
     assert [word.text for word in words] == TEXT.split()
@@ -433,7 +438,8 @@ async def test_a_loop_before_anything_was_heard_is_begun_anew(
     wrapped: tuple[LocalEngine, Wrapped], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine, generator = wrapped
-    # With trimming on, nothing of this near-silent loop is heard, so a second attempt costs nobody anything.
+    # With trimming on, nothing of this near-silent loop is heard, so a second attempt costs nobody
+    # anything.
     monkeypatch.setattr("orpheus_plugin.engine.trim.ONSET_RMS", 10.0)
     generator.loops = [generator.requests]
 
@@ -558,7 +564,8 @@ def test_configurations_are_checked() -> None:
 def test_importing_the_package_loads_no_torch_and_no_framework() -> None:
     script = (
         "import sys, orpheus_plugin, orpheus_plugin.engine.local, orpheus_plugin.cli.main\n"
-        "heavy = {'torch', 'vllm', 'transformers', 'pipecat', 'livekit', 'snac'} & set(sys.modules)\n"
+        "heavy = {'torch', 'vllm', 'transformers', 'pipecat', 'livekit', 'snac'} &"
+        " set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)

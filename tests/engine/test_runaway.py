@@ -47,10 +47,9 @@ def test_a_loop_is_so_many_rows_in_a_row_that_equal_the_one_a_period_before(
     rows = np.array([(code, 0, 1) for code in codes], np.int32).reshape(-1, 3)
 
     def run(until: int, period: int) -> int:
-        return next(
-            (n for n in range(until - period) if codes[until - 1 - n] != codes[until - 1 - n - period]),
-            until - period,
-        )  # fmt: skip
+        last = until - 1
+        differs = (n for n in range(until - period) if codes[last - n] != codes[last - n - period])
+        return next(differs, until - period)
 
     looping = [
         any(run(until, period) >= max(most, 3 * period) for period in range(1, min(until, 49)))

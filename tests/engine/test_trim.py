@@ -1,4 +1,5 @@
-"""Leading near-silence is trimmed to a margin, nothing else is touched, and samples become s16le."""
+"""Leading near-silence is trimmed to a margin, nothing else is touched, and samples become
+s16le."""
 
 from __future__ import annotations
 

@@ -135,7 +135,8 @@ def test_no_words_is_fine() -> None:
 @given(
     sizes=st.lists(st.integers(1, 9000), min_size=1, max_size=30),
     speed=st.floats(0.4, 2.5),
-    text=st.lists(st.sampled_from(["a", "hello", "world.", "yes,", "internationally", "25", "你好", "?"]), min_size=1, max_size=20),
+    text=st.lists(st.sampled_from(["a", "hello", "world.", "yes,", "internationally", "25", "你好",
+    "?"]), min_size=1, max_size=20),
 )  # fmt: skip
 @settings(max_examples=60, deadline=None)
 def test_any_chunking_gives_the_same_words_and_times(

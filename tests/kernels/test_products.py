@@ -1,4 +1,5 @@
-"""Products with packed matrices: right for any sizes, nothing written that should not be, the same bits in any company."""
+"""Products with packed matrices: right for any sizes, nothing written that should not be, the same
+bits in any company."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A session without a room: an audio output that keeps what it was given, a text output, and a language model by rote."""
+"""A session without a room: an audio output that keeps what it was given, a text output, and a
+language model by rote."""
 
 from __future__ import annotations
 
@@ -160,7 +161,8 @@ class Stage:
 
 @contextlib.asynccontextmanager
 async def on_stage(speech: tts.TTS[Any], **options: Any) -> AsyncIterator[Stage]:
-    """A started session that hears nobody, speaks into a Recorder and captions in time with it, as in a room."""
+    """A started session that hears nobody, speaks into a Recorder and captions in time with it, as
+    in a room."""
     session: AgentSession[None] = AgentSession(
         tts=speech,
         vad=None,

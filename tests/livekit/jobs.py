@@ -1,9 +1,10 @@
-"""Run as a program: a LiveKit worker without a LiveKit server that takes two jobs at once; each says a sentence.
+"""Run as a program: a LiveKit worker without a LiveKit server that takes two jobs at once; each
+says a sentence.
 
     python -m tests.livekit.jobs process|thread FOLDER
 
-Every job leaves FOLDER/job-*.json about itself and FOLDER/job-*.pcm, what it heard itself say. With `thread` the jobs
-share one engine in this process; with `process` they speak through ORPHEUS_URL.
+Every job leaves FOLDER/job-*.json about itself and FOLDER/job-*.pcm, what it heard itself say. With
+`thread` the jobs share one engine in this process; with `process` they speak through ORPHEUS_URL.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Run as a program: the example agent, in whose rooms another agent takes over when a caller asks for it."""
+"""Run as a program: the example agent, in whose rooms another agent takes over when a caller asks
+for it."""
 
 from __future__ import annotations
 

@@ -49,7 +49,8 @@ def livekit_server(folder: Path) -> Iterator[str]:
     config = (
         f"port: {port}\n"
         "bind_addresses: [127.0.0.1]\n"
-        f"rtc: {{node_ip: 127.0.0.1, use_external_ip: false, tcp_port: {free_port()}, udp_port: {free_port()}}}\n"
+        f"rtc: {{node_ip: 127.0.0.1, use_external_ip: false, tcp_port: {free_port()}, udp_port:"
+        f" {free_port()}}}\n"
         f"keys: {{{KEY}: {SECRET!r}}}\n"
     )
     with (
@@ -90,7 +91,8 @@ class Worker:
 
 @contextlib.contextmanager
 def worker(url: str, folder: Path, program: Sequence[str], *steps: str) -> Iterator[Worker]:
-    """An agent in a worker that has joined the server, and has logged these steps; it starts a speech server."""
+    """An agent in a worker that has joined the server, and has logged these steps; it starts a
+    speech server."""
     state, log = folder / "state", folder / "worker.log"
     environment = agents_environment(url, state)
     with (

@@ -1,4 +1,5 @@
-"""What LiveKit is told when speech fails, how often it tries again, and what a session makes of it."""
+"""What LiveKit is told when speech fails, how often it tries again, and what a session makes of
+it."""
 
 from __future__ import annotations
 
@@ -311,7 +312,8 @@ async def test_bad_turns_do_not_end_a_session_that_could_speak_again(
 async def test_a_voice_that_does_not_exist_ends_the_session_as_livekit_has_it(
     speech: OrpheusTTS, tones: ToneEngine
 ) -> None:
-    """Four turns in a row that nothing could repair; it shows that the test above tests something."""
+    """Four turns in a row that nothing could repair; it shows that the test above tests
+    something."""
     tones.refusals = [UnknownVoice("no voice")] * 24
     closed = asyncio.Event()
     async with on_stage(speech) as stage:

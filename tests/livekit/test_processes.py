@@ -104,7 +104,8 @@ def test_importing_and_constructing_it_loads_no_model_code_and_starts_no_thread(
         "from orpheus_plugin.livekit import TTS\n"
         "speech = TTS()\n"
         "heavy = {'torch', 'snac', 'vllm', 'transformers', 'tokenizers'} & set(sys.modules)\n"
-        "print(speech.model, sorted(heavy), [t.name for t in threading.enumerate() if 'orpheus' in t.name])"
+        "print(speech.model, sorted(heavy), [t.name for t in threading.enumerate() if 'orpheus' in"
+        " t.name])"
     )
     assert run_python(code) == "orpheus [] []"
 

@@ -1,7 +1,8 @@
-"""Calls in rooms of a real LiveKit server, with the example agent and the bundled voice, spoken by a server of its own.
+"""Calls in rooms of a real LiveKit server, with the example agent and the bundled voice, spoken by
+a server of its own.
 
-They need LiveKit's server: `go install github.com/livekit/livekit-server/cmd/server@v1.9.11`. Its path is in
-LIVEKIT_SERVER, or it is on the PATH as livekit-server; without it they are skipped.
+They need LiveKit's server: `go install github.com/livekit/livekit-server/cmd/server@v1.9.11`. Its
+path is in LIVEKIT_SERVER, or it is on the PATH as livekit-server; without it they are skipped.
 """
 
 from __future__ import annotations

@@ -159,7 +159,8 @@ async def test_a_full_server_refuses_and_is_tried_again(server: RunningTestServe
 async def test_a_server_that_swallows_everything_times_out_as_often_as_was_asked(
     server: RunningTestServer, streamed: bool
 ) -> None:
-    """As LiveKit's own test: once within the time, then four errors for three retries, and no metrics."""
+    """As LiveKit's own test: once within the time, then four errors for three retries, and no
+    metrics."""
     async with Proxy(server.port) as proxy, OrpheusTTS(url=proxy.url) as speech:
         proxy.blocked = True
         events = Events(speech)

@@ -1,4 +1,5 @@
-"""Whole AgentSessions without a room: saying, replying, interrupting; and LiveKit's adapters around OrpheusTTS."""
+"""Whole AgentSessions without a room: saying, replying, interrupting; and LiveKit's adapters around
+OrpheusTTS."""
 
 from __future__ import annotations
 

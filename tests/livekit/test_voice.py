@@ -1,4 +1,5 @@
-"""The bundled voice through LiveKit, judged by a recogniser: what a caller hears, from a session, a job, the example."""
+"""The bundled voice through LiveKit, judged by a recogniser: what a caller hears, from a session, a
+job, the example."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ REPLY = (
     "We will have dinner together at seven."
 )
 MOST_WRONG = 0.2
-"""LiveKit's own bar. What the voice can do is measured by its own benchmark, on two hundred sentences."""
+"""LiveKit's own bar. What the voice can do is measured by its own benchmark, on two hundred
+sentences."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -113,8 +115,9 @@ def test_an_interrupted_session_remembers_the_words_that_were_heard(
 ) -> None:
     """Heard in a time of its own, and cut at many places.
 
-    LiveKit takes words in by a clock that counts whole syllables, at its own rate until it has all of a reply: having shown
-    a word a syllable early, it may wait for the next one as long as that word and a syllable take.
+    LiveKit takes words in by a clock that counts whole syllables, at its own rate until it has all
+    of a reply: having shown a word a syllable early, it may wait for the next one as long as that
+    word and a syllable take.
     """
 
     async def interrupt(cut_s: float) -> tuple[list[str], float]:

@@ -52,7 +52,8 @@ def stream(
 
 
 def flux(sound: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Spectral flux every ``HOP`` samples: the rise of the log spectrum from one window to the next."""
+    """Spectral flux every ``HOP`` samples: the rise of the log spectrum from one window to the
+    next."""
     windows = np.lib.stride_tricks.sliding_window_view(sound, WINDOW)[::HOP] * np.hanning(WINDOW)
     spectrum = np.log(np.abs(np.fft.rfft(windows)) + 1e-3)
     rise: NDArray[np.float64] = np.maximum(np.diff(spectrum, axis=0), 0).mean(axis=1)
@@ -71,7 +72,8 @@ def at_joins(sound: NDArray[np.float32], joins: NDArray[np.int64]) -> tuple[Any,
 
 
 def stands_out(joined: Any, others: Any) -> bool:
-    """Whether joins have more flux than other places have: in the middle or at the top of the distribution."""
+    """Whether joins have more flux than other places have: in the middle or at the top of the
+    distribution."""
     return bool(
         np.median(joined) > np.quantile(others, 0.6)
         or (joined > np.quantile(others, 0.99)).mean() > 0.03
@@ -97,7 +99,8 @@ def test_flux_at_joins_is_as_anywhere_else(spoken: list[NDArray[np.int64]]) -> N
 
 
 def test_a_seam_would_be_seen(spoken: list[NDArray[np.int64]]) -> None:
-    """Decoding each frame by itself, without the state of the one before, clicks: the measure above finds it."""
+    """Decoding each frame by itself, without the state of the one before, clicks: the measure above
+    finds it."""
     streaming = open_decoder(MODEL / "snac", slots=1)
     pieces = []
     for codes in spoken:

@@ -1,4 +1,5 @@
-"""Does the bundled voice say what it is told to, and naturally? Twenty held-out sentences are judged."""
+"""Does the bundled voice say what it is told to, and naturally? Twenty held-out sentences are
+judged."""
 
 from __future__ import annotations
 
@@ -11,12 +12,13 @@ from training.judge import errors, words
 
 SENTENCES = 20
 MOST_WRONG = 0.25
-"""Measured 0.13 on all 200 when the files were made (teacher 0.04). Twenty sentences are few and sampling differs between
-machines; the figure that counts is the benchmark's."""
+"""Measured 0.13 on all 200 when the files were made (teacher 0.04). Twenty sentences are few and
+sampling differs between machines; the figure that counts is the benchmark's."""
 
 
 LEAST_NATURAL = 2.2
-"""Mean opinion score by DistillMOS. The shipped files have 2.78 on all 200 sentences and 2.54 on these."""
+"""Mean opinion score by DistillMOS. The shipped files have 2.78 on all 200 sentences and 2.54 on
+these."""
 
 
 @pytest.mark.timeout(600)
@@ -28,7 +30,8 @@ def test_held_out_sentences_are_understood_and_sound_natural(
     record_property(
         "bundled voice",
         f"word error rate {100 * figures['wer']:.1f} % on {SENTENCES} held-out sentences"
-        f" (teacher {100 * figures['teacher_wer']:.1f} %), naturalness {figures['natural']:.2f} of 5"
+        f" (teacher {100 * figures['teacher_wer']:.1f} %), naturalness {figures['natural']:.2f} of"
+        " 5"
         f" (teacher {figures['teacher_natural']:.2f})",
     )
     assert figures["wer"] <= MOST_WRONG, [(s.text, s.heard) for s in found if s.wrong]

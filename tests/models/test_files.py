@@ -1,4 +1,5 @@
-"""Names, voices, and finding and downloading files: against directories laid out like the hub's cache."""
+"""Names, voices, and finding and downloading files: against directories laid out like the hub's
+cache."""
 
 from __future__ import annotations
 
@@ -77,7 +78,8 @@ class Refusal(Exception):
 
 
 def hub(cache: Path, answers: dict[str, Exception | Callable[[Path], object]]) -> Any:
-    """A stand-in for snapshot_download: what each repository answers. Keeps its calls in `.calls`."""
+    """A stand-in for snapshot_download: what each repository answers. Keeps its calls in
+    `.calls`."""
     calls: list[dict[str, Any]] = []
 
     def snapshot(**keywords: Any) -> str:
@@ -390,7 +392,10 @@ def test_the_hubs_own_client_offline_gives_one_clear_line(cache: Path) -> None:
 
 
 def test_models_and_vocabulary_import_without_torch() -> None:
-    code = "import sys, orpheus_plugin.models.files, orpheus_plugin.tokens.vocabulary; sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys, orpheus_plugin.models.files, orpheus_plugin.tokens.vocabulary;"
+        " sys.exit('torch' in sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 

@@ -102,7 +102,8 @@ def metrics(frames: Sequence[Frame], kind: type[MetricsData]) -> list[MetricsDat
 
 
 def end_servers(state: Path) -> None:
-    """End the speech servers that were started with this state directory; by themselves they wait for more users."""
+    """End the speech servers that were started with this state directory; by themselves they wait
+    for more users."""
     for record in state.glob("server-*.json"):
         with contextlib.suppress(OSError, ValueError):
             os.kill(json.loads(record.read_text("utf-8"))["pid"], signal.SIGTERM)

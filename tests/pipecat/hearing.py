@@ -23,10 +23,12 @@ STEP_ASIDE = 0.1
 """What it costs to lay two steps of one sound beside one of the other, in decades of level."""
 
 MOST_APART = 0.5
-"""Decades of level that two steps can be apart at most: a hole is then not worth a detour to the next pause."""
+"""Decades of level that two steps can be apart at most: a hole is then not worth a detour to the
+next pause."""
 
 UNDERSTOOD = 0.6
-"""Share of words by which a text is recognised as what was said: babble of the same voice has next to none."""
+"""Share of words by which a text is recognised as what was said: babble of the same voice has next
+to none."""
 
 
 def recognise(samples: npt.NDArray[np.int16], rate: int) -> list[str]:
@@ -39,7 +41,8 @@ def recognise(samples: npt.NDArray[np.int16], rate: int) -> list[str]:
 
 
 def understood(text: str, samples: npt.NDArray[np.int16], rate: int) -> float:
-    """The share of a text's words that the recogniser heard, in order. The bundled voice is small: not all of them."""
+    """The share of a text's words that the recogniser heard, in order. The bundled voice is small:
+    not all of them."""
     said = re.findall(r"[a-z0-9']+", text.lower())
     heard = recognise(samples, rate)
     matcher = difflib.SequenceMatcher(None, said, heard, autojunk=False)
@@ -75,10 +78,12 @@ def empty_frames(samples: npt.NDArray[np.int16], rate: int) -> int:
 def holes(
     heard: npt.NDArray[np.int16], heard_rate: int, made: npt.NDArray[np.int16], made_rate: int
 ) -> list[float]:
-    """The stretches, in seconds, that are dead silence as they were heard, but not as they were made.
+    """The stretches, in seconds, that are dead silence as they were heard, but not as they were
+    made.
 
-    The two are laid side by side first, sound on sound and pause on pause, in steps of 10 ms: so pauses of the voice are no
-    holes, and a player that stretches or shortens speech a little makes none. Both hold the same speech and no other.
+    The two are laid side by side first, sound on sound and pause on pause, in steps of 10 ms: so
+    pauses of the voice are no holes, and a player that stretches or shortens speech a little makes
+    none. Both hold the same speech and no other.
     """
     ours, theirs = (
         _speech(levels(samples, rate)) for samples, rate in ((heard, heard_rate), (made, made_rate))
@@ -113,7 +118,8 @@ def _speech(levels: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 def _side_by_side(
     heard: npt.NDArray[np.float64], made: npt.NDArray[np.float64], band: int = 150
 ) -> list[slice]:
-    """For each step of one sound the steps of the other it is beside: the cheapest monotonic way through both.
+    """For each step of one sound the steps of the other it is beside: the cheapest monotonic way
+    through both.
 
     No more than `band` steps off the straight line, or off the other's length.
     """

@@ -1,4 +1,5 @@
-"""The listener's half of `watched`: starts the agent, opens its page in Chromium, types, and reads what was put down."""
+"""The listener's half of `watched`: starts the agent, opens its page in Chromium, types, and reads
+what was put down."""
 
 from __future__ import annotations
 
@@ -27,14 +28,16 @@ SENT_STEP = SAMPLE_RATE // 100
 
 @contextlib.asynccontextmanager
 async def watched_bot(folder: Path, *options: str) -> AsyncIterator[str]:
-    """The bot as a user starts it, on a free port, watched. Yields the page's address; output goes to FOLDER/output."""
+    """The bot as a user starts it, on a free port, watched. Yields the page's address; output goes
+    to FOLDER/output."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("OPENAI_", "ORPHEUS_"))}
     with (folder / "output").open("wb") as out:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tests.pipecat.watched", str(folder), "--port", str(port), *options,
+            sys.executable, "-m", "tests.pipecat.watched", str(folder), "--port", str(port),
+            *options,
             stdout=out, stderr=out, cwd=ROOT,
             env={**environment, "OMP_NUM_THREADS": "1", "ORPHEUS_STATE_DIR": str(folder)},
         )  # fmt: skip

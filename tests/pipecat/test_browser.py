@@ -1,4 +1,5 @@
-"""The example agent in a real browser: Chromium opens Pipecat's page, connects, types, and records what it receives."""
+"""The example agent in a real browser: Chromium opens Pipecat's page, connects, types, and records
+what it receives."""
 
 from __future__ import annotations
 
@@ -22,7 +23,10 @@ from tests.pipecat.hearing import (
 from tests.pipecat.listening import Record, connect, say, silence, speech, watched_bot
 from tests.support.chromium import RECORD_RATE, browse, find_chromium
 
-GREETING = "Hello there, and welcome. What would you like to talk about today? You can stop me at any time."
+GREETING = (
+    "Hello there, and welcome. What would you like to talk about today?"
+    " You can stop me at any time."
+)
 
 STRICT = bool(os.environ.get("ORPHEUS_STRICT_TIMING"))
 """Also assert what only holds where processor time is there when it is needed."""
@@ -50,17 +54,20 @@ async def test_the_page_is_greeted_and_an_interruption_silences_the_agent(
 
     [made] = greeted.replies()
     assert understood(GREETING, made, SAMPLE_RATE) >= UNDERSTOOD
-    # Nothing gets lost on its way from the agent to the page, but for what the browser itself says it had to make up.
+    # Nothing gets lost on its way from the agent to the page, but for what the browser itself says
+    # it had to make up.
     lost_s = sum(holes(greeting, RECORD_RATE, greeted.sent.reshape(-1), SAMPLE_RATE))
     assert lost_s <= concealed / RECORD_RATE + 0.01
     late = holes(greeting, RECORD_RATE, made, SAMPLE_RATE)
     record_property("browser", f"{1e3 * sum(late):.0f} ms of the greeting's speech were silent")
-    # A few gaps are no matter of the words; in shreds, as on a machine that cannot keep up, nobody can tell them.
+    # A few gaps are no matter of the words; in shreds, as on a machine that cannot keep up, nobody
+    # can tell them.
     if sum(late) < 0.25 * len(made) / SAMPLE_RATE:
         words = without_silence(greeting, RECORD_RATE)
         assert understood(GREETING, words, RECORD_RATE) >= UNDERSTOOD
 
-    # The transport sends no more than it was just writing, and the page plays no more than was sent and it made up.
+    # The transport sends no more than it was just writing, and the page plays no more than was sent
+    # and it made up.
     [*_, stopped] = record.between("transport silenced")
     story = record.sent[record.sent_at > stopped["at"]]
     assert (levels(story.reshape(-1), SAMPLE_RATE) > AUDIBLE).sum() <= 4

@@ -94,7 +94,8 @@ late = pytest.mark.parametrize("late", [False, True], ids=["at once", "late"])
 
 @late
 async def test_a_reply_waits_for_the_place_of_the_one_it_interrupted(late: bool) -> None:
-    """The engine takes its time to let go, and has room for one turn: that is no reason to be silent."""
+    """The engine takes its time to let go, and has room for one turn: that is no reason to be
+    silent."""
     engine = ToneEngine(speed=2, max_turns=1, release_s=0.2, refuses_late=late)
     frames = [*reply(THREE), SleepFrame(sleep=0.3), InterruptionFrame(), *reply("Yes? I am here.")]
     down, errors = await run(OrpheusTTS(engine=engine), frames)
@@ -260,7 +261,8 @@ async def test_a_service_written_off_is_usable_again_when_its_engine_is_back() -
 
 
 async def test_a_busy_engine_is_waited_for_and_its_audio_has_one_started_and_one_stopped() -> None:
-    """Pipecat by itself ends the context after three seconds and lets the audio follow it, orphaned."""
+    """Pipecat by itself ends the context after three seconds and lets the audio follow it,
+    orphaned."""
     engine = ToneEngine(first_s=3.3)
     down, errors = await run(OrpheusTTS(engine=engine), reply("Hello there."))
     assert kinds(down)[-4:] == [

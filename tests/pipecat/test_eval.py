@@ -1,4 +1,5 @@
-"""Pipecat's own evaluation of the example agent, offline: typed turns, and a local Whisper that listens to it."""
+"""Pipecat's own evaluation of the example agent, offline: typed turns, and a local Whisper that
+listens to it."""
 
 from __future__ import annotations
 
@@ -27,13 +28,15 @@ def test_the_agent_passes_the_eval_scenarios(tmp_path: Path) -> None:
     done = subprocess.run(
         [
             sys.executable, "-m", "pipecat.evals", "suite", "tests/pipecat/evals/manifest.yaml",
-            "--runs-dir", str(tmp_path), "--timeout", "30", "--base-port", str(17_900 + os.getpid() % 1_000),
+            "--runs-dir", str(tmp_path), "--timeout", "30", "--base-port",
+            str(17_900 + os.getpid() % 1_000),
         ],
         capture_output=True,
         text=True,
         timeout=200,
         cwd=ROOT,
-        env={**environment, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ORPHEUS_STATE_DIR": str(tmp_path)},
+        env={**environment, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
+        "ORPHEUS_STATE_DIR": str(tmp_path)},
     )  # fmt: skip
     end_servers(tmp_path)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]

@@ -88,7 +88,8 @@ async def test_a_second_utterance_is_taken_on_while_the_first_is_heard() -> None
     contexts = [f.context_id for f in down if isinstance(f, TTSStartedFrame | TTSStoppedFrame)]
     assert contexts[0] == contexts[1] != contexts[2] == contexts[3]
     assert [k for k in kinds(down) if k.startswith("TTS") or k == "speech"] == [
-        "TTSStartedFrame", "speech", "TTSStoppedFrame", "TTSStartedFrame", "speech", "TTSStoppedFrame",
+        "TTSStartedFrame", "speech", "TTSStoppedFrame", "TTSStartedFrame", "speech",
+        "TTSStoppedFrame",
     ]  # fmt: skip
 
 
@@ -172,7 +173,8 @@ async def test_in_token_mode_a_whole_reply_is_one_turn() -> None:
 
 
 async def test_in_token_mode_a_reply_without_a_word_is_a_moment_of_silence() -> None:
-    """Its context is open before it shows that nothing follows; Pipecat takes one without audio for a failure."""
+    """Its context is open before it shows that nothing follows; Pipecat takes one without audio for
+    a failure."""
     tts = OrpheusTTS(engine=ToneEngine(), text_aggregation_mode=TextAggregationMode.TOKEN)
     down, errors = await run(tts, reply("..."))
     assert 0 < seconds(down) <= 0.2

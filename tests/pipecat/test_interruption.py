@@ -1,4 +1,5 @@
-"""The user speaks: silence, an engine with nothing of the reply in it, and a memory of what was heard."""
+"""The user speaks: silence, an engine with nothing of the reply in it, and a memory of what was
+heard."""
 
 from __future__ import annotations
 
@@ -41,7 +42,8 @@ async def test_after_an_interruption_only_words_that_were_reached_are_remembered
 
 
 async def test_the_interruption_does_not_wait_for_the_engine() -> None:
-    """The engine may take its time to let go; the frame that silences the transport goes on at once."""
+    """The engine may take its time to let go; the frame that silences the transport goes on at
+    once."""
     engine = ToneEngine(speed=2)
     slow = engine.open_turn
 

@@ -62,7 +62,8 @@ async def test_warming_readies_the_engine_every_service_of_the_process_will_use(
 async def test_an_engine_still_loading_is_said_clearly_and_taken_when_it_is_there(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Pipecat abandons a pipeline that is not set up in 20 s; this one starts, and says what to do."""
+    """Pipecat abandons a pipeline that is not set up in 20 s; this one starts, and says what to
+    do."""
     monkeypatch.setattr(service, "READY_TIMEOUT_S", 0.1)
     tts = OrpheusTTS(engine=ToneEngine(start_s=0.4))
     down, errors = await run(

@@ -1,4 +1,5 @@
-"""The agent's memory: the language model's context holds what the listener heard, not what was planned."""
+"""The agent's memory: the language model's context holds what the listener heard, not what was
+planned."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ from tests.pipecat.tones import WORD_S, ToneEngine
 from tests.support.virtual_time import in_virtual_time
 
 LONG = (
-    "Once there was a lighthouse at the end of a long road. Every evening a keeper climbed its stairs."
+    "Once there was a lighthouse at the end of a long road. Every evening a keeper climbed its"
+    " stairs."
     " One night the wind was so strong that no ship could find the harbour."
 )
 
@@ -35,7 +37,8 @@ async def converse(
     *steps: list[Frame] | float | Callable[[], bool],
     settings: OrpheusTTSSettings | None = None,
 ) -> list[str]:
-    """Frames, seconds to wait, and what to wait for, before a listener who hears at the speed of life.
+    """Frames, seconds to wait, and what to wait for, before a listener who hears at the speed of
+    life.
 
     Returns what the agent remembers having said.
     """

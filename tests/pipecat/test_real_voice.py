@@ -120,7 +120,8 @@ def clear_speech(mini_engine: LocalEngine) -> list[TurnEvent]:
 async def test_the_agent_remembers_the_words_that_were_heard(
     clear_speech: list[TurnEvent], cut_s: float, tmp_path: Path
 ) -> None:
-    """Where each word begins is told by the recogniser, in the whole sentence; where it was cut, by the sample."""
+    """Where each word begins is told by the recogniser, in the whole sentence; where it was cut, by
+    the sample."""
     whole = sound_of(clear_speech)
     path = tmp_path / "heard.wav"
     [remembered] = await converse(

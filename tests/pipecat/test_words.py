@@ -23,7 +23,8 @@ from tests.pipecat.tones import WORD_S, ToneEngine
 
 
 class Heard(OrpheusTTS):
-    """Listens at the service's output to a player that plays at once, and notes times on the pipeline's clock."""
+    """Listens at the service's output to a player that plays at once, and notes times on the
+    pipeline's clock."""
 
     def listen(self) -> Heard:
         self.playing_until = 0.0

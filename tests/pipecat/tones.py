@@ -1,4 +1,5 @@
-"""A speech engine without a model: every word is a quarter of a second of tone. The turns are real ones."""
+"""A speech engine without a model: every word is a quarter of a second of tone. The turns are real
+ones."""
 
 from __future__ import annotations
 

@@ -2,9 +2,9 @@
 
     python -m tests.pipecat.watched FOLDER [options of bot.py]
 
-FOLDER gets `events` (lines of JSON), and sound, mono s16le at 24 kHz: `made` is what the service pushed, `sent` what the
-WebRTC track gave away, with `sent.at`, the time of each 10 ms of it as a double. Used by the browser test and by
-benchmarks/pipecat_loop.py.
+FOLDER gets `events` (lines of JSON), and sound, mono s16le at 24 kHz: `made` is what the service
+pushed, `sent` what the WebRTC track gave away, with `sent.at`, the time of each 10 ms of it as a
+double. Used by the browser test and by benchmarks/pipecat_loop.py.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ SHOW_S = 0.015
 class Watch:
     """Notes events as lines of JSON, and how late the event loop runs a beat every 2 ms.
 
-    What other processes took of the cores is counted apart: on a busy machine it is most of it. So is the loop's own
-    work, in seconds of the processor: no other process changes that.
+    What other processes took of the cores is counted apart: on a busy machine it is most of it. So
+    is the loop's own work, in seconds of the processor: no other process changes that.
     """
 
     def __init__(self, folder: Path) -> None:

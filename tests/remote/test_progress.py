@@ -20,7 +20,8 @@ TEXT = (
 
 
 def spoken(text: str) -> list[TurnEvent]:
-    """As a server speaks it: all words of a sentence ahead of its audio, a chunk for every third of a word."""
+    """As a server speaks it: all words of a sentence ahead of its audio, a chunk for every third of
+    a word."""
     events: list[TurnEvent] = []
     position = 0
     for index, sentence in enumerate(re.findall(r"[^.!]+[.!]?", text)):

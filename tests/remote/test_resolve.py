@@ -21,7 +21,8 @@ ADDRESS = "http://127.0.0.1:9"
 
 @pytest.fixture(autouse=True)
 def in_process(monkeypatch: pytest.MonkeyPatch) -> dict[EngineConfig, ToneEngine]:
-    """Engines of this process speak in tones here; no other of the environment's variables is set."""
+    """Engines of this process speak in tones here; no other of the environment's variables is
+    set."""
     made: dict[EngineConfig, ToneEngine] = {}
     monkeypatch.setattr(
         local, "shared_engine", lambda config: made.setdefault(config, ToneEngine())

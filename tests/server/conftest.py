@@ -27,7 +27,8 @@ def started_engine(crafted_files: ModelFiles) -> Iterator[LocalEngine]:
 
 @pytest.fixture
 async def engine(started_engine: LocalEngine) -> AsyncIterator[SpeechEngine]:
-    """The crafted model, eight turns at once; servers that end leave it running. Nothing may be left on it."""
+    """The crafted model, eight turns at once; servers that end leave it running. Nothing may be
+    left on it."""
     yield KeptOpen(started_engine)
     async with asyncio.timeout(5):
         while started_engine.health().active_turns:

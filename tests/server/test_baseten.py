@@ -1,4 +1,5 @@
-"""Baseten's Orpheus protocol: its own clients send words, LiveKit's plugin an LLM's deltas; both are understood."""
+"""Baseten's Orpheus protocol: its own clients send words, LiveKit's plugin an LLM's deltas; both
+are understood."""
 
 from __future__ import annotations
 

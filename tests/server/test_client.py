@@ -1,4 +1,5 @@
-"""RemoteEngine against servers that come, go and misbehave. What it shares with LocalEngine is in the contract suite."""
+"""RemoteEngine against servers that come, go and misbehave. What it shares with LocalEngine is in
+the contract suite."""
 
 from __future__ import annotations
 
@@ -533,7 +534,8 @@ async def test_a_login_in_the_address_shows_nowhere(caplog: pytest.LogCaptureFix
 def test_importing_the_client_loads_no_model_code() -> None:
     code = (
         "import sys, orpheus_plugin.remote.engine as c; "
-        "print([m for m in ('torch', 'vllm', 'transformers', 'tokenizers', 'av', 'prometheus_client') if m in sys.modules])"
+        "print([m for m in ('torch', 'vllm', 'transformers', 'tokenizers', 'av',"
+        " 'prometheus_client') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -1,4 +1,5 @@
-"""Wrong input in quantity, and clients and engines that die; the full-size runs are benchmarks/server_faults.py."""
+"""Wrong input in quantity, and clients and engines that die; the full-size runs are
+benchmarks/server_faults.py."""
 
 from __future__ import annotations
 

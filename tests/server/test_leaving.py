@@ -1,4 +1,5 @@
-"""Clients that leave at any moment: their places are free at once, and the next client is served."""
+"""Clients that leave at any moment: their places are free at once, and the next client is
+served."""
 
 from __future__ import annotations
 

@@ -253,8 +253,9 @@ async def test_livekits_published_plugin_speaks_through_us(server: RunningTestSe
 
         async def main():
             async with aiohttp.ClientSession() as session:
-                tts = baseten.TTS(model="qwen3-tts", api_key="any", voice="tara", word_timestamps=True,
-                    model_endpoint="{server.ws_url}{omni.PATH}", http_session=session)
+                tts = baseten.TTS(model="qwen3-tts", api_key="any", voice="tara",
+                    word_timestamps=True, model_endpoint="{server.ws_url}{omni.PATH}",
+                    http_session=session)
                 for _ in range(2):
                     async with tts.stream() as stream:
                         for delta in ["Hel", "lo", " there", ".", " How", " are", " you", "?"]:
@@ -262,7 +263,9 @@ async def test_livekits_published_plugin_speaks_through_us(server: RunningTestSe
                         stream.flush()
                         stream.end_input()
                         heard = [audio async for audio in stream]
-                        words = [w for audio in heard for w in audio.frame.userdata.get("lk.timed_transcripts", [])]
+                        words = []
+                        for audio in heard:
+                            words += audio.frame.userdata.get("lk.timed_transcripts", [])
                         print(sum(audio.frame.duration for audio in heard), "".join(words).split())
                 print((await tts.synthesize("...").collect()).duration, [])
                 await tts.aclose()

@@ -1,4 +1,5 @@
-"""`orpheus-tts serve` as a process: it starts, is killed, ends in order, and survives a full disk."""
+"""`orpheus-tts serve` as a process: it starts, is killed, ends in order, and survives a full
+disk."""
 # ruff: noqa: ASYNC220, ASYNC240 - a test may wait for a process
 
 from __future__ import annotations
@@ -99,7 +100,8 @@ async def test_what_it_loaded_is_not_collected_over_and_over(
         "-c",
         "import gc, signal, sys\n"
         "def tell(*_):\n"
-        "    print('frozen', gc.get_freeze_count(), 'of', gc.get_freeze_count() + len(gc.get_objects()), flush=True)\n"
+        "    print('frozen', gc.get_freeze_count(), 'of', gc.get_freeze_count() +"
+        " len(gc.get_objects()), flush=True)\n"
         "signal.signal(signal.SIGUSR1, tell)\n"
         "from orpheus_plugin.cli.main import main\n"
         "sys.exit(main(['serve', '--device', 'cpu', *sys.argv[1:]]))\n",

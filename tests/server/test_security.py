@@ -1,4 +1,5 @@
-"""Who is let in: keys, origins, host names, addresses to listen on, and how much a client may send."""
+"""Who is let in: keys, origins, host names, addresses to listen on, and how much a client may
+send."""
 
 from __future__ import annotations
 

@@ -1,10 +1,12 @@
 """Orpheus checkpoints made on the spot, with no network: the full vocabulary on a tiny Llama.
 
-`crafted_checkpoint` has weights set by hand so that any engine, without a mask, emits well-formed frames from it: every
-audio id makes an id of the next slot the only likely one (which code is as good as random), text makes slot 0 follow, and
-the stop id is possible only after slot 6. `random_checkpoint` has nothing but noise: for comparing engines' arithmetic.
+`crafted_checkpoint` has weights set by hand so that any engine, without a mask, emits well-formed
+frames from it: every audio id makes an id of the next slot the only likely one (which code is as
+good as random), text makes slot 0 follow, and the stop id is possible only after slot 6.
+`random_checkpoint` has nothing but noise: for comparing engines' arithmetic.
 
-Both are made once and kept in the system's temporary directory, under a name that holds everything they depend on.
+Both are made once and kept in the system's temporary directory, under a name that holds everything
+they depend on.
 """
 
 from __future__ import annotations
@@ -33,9 +35,11 @@ _LLAMA3_SPECIALS = {0: "<|begin_of_text|>", 1: "<|end_of_text|>", 6: "<|start_he
 
 
 def write_tokenizer(folder: Path, text: int = FULL_TEXT) -> int:
-    """Write a tokenizer.json laid out as Orpheus': bytes, filler up to `text`, 256 specials, custom tokens.
+    """Write a tokenizer.json laid out as Orpheus': bytes, filler up to `text`, 256 specials, custom
+    tokens.
 
-    Its template adds a bos, as Llama's does. Returns the number of ids: 156,940 for the full text vocabulary.
+    Its template adds a bos, as Llama's does. Returns the number of ids: 156,940 for the full text
+    vocabulary.
     """
     vocab = {symbol: i for i, symbol in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     vocab |= {f"<filler_{i}>": i for i in range(len(vocab), text)}
@@ -61,12 +65,15 @@ def write_tokenizer(folder: Path, text: int = FULL_TEXT) -> int:
         "pre_tokenizer": level,
         "post_processor": {
             "type": "TemplateProcessing",
-            "single": [{"SpecialToken": {"id": bos, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
-            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+            "single": [{"SpecialToken": {"id": bos, "type_id": 0}},
+            {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}},
+            {"Sequence": {"id": "B", "type_id": 1}}],
             "special_tokens": {bos: {"id": bos, "ids": [text], "tokens": [bos]}},
         },
         "decoder": level,
-        "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
+        "model": {"type": "BPE", "dropout": None, "unk_token": None,
+        "continuing_subword_prefix": None,
                   "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False,
                   "ignore_merges": False, "vocab": vocab, "merges": []},
     }  # fmt: skip
@@ -126,7 +133,8 @@ def llama_config(
 def random_weights(
     config: dict[str, Any], seed: int = 0, scale: float = 0.05, device: str = "cpu"
 ) -> dict[str, torch.Tensor]:
-    """Weights of a Llama of that config, by the names of Hugging Face checkpoints; bf16 on a GPU."""
+    """Weights of a Llama of that config, by the names of Hugging Face checkpoints; bf16 on a
+    GPU."""
     noise = torch.Generator(device).manual_seed(seed)
     kind = torch.float32 if device == "cpu" else torch.bfloat16
 
@@ -158,7 +166,8 @@ def random_weights(
 
 
 def _craft(weights: dict[str, torch.Tensor], config: dict[str, Any], stop: float) -> None:
-    """Set the weights so that slot follows slot. Dimension s of the residual stream says "this is slot s", 7 "text"."""
+    """Set the weights so that slot follows slot. Dimension s of the residual stream says "this is
+    slot s", 7 "text"."""
     device = weights["model.norm.weight"].device
     hidden, vocab = config["hidden_size"], config["vocab_size"]
     audio = vocab - AUDIO_IDS - 2
@@ -185,7 +194,8 @@ def _craft(weights: dict[str, torch.Tensor], config: dict[str, Any], stop: float
         if name.endswith("layernorm.weight") or name == "model.norm.weight":
             tensor.fill_(1)
         if config["num_hidden_layers"] > 8 and name.endswith(("o_proj.weight", "down_proj.weight")):
-            tensor.zero_()  # the noise of many blocks would drown the slot; they are computed all the same
+            # The noise of many blocks would hide the slot; they are computed all the same.
+            tensor.zero_()
     weights["model.embed_tokens.weight"] = embedding
     weights["lm_head.weight"] = head
 
@@ -215,9 +225,11 @@ def crafted_checkpoint(
     """A checkpoint that emits well-formed frames and ends each utterance by itself.
 
     Args:
-        stop: chance of the end after each frame, at temperature 0.6; 0 never ends, 1 ends after the first frame.
+        stop: chance of the end after each frame, at temperature 0.6; 0 never ends, 1 ends after the
+            first frame.
         hidden: width; by default with heads of 32 and half as many key-value heads.
-        text: size of the text vocabulary; SMALL_TEXT makes a checkpoint of 4M parameters instead of 20M.
+        text: size of the text vocabulary; SMALL_TEXT makes a checkpoint of 4M parameters instead of
+            20M.
         device: where the weights are made up; for large models a GPU, which takes seconds.
         shape: heads, kv_heads, head_dim and inner as in `llama_config`.
     """
@@ -248,7 +260,8 @@ def random_checkpoint(*, text: int = SMALL_TEXT, seed: int = 0, **shape: Any) ->
 
 
 def kept(key: object, make: Callable[[Path], None]) -> Path:
-    """The directory of that key, made if it is not there yet; safe with several processes at once."""
+    """The directory of that key, made if it is not there yet; safe with several processes at
+    once."""
     digest = hashlib.sha256(repr((_VERSION, key)).encode()).hexdigest()[:16]
     shelf = Path(tempfile.gettempdir()) / f"orpheus-test-checkpoints-{os.getuid()}"
     folder = shelf / digest

@@ -1,4 +1,5 @@
-"""Headless Chromium over its DevTools protocol: opens a page, types, records what comes over WebRTC and is heard."""
+"""Headless Chromium over its DevTools protocol: opens a page, types, records what comes over WebRTC
+and is heard."""
 
 from __future__ import annotations
 
@@ -39,7 +40,8 @@ RECORDER = """
     heard.began = 0;
     const context = new AudioContext({sampleRate: RATE, latencyHint: 'interactive'});
     await context.resume();
-    await context.audioWorklet.addModule(URL.createObjectURL(new Blob([worklet], {type: 'text/javascript'})));
+    const module = new Blob([worklet], {type: 'text/javascript'});
+    await context.audioWorklet.addModule(URL.createObjectURL(module));
     const tap = new AudioWorkletNode(context, 'tap', {numberOfOutputs: 1});
     tap.port.onmessage = ({data: [block, at, audible]}) => {
       if (!heard.began) heard.began = at;
@@ -56,7 +58,8 @@ RECORDER = """
       super(...args);
       window.__peer = this;
       this.addEventListener('track', (event) => {
-        if (event.track.kind === 'audio') record(event.streams[0] || new MediaStream([event.track]));
+        if (event.track.kind === 'audio')
+          record(event.streams[0] || new MediaStream([event.track]));
       });
     }
   };
@@ -78,7 +81,8 @@ TAKE = """
     for (const x of block) all[at++] = Math.max(-32768, Math.min(32767, Math.round(x * 32767)));
   let text = '';
   const bytes = new Uint8Array(all.buffer);
-  for (let i = 0; i < bytes.length; i += 32768) text += String.fromCharCode(...bytes.subarray(i, i + 32768));
+  for (let i = 0; i < bytes.length; i += 32768)
+    text += String.fromCharCode(...bytes.subarray(i, i + 32768));
   return btoa(text);
 })()
 """
@@ -161,7 +165,8 @@ class Page:
         return int(await self.run("window.__heard.blocks.length")) * 128
 
     async def audible(self, since: int = 0) -> tuple[float, float]:
-        """Seconds from a sample to the last audible one so far (0: none), and from that one to now."""
+        """Seconds from a sample to the last audible one so far (0: none), and from that one to
+        now."""
         loud, now = await self.run("[window.__heard.loud, window.__heard.blocks.length]")
         last = max(since, (int(loud) + 1) * 128)
         return (last - since) / RECORD_RATE, (int(now) * 128 - last) / RECORD_RATE
@@ -173,18 +178,21 @@ class Page:
         return float(at) / 1000 + (sample % 128) / RECORD_RATE
 
     async def receiver(self) -> dict[str, float]:
-        """WebRTC's own counts of the audio received: concealed samples, the jitter buffer's delay and the like."""
+        """WebRTC's own counts of the audio received: concealed samples, the jitter buffer's delay
+        and the like."""
         found = await self.run(
             "(async () => { for (const r of (await window.__peer.getStats()).values())"
             " if (r.type === 'inbound-rtp' && r.kind === 'audio')"
-            " return Object.fromEntries(Object.entries(r).filter(([, v]) => typeof v === 'number')); })()"
+            " return Object.fromEntries(Object.entries(r).filter(([, v]) => typeof v ==="
+            " 'number')); })()"
         )
         return dict(found)
 
 
 @contextlib.asynccontextmanager
 async def browse(url: str) -> AsyncIterator[Page]:
-    """A page at `url` whose incoming audio is recorded. Its microphone is Chromium's fake one, and muted by the caller."""
+    """A page at `url` whose incoming audio is recorded. Its microphone is Chromium's fake one, and
+    muted by the caller."""
     chromium = find_chromium()
     assert chromium is not None
     profile = tempfile.mkdtemp(prefix="orpheus-chromium-")

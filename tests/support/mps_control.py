@@ -1,4 +1,5 @@
-"""A stand-in for nvidia-cuda-mps-control, which needs a GPU: the commands that are used, with the daemon's answers."""
+"""A stand-in for nvidia-cuda-mps-control, which needs a GPU: the commands that are used, with the
+daemon's answers."""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ for line in sys.stdin:
 
 
 def write_control(folder: Path, *, clients: tuple[int, ...] = (), broken: str = "") -> Path:
-    """Write the program into a folder to be put on the PATH; started, it leaves its directory's path in `directory` there.
+    """Write the program into a folder to be put on the PATH; started, it leaves its directory's
+    path in `directory` there.
 
     broken: why the daemon does not start.
     """

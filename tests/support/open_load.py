@@ -1,6 +1,8 @@
-"""An engine under an open load, as arithmetic: turns arrive whether others are through or not, and are listened to.
+"""An engine under an open load, as arithmetic: turns arrive whether others are through or not, and
+are listened to.
 
-All turns that are generated share the engine; a listener begins with a little audio and plays at once.
+All turns that are generated share the engine; a listener begins with a little audio and plays at
+once.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ MAX_WAIT_S = 10.0
 
 @dataclass(frozen=True)
 class Machine:
-    """How fast an engine is: a second of audio takes a turn `cost * (1 + slope * (n - 1))` seconds beside n - 1 others.
+    """How fast an engine is: a second of audio takes a turn `cost * (1 + slope * (n - 1))` seconds
+    beside n - 1 others.
 
     Attributes:
         pace: what part of that the machine has to give at a time.
@@ -99,7 +102,8 @@ class Load:
 def run(
     machine: Machine, rate: float, limit: Admission | int, *, seconds: float, seed: int = 1
 ) -> Load:
-    """Turns of 3 to 13 s arrive at `rate` a second; `limit` at once, the others wait in line for up to 10 s."""
+    """Turns of 3 to 13 s arrive at `rate` a second; `limit` at once, the others wait in line for up
+    to 10 s."""
     chance, wobble = random.Random(seed), random.Random(seed)
     load = Load(seconds=seconds)
     line: deque[tuple[float, Call]] = deque()

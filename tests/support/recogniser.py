@@ -1,4 +1,5 @@
-"""A recogniser for what an agent said: 24 kHz s16le in, words out; and how many of them are wrong."""
+"""A recogniser for what an agent said: 24 kHz s16le in, words out; and how many of them are
+wrong."""
 
 from __future__ import annotations
 
@@ -40,7 +41,8 @@ def heard(pcm: bytes) -> str:
 
 
 def word_error_rate(reference: str, found: str) -> float:
-    """Words wrong, missing or too many, for each word of the reference; numbers and spellings made equal first."""
+    """Words wrong, missing or too many, for each word of the reference; numbers and spellings made
+    equal first."""
     wrong, total = errors(reference, found)
     return wrong / total
 
@@ -53,9 +55,11 @@ def at_16_khz(samples: npt.NDArray[np.int16], rate: int) -> npt.NDArray[np.float
 
 
 def word_times(text: str, samples: npt.NDArray[np.int16], rate: int) -> list[tuple[float, float]]:
-    """When each word of a text begins and ends in sound that says all of it, in seconds, as the recogniser finds it there.
+    """When each word of a text begins and ends in sound that says all of it, in seconds, as the
+    recogniser finds it there.
 
-    The recogniser is told the text and only looks for its place (at most 30 s), so it need not understand every word.
+    The recogniser is told the text and only looks for its place (at most 30 s), so it need not
+    understand every word.
     """
     from faster_whisper.tokenizer import Tokenizer
 

@@ -1,4 +1,5 @@
-"""Token servers for the tests: a small OpenAI-style one around any TokenGenerator, and the real one of vLLM."""
+"""Token servers for the tests: a small OpenAI-style one around any TokenGenerator, and the real one
+of vLLM."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ _VLLM_START_S = 240
 
 @asynccontextmanager
 async def openai_server(generator: TokenGenerator, stop_id: int) -> AsyncIterator[str]:
-    """The url of a `/v1/completions` that answers as vLLM does (`return_token_ids`), from `generator`."""
+    """The url of a `/v1/completions` that answers as vLLM does (`return_token_ids`), from
+    `generator`."""
 
     async def models(request: web.Request) -> web.Response:
         return web.json_response({"data": [{"id": "orpheus"}]})

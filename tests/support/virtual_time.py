@@ -1,4 +1,5 @@
-"""An event loop whose clock jumps to the next timer when there is nothing to do: hours in no time, the same every time."""
+"""An event loop whose clock jumps to the next timer when there is nothing to do: hours in no time,
+the same every time."""
 
 from __future__ import annotations
 

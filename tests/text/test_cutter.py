@@ -37,7 +37,7 @@ def written(utterances: list[Utterance]) -> str:
     return "".join(word.written for utterance in utterances for word in utterance.words)
 
 
-# ---- when -----------------------------------------------------------------------------------------------------------
+# ---- when
 
 
 def test_a_short_greeting_goes_at_flush() -> None:
@@ -75,7 +75,10 @@ def test_a_first_sentence_that_is_there_whole_is_not_cut_at_a_clause() -> None:
 
 
 def test_a_first_sentence_without_any_mark_is_cut_before_a_conjunction_or_at_a_space() -> None:
-    text = "I would like to tell you everything about the history of our company and the people who made it what it is"
+    text = (
+        "I would like to tell you everything about the history of our company and the people who"
+        " made it what it is"
+    )
     first = texts(text)[0]
     assert len(first) <= 100
     assert first.endswith("company,")
@@ -111,10 +114,14 @@ def test_release_hands_out_whole_sentences_and_keeps_the_unfinished_one() -> Non
 @pytest.mark.parametrize(
     "text",
     [
-        "Dr. Smith and Mr. Jones met at the St. James hotel, e.g. for tea with J. R. Tolkien and friends of the U.S. economy",
-        "It costs 3.5 dollars or 1,000.25 at example.com and version 1.2.3 of it is at www.a.b.org/c.d?e=f.g for you",
-        "Wait... what is that... I mean the thing over there which we saw when we were walking down",
-        'He said "Really?" and then "Go!" to nobody in particular while the others were looking at him',
+        "Dr. Smith and Mr. Jones met at the St. James hotel, e.g. for tea with J. R. Tolkien and"
+        " friends of the U.S. economy",
+        "It costs 3.5 dollars or 1,000.25 at example.com and version 1.2.3 of it is at"
+        " www.a.b.org/c.d?e=f.g for you",
+        "Wait... what is that... I mean the thing over there which we saw when we were walking"
+        " down",
+        'He said "Really?" and then "Go!" to nobody in particular while the others were looking at'
+        " him",
     ],
 )
 def test_no_sentence_ends_inside(text: str) -> None:
@@ -149,7 +156,7 @@ def test_lines_of_a_list_are_sentences_and_wrapped_lines_are_not() -> None:
     assert said(wrapped) == wrapped.replace("\n", " ")
 
 
-# ---- length ---------------------------------------------------------------------------------------------------------
+# ---- length
 
 
 def test_no_utterance_is_longer_than_the_limit_and_the_cut_is_at_a_good_place() -> None:
@@ -185,7 +192,7 @@ def test_numbers_written_out_count_towards_the_limit() -> None:
     assert written(got) == "Codes:" + "777777" * 30
 
 
-# ---- tags -----------------------------------------------------------------------------------------------------------
+# ---- tags
 
 
 def test_known_tags_are_kept_for_the_model_and_are_no_words() -> None:
@@ -239,13 +246,14 @@ def test_html_and_angle_brackets() -> None:
     assert said("Mail <jo@example.com> now") == "Mail jo at example dot com now"
 
 
-# ---- cleaning -------------------------------------------------------------------------------------------------------
+# ---- cleaning
 
 
 @pytest.mark.parametrize(
     ("text", "spoken"),
     [
-        ("**Bold** and *it* and `code` and ~~gone~~ and __this__", "Bold and it and code and gone and this"),
+        ("**Bold** and *it* and `code` and ~~gone~~ and __this__",
+        "Bold and it and code and gone and this"),
         ("# Title", "Title"),
         ("See [our site](https://example.com/x) now", "See our site now"),
         ("![a cat](cat.png) here", "a cat here"),
@@ -337,13 +345,16 @@ def test_options_are_checked() -> None:
         TextOptions(first_clause_chars=-1)
 
 
-# ---- any text, any split --------------------------------------------------------------------------------------------
+# ---- any text, any split
 
 PIECES = st.sampled_from(
     [
-        "hello", "Hello", "Dr.", "e.g.", "U.S.", "J.", "3.5", "$5", "12:30", "example.com", "a@b.co", ".", ". ", "! ", "? ", "...",
-        "…", ", ", "; ", " - ", "—", " ", "  ", "\n", "\n\n", "- ", "1. ", "# ", "**", "`", "```\n", "<laugh>", "<giggle>", "<", ">",
-        "<3", "<b>", "(", ")", '"', "”", "’", "😀", "❤️", "。", "你好", "नमस्ते", "।", "안녕", "[a](http://b.c)", "|", "\x00",
+        "hello", "Hello", "Dr.", "e.g.", "U.S.", "J.", "3.5", "$5", "12:30", "example.com",
+        "a@b.co", ".", ". ", "! ", "? ", "...",
+        "…", ", ", "; ", " - ", "—", " ", "  ", "\n", "\n\n", "- ", "1. ", "# ", "**", "`", "```\n",
+        "<laugh>", "<giggle>", "<", ">",
+        "<3", "<b>", "(", ")", '"', "”", "’", "😀", "❤️", "。", "你好", "नमस्ते", "।", "안녕",
+        "[a](http://b.c)", "|", "\x00",
         "\u200b", "a" * 300, "word " * 40, "I said so. ", "Then we go ", "123456789", "100%",
     ]
 )  # fmt: skip
@@ -399,24 +410,38 @@ def test_early_cuts_change_where_utterances_end_but_no_word(text: str) -> None:
     assert got[0] == got[1]
 
 
-# ---- what language models write -------------------------------------------------------------------------------------
+# ---- what language models write
 
 REPLIES = {
     "en": (
-        "Sure! Here are three things you can try:\n\n1. **Restart** your router.\n2. Unplug it for *30 seconds*.\n3. Call us at 1-800-555-0199.\n\nLet me know if that helps!",
-        "Your total is $1,249.99 (including $99.00 shipping), due by 5:30 p.m. on 12/24/2025. Mail support@example-shop.co.uk.",
-        '"I can\'t," she whispered. "I just can\'t."\n\n"Why not?" he asked.\n\n"Because..." She trailed off… and left.',
-        "Here's some code:\n\n```python\ndef hello():\n    print('Hello, world!')\n```\n\nThis prints a greeting. Does that make sense?",
-        "| Plan | Price |\n|------|-------|\n| Basic | $9.99/mo |\n| Pro | $29/mo |\n\nWhich one would you like?",
-        "Well, I mean, if you really want to know what I think about this whole situation that we have been talking about for the last half an hour or so, then I would have to say that it is complicated.",
-        "Oh <laugh> that is funny! <sigh> I wish I'd thought of it 😂 Dr. Smith (the cardiologist) did, e.g. on Tues. Jan. 5th at https://example.com/a?b=c.",
-        "Mr. and Mrs. Johnson live at 221B Baker St. in London. They've lived there since 1995. The pH is 7.4; the ratio is 16:9; version 2.0.1 is out.",
+        "Sure! Here are three things you can try:\n\n1. **Restart** your router.\n2. Unplug it for"
+        " *30 seconds*.\n3. Call us at 1-800-555-0199.\n\nLet me know if that helps!",
+        "Your total is $1,249.99 (including $99.00 shipping), due by 5:30 p.m. on 12/24/2025. Mail"
+        " support@example-shop.co.uk.",
+        '"I can\'t," she whispered. "I just can\'t."\n\n"Why not?" he asked.\n\n"Because..." She'
+        ' trailed off… and left.',
+        "Here's some code:\n\n```python\ndef hello():\n    print('Hello, world!')\n```\n\nThis"
+        " prints a greeting. Does that make sense?",
+        "| Plan | Price |\n|------|-------|\n| Basic | $9.99/mo |\n| Pro | $29/mo |\n\nWhich one"
+        " would you like?",
+        "Well, I mean, if you really want to know what I think about this whole situation that we"
+        " have been talking about for the last half an hour or so, then I would have to say that"
+        " it is complicated.",
+        "Oh <laugh> that is funny! <sigh> I wish I'd thought of it 😂 Dr. Smith (the cardiologist)"
+        " did, e.g. on Tues. Jan. 5th at https://example.com/a?b=c.",
+        "Mr. and Mrs. Johnson live at 221B Baker St. in London. They've lived there since 1995."
+        " The pH is 7.4; the ratio is 16:9; version 2.0.1 is out.",
     ),
-    "de": ("Das kostet 1.249,99 € inkl. MwSt., d.h. ca. 105 € im Monat. Ihr Termin ist am 3. März um 14:30 Uhr bei Dr. Müller – „passt das“?",),
-    "fr": ("« Vraiment ? » demanda-t-elle. Le prix est de 1 249,99 € TTC, soit env. 105 € par mois. Ça vous va ?",),
-    "es": ("—¿Seguro? —preguntó ella. El Sr. García llegará a las 15:30 h. del lunes, aprox. media hora tarde.",),
-    "zh": ("你好！很高兴见到你。价格是¥199，包括运费。“真的吗？”她问。“是的……”他回答。请拨打 400-123-4567。",),
-    "hi": ("नमस्ते! डॉ. शर्मा कल सुबह 10:30 बजे आएंगे। इसकी कीमत ₹1,249 है। क्या आप इसे खरीदना चाहेंगे?",),
+    "de": ("Das kostet 1.249,99 € inkl. MwSt., d.h. ca. 105 € im Monat. Ihr Termin ist am 3. März"
+    " um 14:30 Uhr bei Dr. Müller – „passt das“?",),
+    "fr": ("« Vraiment ? » demanda-t-elle. Le prix est de 1 249,99 € TTC, soit env. 105 € par"
+    " mois. Ça vous va ?",),
+    "es": ("—¿Seguro? —preguntó ella. El Sr. García llegará a las 15:30 h. del lunes, aprox. media"
+    " hora tarde.",),
+    "zh": ("你好！很高兴见到你。价格是¥199，包括运费。“真的吗？”她问。“是的……”他回答。"
+    "请拨打 400-123-4567。",),
+    "hi": ("नमस्ते! डॉ. शर्मा कल सुबह 10:30 बजे आएंगे। इसकी कीमत ₹1,249 है। क्या आप इसे खरीदना"
+    " चाहेंगे?",),
 }  # fmt: skip
 
 
@@ -452,7 +477,7 @@ def test_replies_of_agents_in_any_chunks(language: str, reply: str) -> None:
                 assert (first or len(reply)) <= 110 + largest
 
 
-# ---- taken one by one -----------------------------------------------------------------------------------------------
+# ---- taken one by one
 
 
 def test_utterances_are_taken_one_by_one_and_are_those_that_a_push_gives() -> None:

@@ -1,4 +1,5 @@
-"""What agents write and must be read rightly, kind by kind, through the whole front end, streamed in small pieces."""
+"""What agents write and must be read rightly, kind by kind, through the whole front end, streamed
+in small pieces."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ ENGLISH = {
         ("Over 12,500+ tickets", "Over twelve thousand five hundred plus tickets."),
         ("a $3,000+ bill", "a three thousand dollar plus bill."),
         ("It is 1,500x as fast", "It is one thousand five hundred times as fast."),
-        ("7,250/year or $15/hr", "seven thousand two hundred and fifty per year or fifteen dollars per hour."),
+        ("7,250/year or $15/hr", "seven thousand two hundred and fifty per year or fifteen dollars"
+        " per hour."),
         ("US$40 and A$7", "forty U S dollars and seven Australian dollars."),
         ("$12/user/mo", "twelve dollars per user per month."),
         ("10,000s of them, $1,000s", "ten thousands of them, thousands of dollars."),
@@ -29,7 +31,8 @@ ENGLISH = {
     ],
     "Indian grouping and rupees": [
         ("₹2,50,000", "two hundred and fifty thousand rupees."),
-        ("Rs. 12,34,567", "one million two hundred and thirty four thousand five hundred and sixty seven rupees."),
+        ("Rs. 12,34,567", "one million two hundred and thirty four thousand five hundred and sixty"
+        " seven rupees."),
         ("Rs 99.50 or 5 INR", "ninety nine rupees and fifty paise or five rupees."),
         ("10,00,000 people", "one million people."),
     ],
@@ -66,12 +69,14 @@ ENGLISH = {
         ("The PIN is 0090.", "The P I N is oh oh nine oh."),
         ("ZIP 60601", "ZIP six oh six oh one."),
         ("Denver, CO 80202", "Denver, Colorado eight oh two oh two."),
-        ("Boston, MA 02139-1234.", "Boston, Massachusetts oh two one three nine, one two three four."),
+        ("Boston, MA 02139-1234.", "Boston, Massachusetts oh two one three nine, one two three"
+        " four."),
         ("Dial 999 now.", "Dial nine nine nine now."),
         ("text JOIN to 38470", "text JOIN to three eight four seven oh."),
         ("call 200 people", "call two hundred people."),
         ("dial *67", "dial star six seven."),
-        ("SKU 12-345-6, INV-24-001", "SKU one two, three four five, six, INV twenty four oh oh one."),
+        ("SKU 12-345-6, INV-24-001", "SKU one two, three four five, six, INV twenty four oh oh"
+        " one."),
         ("My number is 98 76 54 32", "My number is nine eight, seven six, five four, three two."),
     ],
     "fractions and powers": [

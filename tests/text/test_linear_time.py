@@ -1,7 +1,8 @@
-"""The front end's work grows with the text and no faster, whatever is in it; and one call does a bounded part of it.
+"""The front end's work grows with the text and no faster, whatever is in it; and one call does a
+bounded part of it.
 
-Counted are steps, which are the same on every machine: lines of Python run in `orpheus_plugin.text`, and characters that
-its patterns are given to look at.
+Counted are steps, which are the same on every machine: lines of Python run in
+`orpheus_plugin.text`, and characters that its patterns are given to look at.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class Steps:
 
 
 class CountedPattern:
-    """A compiled pattern that adds the characters it may look at to the steps: one for every eight."""
+    """A compiled pattern that adds the characters it may look at to the steps: one for every
+    eight."""
 
     def __init__(self, pattern: re.Pattern[str]) -> None:
         self._pattern = pattern
@@ -139,8 +141,10 @@ def test_pieces_of_a_few_letters_cost_no_more_than_that(name: str) -> None:
 @given(
     st.lists(
         st.sampled_from(
-            ["a", "A", "1", "5", " ", "  ", "\n", ".", "!", ",", ":", "-", "/", "'", '"', "(", ")", "[", "]", "<", ">", "*", "_", "`", "#", "~",
-             "^", "\\", "{", "}", "$", "€", "%", "°", "@", "www.", "http://", "Mr.", "U.S.", "e.g.", "IV", "pm", "kg", "x", "½", "。", "你", "😀", "́"]
+            ["a", "A", "1", "5", " ", "  ", "\n", ".", "!", ",", ":", "-", "/", "'", '"', "(", ")",
+            "[", "]", "<", ">", "*", "_", "`", "#", "~",
+             "^", "\\", "{", "}", "$", "€", "%", "°", "@", "www.", "http://", "Mr.", "U.S.", "e.g.",
+             "IV", "pm", "kg", "x", "½", "。", "你", "😀", "́"]
         ),
         min_size=1,
         max_size=8,

@@ -37,10 +37,14 @@ def indian(value: int) -> str:
 
 
 AROUND = [
-    "We have {} of them.", "We have {}.", "({})", "\"{}\"", "{}+ users", "${}", "${}+", "{} USD", "US${}", "€{}", "{}€", "£{}/mo", "{}/month",
-    "₹{}", "Rs. {}", "{}%", "{} %", "{}x faster", "{}×", "{} kg", "{}kg", "{} °C", "{}°F", "-{}", "- is {}", "+{}", "~{}", "<{}", ">= {}", "≥{}",
-    "{}, then more", "{}; then", "{}? yes", "{}!", "x={}", "**{}**", "_{}_", "{} people/day", "#{} of them", "No. {}", "{}km/h", "{}...", "{}:",
-    "it's {}-ish", "{}-fold", "a {}-day trip", "abc{}", "{}abc", "{} m²", "~{} MB", "¥{}", "CHF {}", "{}¢", "«{}»",
+    "We have {} of them.", "We have {}.", "({})", "\"{}\"", "{}+ users", "${}", "${}+", "{} USD",
+    "US${}", "€{}", "{}€", "£{}/mo", "{}/month",
+    "₹{}", "Rs. {}", "{}%", "{} %", "{}x faster", "{}×", "{} kg", "{}kg", "{} °C", "{}°F", "-{}",
+    "- is {}", "+{}", "~{}", "<{}", ">= {}", "≥{}",
+    "{}, then more", "{}; then", "{}? yes", "{}!", "x={}", "**{}**", "_{}_", "{} people/day",
+    "#{} of them", "No. {}", "{}km/h", "{}...", "{}:",
+    "it's {}-ish", "{}-fold", "a {}-day trip", "abc{}", "{}abc", "{} m²", "~{} MB", "¥{}", "CHF {}",
+    "{}¢", "«{}»",
 ]  # fmt: skip
 
 
@@ -68,7 +72,8 @@ def test_a_decimal_keeps_its_digits(around: str, whole: int, fraction: str) -> N
 
 
 @given(
-    st.lists(st.tuples(st.integers(0, 99_999), st.sampled_from([" then ", "+", "=", "abc", " so x", "%then"])), min_size=1, max_size=4)
+    st.lists(st.tuples(st.integers(0, 99_999),
+    st.sampled_from([" then ", "+", "=", "abc", " so x", "%then"])), min_size=1, max_size=4)
 )  # fmt: skip
 @settings(max_examples=150, deadline=None)
 def test_what_no_rule_knows_is_read_in_order(parts: list[tuple[int, str]]) -> None:
@@ -79,7 +84,8 @@ def test_what_no_rule_knows_is_read_in_order(parts: list[tuple[int, str]]) -> No
 @given(st.text("0123456789abcXYZ.,:;-+/=%$€#()<>'\"^*~ °½", max_size=30))
 @settings(max_examples=120, deadline=None)
 def test_nothing_with_a_digit_is_left_out(text: str) -> None:
-    """Links and footnotes aside, each word with a digit is spoken, and no figure reaches the model."""
+    """Links and footnotes aside, each word with a digit is spoken, and no figure reaches the
+    model."""
     cutter = UtteranceCutter(TextOptions(first_clause_chars=0))
     for utterance in [*cutter.push(text), *cutter.flush()]:
         assert not any(c.isdecimal() for c in utterance.text)
@@ -88,10 +94,14 @@ def test_nothing_with_a_digit_is_left_out(text: str) -> None:
 
 
 OTHERS = {
-    "de": ["Es sind {} da.", "({})", "{} €", "{}€", "{} kg", "{} %", "-{} Grad", "{}+ Leute", "{} km/h", "~{}", "{}!", "<{}", "{} Mio. Euro", "x={}"],
-    "fr": ["Il y a {} places.", "({})", "{} €", "{}€", "{} kg", "{} %", "-{} °C", "{}+ gens", "{} km/h", "~{}", "{} !", "n° {}", "x={}"],
-    "es": ["Hay {} plazas.", "({})", "{} €", "{}€", "{} kg", "{} %", "-{} °C", "{}+ personas", "{} km/h", "~{}", "¡{}!", "nº {}", "x={}"],
-    "it": ["Sono {} posti.", "({})", "{} €", "{}€", "{} kg", "{} %", "-{} °C", "{}+ persone", "{} km/h", "~{}", "{}!", "n. {}", "x={}"],
+    "de": ["Es sind {} da.", "({})", "{} €", "{}€", "{} kg", "{} %", "-{} Grad", "{}+ Leute",
+    "{} km/h", "~{}", "{}!", "<{}", "{} Mio. Euro", "x={}"],
+    "fr": ["Il y a {} places.", "({})", "{} €", "{}€", "{} kg", "{} %", "-{} °C", "{}+ gens",
+    "{} km/h", "~{}", "{} !", "n° {}", "x={}"],
+    "es": ["Hay {} plazas.", "({})", "{} €", "{}€", "{} kg", "{} %", "-{} °C", "{}+ personas",
+    "{} km/h", "~{}", "¡{}!", "nº {}", "x={}"],
+    "it": ["Sono {} posti.", "({})", "{} €", "{}€", "{} kg", "{} %", "-{} °C", "{}+ persone",
+    "{} km/h", "~{}", "{}!", "n. {}", "x={}"],
 }  # fmt: skip
 
 

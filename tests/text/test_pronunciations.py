@@ -16,7 +16,8 @@ from orpheus_plugin.text import Pronunciations, TextOptions, UtteranceCutter
 from orpheus_plugin.turn import SpeechOptions
 
 TABLE = Pronunciations(
-    {"Siobhan": "shi vawn", "Des Moines": "duh moyn", "sql": "sequel", "kg": "kay gee", "C3PO": "see three pee oh"}
+    {"Siobhan": "shi vawn", "Des Moines": "duh moyn", "sql": "sequel", "kg": "kay gee",
+    "C3PO": "see three pee oh"}
 )  # fmt: skip
 
 
@@ -60,7 +61,8 @@ def test_transcripts_keep_what_was_written() -> None:
 
 @pytest.mark.parametrize(
     "table",
-    [{"": "x"}, {"...": "x"}, {"a": ""}, {"a": "!"}, {"a": 5}, {5: "a"}, {"a": "x" * 500}, ["a"], "a=b",
+    [{"": "x"}, {"...": "x"}, {"a": ""}, {"a": "!"}, {"a": 5}, {5: "a"}, {"a": "x" * 500}, ["a"],
+    "a=b",
      {f"w{i}": "x" for i in range(3000)}],
 )  # fmt: skip
 def test_a_bad_table_is_refused(table: object) -> None:

@@ -10,8 +10,11 @@ from orpheus_plugin.text.speech_content import HEAD_CHARS, is_sayable, may_be_sa
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("Hi", True), ("5", True), ("你好", True), ("<laugh>", True), ("...", False), ("😀 🎉", False), ("**", False), ("", False),
-        ("- ", False), ("```\ncode\n```", False), ("<unheard>", False), ("😀" * HEAD_CHARS + "Hi", True),
+        ("Hi", True), ("5", True), ("你好", True), ("<laugh>", True), ("...", False),
+        ("😀 🎉", False),
+        ("**", False), ("", False),
+        ("- ", False), ("```\ncode\n```", False), ("<unheard>", False),
+        ("😀" * HEAD_CHARS + "Hi", True),
     ],
 )  # fmt: skip
 def test_a_sentence_is_sayable_if_something_of_it_is_spoken(text: str, expected: bool) -> None:

@@ -1,5 +1,5 @@
-"""The generators that run a model in this process, CpuLlama and TorchLlama: their arithmetic against transformers', their
-scheduling, and what they do with broken checkpoints and deaths."""
+"""The generators that run a model in this process, CpuLlama and TorchLlama: their arithmetic
+against transformers', their scheduling, and what they do with broken checkpoints and deaths."""
 
 from __future__ import annotations
 
@@ -92,7 +92,8 @@ async def until(holds: Callable[[], bool]) -> None:
 
 @torch.inference_mode()
 def transformers_greedy(path: Path, prompt: list[int], limit: int) -> list[int]:
-    """What transformers' Llama says under the same mask: ids of slot n % 7, and the stop id at slot 0."""
+    """What transformers' Llama says under the same mask: ids of slot n % 7, and the stop id at slot
+    0."""
     from transformers import DynamicCache, LlamaForCausalLM
 
     vocabulary = Vocabulary.load(path)
@@ -483,7 +484,8 @@ async def test_the_cache_holds_memory_for_what_is_being_spoken_and_for_nothing_e
         await asyncio.gather(*(listener(f"{n}") for n in range(3)))
         needed = 3 * 650 * size // places // 8000
         assert needed < max(peaks) < 6 * needed
-        # A page for each of its rows is what the last prompt, read on its own place, may still hold.
+        # A page for each of its rows is what the last prompt, read on its own place, may still
+        # hold.
         rows = 2 * caches[0].shape[0] if made is not CpuLlama else 0
         await until(
             lambda: (

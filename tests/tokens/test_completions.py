@@ -1,4 +1,5 @@
-"""CompletionsGenerator against a small server that shows every wire format and failure on demand."""
+"""CompletionsGenerator against a small server that shows every wire format and failure on
+demand."""
 
 from __future__ import annotations
 
@@ -43,7 +44,8 @@ Handler = Callable[["FakeServer", dict[str, Any]], AsyncIterator[str | bytes]]
 
 @dataclass
 class FakeServer:
-    """Answers completions with what `script` yields: a str is the data of one event, bytes go out as they are."""
+    """Answers completions with what `script` yields: a str is the data of one event, bytes go out
+    as they are."""
 
     script: Handler
     key: str | None = None
@@ -191,7 +193,10 @@ def every_cut(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def test_events_survive_every_cut() -> None:
-    wire = b': ping\r\n\r\ndata: {"a": "\xc3\xa4"}\n\ndata:two\r\ndata: lines\r\n\r\nevent: x\ndata: [DONE]\n\n'
+    wire = (
+        b': ping\r\n\r\ndata: {"a": "\xc3\xa4"}\n\ndata:two\r\ndata: lines\r\n\r\n'
+        b"event: x\ndata: [DONE]\n\n"
+    )
     for head, tail in every_cut(wire):
         reader = EventReader()
         assert reader.push(head) + reader.push(tail) == ['{"a": "ä"}', "two\nlines", "[DONE]"]

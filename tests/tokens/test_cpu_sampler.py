@@ -1,4 +1,5 @@
-"""The compiled draw against its definition: the softmax, cut to the nucleus, of the penalised logits."""
+"""The compiled draw against its definition: the softmax, cut to the nucleus, of the penalised
+logits."""
 
 from __future__ import annotations
 

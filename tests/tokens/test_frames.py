@@ -30,7 +30,8 @@ def frames_to_codes(frames: np.ndarray) -> np.ndarray:
 
 
 def naive(ids: list[int]) -> tuple[list[tuple[int, int, int]], int, int, int]:
-    """Rows of codes, complete frames, foreign ids, incomplete frames, told frame by frame with lists."""
+    """Rows of codes, complete frames, foreign ids, incomplete frames, told frame by frame with
+    lists."""
     rows: list[tuple[int, int, int]] = []
     frame: list[int] = []
     complete = foreign = incomplete = 0

@@ -1,4 +1,5 @@
-"""VllmGenerator beyond the contract: vLLM's real engine on the CPU, and everything that can go wrong around it."""
+"""VllmGenerator beyond the contract: vLLM's real engine on the CPU, and everything that can go
+wrong around it."""
 
 from __future__ import annotations
 
@@ -116,7 +117,8 @@ class TestEngine:
         self, generator: VllmGenerator, vocabulary: Vocabulary, prompt: list[int]
     ) -> None:
         ids = [
-            i async for chunk in generator.generate(prompt, SamplingParams(max_tokens=70), "production")
+            i async for chunk in generator.generate(prompt, SamplingParams(max_tokens=70),
+            "production")
             for i in chunk.ids
         ]  # fmt: skip
         places = [vocabulary.slot_and_code(i) for i in ids]
@@ -182,7 +184,8 @@ class TestEngine:
             pytest.skip("the package is not installed with its entry points")
         config = generator.engine.vllm_config.model_config
         assert config.architectures == [plugin.ARCHITECTURE]
-        # With its audio ids held down this checkpoint would nearly always draw one of the 128,000 text ids.
+        # With its audio ids held down this checkpoint would nearly always draw one of the 128,000
+        # text ids.
         from vllm import SamplingParams
 
         wild = SamplingParams(temperature=2.0, max_tokens=50, ignore_eos=True, detokenize=False)
@@ -202,7 +205,8 @@ class TestEngine:
             async with aclosing(generator.generate(prompt, QUICK, f"left{number}")) as chunks:
                 await anext(chunks)
                 assert generator.running == 1
-            # vLLM's engine process reads its messages in order and clears the cache only if no request holds any of it.
+            # vLLM's engine process reads its messages in order and clears the cache only if no
+            # request holds any of it.
             assert await generator.engine.reset_prefix_cache()
             assert generator.running == 0
 

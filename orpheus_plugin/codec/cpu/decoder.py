@@ -17,17 +17,20 @@ from orpheus_plugin.kernels.compiled import first_use
 from orpheus_plugin.kernels.products import LANES, aligned, pack
 
 _SHARED = 16
-"""Blocks whose weights are so many times larger than a latent's rows out are run for all lanes at once."""
+"""Blocks whose weights are so many times larger than a latent's rows out are run for all lanes at
+once."""
 
 _TILE = 1 << 15
-"""Values of the last block's rows that are worked on at a time: 128 KiB, of which some four arrays fit the L2 cache."""
+"""Values of the last block's rows that are worked on at a time: 128 KiB, of which some four arrays
+fit the L2 cache."""
 
 
 class CpuDecoder(StreamingDecoder):
-    """See StreamingDecoder. One thread of its own, no other: products are compiled loops, not a BLAS.
+    """See StreamingDecoder. One thread of its own, no other: products are compiled loops, not a
+    BLAS.
 
-    Cost: benchmarks/codec.py has figures. A step of any shape costs what its lanes and latents do; its working memory, kept
-    for the largest so far, is some 0.3 MB a latent and lane at full size.
+    Cost: benchmarks/codec.py has figures. A step of any shape costs what its lanes and latents do;
+    its working memory, kept for the largest so far, is some 0.3 MB a latent and lane at full size.
     """
 
     def __init__(self, weights: SnacWeights, *, slots: int = 32) -> None:
@@ -118,7 +121,8 @@ def _packed(weights: SnacWeights) -> Decoder:
 def _block(number: int, stage: Stage, tails: list[int], weights: Folded) -> Block:
     rate, channels = stage.rate_out, stage.channels
     alpha = weights["0.alpha"].reshape(-1)
-    # [in, out, 2 stride] -> the row before: taps stride .. 2 stride - 1, the row itself: taps 0 .. stride - 1.
+    # [in, out, 2 stride] -> the row before: taps stride .. 2 stride - 1, the row itself: taps 0 ..
+    # stride - 1.
     taps = weights["1.weight"].transpose(0, 2, 1)
     before, own = taps[:, stage.stride :], taps[:, : stage.stride]
     upsample = np.concatenate([before, own]).reshape(2 * len(alpha), -1)

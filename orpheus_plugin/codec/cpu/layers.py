@@ -1,8 +1,10 @@
-"""The loops between the products of SNAC's decoder, on rows of channels that lie one after the other.
+"""The loops between the products of SNAC's decoder, on rows of channels that lie one after the
+other.
 
-Parameters of a channel (`alpha`, `bias`, a tap) come tiled: repeated for some rows (`tiled`), so that a loop over them is
-long enough for vector code where there are few channels. Each value is worked out in the same order wherever its row
-stands: a stream's samples do not depend on how it is cut.
+Parameters of a channel (`alpha`, `bias`, a tap) come tiled: repeated for some rows (`tiled`), so
+that a loop over them is long enough for vector code where there are few channels. Each value is
+worked out in the same order wherever its row stands: a stream's samples do not depend on how it is
+cut.
 """
 
 from __future__ import annotations
@@ -49,8 +51,8 @@ def snake(x: Floats, alpha: Floats, scale: Floats, out: Floats) -> None:
 
 @compiled
 def convolve(x: Floats, apart: int, taps: Floats, bias: Floats, out: Floats) -> None:
-    """Convolution of kernel 7 over each channel alone. Taps lie `apart` values from each other; x begins with 6 * apart
-    values of history."""
+    """Convolution of kernel 7 over each channel alone. Taps lie `apart` values from each other; x
+    begins with 6 * apart values of history."""
     period = len(bias)
     for start in range(0, len(out), period):
         x0, x1, x2 = x[start:], x[start + apart :], x[start + 2 * apart :]
@@ -178,7 +180,8 @@ def normal(keys: NDArray[np.int64], first: int, out: Floats) -> None:
 
 
 def tiled(values: Floats, rows: int) -> Floats:
-    """[..., channels] -> [..., k * channels], for the k that makes 64 values, as far as k divides `rows`."""
+    """[..., channels] -> [..., k * channels], for the k that makes 64 values, as far as k divides
+    `rows`."""
     channels, k = values.shape[-1], 1
     while k * channels < 64 and rows % (2 * k) == 0:
         k *= 2

@@ -1,8 +1,10 @@
-"""One step of SNAC's streaming decoder, compiled: many lanes, each somewhere in its own utterance, advance by n latents.
+"""One step of SNAC's streaming decoder, compiled: many lanes, each somewhere in its own utterance,
+advance by n latents.
 
-Rows lie lane by lane, in time, [lanes, rows, channels]. The first blocks have large weights and few rows: all lanes share a
-pass over them. The others have few weights and many rows: each lane goes through them and the head some latents at a time,
-so that what is between two of them stays in the cache.
+Rows lie lane by lane, in time, [lanes, rows, channels]. The first blocks have large weights and few
+rows: all lanes share a pass over them. The others have few weights and many rows: each lane goes
+through them and the head some latents at a time, so that what is between two of them stays in the
+cache.
 """
 
 from __future__ import annotations
@@ -45,7 +47,8 @@ class Stem(NamedTuple):
 
 
 class Unit(NamedTuple):
-    """x + pointwise(snake(depthwise(snake(x)))); late by 3 * dilation rows. Parameters of depthwise and snakes are tiled."""
+    """x + pointwise(snake(depthwise(snake(x)))); late by 3 * dilation rows. Parameters of depthwise
+    and snakes are tiled."""
 
     dilation: int
     alpha_in: Floats
@@ -63,8 +66,8 @@ class Unit(NamedTuple):
 class Block(NamedTuple):
     """Snake, transposed convolution, noise, three units.
 
-    The transposed convolution is one product: its kernel is twice its stride, so `stride` rows out mix a row in and the one
-    before it.
+    The transposed convolution is one product: its kernel is twice its stride, so `stride` rows out
+    mix a row in and the one before it.
     """
 
     number: int
@@ -98,7 +101,8 @@ class Head(NamedTuple):
 
 
 class Decoder(NamedTuple):
-    """All of it. The first `shared` blocks are run for all lanes at once, the rest for `tile` latents of a lane."""
+    """All of it. The first `shared` blocks are run for all lanes at once, the rest for `tile`
+    latents of a lane."""
 
     stem: Stem
     blocks: tuple[Block, ...]
@@ -108,7 +112,8 @@ class Decoder(NamedTuple):
 
 
 class Lanes(NamedTuple):
-    """Of each lane: its slot, latents before this step, latents in all, noise keys, whether it has noise."""
+    """Of each lane: its slot, latents before this step, latents in all, noise keys, whether it has
+    noise."""
 
     slots: Ints
     position: Ints
@@ -118,8 +123,8 @@ class Lanes(NamedTuple):
 
 
 class Work(NamedTuple):
-    """Room, with 32 values more behind each (`add_product`). The first two for all lanes, the others for one lane's tile;
-    `filtered` and `windows` for either."""
+    """Room, with 32 values more behind each (`add_product`). The first two for all lanes, the
+    others for one lane's tile; `filtered` and `windows` for either."""
 
     shared_a: Floats
     shared_b: Floats
@@ -135,7 +140,8 @@ class Work(NamedTuple):
 def step(
     decoder: Decoder, codes: Ints, lanes: Lanes, state: Floats, work: Work, audio: Floats
 ) -> None:
-    """Decode codes [B, n, 3] into audio [B, n * 512]; state [slots, floats] is what the streams remember."""
+    """Decode codes [B, n, 3] into audio [B, n * 512]; state [slots, floats] is what the streams
+    remember."""
     count, n, _ = codes.shape
     for lane in range(count):
         if lanes.position[lane] == 0:
@@ -208,7 +214,8 @@ def run_block(
     a: Floats,
     b: Floats,
 ) -> None:
-    """Rows of latents `first` to first + latents - 1 of some lanes through a block: from x, which may be a, to a."""
+    """Rows of latents `first` to first + latents - 1 of some lanes through a block: from x, which
+    may be a, to a."""
     count, rows, inputs, channels = stop - lane, latents * block.rate, block.inputs, block.channels
     size = latents * block.rate_out * channels  # values out, of a lane
     if idle(block, first, latents, lane, stop, lanes):

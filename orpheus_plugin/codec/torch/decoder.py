@@ -13,8 +13,8 @@ class SnacDecoder(nn.Module):
     """SNAC's quantiser tables and decoder, weight norm folded, without the encoder.
 
     Attributes:
-        tables: float [3, 4096, latent_dim]: for each level the output projection of every codebook row, so that a
-            latent is the sum of three rows.
+        tables: float [3, 4096, latent_dim]: for each level the output projection of every codebook
+            row, so that a latent is the sum of three rows.
         stages: stem, blocks, head in order; `layers.py` says how they step.
     """
 

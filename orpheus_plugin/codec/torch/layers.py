@@ -1,15 +1,18 @@
 """The layers of SNAC's decoder in torch, each able to continue where its last call stopped.
 
-Layout. Activations are `[rows, batch, channels]`: rows are consecutive positions in time. A time shift is then a plain
-slice of contiguous memory, a pointwise convolution is one matrix product over `rows * batch`, and the history of a
-layer is a handful of leading rows. On a CPU this is several times faster than torch's grouped conv1d on `[batch, channels, time]`.
+Layout. Activations are `[rows, batch, channels]`: rows are consecutive positions in time. A time
+shift is then a plain slice of contiguous memory, a pointwise convolution is one matrix product over
+`rows * batch`, and the history of a layer is a handful of leading rows. On a CPU this is several
+times faster than torch's grouped conv1d on `[batch, channels, time]`.
 
-Streaming. SNAC's convolutions are centred (zero padding on both sides). Here each one runs causally: it prepends the
-rows it remembers (its *tail*) and emits exactly as many rows as it is given, late by its right context. The lateness of
-all layers adds up to `delay`. Rows that lie before the stream's first position or behind its last must reach the next
-convolution as zeros, because there the original sees its padding; `mask` does that and is only needed near both ends.
+Streaming. SNAC's convolutions are centred (zero padding on both sides). Here each one runs
+causally: it prepends the rows it remembers (its *tail*) and emits exactly as many rows as it is
+given, late by its right context. The lateness of all layers adds up to `delay`. Rows that lie
+before the stream's first position or behind its last must reach the next convolution as zeros,
+because there the original sees its padding; `mask` does that and is only needed near both ends.
 
-Architecture: SNAC, arXiv 2410.14411; reference code github.com/hubertsiuzdak/snac (`snac/layers.py`).
+Architecture: SNAC, arXiv 2410.14411; reference code github.com/hubertsiuzdak/snac
+(`snac/layers.py`).
 """
 
 from __future__ import annotations
@@ -24,11 +27,12 @@ from torch import Tensor, nn
 from orpheus_plugin.codec.config import DILATIONS, KERNEL
 
 Tails = list[Tensor]
-"""A stage's memory, one tensor [rows, batch, channels] per entry of `config.Stage.tails`; `step` replaces the entries."""
+"""A stage's memory, one tensor [rows, batch, channels] per entry of `config.Stage.tails`; `step`
+replaces the entries."""
 
 _ROWS = 4
-"""MKL sums up in another order for fewer rows, or for columns that are no multiple of this; then a stream's last bits would
-hang on how it was chunked and on who shared its steps."""
+"""MKL sums up in another order for fewer rows, or for columns that are no multiple of this; then a
+stream's last bits would hang on how it was chunked and on who shared its steps."""
 
 
 def _prepend(tails: Tails, index: int, rows: Tensor) -> Tensor:
@@ -40,7 +44,8 @@ def _prepend(tails: Tails, index: int, rows: Tensor) -> Tensor:
 
 
 def _sin_(x: Tensor) -> Tensor:
-    """In-place sine. On a CPU NumPy's float32 sine is 2.3 times as fast as torch's, and within 1 ulp too."""
+    """In-place sine. On a CPU NumPy's float32 sine is 2.3 times as fast as torch's, and within 1
+    ulp too."""
     if x.device.type == "cpu" and x.dtype == torch.float32:
         values = x.numpy()
         np.sin(values, out=values)
@@ -69,9 +74,10 @@ class Snake(nn.Module):
 class Product(nn.Module):
     """x @ weight + bias (+ other) over the last dimension: where nearly all the arithmetic is.
 
-    Plain `addmm`, not weights packed for oneDNN: that builds and keeps a kernel for every number of rows, 0.55 MB each, and
-    streams that join and leave make ever new ones (250 MB for 1 to 8 lanes with 5 numbers of latents). Measured on an AMD
-    EPYC with AVX2, the two are as fast for the full-size decoder, and `addmm` is faster for the small one.
+    Plain `addmm`, not weights packed for oneDNN: that builds and keeps a kernel for every number of
+    rows, 0.55 MB each, and streams that join and leave make ever new ones (250 MB for 1 to 8 lanes
+    with 5 numbers of latents). Measured on an AMD EPYC with AVX2, the two are as fast for the
+    full-size decoder, and `addmm` is faster for the small one.
     """
 
     weight: Tensor
@@ -136,14 +142,16 @@ class ResidualUnit(nn.Module):
         self.pointwise = Product(weights["block.3.weight"][..., 0].t(), weights["block.3.bias"])
 
     def step(self, x: Tensor, tails: Tails, first: int) -> Tensor:
-        """`tails[first]` holds late inputs for the sum, `tails[first + 1]` the convolution's history."""
+        """`tails[first]` holds late inputs for the sum, `tails[first + 1]` the convolution's
+        history."""
         late = _prepend(tails, first, x)[: x.shape[0]]
         y = self.depthwise.step(_prepend(tails, first + 1, self.snake_in.step(x)))
         return self.pointwise.step(self.snake_mid.step(y), late)
 
 
 class Upsample(nn.Module):
-    """Transposed convolution, kernel 2s, stride s: an output row mixes one input row and the one before it.
+    """Transposed convolution, kernel 2s, stride s: an output row mixes one input row and the one
+    before it.
 
     Late by s / 2 output rows (the original's padding).
     """
@@ -160,13 +168,15 @@ class Upsample(nn.Module):
         rows, batch, _ = x.shape
         joined = _prepend(tails, first, x)
         y = self.previous.step(joined[:rows], self.current.step(joined[1:]))
-        # [rows, batch, s, out]: the s rows that belong in one place in time still lie behind each other per stream.
+        # [rows, batch, s, out]: the s rows that belong in one place in time still lie behind each
+        # other per stream.
         y = y.view(rows, batch, self.stride, self.channels).transpose(1, 2)
         return y.reshape(rows * self.stride, batch, self.channels)
 
 
 class Stem(nn.Module):
-    """Latents to the first block's channels: depthwise 7, pointwise. Late by 3 rows, rate unchanged."""
+    """Latents to the first block's channels: depthwise 7, pointwise. Late by 3 rows, rate
+    unchanged."""
 
     stride = 1
 
@@ -184,7 +194,8 @@ class Stem(nn.Module):
 
 
 class Block(nn.Module):
-    """One decoder block: Snake, transposed convolution, noise, three residual units of dilation 1, 3, 9."""
+    """One decoder block: Snake, transposed convolution, noise, three residual units of dilation 1,
+    3, 9."""
 
     def __init__(self, weights: Mapping[str, Tensor], stride: int, *, noise: bool) -> None:
         super().__init__()
@@ -205,7 +216,8 @@ class Block(nn.Module):
     ) -> Tensor:
         """x [n, batch, in] -> [n * stride, batch, out].
 
-        masks: 1.0 / 0.0 per output row, [n * stride, batch, 1], one per entry of the stage's `delays`. noise: the same shape.
+        masks: 1.0 / 0.0 per output row, [n * stride, batch, 1], one per entry of the stage's
+        `delays`. noise: the same shape.
         """
         x = self.upsample.step(self.snake.step(x), tails, 0)
         if noise is not None and self.noise is not None:

@@ -19,18 +19,21 @@ from orpheus_plugin.codec.weights import SnacWeights
 from orpheus_plugin.models.devices import compute_alone
 
 _TILE = 1 << 18
-"""Values of one activation a CPU works on at a time, so that the passes over it stay in the L2 cache.
+"""Values of one activation a CPU works on at a time, so that the passes over it stay in the L2
+cache.
 
-Measured: with 1 << 16 a step of 16 lanes takes a fifth longer (more calls), without a limit a quarter (memory)."""
+Measured: with 1 << 16 a step of 16 lanes takes a fifth longer (more calls), without a limit a
+quarter (memory)."""
 
 
 @dataclass(slots=True)
 class _Inputs:
     """What a step reads, int64, on the decoder's device; B lanes, n latents.
 
-    All of it lies in one block, which goes to a GPU in one copy that nobody waits for. Where another process computes on the
-    same GPU, as vLLM's does, whatever is waited for there waits for that process first, some 2 ms each on an H200. When the
-    inputs went one by one, half of a step's 16 to 30 ms was waiting for them; alone on the GPU a step took 2 to 9.
+    All of it lies in one block, which goes to a GPU in one copy that nobody waits for. Where
+    another process computes on the same GPU, as vLLM's does, whatever is waited for there waits for
+    that process first, some 2 ms each on an H200. When the inputs went one by one, half of a step's
+    16 to 30 ms was waiting for them; alone on the GPU a step took 2 to 9.
     """
 
     block: Tensor
@@ -58,7 +61,8 @@ class _Inputs:
 
 @dataclass(slots=True)
 class _Plan:
-    """Which work a step may leave out; decided on the host from the lanes, so never in a CUDA graph."""
+    """Which work a step may leave out; decided on the host from the lanes, so never in a CUDA
+    graph."""
 
     masked: bool = True  # some lane is near its start or its end
     noisy: bool = True
@@ -68,12 +72,13 @@ class _Plan:
 class TorchDecoder(StreamingDecoder):
     """See StreamingDecoder.
 
-    On a CPU a step runs eagerly in any shape. On CUDA each (lanes, latents) shape given to `warm_up` is captured as a
-    CUDA graph (lanes are rounded up to a captured shape; spare ones write to a scratch slot); other shapes run
-    eagerly. The tests marked `gpu` check it; on an H200 a step of 4 latents takes 1.7 ms for one stream, 7.9 for 64.
+    On a CPU a step runs eagerly in any shape. On CUDA each (lanes, latents) shape given to
+    `warm_up` is captured as a CUDA graph (lanes are rounded up to a captured shape; spare ones
+    write to a scratch slot); other shapes run eagerly. The tests marked `gpu` check it; on an H200
+    a step of 4 latents takes 1.7 ms for one stream, 7.9 for 64.
 
-    State lies in pools with one row per slot: a step gathers the rows of its streams, and scatters them back, 1 % of a step
-    of one frame.
+    State lies in pools with one row per slot: a step gathers the rows of its streams, and scatters
+    them back, 1 % of a step of one frame.
     """
 
     def __init__(
@@ -116,7 +121,7 @@ class TorchDecoder(StreamingDecoder):
                         self._inputs(idle, codes), _Plan(skip=[False] * len(self._stages))
                     )
 
-    # -- one step ------------------------------------------------------------------------------------------------
+    # ---- one step
 
     @torch.inference_mode()
     def _run(self, lanes: Sequence[Lane], codes: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -142,7 +147,8 @@ class TorchDecoder(StreamingDecoder):
         return _Inputs.within(block, len(codes), len(lanes), self._blocks)
 
     def _pack(self, lanes: Sequence[Lane], codes: NDArray[np.int64]) -> Tensor:
-        """The block of `_Inputs` on the host, for a GPU in memory that it reads by itself. codes: [n, B, 3]."""
+        """The block of `_Inputs` on the host, for a GPU in memory that it reads by itself. codes:
+        [n, B, 3]."""
         keys = np.zeros((self._blocks, len(lanes), 2), np.int64)
         for column, lane in enumerate(lanes):
             if lane.keys is not None:
@@ -176,7 +182,8 @@ class TorchDecoder(StreamingDecoder):
         return plan
 
     def _forward(self, inputs: _Inputs, plan: _Plan) -> Tensor:
-        """-> [n * 512, B]; pure tensor work, no host synchronisation: this is what a CUDA graph captures."""
+        """-> [n * 512, B]; pure tensor work, no host synchronisation: this is what a CUDA graph
+        captures."""
         n = inputs.codes.shape[0]
         tails: list[Tails] = [
             [pool.index_select(1, inputs.slots) for pool in pools] for pools in self._pools
@@ -209,10 +216,11 @@ class TorchDecoder(StreamingDecoder):
         skip: list[bool],
         out: list[Tensor],
     ) -> None:
-        """Run `x`, the rows of this step from `row` on, through the stages from `depth` on, a tile of rows at a time.
+        """Run `x`, the rows of this step from `row` on, through the stages from `depth` on, a tile
+        of rows at a time.
 
-        Each tile goes all the way down before the next one starts: a layer's memory makes that exact, and the
-        activations of the wide last blocks never leave the cache.
+        Each tile goes all the way down before the next one starts: a layer's memory makes that
+        exact, and the activations of the wide last blocks never leave the cache.
         """
         if depth == len(self.decoder.stages):
             out.append(x)
@@ -241,7 +249,8 @@ class TorchDecoder(StreamingDecoder):
         return [(start, x[start : start + rows]) for start in range(0, x.shape[0], rows)]
 
     def _inside(self, inputs: _Inputs, n: int, rate: int, late: int) -> Tensor:
-        """1.0 where an output row at this rate and lateness lies within its stream, [n * rate, B, 1]."""
+        """1.0 where an output row at this rate and lateness lies within its stream, [n * rate, B,
+        1]."""
         rows = torch.arange(n * rate, device=inputs.slots.device).unsqueeze(1) - late
         rows = rows + inputs.position * rate
         inside = (rows >= 0) & (rows < inputs.end * rate)
@@ -269,7 +278,8 @@ class TorchDecoder(StreamingDecoder):
         return list(torch.split(draws.unsqueeze(-1), sizes))
 
     def _capture(self, idle: Sequence[Lane], codes: NDArray[np.int64]) -> None:
-        """Capture one shape as a CUDA graph. Masks and noise are always in it: its shape may not depend on data."""
+        """Capture one shape as a CUDA graph. Masks and noise are always in it: its shape may not
+        depend on data."""
         whole = _Plan(skip=[False] * len(self._stages))
         with torch.inference_mode():
             inputs = self._inputs(idle, codes)
@@ -287,7 +297,8 @@ class TorchDecoder(StreamingDecoder):
 
 
 def _on_host(audio: Tensor) -> NDArray[np.float32]:
-    """The samples once they are there, all that a step waits for; from a GPU in memory that it writes by itself."""
+    """The samples once they are there, all that a step waits for; from a GPU in memory that it
+    writes by itself."""
     audio = audio.float()
     if audio.device.type != "cuda":
         return audio.numpy()

@@ -1,7 +1,9 @@
-"""The protocol of Baseten's Orpheus deployments, which LiveKit's Baseten plugin speaks: change its endpoint's address.
+"""The protocol of Baseten's Orpheus deployments, which LiveKit's Baseten plugin speaks: change its
+endpoint's address.
 
-Websocket: a JSON object with the options, text messages, `__END__`; binary s16le 24 kHz back, then the end. Unlike the
-original we read on while speaking, and a client that leaves stops the speech. POST: {"prompt", "voice", ...} -> the audio.
+Websocket: a JSON object with the options, text messages, `__END__`; binary s16le 24 kHz back, then
+the end. Unlike the original we read on while speaking, and a client that leaves stops the speech.
+POST: {"prompt", "voice", ...} -> the audio.
 """
 
 from __future__ import annotations
@@ -117,8 +119,9 @@ async def _send(socket: Socket, turn: ServedTurn) -> None:
 
 
 class Joiner:
-    """Puts a client's pieces together. Baseten's own clients send bare words; LiveKit sends an LLM's deltas, whose
-    spaces are in them. The first piece that begins or ends with a space tells; four without one are words."""
+    """Puts a client's pieces together. Baseten's own clients send bare words; LiveKit sends an
+    LLM's deltas, whose spaces are in them. The first piece that begins or ends with a space tells;
+    four without one are words."""
 
     def __init__(self) -> None:
         self._spaced: bool | None = None

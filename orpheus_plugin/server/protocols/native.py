@@ -1,4 +1,5 @@
-"""The native protocol: many turns on one websocket. `protocol.py` has its messages, `docs/protocol.md` their table."""
+"""The native protocol: many turns on one websocket. `protocol.py` has its messages,
+`docs/protocol.md` their table."""
 
 from __future__ import annotations
 
@@ -63,7 +64,8 @@ class _Connection:
         except ConnectionError:
             pass
         finally:
-            # First what needs no waiting: this may be cancelled, too. A stream whose task had not begun frees nothing.
+            # First what needs no waiting: this may be cancelled, too. A stream whose task had not
+            # begun frees nothing.
             streams = list(self._streams.values())
             tasks = [*helpers, *self._answers, *(stream.task for stream in streams)]
             for task in tasks:
@@ -177,7 +179,8 @@ class _Connection:
                 await self._send(health)
 
     async def _say_goodbye(self) -> None:
-        """When the server shuts down: tell the client to take new turns elsewhere; close after its last turn."""
+        """When the server shuts down: tell the client to take new turns elsewhere; close after its
+        last turn."""
         await self._service.draining.wait()
         await self._send(protocol.Goodbye())
         if self._streams:

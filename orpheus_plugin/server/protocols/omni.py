@@ -1,10 +1,13 @@
-"""vLLM-Omni's websocket `/v1/audio/speech/stream`, which LiveKit's Baseten plugin speaks too (model="qwen3-tts").
+"""vLLM-Omni's websocket `/v1/audio/speech/stream`, which LiveKit's Baseten plugin speaks too
+(model="qwen3-tts").
 
-JSON text messages: `session.config` first, then `input.text` and `input.done` for each utterance; the connection stays open.
-Back come `audio.start`, the audio (binary), `audio.done` for each sentence, and `session.done`. Facts: vLLM-Omni's Speech API
-documentation, serving_speech_stream.py and protocol/audio.py; livekit-plugins-baseten's qwen3_tts.py.
+JSON text messages: `session.config` first, then `input.text` and `input.done` for each utterance;
+the connection stays open. Back come `audio.start`, the audio (binary), `audio.done` for each
+sentence, and `session.done`. Facts: vLLM-Omni's Speech API documentation, serving_speech_stream.py
+and protocol/audio.py; livekit-plugins-baseten's qwen3_tts.py.
 
-An utterance is a turn here. The next one waits for it: its audio comes after, and it would take a second place.
+An utterance is a turn here. The next one waits for it: its audio comes after, and it would take a
+second place.
 """
 
 from __future__ import annotations
@@ -34,14 +37,15 @@ MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 
 CONFIG_S = 10.0
 IDLE_S = 30.0
-"""The configuration must have come by then; then a client that says nothing and hears nothing is closed. LiveKit's parks its
-connections and says something every 15 s."""
+"""The configuration must have come by then; then a client that says nothing and hears nothing is
+closed. LiveKit's parks its connections and says something every 15 s."""
 
 NO_CLONES = "Orpheus cannot speak with a recorded voice; choose a named one"
 
 
 class Config(Options, kw_only=True, tag_field="type", tag="session.config"):
-    """What is not here (language, instructions, task_type, max_new_tokens ...) is taken and means nothing."""
+    """What is not here (language, instructions, task_type, max_new_tokens ...) is taken and means
+    nothing."""
 
     speaker: str | None = None
     response_format: Literal["wav", "pcm", "flac", "mp3", "opus"] | None = None
@@ -113,7 +117,8 @@ def add_routes(app: web.Application, service: SpeechService) -> None:
 
 
 class _Session:
-    """One connection: a reader that checks messages, a speaker that takes them one after the other."""
+    """One connection: a reader that checks messages, a speaker that takes them one after the
+    other."""
 
     def __init__(self, service: SpeechService, socket: Socket) -> None:
         self._service = service

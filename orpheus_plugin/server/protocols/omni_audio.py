@@ -1,4 +1,5 @@
-"""Audio and words as vLLM-Omni's websocket carries them: sentence by sentence, in one of its forms."""
+"""Audio and words as vLLM-Omni's websocket carries them: sentence by sentence, in one of its
+forms."""
 
 from __future__ import annotations
 
@@ -21,8 +22,10 @@ class Format:
         name: of the file format.
         speed: of the speech; 1 where it is streamed.
         streamed: pieces of pcm as they come, not one file a sentence.
-        word_chunks: audio in JSON, base64, and after it the times of its words (vLLM-Omni's word_timestamps).
-        word_alignment: the times of a sentence's words in its audio.done (Baseten's timestamp_type).
+        word_chunks: audio in JSON, base64, and after it the times of its words (vLLM-Omni's
+            word_timestamps).
+        word_alignment: the times of a sentence's words in its audio.done (Baseten's
+            timestamp_type).
     """
 
     name: str

@@ -1,4 +1,5 @@
-"""OpenAI's speech API: `/v1/audio/speech`, `/v1/models`, and the `/v1/audio/voices` that its imitators agree on."""
+"""OpenAI's speech API: `/v1/audio/speech`, `/v1/models`, and the `/v1/audio/voices` that its
+imitators agree on."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ from orpheus_plugin.server.service import ServedTurn, SpeechService
 from orpheus_plugin.turn import SAMPLE_RATE, SpeechOptions
 
 NAMES = ("tts-1", "tts-1-hd")
-"""The one model's other names: some clients ask whether the server has what they were written for."""
+"""The one model's other names: some clients ask whether the server has what they were written
+for."""
 
 
 def add_routes(app: web.Application, service: SpeechService) -> None:
@@ -84,10 +86,11 @@ class _Voice(msgspec.Struct):
 
 
 class _Asked(Options, kw_only=True):
-    """A request. `model` and `instructions` are taken and mean nothing: there is one model, and it takes none.
+    """A request. `model` and `instructions` are taken and mean nothing: there is one model, and it
+    takes none.
 
-    The sampling is not OpenAI's, but harmless to its clients: it reaches us through `extra_body`. `stream` is how
-    vLLM-Omni's and SGLang's clients ask for events.
+    The sampling is not OpenAI's, but harmless to its clients: it reaches us through `extra_body`.
+    `stream` is how vLLM-Omni's and SGLang's clients ask for events.
     """
 
     input: str

@@ -1,7 +1,8 @@
-"""kyutai's text-to-speech protocol, as unmute speaks it: `/api/tts_streaming` and `/api/build_info`.
+"""kyutai's text-to-speech protocol, as unmute speaks it: `/api/tts_streaming` and
+`/api/build_info`.
 
-One connection is one turn. Clients strip the spaces around their words; closing the connection is how they interrupt.
-Facts: unmute's text_to_speech.py, moshi-server's tts.rs and py_module.rs.
+One connection is one turn. Clients strip the spaces around their words; closing the connection is
+how they interrupt. Facts: unmute's text_to_speech.py, moshi-server's tts.rs and py_module.rs.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ def add_routes(app: web.Application, service: SpeechService) -> None:
             custom = service.voices.custom
             reader = _Reader(socket, turn, custom)
             if custom == "error":
-                # A voice embedding comes before anything else, and must be refused before Ready to be noticed.
+                # A voice embedding comes before anything else, and must be refused before Ready to
+                # be noticed.
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(0.05):
                         reader.take(await socket.receive())
@@ -76,7 +78,8 @@ def add_routes(app: web.Application, service: SpeechService) -> None:
 
 
 def _options(request: web.Request) -> SpeechOptions:
-    """Of what kyutai's models take, voice and seed mean something here; their temperature is another model's."""
+    """Of what kyutai's models take, voice and seed mean something here; their temperature is
+    another model's."""
     seed = request.query.get("seed", "")
     return SpeechOptions(
         voice=request.query.get("voice"),
@@ -85,7 +88,8 @@ def _options(request: web.Request) -> SpeechOptions:
 
 
 async def _refuse(socket: Socket, out: _Out, error: OrpheusError) -> WSCloseCode:
-    """Say why. Returns the code to close with: its client overlooks an Error after Ready, but not an unclean close."""
+    """Say why. Returns the code to close with: its client overlooks an Error after Ready, but not
+    an unclean close."""
     logger.info("refused or ended", extra={"protocol": "unmute", "code": error.code})
     # Whatever keeps us from speaking now, unmute has one word for it.
     message = NO_ROOM if error.retryable and not out.ready else error.message
@@ -211,7 +215,8 @@ _FLOAT = np.dtype([("tag", "u1"), ("value", ">f4")])
 
 
 def _audio_map(samples: npt.NDArray[np.floating]) -> bytes:
-    """{"type": "Audio", "pcm": [float32...]}, written as a whole: thousands of floats, ten times a second, per turn."""
+    """{"type": "Audio", "pcm": [float32...]}, written as a whole: thousands of floats, ten times a
+    second, per turn."""
     array = np.empty(samples.size, _FLOAT)
     array["tag"] = 0xCA
     array["value"] = samples

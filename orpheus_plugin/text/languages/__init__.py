@@ -1,4 +1,5 @@
-"""What each language says for figures, signs and addresses: one module of tables and a few rules for each."""
+"""What each language says for figures, signs and addresses: one module of tables and a few rules
+for each."""
 
 from __future__ import annotations
 
@@ -15,5 +16,6 @@ _NEUTRAL = Language(code="", spells=False)
 
 
 def language(code: str) -> Language:
-    """The language of a two-letter code, a region behind it aside ("pt-BR"); one without words if it is not known."""
+    """The language of a two-letter code, a region behind it aside ("pt-BR"); one without words if
+    it is not known."""
     return _LANGUAGES.get(code.split("-")[0].lower(), _NEUTRAL)

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from orpheus_plugin.text.numerals import number_words
 
 Names = tuple[str, str]
-"""A unit as it follows one and as it follows any other number; the first with its own word for one: "one mile"."""
+"""A unit as it follows one and as it follows any other number; the first with its own word for one:
+"one mile"."""
 
 
 def _no_date(day: int, month: int, year: str | None, before: str) -> str:
@@ -39,15 +40,17 @@ class Language:
         spaced_groups: whether a space stands between groups too: 1 249.
         glued: whether a number and what it counts are written together.
         digits: the digits as they are told one by one.
-        minus, plus, to, times, by, over, number, percent: as in "minus five", "five to ten", "two times", "three by
-            five", "seven over ten", "number seven", "five percent".
+        minus, plus, to, times, by, over, number, percent: as in "minus five", "five to ten", "two
+            times", "three by five", "seven over ten", "number seven", "five percent".
         words: signs and what is said for them between words and figures.
         squared, cubed, power: what follows a number for its powers; `power` takes the exponent.
         times_ten: "times ten to the power of", for 1e5.
         currencies: sign or code -> (with one, with others, one hundredth, hundredths).
         money: between an amount of money and its hundredths.
-        names_cents: whether the hundredths are named then: "five dollars and ten cents", "fünf Euro zehn".
-        units: what may follow a number, as it is written -> names. Single letters are told apart by case.
+        names_cents: whether the hundredths are named then: "five dollars and ten cents", "fünf Euro
+            zehn".
+        units: what may follow a number, as it is written -> names. Single letters are told apart by
+            case.
         periods: what may follow a slash: "/mo" -> "month".
         per: the word for that slash.
         scales: letters for thousands and more, as they follow an amount of money or a number.
@@ -63,7 +66,8 @@ class Language:
         links: words that may stand between such a word and the number.
         dials: words after which a number of three or more digits is one to dial.
         little_words: words that are never counted: what follows a number is no noun then.
-        date, clock, year, ordinal: rules; "" where there is none. `ordinal` takes the written ending.
+        date, clock, year, ordinal: rules; "" where there is none. `ordinal` takes the written
+            ending.
         before_noun: a number's words as they stand before a noun.
         symbols: signs on their own or between words.
         lone_currencies: what a currency sign on its own is called.
@@ -119,7 +123,8 @@ class Language:
     keys: Mapping[str, str] = field(default_factory=dict)
 
     def integer(self, digits: str) -> str:
-        """A whole number in words. One with a leading zero, or too long to grasp, digit by digit."""
+        """A whole number in words. One with a leading zero, or too long to grasp, digit by
+        digit."""
         if len(digits) > 15 or (digits[0] == "0" and len(digits) > 1):
             return self.told(digits)
         return number_words(int(digits), self.code) or digits

@@ -10,7 +10,8 @@ MONTHS, MONTH_NAMES = months(
 )
 MONTH_NAMES["sept"] = 9
 DAY_NAMES = {
-    **{name[:3].lower(): name for name in ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")},
+    **{name[:3].lower(): name for name in ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday",
+    "Saturday", "Sunday")},
     "tues": "Tuesday", "thur": "Thursday", "thurs": "Thursday",
 }  # fmt: skip
 _DIGITS = ("oh", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -23,8 +24,10 @@ def _money(
 
 
 _DOLLARS = {
-    "$": "dollar", "US$": "U S dollar", "USD": "U S dollar", "A$": "Australian dollar", "AU$": "Australian dollar", "CA$": "Canadian dollar", "AUD": "Australian dollar",
-    "C$": "Canadian dollar", "CAD": "Canadian dollar", "HK$": "Hong Kong dollar", "NZ$": "New Zealand dollar", "S$": "Singapore dollar",
+    "$": "dollar", "US$": "U S dollar", "USD": "U S dollar", "A$": "Australian dollar",
+    "AU$": "Australian dollar", "CA$": "Canadian dollar", "AUD": "Australian dollar",
+    "C$": "Canadian dollar", "CAD": "Canadian dollar", "HK$": "Hong Kong dollar",
+    "NZ$": "New Zealand dollar", "S$": "Singapore dollar",
     "€": "euro", "EUR": "euro",
 }  # fmt: skip
 _POUND = _money("pound", "", "penny", "pence")
@@ -32,18 +35,24 @@ _YEN = _money("yen", "yen", "sen", "sen")
 _RUPEE = _money("rupee", "", "paisa", "paise")
 CURRENCIES = {
     **{sign: _money(name) for sign, name in _DOLLARS.items()},
-    "£": _POUND, "GBP": _POUND, "¥": _YEN, "JPY": _YEN, "₹": _RUPEE, "INR": _RUPEE, "Rs.": _RUPEE, "Rs": _RUPEE,
-    "CHF": _money("Swiss franc", "", "centime", "centimes"), "₩": _money("won", "won"), "KRW": _money("won", "won"),
+    "£": _POUND, "GBP": _POUND, "¥": _YEN, "JPY": _YEN, "₹": _RUPEE, "INR": _RUPEE, "Rs.": _RUPEE,
+    "Rs": _RUPEE,
+    "CHF": _money("Swiss franc", "", "centime", "centimes"), "₩": _money("won", "won"),
+    "KRW": _money("won", "won"),
     "CNY": _money("yuan", "yuan", "fen", "fen"), "RMB": _money("yuan", "yuan", "fen", "fen"),
-    "₽": _money("ruble", "", "kopeck", "kopecks"), "₺": _money("lira", "lira", "kurush", "kurush"), "₿": _money("bitcoin"),
-    "₪": _money("shekel", "", "agora", "agorot"), "R$": _money("real", "reais", "centavo", "centavos"), "¢": ("one cent", "cents", "", ""),
-    "SEK": _money("krona", "kronor", "öre", "öre"), "NOK": _money("krone", "kroner", "øre", "øre"), "DKK": _money("krone", "kroner", "øre", "øre"),
+    "₽": _money("ruble", "", "kopeck", "kopecks"), "₺": _money("lira", "lira", "kurush", "kurush"),
+    "₿": _money("bitcoin"),
+    "₪": _money("shekel", "", "agora", "agorot"),
+    "R$": _money("real", "reais", "centavo", "centavos"), "¢": ("one cent", "cents", "", ""),
+    "SEK": _money("krona", "kronor", "öre", "öre"), "NOK": _money("krone", "kroner", "øre", "øre"),
+    "DKK": _money("krone", "kroner", "øre", "øre"),
     "PLN": _money("zloty", "zloty", "grosz", "groszy"), "₱": _money("peso"), "MXN": _money("peso"),
 }  # fmt: skip
 
 
 def _units(text: str) -> dict[str, tuple[str, str]]:
-    """Lines of "km, kms = kilometer kilometers"; the plural adds an s unless given behind a comma."""
+    """Lines of "km, kms = kilometer kilometers"; the plural adds an s unless given behind a
+    comma."""
     out = {}
     for line in text.strip().splitlines():
         written, _, names = line.partition("=")
@@ -118,22 +127,33 @@ m³, m3 = cubic meter
 cm³, cm3 = cubic centimeter
 """)
 PERIODS = {
-    "mo": "month", "mth": "month", "yr": "year", "y": "year", "wk": "week", "w": "week", "d": "day", "hr": "hour", "h": "hour",
-    "min": "minute", "sec": "second", "s": "second", "ea": "each", "pp": "person", "kg": "kilogram", "lb": "pound", "l": "liter",
-    "gal": "gallon", "sqft": "square foot", "m²": "square meter", "km": "kilometer", "mi": "mile", "oz": "ounce", "kwh": "kilowatt hour",
+    "mo": "month", "mth": "month", "yr": "year", "y": "year", "wk": "week", "w": "week", "d": "day",
+    "hr": "hour", "h": "hour",
+    "min": "minute", "sec": "second", "s": "second", "ea": "each", "pp": "person", "kg": "kilogram",
+    "lb": "pound", "l": "liter",
+    "gal": "gallon", "sqft": "square foot", "m²": "square meter", "km": "kilometer", "mi": "mile",
+    "oz": "ounce", "kwh": "kilowatt hour",
     "gb": "gigabyte", "g": "gram",
 }  # fmt: skip
 SYMBOLS = {
-    "&": "and", "@": "at", "+": "plus", "=": "equals", "<": "less than", ">": "greater than", "≤": "at most", "≥": "at least",
-    "≈": "about", "~": "about", "≠": "is not equal to", "±": "plus or minus", "×": "times", "·": "times", "÷": "divided by", "→": "to",
-    "->": "to", "=>": "to", "<=": "at most", ">=": "at least", "&&": "and", "==": "equals", "!=": "is not", "√": "square root of",
-    "∞": "infinity", "π": "pi", "§": "section", "²": "squared", "³": "cubed", "%": "percent", "‰": "per mille", "°": "degrees",
-    "©": "copyright", "w/": "with", "w/o": "without", "c/o": "care of", "b/c": "because", "n/a": "not applicable", "№": "number",
+    "&": "and", "@": "at", "+": "plus", "=": "equals", "<": "less than", ">": "greater than",
+    "≤": "at most", "≥": "at least",
+    "≈": "about", "~": "about", "≠": "is not equal to", "±": "plus or minus", "×": "times",
+    "·": "times", "÷": "divided by", "→": "to",
+    "->": "to", "=>": "to", "<=": "at most", ">=": "at least", "&&": "and", "==": "equals",
+    "!=": "is not", "√": "square root of",
+    "∞": "infinity", "π": "pi", "§": "section", "²": "squared", "³": "cubed", "%": "percent",
+    "‰": "per mille", "°": "degrees",
+    "©": "copyright", "w/": "with", "w/o": "without", "c/o": "care of", "b/c": "because",
+    "n/a": "not applicable", "№": "number",
 }  # fmt: skip
 LITTLE = (
-    "to for if now and or when at in on from with by as is are was were the a an then but so please immediately right using via this "
-    "that before after until till since of it you we they he she i be can will would should must may not into over under through "
-    "today tonight tomorrow yesterday again instead here there how who why what which while because unless"
+    "to for if now and or when at in on from with by as is are was were the a an then but so"
+    " please immediately right using via this "
+    "that before after until till since of it you we they he she i be can will would should must"
+    " may not into over under through "
+    "today tonight tomorrow yesterday again instead here there how who why what which while"
+    " because unless"
 )
 
 
@@ -193,20 +213,25 @@ LANGUAGE = Language(
     units=UNITS,
     periods=PERIODS,
     per="per",
-    scales={"k": "thousand", "K": "thousand", "M": "million", "bn": "billion", "mn": "million", "mil": "million", "tn": "trillion"},
-    money_scales={"m": "million", "b": "billion", "B": "billion", "t": "trillion", "T": "trillion", "MM": "million", "Bn": "billion"},
+    scales={"k": "thousand", "K": "thousand", "M": "million", "bn": "billion", "mn": "million",
+    "mil": "million", "tn": "trillion"},
+    money_scales={"m": "million", "b": "billion", "B": "billion", "t": "trillion", "T": "trillion",
+    "MM": "million", "Bn": "billion"},
     scale_words=word_set("hundred thousand million billion trillion lakh crore"),
     months=MONTHS,
     month_names=MONTH_NAMES,
     codes=word_set(
-        "code pin zip otp postcode passcode password extension ext ext. x cvv cvc ssn tan iban tracking confirmation verification passcode: "
+        "code pin zip otp postcode passcode password extension ext ext. x cvv cvc ssn tan iban"
+        " tracking confirmation verification passcode: "
         "zipcode imei vin tel tel. fax"
     ),
     maybe_codes=word_set(
-        "number id room flight account order reference ref case ticket invoice phone mobile telephone booking license policy serial"
+        "number id room flight account order reference ref case ticket invoice phone mobile"
+        " telephone booking license policy serial"
     ),
     links=word_set("is was are number code no no. id :"),
-    dials=word_set("call text dial ring phone texting calling dialing dialed dialled texted message sms"),
+    dials=word_set("call text dial ring phone texting calling dialing dialed dialled texted"
+    " message sms"),
     little_words=word_set(LITTLE),
     date=_date,
     clock=_clock,

@@ -1,8 +1,10 @@
-"""Tokens from OpenAI-style `/v1/completions` servers (vLLM, SGLang, llama.cpp and compatible ones), over HTTP.
+"""Tokens from OpenAI-style `/v1/completions` servers (vLLM, SGLang, llama.cpp and compatible ones),
+over HTTP.
 
-What a server supports is found by use: vLLM gives token ids in its events (`return_token_ids`), others give the text
-`<custom_token_N>`; most take the prompt as ids, some only as text. Sampling options that not all servers know are sent
-under every name in use; servers ignore names that they do not know.
+What a server supports is found by use: vLLM gives token ids in its events (`return_token_ids`),
+others give the text `<custom_token_N>`; most take the prompt as ids, some only as text. Sampling
+options that not all servers know are sent under every name in use; servers ignore names that they
+do not know.
 """
 
 from __future__ import annotations
@@ -59,9 +61,10 @@ class _Request(Arrivals):
 class CompletionsGenerator:
     """A TokenGenerator on one or several servers of the same model.
 
-    A request goes to the healthy server with the fewest of our requests. Until its first id it moves on to the next
-    server when one refuses, is full or cannot be reached. After that a lost connection ends it with ConnectionFailed;
-    requests on other servers continue. Closing the iterator closes the connection, which makes these servers abort.
+    A request goes to the healthy server with the fewest of our requests. Until its first id it
+    moves on to the next server when one refuses, is full or cannot be reached. After that a lost
+    connection ends it with ConnectionFailed; requests on other servers continue. Closing the
+    iterator closes the connection, which makes these servers abort.
 
     Args:
         urls: `http://host:port`, with or without `/v1` (or `/v1/completions`) at the end.
@@ -89,7 +92,8 @@ class CompletionsGenerator:
         return self._pool.servers
 
     async def start(self) -> None:
-        """Ask every server for its model. Raises ConnectionFailed if none answers, InvalidOptions if one refuses the key."""
+        """Ask every server for its model. Raises ConnectionFailed if none answers, InvalidOptions
+        if one refuses the key."""
         await self._pool.start()
 
     async def aclose(self) -> None:
@@ -122,11 +126,12 @@ class CompletionsGenerator:
         *,
         priority: int = 0,
     ) -> AsyncGenerator[TokenChunk, None]:
-        """See TokenGenerator. The request is checked here and sent at the first step of the iterator.
+        """See TokenGenerator. The request is checked here and sent at the first step of the
+        iterator.
 
-        Besides EngineDied after `aclose`, raises ConnectionFailed when a server is lost, AtCapacity when all are full,
-        InvalidOptions with the server's words when it refuses the request, and GenerationFailed when the server answers
-        with text instead of audio tokens.
+        Besides EngineDied after `aclose`, raises ConnectionFailed when a server is lost, AtCapacity
+        when all are full, InvalidOptions with the server's words when it refuses the request, and
+        GenerationFailed when the server answers with text instead of audio tokens.
         """
         self._pool.check_open()
         prompt = checked_prompt(prompt_ids, self._vocabulary.size)
@@ -134,7 +139,8 @@ class CompletionsGenerator:
         return self._stream(_Request(request_id, prompt, sampling, priority))
 
     async def _stream(self, request: _Request) -> AsyncGenerator[TokenChunk, None]:
-        """The request's ids. A task of its own reads them, so that a slow consumer does not slow the server."""
+        """The request's ids. A task of its own reads them, so that a slow consumer does not slow
+        the server."""
         if request.request_id in self._requests:
             raise InvalidOptions(f"request {request.request_id!r} is already running")
         self._requests[request.request_id] = request
@@ -276,12 +282,14 @@ class CompletionsGenerator:
 async def _events(server: Server, response: aiohttp.ClientResponse) -> AsyncIterator[list[str]]:
     """The data of the answer's events, as many at a time as arrive together.
 
-    A server that does not stream sends one JSON object, which is its only event. Raises GenerationFailed for a web page.
+    A server that does not stream sends one JSON object, which is its only event. Raises
+    GenerationFailed for a web page.
     """
     if response.content_type == "text/html":
         page = " ".join((await response.text(errors="replace")).split())[:60]
         raise GenerationFailed(
-            f"{server.base} answers with a web page ({page!r}), not a completion: check the url, and a proxy or login"
+            f"{server.base} answers with a web page ({page!r}), not a completion: check the url,"
+            " and a proxy or login"
             " page before the server"
         )
     if response.content_type == "application/json":
@@ -303,9 +311,12 @@ def _choice(server: Server, event: str) -> dict[str, Any]:
 
 def _not_orpheus(server: Server, choices: ChoiceReader) -> GenerationFailed:
     return GenerationFailed(
-        f"{server.base} does not answer as an Orpheus server: it sends {choices.prose} instead of audio tokens"
-        f" (<custom_token_N>). Check that the model it serves ({server.model or 'unknown'}) is an Orpheus model, that"
-        " /v1/completions gets the prompt as it is, without a chat template, and that the server returns token ids"
+        f"{server.base} does not answer as an Orpheus server: it sends {choices.prose} instead of"
+        " audio tokens"
+        f" (<custom_token_N>). Check that the model it serves ({server.model or 'unknown'}) is an"
+        " Orpheus model, that"
+        " /v1/completions gets the prompt as it is, without a chat template, and that the server"
+        " returns token ids"
         " (return_token_ids) or shows special tokens in its text"
     )
 

@@ -1,4 +1,5 @@
-"""What a completions server sends: server-sent events, their choices, ids written as ids or as text."""
+"""What a completions server sends: server-sent events, their choices, ids written as ids or as
+text."""
 
 from __future__ import annotations
 
@@ -13,12 +14,13 @@ _WORDS = 60
 """Characters of a server's text that an error message quotes."""
 _PROSE_CHARS = 400
 _PROSE_IDS = 64
-"""So much text, or so many ids, without one audio id: the server does not run an Orpheus model. Orpheus itself begins
-with audio; a server that repeats the prompt stays below both."""
+"""So much text, or so many ids, without one audio id: the server does not run an Orpheus model.
+Orpheus itself begins with audio; a server that repeats the prompt stays below both."""
 
 
 class EventReader:
-    """The `data` of each event from a byte stream cut anywhere (html.spec.whatwg.org, "Server-sent events").
+    """The `data` of each event from a byte stream cut anywhere (html.spec.whatwg.org, "Server-sent
+    events").
 
     Lines may end in LF or CRLF. Comments and other fields are skipped.
     """
@@ -42,10 +44,12 @@ class EventReader:
 
 
 class TokenText:
-    """Ids from a stream of text in which each id is written `<custom_token_N>`, wherever the text is cut.
+    """Ids from a stream of text in which each id is written `<custom_token_N>`, wherever the text
+    is cut.
 
     Attributes:
-        other: number of characters that were not part of an id, without white space at the ends of each piece.
+        other: number of characters that were not part of an id, without white space at the ends of
+            each piece.
         words: the first of these characters.
     """
 
@@ -118,7 +122,8 @@ class ChoiceReader:
 
     @property
     def prose(self) -> str | None:
-        """What an answer without audio says instead, quoted for an error message; None if it says nothing."""
+        """What an answer without audio says instead, quoted for an error message; None if it says
+        nothing."""
         if self.audio:
             return None
         if words := self._text.words.strip():
@@ -129,7 +134,8 @@ class ChoiceReader:
 
 
 def _text_of(choice: dict[str, Any]) -> str:
-    """The text of a completion's choice. Servers that apply a chat template may answer in the form of a chat."""
+    """The text of a completion's choice. Servers that apply a chat template may answer in the form
+    of a chat."""
     for part in (choice, choice.get("delta"), choice.get("message")):
         if isinstance(part, dict):
             text = part.get("text") or part.get("content")
@@ -175,7 +181,8 @@ def first_model(body: bytes) -> str | None:
 
 
 def error_message(body: bytes) -> str:
-    """What a server says went wrong: OpenAI's {"error": {"message": ...}}, or the first 500 characters of anything else."""
+    """What a server says went wrong: OpenAI's {"error": {"message": ...}}, or the first 500
+    characters of anything else."""
     text = body.decode("utf-8", "replace")
     with contextlib.suppress(ValueError, AttributeError):
         value = json.loads(text)

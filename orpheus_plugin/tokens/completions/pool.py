@@ -1,4 +1,5 @@
-"""The servers of a CompletionsGenerator: their addresses, their health, and which one is used next."""
+"""The servers of a CompletionsGenerator: their addresses, their health, and which one is used
+next."""
 
 from __future__ import annotations
 
@@ -48,7 +49,8 @@ class Server:
 
 
 class ServerPool:
-    """The servers of one model, one HTTP session for all of them, and a task that checks their health.
+    """The servers of one model, one HTTP session for all of them, and a task that checks their
+    health.
 
     Args:
         urls: `http://host:port`, with or without `/v1` (or `/v1/completions`) at the end.
@@ -79,7 +81,8 @@ class ServerPool:
         _ = self.session
 
     async def start(self) -> None:
-        """Ask every server for its model. Raises ConnectionFailed if none answers, InvalidOptions if one refuses the key."""
+        """Ask every server for its model. Raises ConnectionFailed if none answers, InvalidOptions
+        if one refuses the key."""
         if self._session is not None:
             return
         self._session = aiohttp.ClientSession(

@@ -26,18 +26,21 @@ logger = logging.getLogger(__name__)
 
 _NO_IDS = np.zeros(0, np.int32)
 _HEADS_SHARE = 0.05
-"""Streams wait for a common slot 0, six steps at most, where reading one slot's head is more than this of a step."""
+"""Streams wait for a common slot 0, six steps at most, where reading one slot's head is more than
+this of a step."""
 
 
 class CpuLlama(BatchedGenerator):
     """A TokenGenerator for any Orpheus-shaped Llama checkpoint on one thread of a CPU.
 
-    With equal seeds a request gives equal ids, alone and among others. Greedy ids are those of float32 arithmetic on the
-    checkpoint's weights; keys and values are kept as float16 where the CPU has it.
+    With equal seeds a request gives equal ids, alone and among others. Greedy ids are those of
+    float32 arithmetic on the checkpoint's weights; keys and values are kept as float16 where the
+    CPU has it.
 
-    A step costs one pass over the weights for up to 8 streams, of 2 bytes a weight for a bfloat16 checkpoint, and of the
-    head 4096 rows for each slot at which streams stand. benchmarks/generator.py has figures. The first start on a machine
-    compiles the step, once: some 10 s.
+    A step costs one pass over the weights for up to 8 streams, of 2 bytes a weight for a bfloat16
+    checkpoint, and of the head 4096 rows for each slot at which streams stand.
+    benchmarks/generator.py has figures. The first start on a machine compiles the step, once: some
+    10 s.
     """
 
     def __init__(
@@ -86,7 +89,8 @@ class CpuLlama(BatchedGenerator):
 class CpuStepper:
     """The compiled step with the places and the room it works on. See worker.Stepper.
 
-    Memory of the cache: 2 bytes (4 without float16) * 2 * layers * kv_heads * head_dim a position in use.
+    Memory of the cache: 2 bytes (4 without float16) * 2 * layers * kv_heads * head_dim a position
+    in use.
     """
 
     def __init__(self, weights: Weights, *, places: int, context: int, chunk: int) -> None:
@@ -137,7 +141,8 @@ class CpuStepper:
         self._codes = np.zeros(places, np.int32)
 
     def warm_up(self, token_id: int) -> None:
-        """Read one id and draw one; compiles or loads the step. Leaves the logits in work.logits[0]."""
+        """Read one id and draw one; compiles or loads the step. Leaves the logits in
+        work.logits[0]."""
         greedy = SamplingParams(temperature=0.0, repetition_penalty=1.0)
         request = Request("warm-up", [token_id, token_id], greedy, 1, 0)
         self.join(request)

@@ -1,4 +1,5 @@
-"""Drawing one id from a row of logits: temperature, nucleus, repetition penalty, and a stream's own random numbers."""
+"""Drawing one id from a row of logits: temperature, nucleus, repetition penalty, and a stream's own
+random numbers."""
 
 from __future__ import annotations
 
@@ -26,12 +27,14 @@ def draw(
 ) -> int:
     """A column of `logits`, [n] with n a multiple of 16, which is changed. -inf is never drawn.
 
-    The nucleus is drawn from without sorting: draw from all, keep what lies in the nucleus (the mass of what is more
-    probable stays below top_p), and where it does not, draw again among the more probable. What is kept has exactly the
-    nucleus' distribution; ids as probable as its last one belong to it. 1.3 rounds are usual.
+    The nucleus is drawn from without sorting: draw from all, keep what lies in the nucleus (the
+    mass of what is more probable stays below top_p), and where it does not, draw again among the
+    more probable. What is kept has exactly the nucleus' distribution; ids as probable as its last
+    one belong to it. 1.3 rounds are usual.
 
     Args:
-        seen: uint8 [up to n]; 1 where the penalty applies: positive logits are divided by it, negative ones multiplied.
+        seen: uint8 [up to n]; 1 where the penalty applies: positive logits are divided by it,
+            negative ones multiplied.
         temperature: 0 takes the first of the highest.
         top_p: 1 and more is all of the mass.
         random: uint64 [1], the stream's state; advanced once a round.
@@ -84,7 +87,8 @@ def running_sum(sums: Floats) -> float:
 
 @compiled
 def find(weights: Floats, floor: Any, sums: Floats, target: float) -> int:
-    """Where the running sum of the weights above `floor` passes `target`, which is below their whole sum."""
+    """Where the running sum of the weights above `floor` passes `target`, which is below their
+    whole sum."""
     running, row = 0.0, 0
     while row + 1 < len(sums) and running + sums[row] <= target:
         running += sums[row]
@@ -101,7 +105,8 @@ def find(weights: Floats, floor: Any, sums: Floats, target: float) -> int:
 
 @compiled
 def next_uniform(random: NDArray[np.uint64]) -> float:
-    """In [0, 1), in steps of 2**-32. SplitMix64 (Steele, Lea, Flood 2014; prng.di.unimi.it/splitmix64.c)."""
+    """In [0, 1), in steps of 2**-32. SplitMix64 (Steele, Lea, Flood 2014;
+    prng.di.unimi.it/splitmix64.c)."""
     random[0] += u8(0x9E3779B97F4A7C15)
     z = random[0]
     z = (z ^ (z >> u8(30))) * u8(0xBF58476D1CE4E5B9)

@@ -1,8 +1,9 @@
-"""One step of the language model, compiled: some streams draw an id each, and one reads ids of its prompt.
+"""One step of the language model, compiled: some streams draw an id each, and one reads ids of its
+prompt.
 
-A stream is a place in the cache. Whoever joins takes a free place, whoever leaves frees it, and nothing is copied. A row of
-a step is one id at one position of a place; rows of many places lie in any order. `step` is all that happens to a row, from
-its id to the next one.
+A stream is a place in the cache. Whoever joins takes a free place, whoever leaves frees it, and
+nothing is copied. A row of a step is one id at one position of a place; rows of many places lie in
+any order. `step` is all that happens to a row, from its id to the next one.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ COLUMNS = CODES + LANES
 
 
 class Weights(NamedTuple):
-    """A Llama for speech. Matrices are packed (`kernels.products`), those of all layers in one array.
+    """A Llama for speech. Matrices are packed (`kernels.products`), those of all layers in one
+    array.
 
     Of the output head there are the audio ids' rows, one matrix a slot, and the stop id's row.
     """
@@ -54,7 +56,8 @@ class Weights(NamedTuple):
 class Streams(NamedTuple):
     """What each place holds: its cache, where it is, how it draws.
 
-    Keys and values lie as packed matrices, float16 (as uint16) or float32: attention is two products.
+    Keys and values lie as packed matrices, float16 (as uint16) or float32: attention is two
+    products.
     """
 
     keys: NDArray[Any]  # [places, layers, kv_heads, context / 16, head_dim, 16]
@@ -70,7 +73,8 @@ class Streams(NamedTuple):
 
 
 class Work(NamedTuple):
-    """Room for the numbers of one step, of up to R rows. Behind each array of floats lie 32 more (`add_product`)."""
+    """Room for the numbers of one step, of up to R rows. Behind each array of floats lie 32 more
+    (`add_product`)."""
 
     ids: Ints  # [R]
     place: Ints
@@ -105,8 +109,8 @@ def step(
         read_place, read_from, read_ids: a place, and ids [m] for its positions from read_from on.
         codes: [n], written: a code of the stream's slot, or STOP (at slot 0 only).
 
-    Cost: one pass over the blocks' weights for each 8 rows, over each row's cache, and over the head once for each slot at
-    which some stream stands.
+    Cost: one pass over the blocks' weights for each 8 rows, over each row's cache, and over the
+    head once for each slot at which some stream stands.
     """
     draws = len(drawing)
     rows = draws + len(read_ids)
@@ -196,7 +200,8 @@ def gate(gates: Floats, ups: Floats, out: Floats) -> None:
 
 @compiled
 def rotate_and_keep(r: int, layer: int, weights: Weights, streams: Streams, work: Work) -> None:
-    """Rotate the row's queries and keys by its position, scale the queries, put keys and values into the cache."""
+    """Rotate the row's queries and keys by its position, scale the queries, put keys and values
+    into the cache."""
     heads, kv_heads, size = weights.heads, weights.kv_heads, weights.head_dim
     place, position = work.place[r], work.position[r]
     cosine, sine = weights.cosine[position], weights.sine[position]
@@ -221,7 +226,8 @@ def rotate_and_keep(r: int, layer: int, weights: Weights, streams: Streams, work
 
 @compiled
 def attend(r: int, layer: int, weights: Weights, streams: Streams, work: Work) -> None:
-    """What the row's heads find at its own position and before: work.mixed. Heads that share keys go together."""
+    """What the row's heads find at its own position and before: work.mixed. Heads that share keys
+    go together."""
     size = weights.head_dim
     group = weights.heads // weights.kv_heads
     place, length = work.place[r], work.position[r] + 1
@@ -256,7 +262,8 @@ def softmax(x: Floats) -> None:
 
 @compiled
 def logits_by_slot(draws: int, weights: Weights, streams: Streams, work: Work) -> None:
-    """Logits of the rows that draw, row i of them that of row order[i]: those of one slot share a pass over its head."""
+    """Logits of the rows that draw, row i of them that of row order[i]: those of one slot share a
+    pass over its head."""
     done = 0
     for slot in range(SLOTS):
         count = 0

@@ -17,8 +17,8 @@ from orpheus_plugin.tokens.vocabulary import Vocabulary
 def load_weights(
     model_dir: Path, shape: LlamaShape, vocabulary: Vocabulary, context: int
 ) -> Weights:
-    """Read and pack the weights. Matrices stay bfloat16 where the checkpoint has that, else they are float32: the step's
-    numbers are those of the file. Raises what LlamaTensors does.
+    """Read and pack the weights. Matrices stay bfloat16 where the checkpoint has that, else they
+    are float32: the step's numbers are those of the file. Raises what LlamaTensors does.
     """
     tensors = LlamaTensors(model_dir, shape, vocabulary)
     layers = tensors.layers

@@ -1,4 +1,5 @@
-"""TorchLlama: the token generator that needs nothing but torch, for a GPU without vLLM; on a CPU the reference."""
+"""TorchLlama: the token generator that needs nothing but torch, for a GPU without vLLM; on a CPU
+the reference."""
 
 from __future__ import annotations
 
@@ -25,12 +26,13 @@ logger = logging.getLogger(__name__)
 class TorchLlama(BatchedGenerator):
     """A TokenGenerator for any Orpheus-shaped Llama checkpoint, on a CPU or a CUDA device.
 
-    With equal seeds a single request gives equal ids; in a batch the same random numbers meet logits that may differ in
-    their last bits.
+    With equal seeds a single request gives equal ids; in a batch the same random numbers meet
+    logits that may differ in their last bits.
 
-    A step costs, for B streams: one pass over the blocks' weights, `4096 * hidden` products a stream for the head, a read of
-    each stream's cache up to the longest one, and some 20 operations of sampling for the whole batch. benchmarks/generator.py
-    has figures. On CUDA the same code runs operation by operation (no graphs): tested there, not tuned.
+    A step costs, for B streams: one pass over the blocks' weights, `4096 * hidden` products a
+    stream for the head, a read of each stream's cache up to the longest one, and some 20 operations
+    of sampling for the whole batch. benchmarks/generator.py has figures. On CUDA the same code runs
+    operation by operation (no graphs): tested there, not tuned.
     """
 
     def __init__(
@@ -48,8 +50,9 @@ class TorchLlama(BatchedGenerator):
 
         Args:
             device: "cpu", "cuda", "cuda:1", or "auto".
-            dtype: of the weights. By default bfloat16 on CUDA and on CPUs with instructions for it, where the blocks
-                are large enough to gain from it; else float32. On a CPU all but the matrix products is float32 always.
+            dtype: of the weights. By default bfloat16 on CUDA and on CPUs with instructions for it,
+                where the blocks are large enough to gain from it; else float32. On a CPU all but
+                the matrix products is float32 always.
             prefill_chunk: by default 64 on a CPU, 512 on CUDA.
 
         Raises InvalidOptions also for an unknown dtype or device.
@@ -133,8 +136,8 @@ class TorchLlama(BatchedGenerator):
 
 
 class TorchStepper:
-    """The batched model with its places. Places 0 .. n-1 hold the n streams that draw, without gaps; prompts are read in
-    the place behind the last, one after the other. See worker.Stepper."""
+    """The batched model with its places. Places 0 .. n-1 hold the n streams that draw, without
+    gaps; prompts are read in the place behind the last, one after the other. See worker.Stepper."""
 
     aligned = False
 
@@ -207,7 +210,8 @@ class TorchStepper:
 
 
 def _best_dtype(shape: LlamaShape, on_cpu: bool) -> torch.dtype:
-    """bfloat16 halves what a step reads, but costs some 15 us more a product on a CPU: small blocks stay float32."""
+    """bfloat16 halves what a step reads, but costs some 15 us more a product on a CPU: small blocks
+    stay float32."""
     if not on_cpu:
         return torch.bfloat16
     has_bf16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()

@@ -1,4 +1,5 @@
-"""A Llama decoder that works on a pool of streams: one key-value cache for all, each stream at its own position."""
+"""A Llama decoder that works on a pool of streams: one key-value cache for all, each stream at its
+own position."""
 
 from __future__ import annotations
 
@@ -16,21 +17,25 @@ Tensor = torch.Tensor
 STOP = CODES
 """Column of the stop id in the logits; columns 0..4095 are the codes of a row's slot."""
 SPARE = CODES + 1
-"""A column that is always -inf, so that lists of codes of different lengths can be padded with it."""
+"""A column that is always -inf, so that lists of codes of different lengths can be padded with
+it."""
 COLUMNS = CODES + 2
 _ROWS = 16
-"""Prompts are read in multiples of so many ids: oneDNN keeps a kernel for every number of rows it meets in bfloat16."""
+"""Prompts are read in multiples of so many ids: oneDNN keeps a kernel for every number of rows it
+meets in bfloat16."""
 
 
 class Llama:
     """The network and its cache. Not thread-safe; nothing here waits or allocates per stream.
 
-    `dtype` is that of the residual stream, of attention and of the cache; the weights may have a narrower one, then the
-    matrix products are done in it. The cache is [layers, 2, streams, kv_heads, context, head_dim], zeroed:
-    `2 * layers * kv_heads * head_dim` numbers a position and stream. On a CPU it holds memory only for positions that were
-    used since the stream's last `clear`.
+    `dtype` is that of the residual stream, of attention and of the cache; the weights may have a
+    narrower one, then the matrix products are done in it. The cache is [layers, 2, streams,
+    kv_heads, context, head_dim], zeroed: `2 * layers * kv_heads * head_dim` numbers a position and
+    stream. On a CPU it holds memory only for positions that were used since the stream's last
+    `clear`.
 
-    A call of `hidden` costs one pass over the weights plus, for each stream, a read of its cache up to the longest one.
+    A call of `hidden` costs one pass over the weights plus, for each stream, a read of its cache up
+    to the longest one.
     """
 
     def __init__(
@@ -64,7 +69,8 @@ class Llama:
     def prefill(self, stream: int, ids: Tensor, start: int) -> None:
         """Read `ids` (int64 [n]) into a stream's cache at positions start .. start + n - 1.
 
-        Some positions behind them may be written to as well; whatever is read or drawn next overwrites them.
+        Some positions behind them may be written to as well; whatever is read or drawn next
+        overwrites them.
         """
         end = min(start + -(-len(ids) // _ROWS) * _ROWS, self.context)
         ids = F.pad(ids, (0, end - start - len(ids)))
@@ -98,9 +104,11 @@ class Llama:
         return self._normed(x, self.weights.norm)
 
     def logits(self, hidden: Tensor, slots: list[int]) -> Tensor:
-        """Logits of the ids that may follow: fp32 [B, 4098], the codes of each row's slot, STOP (slot 0 only), SPARE.
+        """Logits of the ids that may follow: fp32 [B, 4098], the codes of each row's slot, STOP
+        (slot 0 only), SPARE.
 
-        The head costs 4096 rows a stream, not the whole vocabulary; rows of one slot share a product.
+        The head costs 4096 rows a stream, not the whole vocabulary; rows of one slot share a
+        product.
         """
         out = hidden.new_full((len(slots), COLUMNS), float("-inf"), dtype=torch.float32)
         by_slot: list[list[int]] = [[] for _ in range(SLOTS)]
@@ -140,8 +148,8 @@ class Llama:
         end: int,
         mask: Tensor | None,
     ) -> Tensor:
-        """The blocks. `rows` and `positions` say where each id stands; `streams` are the streams attended to, each with
-        the same number of ids, up to position `end` - 1."""
+        """The blocks. `rows` and `positions` say where each id stands; `streams` are the streams
+        attended to, each with the same number of ids, up to position `end` - 1."""
         shape = self.shape
         count = streams.stop - streams.start
         rotated = shape.heads + shape.kv_heads
@@ -161,7 +169,8 @@ class Llama:
             cache[:, rows, :, positions] = qkv[:, shape.heads :].view(
                 len(x), 2, shape.kv_heads, shape.head_dim
             )
-            # The queries that share a key-value head stand in one row of "positions", so that no key is repeated.
+            # The queries that share a key-value head stand in one row of "positions", so that no
+            # key is repeated.
             q = qkv[:, : shape.heads].view(count, -1, shape.kv_heads, group, shape.head_dim)
             q = q.transpose(1, 2).reshape(count, shape.kv_heads, -1, shape.head_dim)
             seen = F.scaled_dot_product_attention(q, key, value, attn_mask=mask)

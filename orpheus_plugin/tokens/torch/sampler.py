@@ -1,4 +1,5 @@
-"""Drawing ids for a batch of streams: exact temperature, nucleus and repetition penalty, and a seed of each one's own."""
+"""Drawing ids for a batch of streams: exact temperature, nucleus and repetition penalty, and a seed
+of each one's own."""
 
 from __future__ import annotations
 
@@ -18,14 +19,17 @@ _AHEAD = 64  # steps for which random numbers are drawn at once
 
 
 class Sampler:
-    """SamplingParams state of a pool of streams and one vectorised draw for its first B streams. Not thread-safe.
+    """SamplingParams state of a pool of streams and one vectorised draw for its first B streams.
+    Not thread-safe.
 
-    The nucleus is drawn from without sorting: draw from all, keep what lies in the nucleus (the mass of what is more
-    probable stays below top_p), and where it does not, draw again among the more probable. What is kept has exactly the
-    nucleus' distribution; ids as probable as its last one belong to it. A batch takes about 1.3 rounds.
+    The nucleus is drawn from without sorting: draw from all, keep what lies in the nucleus (the
+    mass of what is more probable stays below top_p), and where it does not, draw again among the
+    more probable. What is kept has exactly the nucleus' distribution; ids as probable as its last
+    one belong to it. A batch takes about 1.3 rounds.
 
-    The repetition penalty (as in transformers: positive logits divided, negative ones multiplied) is over the ids drawn
-    before. Slots have disjoint ids, so only the codes drawn in the same slot matter.
+    The repetition penalty (as in transformers: positive logits divided, negative ones multiplied)
+    is over the ids drawn before. Slots have disjoint ids, so only the codes drawn in the same slot
+    matter.
     """
 
     def __init__(self, streams: int, context: int, device: torch.device) -> None:
@@ -111,7 +115,8 @@ class Sampler:
 
 
 def _nucleus(probability: Tensor, top_p: Tensor | None, uniform: Tensor) -> Tensor:
-    """Draw a column of each row of `probability` ([B, n], rows sum to 1) within its nucleus. `uniform`: [B, rounds + 1]."""
+    """Draw a column of each row of `probability` ([B, n], rows sum to 1) within its nucleus.
+    `uniform`: [B, rounds + 1]."""
     chosen = _inverse(probability, uniform[:, :1])
     if top_p is None:
         return chosen[:, 0]
@@ -135,7 +140,8 @@ def _nucleus(probability: Tensor, top_p: Tensor | None, uniform: Tensor) -> Tens
 
 
 def _inverse(weights: Tensor, uniform: Tensor) -> Tensor:
-    """The column at which the running sum of each row passes `uniform` of its total: int64 [B, 1]."""
+    """The column at which the running sum of each row passes `uniform` of its total: int64 [B,
+    1]."""
     running = weights.cumsum(-1)
     place = torch.searchsorted(running, uniform.clamp(max=1 - 1e-6) * running[:, -1:], right=True)
     return place.clamp_(max=STOP)

@@ -29,7 +29,8 @@ class Layer:
 
 @dataclass(frozen=True)
 class LlamaWeights:
-    """All of the network that speech needs: of the output head, the audio rows and the stop id's row alone."""
+    """All of the network that speech needs: of the output head, the audio rows and the stop id's
+    row alone."""
 
     embedding: Tensor  # [vocab, hidden]
     layers: tuple[Layer, ...]
@@ -94,7 +95,8 @@ def _pairs(rows: Tensor, size: int) -> Tensor:
 
 
 def _turned(matrix: Tensor) -> Tensor:
-    """[out, in] to [in, out]. Single precision on a CPU is moved in memory as well: up to twice as fast for few rows."""
+    """[out, in] to [in, out]. Single precision on a CPU is moved in memory as well: up to twice as
+    fast for few rows."""
     if matrix.dtype != torch.float32 or matrix.device.type != "cpu":
         return matrix.t()
     return matrix.t().contiguous()

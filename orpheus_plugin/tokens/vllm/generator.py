@@ -1,10 +1,12 @@
-"""Tokens from vLLM's AsyncLLM: one engine in processes of its own, which batches every request of this process.
+"""Tokens from vLLM's AsyncLLM: one engine in processes of its own, which batches every request of
+this process.
 
-Tested with vLLM 0.32: its CPU build in every test run, its CUDA build twice on an H200 (CUDA graphs, FlashAttention 3,
-restricted head; not fp8, and without FlashInfer). The figures of those runs are in benchmarks/results/gpu_*.json.
+Tested with vLLM 0.32: its CPU build in every test run, its CUDA build twice on an H200 (CUDA
+graphs, FlashAttention 3, restricted head; not fp8, and without FlashInfer). The figures of those
+runs are in benchmarks/results/gpu_*.json.
 
-vLLM starts its processes by spawning. A script that starts this generator at import time, without the usual
-`if __name__ == "__main__":`, would start itself again in each of them.
+vLLM starts its processes by spawning. A script that starts this generator at import time, without
+the usual `if __name__ == "__main__":`, would start itself again in each of them.
 """
 
 from __future__ import annotations
@@ -30,12 +32,14 @@ logger = logging.getLogger(__name__)
 _LOOK_S = 0.25
 """While a call into the worker is unanswered, vLLM's health is checked so often."""
 _WARM_BATCH = 65
-"""Requests of the second warm-up round. Without FlashInfer, vLLM 0.32 samples for more than 64 requests with another
-kernel, which is compiled at first use: 2.5 s on an H200, during which all turns wait."""
+"""Requests of the second warm-up round. Without FlashInfer, vLLM 0.32 samples for more than 64
+requests with another kernel, which is compiled at first use: 2.5 s on an H200, during which all
+turns wait."""
 
 
 class VllmGenerator:
-    """A TokenGenerator on vLLM. After EngineDied, restart it with `aclose()` and `start()` on the same object.
+    """A TokenGenerator on vLLM. After EngineDied, restart it with `aclose()` and `start()` on the
+    same object.
 
     Args:
         model_dir: directory of the language model (config.json, *.safetensors).
@@ -43,8 +47,8 @@ class VllmGenerator:
         options: how vLLM runs.
         worker: qualified name of a subclass of OrpheusWorker, for more methods in vLLM's worker.
         max_streams: in place of `options.max_streams`.
-        device: "cpu", "cuda" or "cuda:N", as torch counts the GPUs of CUDA_VISIBLE_DEVICES; None is whatever the
-            installed vLLM was built for.
+        device: "cpu", "cuda" or "cuda:N", as torch counts the GPUs of CUDA_VISIBLE_DEVICES; None is
+            whatever the installed vLLM was built for.
 
     Attributes:
         loop: the event loop that called `start`, the only one on which vLLM may be used.
@@ -72,10 +76,12 @@ class VllmGenerator:
         self._starting = asyncio.Lock()
 
     async def start(self) -> None:
-        """Start vLLM's processes, load the model, generate once. Seconds on a CPU, up to minutes on a GPU.
+        """Start vLLM's processes, load the model, generate once. Seconds on a CPU, up to minutes on
+        a GPU.
 
-        Raises ModelNotFound, BadCheckpoint; InvalidOptions where vLLM is missing, refuses the options, or cannot run in
-        this process; EngineDied when its processes fail, whose own message is then on standard error.
+        Raises ModelNotFound, BadCheckpoint; InvalidOptions where vLLM is missing, refuses the
+        options, or cannot run in this process; EngineDied when its processes fail, whose own
+        message is then on standard error.
         """
         async with self._starting:
             if self._engine is not None:
@@ -96,7 +102,8 @@ class VllmGenerator:
                 raise
 
     async def aclose(self) -> None:
-        """Stop vLLM's processes, within a few seconds; running requests end with EngineDied at once. Idempotent."""
+        """Stop vLLM's processes, within a few seconds; running requests end with EngineDied at
+        once. Idempotent."""
         engine, self._engine = self._engine, None
         if engine is None:
             return
@@ -125,10 +132,11 @@ class VllmGenerator:
         return self._engine
 
     async def call_worker(self, method: str, *args: object) -> Any:
-        """Call a method of vLLM's worker (see `worker`), between two steps of the model. On the loop of `start`.
+        """Call a method of vLLM's worker (see `worker`), between two steps of the model. On the
+        loop of `start`.
 
-        Arguments and result are bytes, numbers, strings and lists of them. Raises EngineDied when vLLM dies or is
-        closed meanwhile, GenerationFailed when the method fails.
+        Arguments and result are bytes, numbers, strings and lists of them. Raises EngineDied when
+        vLLM dies or is closed meanwhile, GenerationFailed when the method fails.
         """
         engine = self._alive()
         call = asyncio.ensure_future(engine.collective_rpc(method, args=args))
@@ -155,7 +163,8 @@ class VllmGenerator:
         return process.build({"worker_extension_cls": self.worker} | args)
 
     async def use_sampler(self, kind: Literal["whole", "compact"]) -> str:
-        """Switch vLLM's sampler between two steps (see VllmOptions.sampler). Returns the one now in use.
+        """Switch vLLM's sampler between two steps (see VllmOptions.sampler). Returns the one now in
+        use.
 
         Meant for no requests running: a request that goes on has drawn its ids with both.
         """
@@ -174,7 +183,8 @@ class VllmGenerator:
             logger.warning("the compact sampler needs the restricted head; vLLM's own is in use")
 
     async def _warm_up(self) -> None:
-        """One request; on a GPU then as many as need the kernels of large batches, all with Orpheus' own sampling."""
+        """One request; on a GPU then as many as need the kernels of large batches, all with
+        Orpheus' own sampling."""
         prompt = self._vocabulary.prompt(None, "")
 
         async def speak(name: str, ids: int) -> None:
@@ -201,7 +211,8 @@ class VllmGenerator:
         *,
         priority: int = 0,
     ) -> AsyncGenerator[TokenChunk, None]:
-        """See TokenGenerator. The request is checked here and queued at the first step of the iterator. Besides:
+        """See TokenGenerator. The request is checked here and queued at the first step of the
+        iterator. Besides:
 
         priority: where the cache is full, requests with the highest number lose their place.
         """
@@ -296,8 +307,9 @@ def _finish(reason: str | None) -> FinishReason:
 def _coarsen(engine: Any, request_id: str, interval: int) -> None:
     """Make vLLM return this request's ids in groups of `interval` from now on.
 
-    vLLM fixes the interval when a request is added. Its output side runs in this process and on this event loop, so its
-    bookkeeping can be changed between two outputs. In a vLLM that keeps it elsewhere, ids still come one by one.
+    vLLM fixes the interval when a request is added. Its output side runs in this process and on
+    this event loop, so its bookkeeping can be changed between two outputs. In a vLLM that keeps it
+    elsewhere, ids still come one by one.
     """
     if interval <= 1:
         return

@@ -1,12 +1,14 @@
 """Orpheus on vLLM with a head that computes only the logits an Orpheus model can use.
 
-Of Orpheus 3B's 156,940 ids, 128,256 are text that never follows `start_of_speech`. Reading their rows of the head costs
-0.79 GB of memory traffic a step in bf16, 12 % of the whole step (21 % with an fp8 body). This class reads the rows of the
-control and audio ids. For vLLM's own sampler it fills the other columns with -inf, so ids, penalties and stop ids stay as
-they are; a sampler of ours (see `sampler`) takes the computed columns alone.
+Of Orpheus 3B's 156,940 ids, 128,256 are text that never follows `start_of_speech`. Reading their
+rows of the head costs 0.79 GB of memory traffic a step in bf16, 12 % of the whole step (21 % with
+an fp8 body). This class reads the rows of the control and audio ids. For vLLM's own sampler it
+fills the other columns with -inf, so ids, penalties and stop ids stay as they are; a sampler of
+ours (see `sampler`) takes the computed columns alone.
 
-vLLM's processes load it by name (see `plugin`). Importing it imports vLLM. It ran on vLLM 0.32's CPU and CUDA runners. On
-an H200 its logits took 62 us for one stream and 68 us for 32, the whole head's 243 and 259 us (hidden 3072, bf16).
+vLLM's processes load it by name (see `plugin`). Importing it imports vLLM. It ran on vLLM 0.32's
+CPU and CUDA runners. On an H200 its logits took 62 us for one stream and 68 us for 32, the whole
+head's 243 and 259 us (hidden 3072, bf16).
 """
 
 from __future__ import annotations
@@ -26,14 +28,15 @@ from orpheus_plugin.tokens.vllm.sampler import Layout
 logger = logging.getLogger("vllm.orpheus_plugin.head")
 
 _TILE = 64
-"""Rows are rounded to this: matrix products with ragged widths miss the fast kernels, and vLLM pads heads to it."""
+"""Rows are rounded to this: matrix products with ragged widths miss the fast kernels, and vLLM pads
+heads to it."""
 
 
 class OrpheusForCausalLM(LlamaForCausalLM):  # type: ignore[misc]  # vLLM is untyped here
     """vLLM's Llama, with the head restricted to `config.orpheus_head_rows`.
 
-    Falls back to the whole head, with a warning, where a slice of its weight is not its logits: a quantised head, a head
-    sharded over several GPUs, scaled or converted logits.
+    Falls back to the whole head, with a warning, where a slice of its weight is not its logits: a
+    quantised head, a head sharded over several GPUs, scaled or converted logits.
     """
 
     def __init__(self, *, vllm_config: Any, prefix: str = "", **kwargs: Any) -> None:
@@ -46,7 +49,8 @@ class OrpheusForCausalLM(LlamaForCausalLM):  # type: ignore[misc]  # vLLM is unt
         self._compact = False
 
     def use_compact_logits(self, use: bool, audio_base: int, stop: int) -> Layout | None:
-        """From now on return the computed logits alone, in this layout, or whole rows. None for whole rows."""
+        """From now on return the computed logits alone, in this layout, or whole rows. None for
+        whole rows."""
         self._compact = use and self._head_rows is not None
         if not self._compact or self._head_rows is None:
             return None
@@ -68,7 +72,8 @@ class OrpheusForCausalLM(LlamaForCausalLM):  # type: ignore[misc]  # vLLM is unt
         return None
 
     def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor | None:
-        """[n, hidden] -> [n, vocab_size], -inf outside the restricted rows; the restricted rows alone once compact."""
+        """[n, hidden] -> [n, vocab_size], -inf outside the restricted rows; the restricted rows
+        alone once compact."""
         if self._head_rows is None:
             logits: torch.Tensor | None = super().compute_logits(hidden_states)
             return logits
@@ -90,7 +95,8 @@ class OrpheusForCausalLM(LlamaForCausalLM):  # type: ignore[misc]  # vLLM is unt
 
 
 def head_rows(asked: Any, vocab_size: int) -> tuple[int, int] | None:
-    """The rows to compute, widened to whole tiles; None if `asked` is no pair 0 <= first < end <= vocab_size."""
+    """The rows to compute, widened to whole tiles; None if `asked` is no pair 0 <= first < end <=
+    vocab_size."""
     try:
         first, end = (int(row) for row in asked)
     except (TypeError, ValueError):
@@ -103,7 +109,8 @@ def head_rows(asked: Any, vocab_size: int) -> tuple[int, int] | None:
 def restricted_logits(
     hidden: torch.Tensor, weight: torch.Tensor, rows: tuple[int, int], vocab_size: int
 ) -> torch.Tensor:
-    """hidden [n, h], weight [>= vocab_size, h] (vLLM pads it) -> logits [n, vocab_size], -inf outside `rows`.
+    """hidden [n, h], weight [>= vocab_size, h] (vLLM pads it) -> logits [n, vocab_size], -inf
+    outside `rows`.
 
     The slice of the weight is a view: tied weights stay tied and nothing is copied.
     """

@@ -1,7 +1,8 @@
-"""The vLLM plugin that registers our model class in vLLM's processes, and the configuration that selects it.
+"""The vLLM plugin that registers our model class in vLLM's processes, and the configuration that
+selects it.
 
-Importing this module imports nothing of vLLM: it is the target of an entry point that every process of every vLLM in
-this environment runs.
+Importing this module imports nothing of vLLM: it is the target of an entry point that every process
+of every vLLM in this environment runs.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ def register() -> None:
 
 
 def _follow_parent() -> None:
-    """vLLM's engine process would outlive a killed parent and keep the GPU's memory, so that no new one could start."""
+    """vLLM's engine process would outlive a killed parent and keep the GPU's memory, so that no new
+    one could start."""
     parent = multiprocessing.parent_process()
     if parent is None or os.environ.get(PARENT_KEY) != str(parent.pid):
         return
@@ -58,7 +60,8 @@ def _follow_parent() -> None:
 
 
 def overrides(vocabulary: Vocabulary) -> dict[str, Any]:
-    """vLLM's `hf_overrides` that select the restricted head for a Llama checkpoint of this vocabulary."""
+    """vLLM's `hf_overrides` that select the restricted head for a Llama checkpoint of this
+    vocabulary."""
     first = min(vocabulary.start_of_speech, vocabulary.end_of_speech, vocabulary.audio_base)
     return {
         "architectures": [ARCHITECTURE],
@@ -67,7 +70,8 @@ def overrides(vocabulary: Vocabulary) -> dict[str, Any]:
 
 
 def installed() -> bool:
-    """Whether vLLM's processes will run `register`: the package is installed, and VLLM_PLUGINS does not leave it out."""
+    """Whether vLLM's processes will run `register`: the package is installed, and VLLM_PLUGINS does
+    not leave it out."""
     allowed = os.environ.get("VLLM_PLUGINS")
     return any(
         point.value == _TARGET and (allowed is None or point.name in allowed.split(","))

@@ -18,7 +18,8 @@ from orpheus_plugin.tokens.vllm import plugin
 logger = logging.getLogger(__name__)
 
 _ENVIRONMENT = {
-    # Forking a process that has threads, an event loop and perhaps CUDA fails later and in unclear ways.
+    # Forking a process that has threads, an event loop and perhaps CUDA fails later and in unclear
+    # ways.
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
     "VLLM_LOGGING_LEVEL": "WARNING",
     "VLLM_NO_USAGE_STATS": "1",
@@ -33,17 +34,20 @@ def check_process() -> None:
     process = multiprocessing.current_process()
     if getattr(process, "_inheriting", False):  # spawned, and still importing its main module
         raise InvalidOptions(
-            'the main script starts vLLM when it is imported; put that under: if __name__ == "__main__":'
+            "the main script starts vLLM when it is imported; put that under: if __name__ =="
+            ' "__main__":'
         )
     if process.daemon:
         raise InvalidOptions(
-            "vLLM cannot start in a daemonic process, which may have no children: run `orpheus-tts serve` and give"
+            "vLLM cannot start in a daemonic process, which may have no children: run `orpheus-tts"
+            " serve` and give"
             " this process its url, or start the process with daemon=False"
         )
 
 
 def prepare() -> None:
-    """Set the environment that vLLM's processes inherit. Raises InvalidOptions if vLLM cannot be imported."""
+    """Set the environment that vLLM's processes inherit. Raises InvalidOptions if vLLM cannot be
+    imported."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     os.environ[plugin.PARENT_KEY] = str(os.getpid())
@@ -51,7 +55,8 @@ def prepare() -> None:
         import vllm.v1.engine.async_llm  # noqa: F401
     except ImportError as error:
         raise InvalidOptions(
-            f"vLLM cannot be imported ({error}); install it with: pip install 'orpheus_plugin[vllm]'"
+            f"vLLM cannot be imported ({error}); install it with: pip install"
+            " 'orpheus_plugin[vllm]'"
         ) from error
 
 
@@ -87,7 +92,8 @@ def shut_down(engine: Any) -> None:
 
 
 def discard(building: Future[Any]) -> None:
-    """Stop an engine whose start was cancelled as soon as it is there, on the thread that made it."""
+    """Stop an engine whose start was cancelled as soon as it is there, on the thread that made
+    it."""
     if not building.cancelled() and building.exception() is None:
         shut_down(building.result())
 
@@ -102,7 +108,8 @@ def _missing_guard() -> str:
     if not unguarded:
         return ""
     return (
-        f' {path} starts it without: if __name__ == "__main__": - vLLM\'s processes import that file'
+        f' {path} starts it without: if __name__ == "__main__": - vLLM\'s processes import that'
+        " file"
         " and would start it again."
     )
 

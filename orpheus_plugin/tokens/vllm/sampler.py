@@ -1,17 +1,19 @@
 """Drawing ids in vLLM from the codes that may follow, instead of from its whole vocabulary.
 
-A model that keeps Orpheus' frames can draw 4,096 codes of one slot and, between two frames, the stop id. vLLM's samplers
-work on rows of 156,940 logits: on a CPU most of a step is then sorting and counting columns that are -inf. The samplers
-here take the logits of the restricted head as they are, pick the columns of each request's slot (the slot mask), apply
-temperature, penalty, top_p, top_k, min_p and seeds to these 4,097 columns with vLLM's own kernels (FlashInfer's where
-vLLM uses them), and return ids of the whole vocabulary.
+A model that keeps Orpheus' frames can draw 4,096 codes of one slot and, between two frames, the
+stop id. vLLM's samplers work on rows of 156,940 logits: on a CPU most of a step is then sorting and
+counting columns that are -inf. The samplers here take the logits of the restricted head as they
+are, pick the columns of each request's slot (the slot mask), apply temperature, penalty, top_p,
+top_k, min_p and seeds to these 4,097 columns with vLLM's own kernels (FlashInfer's where vLLM uses
+them), and return ids of the whole vocabulary.
 
-Which ids are likely does not change; which of them a seed draws does, because random numbers belong to columns. Requests
-with options that are written in ids (logit_bias, bad words, logprobs, allowed ids, other logits processors) go to vLLM's
-own sampler, together with their whole batch.
+Which ids are likely does not change; which of them a seed draws does, because random numbers belong
+to columns. Requests with options that are written in ids (logit_bias, bad words, logprobs, allowed
+ids, other logits processors) go to vLLM's own sampler, together with their whole batch.
 
-vLLM 0.32 has two runners. `CompactSampler` is for the first (CPUs, and GPUs with VLLM_USE_V2_MODEL_RUNNER=0),
-`CompactSamplerV2` for the second (GPUs). The second has not run on a GPU.
+vLLM 0.32 has two runners. `CompactSampler` is for the first (CPUs, and GPUs with
+VLLM_USE_V2_MODEL_RUNNER=0), `CompactSamplerV2` for the second (GPUs). The second has not run on a
+GPU.
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ class Layout:
     """Where the columns of compact logits come from.
 
     Attributes:
-        first, end: the rows of the head that were computed: column c of compact logits is id `first + c`.
+        first, end: the rows of the head that were computed: column c of compact logits is id
+            `first + c`.
         size: ids of the whole vocabulary.
         audio_base, stop: ids of slot 0, code 0, and of the end of speech.
     """
@@ -64,7 +67,8 @@ class Layout:
         return out
 
     def of_slots(self, logits: Tensor, slots: Tensor) -> Tensor:
-        """Compact logits and the slot of each row, int64 [n] -> fp32 [n, 4097]; the stop id is -inf but in slot 0."""
+        """Compact logits and the slot of each row, int64 [n] -> fp32 [n, 4097]; the stop id is -inf
+        but in slot 0."""
         rows = logits.shape[0]
         base = self.audio_base - self.first
         codes = logits[:, base : base + SLOTS * CODES].view(rows, SLOTS, CODES)
@@ -81,7 +85,8 @@ class Layout:
 
 
 def penalise(logits: Tensor, seen: Tensor, penalty: Tensor) -> None:
-    """The repetition penalty of vLLM and transformers, in place: positive logits are divided, negative ones multiplied.
+    """The repetition penalty of vLLM and transformers, in place: positive logits are divided,
+    negative ones multiplied.
 
     logits fp32 [n, 4097]; seen bool [n, 4096], codes drawn before in this slot; penalty fp32 [n].
     """
@@ -179,7 +184,8 @@ class CompactSampler:
 
 
 class CompactSamplerV2:
-    """In place of vLLM's sampler in its second runner. Everything stays on the GPU; nothing waits for it.
+    """In place of vLLM's sampler in its second runner. Everything stays on the GPU; nothing waits
+    for it.
 
     Args:
         runner: vLLM's GPUModelRunner of `vllm.v1.worker.gpu`.
@@ -246,7 +252,8 @@ class CompactSamplerV2:
         return (position.long() + 1 - prompt_length.long()) % SLOTS
 
     def seen(self, counts: Tensor, requests: Tensor, slots: Tensor) -> Tensor:
-        """bool [n, 4096] from vLLM's counts of drawn ids, int [requests, size]. No copy of whole rows."""
+        """bool [n, 4096] from vLLM's counts of drawn ids, int [requests, size]. No copy of whole
+        rows."""
         start = requests.long() * counts.shape[1] + self._layout.audio_base + CODES * slots
         return counts.view(-1)[start.unsqueeze(1) + self._columns] > 0
 

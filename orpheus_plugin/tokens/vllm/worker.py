@@ -1,6 +1,7 @@
 """Our methods in vLLM's worker, called by `AsyncLLM.collective_rpc` between two steps.
 
-vLLM adds this class to the bases of its worker (`worker_extension_cls`), so every name here begins with `orpheus_`.
+vLLM adds this class to the bases of its worker (`worker_extension_cls`), so every name here begins
+with `orpheus_`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ class OrpheusWorker:
     vllm_config: Any
 
     def orpheus_use_sampler(self, kind: str, audio_base: int, stop: int) -> str:
-        """Draw with the "compact" sampler (see `sampler`) or with vLLM's own, "whole". Returns the one now in use.
+        """Draw with the "compact" sampler (see `sampler`) or with vLLM's own, "whole". Returns the
+        one now in use.
 
         The compact one needs the restricted head; without it vLLM's own stays in use.
         """
