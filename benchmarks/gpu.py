@@ -2,10 +2,11 @@
 `python benchmarks/gpu.py`.
 
 One start of vLLM, and in it every way to run the rest that is asked for with --ways, each written
-as CODEC,SAMPLER:
+as CODEC,STEP,SAMPLER:
 
-* codec: "own", this process, or "vllm", in vLLM's worker; sampler: "whole", vLLM's own, or
-  "compact" (see VllmOptions). --mps runs all of them under NVIDIA's MPS, as `serve --mps` does.
+* codec: "own", this process, or "vllm", in vLLM's worker; step: "plain" or "tuned" (see
+  TorchDecoder); sampler: "whole", vLLM's own, or "compact" (see VllmOptions). --mps runs all of
+  them under NVIDIA's MPS, as `serve --mps` does.
 
 For each way: listeners who begin together, milliseconds to their first sound and who had underruns
 (see `capacity.py`). For the way that serves most: turns that arrive at rising rates (see
@@ -41,8 +42,9 @@ if str(ROOT) not in sys.path:
 from benchmarks import capacity, engine_cost, load, vllm_engine  # noqa: E402
 from benchmarks.report import save  # noqa: E402
 from benchmarks.vllm_models import Choice, crafted_3b  # noqa: E402
-from orpheus_plugin.codec import open_decoder  # noqa: E402
+from orpheus_plugin.codec import CodecStep, open_decoder  # noqa: E402
 from orpheus_plugin.codec.batcher import CodecBatcher  # noqa: E402
+from orpheus_plugin.codec.step import StreamingDecoder  # noqa: E402
 from orpheus_plugin.engine.codec_in_vllm import WORKER, WorkerCodec  # noqa: E402
 from orpheus_plugin.engine.config import EngineConfig  # noqa: E402
 from orpheus_plugin.engine.local import LocalEngine  # noqa: E402
@@ -59,17 +61,19 @@ WELL_SERVED = 0.05
 @dataclass(frozen=True)
 class Way:
     codec: Literal["own", "vllm"]
+    step: CodecStep
     sampler: Literal["whole", "compact"]
 
     @classmethod
     def of(cls, text: str) -> Way:
-        codec, _, sampler = text.partition(",")
-        if codec not in ("own", "vllm") or sampler not in ("whole", "compact"):
-            raise argparse.ArgumentTypeError(f"{text!r} is not CODEC,SAMPLER")
-        return cls(cast("Any", codec), cast("Any", sampler))
+        parts = text.split(",")
+        known = (("own", "vllm"), ("plain", "tuned"), ("whole", "compact"))
+        if len(parts) != 3 or any(part not in of for part, of in zip(parts, known, strict=True)):
+            raise argparse.ArgumentTypeError(f"{text!r} is not CODEC,STEP,SAMPLER")
+        return cls(*cast("Any", parts))
 
     def __str__(self) -> str:
-        return f"{self.codec},{self.sampler}"
+        return f"{self.codec},{self.step},{self.sampler}"
 
 
 class Bench:
@@ -80,7 +84,7 @@ class Bench:
         self._device: str = args.device
         self._slots = 2 * max(args.listeners)
         self._made: list[engine_cost.Vllm] = []
-        self._codecs: dict[str, CodecBatcher] = {}
+        self._codecs: dict[tuple[str, CodecStep], CodecBatcher] = {}
         options = VllmOptions(
             max_streams=self._slots,
             max_model_len=2048,
@@ -103,17 +107,21 @@ class Bench:
         supervisor = self.engine._supervisor
         parts = supervisor.parts
         assert parts is not None
-        self._codecs.setdefault("own", parts.codec)
-        if way.codec not in self._codecs:
-            steps = WorkerCodec(
-                self.vllm, self._files.codec, slots=self._slots, device=self._device
-            )
-            codec = self._codecs[way.codec] = CodecBatcher(steps)
+        self._codecs.setdefault(("own", "plain"), parts.codec)
+        kind = way.codec, way.step
+        if kind not in self._codecs:
+            codec = self._codecs[kind] = CodecBatcher(self._decoder(way))
             await asyncio.to_thread(codec.start)
-        supervisor.parts = dataclasses.replace(parts, codec=self._codecs[way.codec])
+        supervisor.parts = dataclasses.replace(parts, codec=self._codecs[kind])
         used = await self.vllm.there(self.vllm.use_sampler(way.sampler))
         if used != way.sampler:
             raise SystemExit(f"the {way.sampler} sampler cannot be used here")
+
+    def _decoder(self, way: Way) -> StreamingDecoder:
+        folder, slots, device = self._files.codec, self._slots, self._device
+        if way.codec == "own":
+            return open_decoder(folder, slots=slots, device=device, step=way.step)
+        return WorkerCodec(self.vllm, folder, slots=slots, device=device, step=way.step)
 
     async def listeners(self, levels: list[int]) -> dict[int, Any]:
         found: dict[int, Any] = {}
@@ -127,7 +135,8 @@ class Bench:
         return found
 
     async def close(self) -> None:
-        if (codec := self._codecs.get("vllm")) is not None:
+        del self._codecs["own", "plain"]  # the engine's
+        for codec in self._codecs.values():
             await asyncio.to_thread(codec.close)
         await self.engine.aclose()
 
@@ -172,7 +181,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, help="directory of a model")
     parser.add_argument("--codec", type=Path, help="directory of SNAC 24 kHz")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--ways", type=Way.of, nargs="+", default=[Way("own", "whole")])
+    parser.add_argument("--ways", type=Way.of, nargs="+", default=[Way("own", "plain", "whole")])
     parser.add_argument("--mps", action="store_true")
     parser.add_argument("--listeners", type=int, nargs="+", default=[1, 16, 32, 48, 64, 96, 128])
     parser.add_argument("--rates", type=float, nargs="*", default=[4, 8, 16, 24, 32])

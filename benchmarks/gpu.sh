@@ -92,15 +92,15 @@ replicas() { # how many
     fi
     step "replicas$1" 330 "$python" benchmarks/load.py --out "${prefix}_replicas$1" --model "$model" --device "$device" \
         --max-turns "$most_turns" --rates $levels --rounds 1 --seconds "$seconds" \
-        -- --codec "$codec" --generator vllm --mps --replicas "$1"
+        -- --codec "$codec" --generator vllm --codec-step tuned --sampler compact --mps --replicas "$1"
 }
 
 [ -n "$dry" ] || nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader
-# One start of vLLM: the codec in a process of its own as it always was, with the compact sampler, and in vLLM's worker; then
-# turns at rising rates on the best of them.
-bench ways --ways own,whole own,compact vllm,compact
+# One start of vLLM: the codec in a process of its own as it always was, with the tuned step, with the compact sampler too,
+# and in vLLM's worker; then turns at rising rates on the best of them.
+bench ways --ways own,plain,whole own,tuned,whole own,tuned,compact vllm,tuned,compact
 # The separate process under MPS.
-bench mps --mps --ways own,compact
+bench mps --mps --ways own,tuned,compact
 # SNAC's captured graphs, the torch engine and the whole engine on the bundled voice.
 step tests 100 "$python" -m pytest -q -m "$gpu not vllm" tests/codec tests/test_gpu.py
 # vLLM's CUDA runner, graphs and both samplers under the contract that the CPU build passes, and the codec in its worker.
@@ -116,7 +116,7 @@ step fp8 150 "$python" benchmarks/vllm_head.py --model "$model" --streams 1 8 32
     --only restricted --quantization fp8 --out "${prefix}_fp8"
 step head 150 "$python" benchmarks/vllm_head.py --model "$model" --streams 1 8 32 --ids 1680 --rounds 2 \
     --only whole --out "${prefix}_head"
-case " ${ONLY:-} " in *" details "*) bench details --ways own,whole --rates --details ;; esac
+case " ${ONLY:-} " in *" details "*) bench details --ways own,plain,whole --rates --details ;; esac
 step torch 60 "$python" benchmarks/generator.py --device "$device" --repeats 1 --out "${prefix}_generator"
 
 echo "== done in $(($(date +%s) - began)) s, $failed steps failed"

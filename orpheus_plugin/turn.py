@@ -435,6 +435,9 @@ class EngineLoad:
         prebuffer_s: seconds of audio that turns begin with, so that they do not stutter on a slow
             machine.
         orphaned: turns, since the start, that were ended because nobody held them any more.
+        codec_steps: steps the codec took since it was started.
+        codec_eager_steps: of those, so many whose shape a GPU had not captured, which take several
+            times as long.
     """
 
     generating: int = 0
@@ -444,6 +447,8 @@ class EngineLoad:
     waiting: int = 0
     prebuffer_s: float = 0.0
     orphaned: int = 0
+    codec_steps: int = 0
+    codec_eager_steps: int = 0
 
 
 class SpeechEngine(Protocol):

@@ -34,6 +34,13 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
         " own)",
     )
     parser.add_argument(
+        "--codec-step",
+        default="plain",
+        choices=("plain", "tuned"),
+        help="the codec's step on a GPU; tuned is compiled, of higher priority and not waited for"
+        " (default: plain)",
+    )
+    parser.add_argument(
         "--sampler",
         default="auto",
         choices=("auto", "whole", "compact"),
@@ -52,6 +59,7 @@ def engine_config(args: argparse.Namespace, *, ahead_s: float | None = 20.0) -> 
         urls=tuple(args.token_server),
         generator_options=vllm_options(args),
         codec_process=args.codec_process,
+        codec_step=args.codec_step,
         ahead_s=ahead_s,
     )
 

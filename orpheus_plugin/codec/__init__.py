@@ -6,13 +6,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from orpheus_plugin.codec.step import StreamingDecoder
 
+CodecStep = Literal["plain", "tuned"]
+"""Two ways to run the codec's step on a GPU: see `torch.step.TorchDecoder`."""
 
-def open_decoder(snapshot: Path, *, device: str = "cpu", slots: int = 32) -> StreamingDecoder:
+
+def open_decoder(
+    snapshot: Path, *, device: str = "cpu", slots: int = 32, step: CodecStep = "plain"
+) -> StreamingDecoder:
     """The streaming decoder of a SNAC 24 kHz snapshot: compiled loops on a CPU, torch on a GPU.
 
     Raises what `weights.SnacWeights.load` does.
@@ -26,4 +31,4 @@ def open_decoder(snapshot: Path, *, device: str = "cpu", slots: int = 32) -> Str
         return CpuDecoder(weights, slots=slots)
     from orpheus_plugin.codec.torch.step import TorchDecoder
 
-    return TorchDecoder(weights, slots=slots, device=device)
+    return TorchDecoder(weights, slots=slots, device=device, tuned=step == "tuned")

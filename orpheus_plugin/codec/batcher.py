@@ -55,7 +55,7 @@ class CodecBatcher:
         self._policy = ChunkPolicy(
             flush=decoder.flush_rows,
             max_lanes=min(max_lanes, decoder.slots),
-            fixed_shapes=decoder.fixed_shapes,
+            sizes=decoder.sizes,
         )
         self._clock = clock
         self._free = list(range(decoder.slots - 1, -1, -1))
@@ -77,6 +77,11 @@ class CodecBatcher:
         if self._thread is None:
             return EngineDied("the codec has not been started")
         return self._error or self._thread.failure
+
+    @property
+    def steps(self) -> tuple[int, int]:
+        """Steps taken, and those of them whose shape a GPU had not captured. From any thread."""
+        return self._decoder.steps, self._decoder.eager_steps
 
     @property
     def slots(self) -> int:

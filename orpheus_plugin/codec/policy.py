@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from orpheus_plugin.codec.config import ROW_SAMPLES, SAMPLE_RATE
@@ -27,9 +28,30 @@ little left to play then, the engine is hardly faster than real time, and small 
 twice the time (a CPU with AVX2: 24 ms a frame in steps of one row, 20 in pairs, 12 whole), which
 makes that worse."""
 
-LONGEST_WAIT = 8
-"""Rows. Larger chunks are taken where there are so many rows, but not waited for: audio would come
-in bursts."""
+
+@dataclass(frozen=True, slots=True)
+class StepSizes:
+    """What a decoder's step takes.
+
+    Attributes:
+        fixed: only shapes that were warmed up are fast, and a step of them costs nearly the same
+            for 1 or 32 lanes (a GPU).
+        chunks: rows a lane takes in one step, ascending.
+        max_rows: of all lanes together.
+        longest_wait: rows. Larger chunks are taken where there are so many rows, but not waited
+            for: audio would come in bursts.
+    """
+
+    fixed: bool
+    chunks: tuple[int, ...]
+    max_rows: int
+    longest_wait: int
+
+
+CPU = StepSizes(fixed=False, chunks=(1, 2, FRAME_ROWS, 8, 16), max_rows=64, longest_wait=8)
+"""A step's cost grows with lanes and rows, and a new stream waits for it."""
+GPU = StepSizes(fixed=True, chunks=(1, 2, FRAME_ROWS, 8), max_rows=256, longest_wait=8)
+GPU_TUNED = StepSizes(fixed=True, chunks=(1, 2, FRAME_ROWS, 8, 16), max_rows=256, longest_wait=16)
 
 
 class Pending(Protocol):
@@ -64,24 +86,27 @@ class ChunkPolicy:
     Args:
         flush: rows of padding that bring out a stream's tail.
         max_lanes: streams in one step.
-        fixed_shapes: see StreamingDecoder.
+        sizes: what the decoder's step takes.
     """
 
-    def __init__(self, *, flush: int, max_lanes: int, fixed_shapes: bool) -> None:
+    def __init__(self, *, flush: int, max_lanes: int, sizes: StepSizes) -> None:
         self._flush = flush
         self._max_lanes = max_lanes
-        self._fixed = fixed_shapes
-        # A GPU step costs nearly the same for 1 or 32 lanes. A CPU step grows with both, and a new
-        # stream waits for it.
-        self._chunks = (1, 2, FRAME_ROWS, 8) if fixed_shapes else (1, 2, FRAME_ROWS, 8, 16)
-        self._max_rows = 256 if fixed_shapes else 64
+        self._sizes = sizes
+        self._chunks = sizes.chunks
 
     @property
     def shapes(self) -> list[tuple[int, int]]:
         """The (lanes, rows) to warm up; with fixed shapes, all that steps will have."""
-        sizes = [1, 2, 4, 8, 16, 32] if self._fixed else [1]
-        sizes = sorted({min(size, self._max_lanes) for size in sizes})
-        return [(size, n) for n in (*self._chunks, self._flush) for size in sizes]
+        counts = [1, 2, 4, 8, 16, 32] if self._sizes.fixed else [1]
+        return sorted(
+            {
+                (min(count, self._lanes(n)), n)
+                for n in (*self._chunks, self._flush)
+                for count in counts
+            },
+            key=lambda shape: shape[::-1],
+        )
 
     def pick(self, streams: Iterable[Stream], now: float) -> tuple[list[Stream], int] | None:
         """The streams of the next step, those with the earliest deadline first, and its rows. None
@@ -100,8 +125,11 @@ class ChunkPolicy:
             key=lambda entry: entry[0]
         )  # streams of equal deadline in the order in which they were opened
         n = ready[0][1]
-        lanes = min(self._max_lanes, max(1, self._max_rows // n))
-        return [stream for _, own, stream in ready if own == n][:lanes], n
+        return [stream for _, own, stream in ready if own == n][: self._lanes(n)], n
+
+    def _lanes(self, n: int) -> int:
+        """The most streams of a step of so many rows."""
+        return min(self._max_lanes, max(1, self._sizes.max_rows // n))
 
     def due(self, stream: Pending, now: float) -> tuple[float, int]:
         """When the stream is stepped if it gets no more rows, and how many rows it then takes."""
@@ -115,10 +143,10 @@ class ChunkPolicy:
         if stream.finished and pending <= largest:
             # All the rest at once. With fixed shapes, rows after the flush cost less than another
             # step.
-            rest = min(c for c in self._chunks if c >= pending) if self._fixed else pending
+            rest = min(c for c in self._chunks if c >= pending) if self._sizes.fixed else pending
             return now, rest
         n = max(c for c in self._chunks if c <= min(pending, largest))
-        if stream.finished or n >= LONGEST_WAIT:
+        if stream.finished or n >= self._sizes.longest_wait:
             return now, n
         if n < self._smallest(stream.position - self._flush):
             return math.inf, n
@@ -136,5 +164,5 @@ class ChunkPolicy:
             # The last two rows before the first sound come one id apart. A GPU takes as long for
             # one as for both, and the second would have to wait for the first, which gives no
             # sound.
-            return 2 if self._fixed else 1
+            return 2 if self._sizes.fixed else 1
         return 2 if 0 <= audible < BEGINNING else FRAME_ROWS

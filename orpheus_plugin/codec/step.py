@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from orpheus_plugin.codec.config import ROW_SAMPLES, SnacConfig
 from orpheus_plugin.codec.noise import stream_keys
+from orpheus_plugin.codec.policy import CPU
 
 FAR = 1 << 40
 """End of a stream whose end is not known yet, in rows."""
@@ -52,13 +53,16 @@ class StreamingDecoder(abc.ABC):
         slots: streams that can hold state at the same time.
 
     Attributes:
-        fixed_shapes: steps cost nearly the same for 1 or 32 lanes, and want shapes given to
-            `warm_up` (a GPU).
+        sizes: what a step takes.
         depth: steps that are worth having begun before the first of them is waited for.
+        steps, eager_steps: so many were taken, and so many of them in a shape that a GPU had not
+            captured.
     """
 
-    fixed_shapes = False
+    sizes = CPU
     depth = 1
+    steps = 0
+    eager_steps = 0
 
     def __init__(self, config: SnacConfig, slots: int) -> None:
         self.config = config
@@ -110,6 +114,7 @@ class StreamingDecoder(abc.ABC):
         n = codes.shape[1]
         spans = [(lane.position * ROW_SAMPLES - self.delay, lane.end) for lane in lanes]
         audio = self._launch(lanes, codes)
+        self.steps += 1
         for lane in lanes:
             lane.position += n
 

@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from orpheus_plugin.codec import open_decoder
+from orpheus_plugin.codec import CodecStep, open_decoder
+from orpheus_plugin.codec.policy import GPU, GPU_TUNED
 from orpheus_plugin.codec.step import Lane, StreamingDecoder
 from orpheus_plugin.codec.weights import SnacWeights
 from orpheus_plugin.errors import EngineDied
@@ -77,15 +78,16 @@ class Batch:
         return cls(number, lanes, codes.reshape(count, n, 3))
 
 
-def samples_to_bytes(number: int, samples: Samples) -> bytes:
-    """The samples of a batch, float32 [lanes, m]."""
-    head = np.array((number, *samples.shape), np.int64)
+def samples_to_bytes(number: int, samples: Samples, eager_steps: int) -> bytes:
+    """The samples of a batch, float32 [lanes, m], and how many steps had a shape that was not
+    captured."""
+    head = np.array((number, *samples.shape, eager_steps), np.int64)
     return head.tobytes() + np.ascontiguousarray(samples, np.float32).tobytes()
 
 
-def samples_from_bytes(data: bytes) -> tuple[int, Samples]:
-    number, lanes, m = np.frombuffer(data, np.int64, 3).tolist()
-    return number, np.frombuffer(data, np.float32, offset=24).reshape(lanes, m)
+def samples_from_bytes(data: bytes) -> tuple[int, Samples, int]:
+    number, lanes, m, eager_steps = np.frombuffer(data, np.int64, 4).tolist()
+    return number, np.frombuffer(data, np.float32, offset=32).reshape(lanes, m), eager_steps
 
 
 # ---- in vLLM's worker
@@ -97,11 +99,13 @@ class CodecWorker(OrpheusWorker):
     device: Any
     _orpheus_codec: _CodecThread | None = None
 
-    def orpheus_codec_load(self, folder: str, slots: int, shapes: Sequence[Sequence[int]]) -> None:
+    def orpheus_codec_load(
+        self, folder: str, slots: int, step: CodecStep, shapes: Sequence[Sequence[int]]
+    ) -> None:
         """Load a codec in place of the last one, and warm up its (lanes, rows) shapes."""
         if self._orpheus_codec is not None:
             self._orpheus_codec.close()
-        self._orpheus_codec = _CodecThread(Path(folder), str(self.device), slots)
+        self._orpheus_codec = _CodecThread(Path(folder), str(self.device), slots, step)
         self._orpheus_codec.load([(int(lanes), int(n)) for lanes, n in shapes])
 
     def orpheus_codec_step(self, batch: bytes | None, wait_s: float) -> list[bytes]:
@@ -116,10 +120,11 @@ class CodecWorker(OrpheusWorker):
 class _CodecThread:
     """A StreamingDecoder and the thread that owns it."""
 
-    def __init__(self, folder: Path, device: str, slots: int) -> None:
+    def __init__(self, folder: Path, device: str, slots: int, step: CodecStep) -> None:
         self._folder = folder
         self._device = device
         self._slots = slots
+        self._step = step
         self._thread = ThreadPoolExecutor(1, "orpheus-codec")
         self._running: list[Future[bytes]] = []
         self._decoder: StreamingDecoder
@@ -135,7 +140,9 @@ class _CodecThread:
             # Of higher priority: a codec step is short, and a listener waits for it. What is
             # captured on it keeps it.
             torch.cuda.set_stream(torch.cuda.Stream(priority=-1))  # type: ignore[no-untyped-call]
-        self._decoder = open_decoder(self._folder, device=self._device, slots=self._slots)
+        self._decoder = open_decoder(
+            self._folder, device=self._device, slots=self._slots, step=self._step
+        )
         self._decoder.enter()
         self._decoder.warm_up(shapes)
 
@@ -158,7 +165,8 @@ class _CodecThread:
 
     def _run(self, data: bytes) -> bytes:
         batch = Batch.from_bytes(data)
-        return samples_to_bytes(batch.number, self._decoder._run(batch.lanes, batch.codes))
+        samples = self._decoder._run(batch.lanes, batch.codes)
+        return samples_to_bytes(batch.number, samples, self._decoder.eager_steps)
 
 
 # ---- in our process
@@ -172,25 +180,37 @@ class WorkerCodec(StreamingDecoder):
         folder: directory of SNAC 24 kHz.
         slots: streams that can hold state at the same time.
         device: of vLLM.
+        step: as in `open_decoder`.
 
     Raises what `SnacWeights.load` does.
     """
 
     depth = 2
 
-    def __init__(self, generator: VllmGenerator, folder: Path, *, slots: int, device: str) -> None:
+    def __init__(
+        self,
+        generator: VllmGenerator,
+        folder: Path,
+        *,
+        slots: int,
+        device: str,
+        step: CodecStep = "plain",
+    ) -> None:
         super().__init__(SnacWeights.load(folder).config, slots)
-        self.fixed_shapes = device.startswith("cuda")
+        if device.startswith("cuda"):
+            self.sizes = GPU_TUNED if step == "tuned" else GPU
         self._generator = generator
         self._folder = folder
+        self._step: CodecStep = step
         self._number = 0
         self._samples: dict[int, Samples] = {}
 
     def warm_up(self, shapes: Sequence[tuple[int, int]]) -> None:
         """Load the codec in the worker and warm up the shapes there. Blocking, seconds."""
         self._call(
-            "orpheus_codec_load", str(self._folder), self.slots, [list(shape) for shape in shapes]
-        )
+            "orpheus_codec_load", str(self._folder), self.slots, self._step,
+            [list(shape) for shape in shapes],
+        )  # fmt: skip
 
     def _run(self, lanes: Sequence[Lane], codes: NDArray[np.int64]) -> Samples:
         return self._launch(lanes, codes)()
@@ -214,7 +234,7 @@ class WorkerCodec(StreamingDecoder):
         them."""
         wait_s = 0.0 if self._generator.running else _IDLE_WAIT_S
         for data in self._call("orpheus_codec_step", batch, wait_s):
-            number, samples = samples_from_bytes(data)
+            number, samples, self.eager_steps = samples_from_bytes(data)
             self._samples[number] = samples
 
     def _call(self, method: str, *args: object) -> Any:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from orpheus_plugin.codec import CodecStep
 from orpheus_plugin.errors import InvalidOptions
 from orpheus_plugin.text.pronunciations import Pronunciations
 from orpheus_plugin.turn import MAX_TEXT_CHARS
@@ -36,6 +37,9 @@ class EngineConfig:
         codec_process: where the codec runs beside the vLLM generator: "own" is this process, "vllm"
             the worker that has the model (see `codec_in_vllm`). "auto" is own: "vllm" has not run
             on a GPU yet.
+        codec_step: "plain", or "tuned" for a GPU that a language model also uses: see
+            `codec.torch.step.TorchDecoder`. The plain one is the default until the other has been
+            measured on a GPU. Without meaning on a CPU.
         max_turns: turns that may speak at once; None is a figure for the device.
         measure: find out at warm-up, and while running, how many turns (up to that) stay in real
             time, and take no more.
@@ -58,6 +62,7 @@ class EngineConfig:
     api_key: str | None = field(default=None, repr=False)
     generator_options: VllmOptions | CompletionsOptions | None = None
     codec_process: Literal["auto", "own", "vllm"] = "auto"
+    codec_step: CodecStep = "plain"
     max_turns: int | None = None
     measure: bool = False
     look_ahead: int = 2

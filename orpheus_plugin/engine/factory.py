@@ -68,15 +68,16 @@ def build_parts(
     else:
         made = build_generator(config, files, vocabulary, device=device, streams=streams)
     if config.codec_process == "vllm":
-        codec = CodecBatcher(_codec_in_vllm(made, files, device, streams))
+        codec = CodecBatcher(_codec_in_vllm(config, made, files, device, streams))
     else:
-        codec = CodecBatcher(open_decoder(files.codec, device=device, slots=streams))
+        decoder = open_decoder(files.codec, device=device, slots=streams, step=config.codec_step)
+        codec = CodecBatcher(decoder)
         codec.start()
     return EngineParts(vocabulary, made, codec, files.spec.sampling)
 
 
 def _codec_in_vllm(
-    generator: TokenGenerator, files: ModelFiles, device: str, streams: int
+    config: EngineConfig, generator: TokenGenerator, files: ModelFiles, device: str, streams: int
 ) -> WorkerCodec:
     from orpheus_plugin.engine.codec_in_vllm import WORKER, WorkerCodec
     from orpheus_plugin.tokens.vllm.generator import VllmGenerator
@@ -85,7 +86,7 @@ def _codec_in_vllm(
         raise InvalidOptions(
             f"codec_process='vllm' needs the vllm generator, not {type(generator).__name__}"
         )
-    return WorkerCodec(generator, files.codec, slots=streams, device=device)
+    return WorkerCodec(generator, files.codec, slots=streams, device=device, step=config.codec_step)
 
 
 def generator_name(config: EngineConfig, device: str) -> GeneratorName:

@@ -275,6 +275,7 @@ class LocalEngine:
     def load(self) -> EngineLoad:
         """From any thread."""
         parts, turns = self._supervisor.parts, list(self._turns.values())
+        steps, eager = parts.codec.steps if parts is not None else (0, 0)
         margins = [t.clock.ahead_s for t in turns if t.generating and t.stats.audio_s]
         return EngineLoad(
             generating=parts.generator.running if parts is not None else 0,
@@ -284,6 +285,8 @@ class LocalEngine:
             waiting=self._places.waiting,
             prebuffer_s=self._prebuffer.size_s,
             orphaned=self._orphaned,
+            codec_steps=steps,
+            codec_eager_steps=eager,
         )
 
 

@@ -8,6 +8,7 @@ import importlib.util
 import logging
 import os
 import re
+import shutil
 from pathlib import Path
 
 from orpheus_plugin.errors import InvalidOptions
@@ -72,6 +73,19 @@ def pick_device(name: str) -> str:
         if int(name.partition(":")[2]) >= count:
             raise InvalidOptions(f"device {name!r} was asked for, but torch sees {count} GPU(s)")
     return name
+
+
+def compiler_missing(device: str) -> str | None:
+    """What torch.compile lacks here for a "cpu" or "cuda" device; None if it has what it needs."""
+    if device == "cuda" and importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    asked = os.environ.get("CXX" if device == "cpu" else "CC")
+    compilers = (
+        [asked] if asked else ["g++", "clang++"] if device == "cpu" else ["gcc", "clang", "cc"]
+    )
+    if not any(shutil.which(name) for name in compilers):
+        return f"there is no compiler ({' or '.join(compilers)})"
+    return None
 
 
 def compute_alone() -> None:

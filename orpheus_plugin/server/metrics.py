@@ -156,6 +156,14 @@ class _Gauges:
             gauges.append((name, "Audio left to the listener who has least", load.margin_s))
         for name, text, value in gauges:
             yield GaugeMetricFamily(name, text, value=float(value))
-        yield CounterMetricFamily(
-            "orpheus_engine_restarts", "Times a dead engine was restarted", value=health.restarts
+        counters = (
+            ("orpheus_engine_restarts", "Times a dead engine was restarted", health.restarts),
+            ("orpheus_codec_steps", "Steps of the codec since its start", load.codec_steps),
+            (
+                "orpheus_codec_eager_steps",
+                "Steps of the codec in a shape that the GPU had not captured",
+                load.codec_eager_steps,
+            ),
         )
+        for name, text, count in counters:
+            yield CounterMetricFamily(name, text, value=count)

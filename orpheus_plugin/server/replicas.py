@@ -128,6 +128,8 @@ class ReplicatedEngine:
             queued=sum(part.queued for part in parts),
             margin_s=min(margins, default=None),
             waiting=sum(part.waiting for part in parts),
+            codec_steps=sum(part.codec_steps for part in parts),
+            codec_eager_steps=sum(part.codec_eager_steps for part in parts),
         )
 
     def _running(self) -> list[_Replica]:

@@ -7,7 +7,8 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -39,10 +40,11 @@ def make_weights(reference: SNAC, config: dict[str, Any]) -> SnacWeights:
     return SnacWeights.from_state(SnacConfig.from_dict(config), state)
 
 
-Made = type[CpuDecoder] | type[TorchDecoder]
+Made = Callable[..., StreamingDecoder]
+TUNED = partial(TorchDecoder, tuned=True)
 
 
-@pytest.fixture(params=[CpuDecoder, TorchDecoder], ids=["cpu", "torch"])
+@pytest.fixture(params=[CpuDecoder, TorchDecoder, TUNED], ids=["cpu", "torch", "tuned"])
 def made(request: pytest.FixtureRequest) -> Made:
     """The step under test; the suite runs over both."""
     found: Made = request.param

@@ -15,7 +15,7 @@ import pytest
 
 from orpheus_plugin.codec.batcher import CodecBatcher
 from orpheus_plugin.codec.cpu.decoder import CpuDecoder
-from orpheus_plugin.codec.policy import ChunkPolicy
+from orpheus_plugin.codec.policy import GPU, ChunkPolicy
 from orpheus_plugin.errors import AtCapacity, EngineDied
 from tests.support.codecs import SMALL
 
@@ -235,7 +235,7 @@ def stepped(monkeypatch):
 
 def test_where_one_row_takes_as_long_as_two_the_first_sound_comes_with_two(stepped):
     batcher, steps = stepped
-    batcher._policy = ChunkPolicy(flush=10, max_lanes=1, fixed_shapes=True)  # as on a GPU
+    batcher._policy = ChunkPolicy(flush=10, max_lanes=1, sizes=GPU)  # as on a GPU
     stream = batcher.open_stream()
     for row in random_codes(3)[:11]:
         stream.push(row[None])

@@ -5,7 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from orpheus_plugin.codec.torch.layers import Block, Head, Stem
+from orpheus_plugin.codec.torch.layers import (
+    EAGER,
+    Block,
+    Elementwise,
+    Head,
+    ResidualUnit,
+    Snake,
+    Stem,
+)
 from orpheus_plugin.codec.weights import SnacWeights
 
 
@@ -19,6 +27,7 @@ class SnacDecoder(nn.Module):
     """
 
     tables: Tensor
+    work: Elementwise = EAGER
 
     def __init__(self, weights: SnacWeights) -> None:
         super().__init__()
@@ -38,6 +47,13 @@ class SnacDecoder(nn.Module):
         self._stages = nn.ModuleList(stages)  # registered, so that .to() reaches them
         self.requires_grad_(False)
         self.eval()
+
+    def use(self, work: Elementwise) -> None:
+        """How the work between the products is done, in place of `layers.EAGER`."""
+        self.work = work
+        for module in self.modules():
+            if isinstance(module, Snake | ResidualUnit | Block):
+                module.work = work
 
     @property
     def device(self) -> torch.device:

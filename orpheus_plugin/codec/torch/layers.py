@@ -17,7 +17,9 @@ Architecture: SNAC, arXiv 2410.14411; reference code github.com/hubertsiuzdak/sn
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -25,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from orpheus_plugin.codec.config import DILATIONS, KERNEL
+from orpheus_plugin.codec.torch.noise import normal
 
 Tails = list[Tensor]
 """A stage's memory, one tensor [rows, batch, channels] per entry of `config.Stage.tails`; `step`
@@ -43,6 +46,83 @@ def _prepend(tails: Tails, index: int, rows: Tensor) -> Tensor:
     return joined
 
 
+@dataclass(frozen=True)
+class Elementwise:
+    """The work between the matrix products, by which a step on a GPU is many small kernels or a
+    few.
+
+    Attributes:
+        snake: (x, alpha, scale) -> x + sin(alpha * x)^2 * scale, per channel.
+        filter: (x, weight [7, channels], bias, dilation, alpha, scale) -> the snake of the
+            depthwise convolution of x.
+        mix: (x, other, noise, mask) -> (x + other * noise) * mask; may change x.
+        take: (pool [rows, slots, channels], slots [B], fresh [1, B, 1]) -> the slots' rows, zeros
+            where fresh.
+        inside: (rows, late, rate, position [B], end [B]) -> bool [rows, B], whether an output row
+            lies in its stream.
+        normal: see `noise.normal`.
+    """
+
+    snake: Callable[[Tensor, Tensor, Tensor], Tensor]
+    filter: Callable[[Tensor, Tensor, Tensor, int, Tensor, Tensor], Tensor]
+    mix: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+    take: Callable[[Tensor, Tensor, Tensor], Tensor]
+    inside: Callable[[int, int, int, Tensor, Tensor], Tensor]
+    normal: Callable[[Tensor, Tensor], Tensor]
+
+    @classmethod
+    @cache
+    def compiled(cls) -> Elementwise:
+        """Each by torch.compile one kernel for all shapes: 255 operations in a step of the
+        full-size decoder, where eager ones are 638. The first steps take some 10 s."""
+        functions = (_snake, _filter, _mix, _take, _inside, normal)
+        return cls(*(torch.compile(function, dynamic=True) for function in functions))
+
+
+def _snake(x: Tensor, alpha: Tensor, scale: Tensor) -> Tensor:
+    wave = torch.sin(x * alpha)
+    return x + wave * wave * scale
+
+
+def _snake_in_place(x: Tensor, alpha: Tensor, scale: Tensor) -> Tensor:
+    wave = _sin_(x * alpha)
+    wave.mul_(wave)
+    return torch.addcmul(x, wave, scale, out=wave)
+
+
+def _filter(
+    x: Tensor, weight: Tensor, bias: Tensor, dilation: int, alpha: Tensor, scale: Tensor
+) -> Tensor:
+    rows = x.shape[0] - (KERNEL - 1) * dilation
+    y = bias + x[:rows] * weight[0]
+    for tap in range(1, KERNEL):
+        y = y + x[tap * dilation : tap * dilation + rows] * weight[tap]
+    return _snake(y, alpha, scale)
+
+
+def _filter_in_place(
+    x: Tensor, weight: Tensor, bias: Tensor, dilation: int, alpha: Tensor, scale: Tensor
+) -> Tensor:
+    return _snake_in_place(depthwise(x, weight, bias, dilation), alpha, scale)
+
+
+def _mix(x: Tensor, other: Tensor, noise: Tensor, mask: Tensor) -> Tensor:
+    return (x + other * noise) * mask
+
+
+def _mix_in_place(x: Tensor, other: Tensor, noise: Tensor, mask: Tensor) -> Tensor:
+    return x.addcmul_(other, noise).mul_(mask)
+
+
+def _take(pool: Tensor, slots: Tensor, fresh: Tensor) -> Tensor:
+    return pool.index_select(1, slots).masked_fill(fresh, 0)
+
+
+def _inside(rows: int, late: int, rate: int, position: Tensor, end: Tensor) -> Tensor:
+    row = torch.arange(rows, device=position.device).unsqueeze(1) - late + position * rate
+    return (row >= 0) & (row < end * rate)
+
+
 def _sin_(x: Tensor) -> Tensor:
     """In-place sine. On a CPU NumPy's float32 sine is 2.3 times as fast as torch's, and within 1
     ulp too."""
@@ -53,11 +133,29 @@ def _sin_(x: Tensor) -> Tensor:
     return x.sin_()
 
 
+def depthwise(x: Tensor, weight: Tensor, bias: Tensor, dilation: int) -> Tensor:
+    """Convolution of kernel 7 over each channel alone, as seven shifted multiply-adds. weight: [7,
+    channels].
+
+    Emits `len(x) - 6 * dilation` rows: the caller prepends the tail.
+    """
+    rows = x.shape[0] - (KERNEL - 1) * dilation
+    out = torch.addcmul(bias, x[:rows], weight[0])
+    for tap in range(1, KERNEL):
+        start = tap * dilation
+        out.addcmul_(x[start : start + rows], weight[tap])
+    return out
+
+
+EAGER = Elementwise(_snake_in_place, _filter_in_place, _mix_in_place, _take, _inside, normal)
+
+
 class Snake(nn.Module):
     """x + sin(alpha * x)^2 / alpha, per channel."""
 
     alpha: Tensor
     scale: Tensor
+    work: Elementwise = EAGER
 
     def __init__(self, alpha: Tensor) -> None:
         super().__init__()
@@ -66,9 +164,7 @@ class Snake(nn.Module):
         self.register_buffer("scale", (alpha + 1e-9).reciprocal())
 
     def step(self, x: Tensor) -> Tensor:
-        wave = _sin_(x * self.alpha)
-        wave.mul_(wave)
-        return torch.addcmul(x, wave, self.scale, out=wave)
+        return self.work.snake(x, self.alpha, self.scale)
 
 
 class Product(nn.Module):
@@ -108,31 +204,25 @@ class Product(nn.Module):
 
 
 class Depthwise(nn.Module):
-    """Convolution of kernel 7 over each channel alone, as seven shifted multiply-adds.
-
-    Emits `len(x) - 6 * dilation` rows: the caller prepends the tail.
-    """
+    """See `depthwise`."""
 
     weight: Tensor
     bias: Tensor
 
     def __init__(self, weight: Tensor, bias: Tensor, dilation: int) -> None:
         super().__init__()
-        self.register_buffer("weight", weight[:, 0, :].t().contiguous())  # [7, channels]
+        self.register_buffer("weight", weight[:, 0, :].t().contiguous())
         self.register_buffer("bias", bias)
         self.dilation = dilation
 
     def step(self, x: Tensor) -> Tensor:
-        rows = x.shape[0] - (KERNEL - 1) * self.dilation
-        out = torch.addcmul(self.bias, x[:rows], self.weight[0])
-        for tap in range(1, KERNEL):
-            start = tap * self.dilation
-            out.addcmul_(x[start : start + rows], self.weight[tap])
-        return out
+        return depthwise(x, self.weight, self.bias, self.dilation)
 
 
 class ResidualUnit(nn.Module):
     """x + pointwise(snake(depthwise(snake(x)))); late by `3 * dilation` rows."""
+
+    work: Elementwise = EAGER
 
     def __init__(self, weights: Mapping[str, Tensor], dilation: int) -> None:
         super().__init__()
@@ -145,8 +235,15 @@ class ResidualUnit(nn.Module):
         """`tails[first]` holds late inputs for the sum, `tails[first + 1]` the convolution's
         history."""
         late = _prepend(tails, first, x)[: x.shape[0]]
-        y = self.depthwise.step(_prepend(tails, first + 1, self.snake_in.step(x)))
-        return self.pointwise.step(self.snake_mid.step(y), late)
+        y = self.work.filter(
+            _prepend(tails, first + 1, self.snake_in.step(x)),
+            self.depthwise.weight,
+            self.depthwise.bias,
+            self.depthwise.dilation,
+            self.snake_mid.alpha,
+            self.snake_mid.scale,
+        )
+        return self.pointwise.step(y, late)
 
 
 class Upsample(nn.Module):
@@ -197,6 +294,8 @@ class Block(nn.Module):
     """One decoder block: Snake, transposed convolution, noise, three residual units of dilation 1,
     3, 9."""
 
+    work: Elementwise = EAGER
+
     def __init__(self, weights: Mapping[str, Tensor], stride: int, *, noise: bool) -> None:
         super().__init__()
         self.snake = Snake(weights["block.0.alpha"])
@@ -220,9 +319,11 @@ class Block(nn.Module):
         `delays`. noise: the same shape.
         """
         x = self.upsample.step(self.snake.step(x), tails, 0)
-        if noise is not None and self.noise is not None:
+        if noise is not None and masks is not None and self.noise is not None:
+            x = self.work.mix(x, self.noise.step(x), noise, masks[0])
+        elif noise is not None and self.noise is not None:
             x.addcmul_(self.noise.step(x), noise)
-        if masks is not None:
+        elif masks is not None:
             x.mul_(masks[0])
         for number, unit in enumerate(self.units):
             assert isinstance(unit, ResidualUnit)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,12 +12,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from orpheus_plugin.codec.config import Stage
+from orpheus_plugin.codec.policy import GPU, GPU_TUNED
 from orpheus_plugin.codec.step import Lane, StreamingDecoder
 from orpheus_plugin.codec.torch.decoder import SnacDecoder
-from orpheus_plugin.codec.torch.layers import Block, Tails
-from orpheus_plugin.codec.torch.noise import normal
+from orpheus_plugin.codec.torch.layers import Block, Elementwise, Tails
+from orpheus_plugin.codec.torch.output import OutputRing, on_host
 from orpheus_plugin.codec.weights import SnacWeights
-from orpheus_plugin.models.devices import compute_alone
+from orpheus_plugin.models.devices import compiler_missing, compute_alone
+
+logger = logging.getLogger(__name__)
 
 _TILE = 1 << 18
 """Values of one activation a CPU works on at a time, so that the passes over it stay in the L2
@@ -79,6 +83,12 @@ class TorchDecoder(StreamingDecoder):
 
     State lies in pools with one row per slot: a step gathers the rows of its streams, and scatters
     them back, 1 % of a step of one frame.
+
+    Args:
+        tuned: for a GPU that a language model also uses. The work between the products is compiled
+            where there is a compiler, steps run on a CUDA stream of higher priority, the next step
+            begins before the samples of the last one are waited for, and listeners with much left
+            to play get four frames at once. The last bits of a stream then depend on its chunks.
     """
 
     def __init__(
@@ -88,10 +98,16 @@ class TorchDecoder(StreamingDecoder):
         slots: int = 32,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
+        tuned: bool = False,
     ) -> None:
         super().__init__(weights.config, slots)
         self.decoder = SnacDecoder(weights).to(device=torch.device(device), dtype=dtype)
-        self.fixed_shapes = self.decoder.device.type == "cuda"
+        if self.decoder.device.type == "cuda":
+            self.sizes = GPU_TUNED if tuned else GPU
+        self._ring: OutputRing | None = None
+        self._stream: torch.cuda.Stream | None = None
+        if tuned:
+            self._tune()
         self._stages = self.config.stages
         self._pools: list[list[Tensor]] = [
             [
@@ -103,10 +119,23 @@ class TorchDecoder(StreamingDecoder):
         self._blocks = len(self.config.decoder_rates)
         self._graphs: dict[tuple[int, int], tuple[torch.cuda.CUDAGraph, _Inputs, Tensor]] = {}
 
+    def _tune(self) -> None:
+        self.depth = 2
+        self._ring = OutputRing(self.decoder.device)
+        if self.sizes.fixed:
+            # What is captured on a stream keeps its priority.
+            self._stream = torch.cuda.Stream(self.decoder.device, priority=-1)  # type: ignore[no-untyped-call]
+        if missing := compiler_missing(self.decoder.device.type):
+            logger.warning("the codec's step is not compiled: %s", missing)
+        else:
+            self.decoder.use(Elementwise.compiled())
+
     def enter(self) -> None:
         """See StreamingDecoder."""
-        if not self.fixed_shapes:
+        if not self.sizes.fixed:
             compute_alone()
+        elif self._stream is not None:
+            torch.cuda.set_stream(self._stream)
 
     def warm_up(self, shapes: Sequence[tuple[int, int]]) -> None:
         """Run every (lanes, latents) shape once on the scratch slot; on CUDA capture its graph."""
@@ -124,8 +153,17 @@ class TorchDecoder(StreamingDecoder):
     # ---- one step
 
     @torch.inference_mode()
+    def _launch(
+        self, lanes: Sequence[Lane], codes: NDArray[np.int64]
+    ) -> Callable[[], NDArray[np.float32]]:
+        if self._ring is None:
+            return super()._launch(lanes, codes)
+        samples = self._ring.take(self._audio(lanes, codes.transpose(1, 0, 2)))
+        return lambda: samples().T
+
+    @torch.inference_mode()
     def _run(self, lanes: Sequence[Lane], codes: NDArray[np.int64]) -> NDArray[np.float32]:
-        return _on_host(self._audio(lanes, codes.transpose(1, 0, 2))).T
+        return on_host(self._audio(lanes, codes.transpose(1, 0, 2))).T
 
     def _audio(self, lanes: Sequence[Lane], codes: NDArray[np.int64]) -> Tensor:
         """codes [n, B, 3] -> samples [n * 512, B or more]."""
@@ -140,6 +178,7 @@ class TorchDecoder(StreamingDecoder):
                 inputs.block.copy_(self._pack([*lanes, *spare], padded), non_blocking=True)
                 graph.replay()
                 return audio
+            self.eager_steps += 1
         return self._forward(self._inputs(lanes, codes), self._plan(lanes, n))
 
     def _inputs(self, lanes: Sequence[Lane], codes: NDArray[np.int64]) -> _Inputs:
@@ -185,14 +224,17 @@ class TorchDecoder(StreamingDecoder):
         """-> [n * 512, B]; pure tensor work, no host synchronisation: this is what a CUDA graph
         captures."""
         n = inputs.codes.shape[0]
+        work = self.decoder.work
+        fresh = (inputs.position == 0).view(1, -1, 1)
         tails: list[Tails] = [
-            [pool.index_select(1, inputs.slots) for pool in pools] for pools in self._pools
+            [
+                work.take(pool, inputs.slots, fresh)
+                if plan.masked
+                else pool.index_select(1, inputs.slots)
+                for pool in pools
+            ]
+            for pools in self._pools
         ]
-        if plan.masked:
-            fresh = (inputs.position == 0).view(1, -1, 1)
-            for stage_tails in tails:
-                for index, tail in enumerate(stage_tails):
-                    stage_tails[index] = tail.masked_fill(fresh, 0)
         masks = self._masks(inputs, n) if plan.masked else None
         noise = self._noise(inputs, n) if plan.noisy else None
         x = self.decoder.embed(inputs.codes)
@@ -251,9 +293,7 @@ class TorchDecoder(StreamingDecoder):
     def _inside(self, inputs: _Inputs, n: int, rate: int, late: int) -> Tensor:
         """1.0 where an output row at this rate and lateness lies within its stream, [n * rate, B,
         1]."""
-        rows = torch.arange(n * rate, device=inputs.slots.device).unsqueeze(1) - late
-        rows = rows + inputs.position * rate
-        inside = (rows >= 0) & (rows < inputs.end * rate)
+        inside = self.decoder.work.inside(n * rate, late, rate, inputs.position, inputs.end)
         return inside.to(self.decoder.dtype).unsqueeze(-1)
 
     def _masks(self, inputs: _Inputs, n: int) -> list[list[Tensor]]:
@@ -273,7 +313,9 @@ class TorchDecoder(StreamingDecoder):
             positions.append(rows + inputs.position * rate_out)
             keys.append(inputs.keys[number].unsqueeze(0).expand(n * rate_out, -1, -1))
             sizes.append(n * rate_out)
-        draws = normal(torch.cat(keys), torch.cat(positions)).to(self.decoder.dtype)
+        draws = self.decoder.work.normal(torch.cat(keys), torch.cat(positions)).to(
+            self.decoder.dtype
+        )
         draws *= inputs.noisy
         return list(torch.split(draws.unsqueeze(-1), sizes))
 
@@ -283,25 +325,14 @@ class TorchDecoder(StreamingDecoder):
         whole = _Plan(skip=[False] * len(self._stages))
         with torch.inference_mode():
             inputs = self._inputs(idle, codes)
-            side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            side = self._stream or torch.cuda.Stream()  # type: ignore[no-untyped-call]
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
                 for _ in range(3):
                     self._forward(inputs, whole)
             torch.cuda.current_stream().wait_stream(side)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
+            with torch.cuda.graph(graph, stream=side):
                 audio = self._forward(inputs, whole)
-            _on_host(audio)  # the first step of this shape finds its memory on the host
+            on_host(audio)  # the first step of this shape finds its memory on the host
         self._graphs[len(idle), codes.shape[0]] = graph, inputs, audio
-
-
-def _on_host(audio: Tensor) -> NDArray[np.float32]:
-    """The samples once they are there, all that a step waits for; from a GPU in memory that it
-    writes by itself."""
-    audio = audio.float()
-    if audio.device.type != "cuda":
-        return audio.numpy()
-    host = torch.empty(audio.shape, pin_memory=True).copy_(audio, non_blocking=True)
-    torch.cuda.current_stream(audio.device).synchronize()
-    return host.numpy()
