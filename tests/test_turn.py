@@ -152,7 +152,7 @@ async def test_leaving_the_iterator_cancels() -> None:
     turn.deliver(AudioChunk(b"\0\0", 0, 0))
     events = turn.__aiter__()
     await anext(events)
-    await events.aclose()  # type: ignore[attr-defined]
+    await events.aclose()
     assert link.sent == ["[cancel]"]
     await turn.cancel()
     assert link.sent == ["[cancel]"]

@@ -83,7 +83,7 @@ def test_a_line_is_spoken_before_the_next_one_comes(
     class Typed(io.StringIO):
         """One line; its end comes when the line was heard."""
 
-        def readline(self, size: int = -1, /) -> str:
+        def readline(self, size: int = -1, /) -> str:  # type: ignore[override]
             line = super().readline(size)
             if not line:
                 assert heard.wait(30), "nothing was spoken while standard input was open"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from orpheus_plugin.cli.main import add_engine_arguments
+from orpheus_plugin.cli.options import add_engine_arguments
 from orpheus_plugin.cli.serve import add_arguments, read_environment, server_config
 from orpheus_plugin.errors import InvalidOptions
 from orpheus_plugin.server.config import Limits, ServerConfig

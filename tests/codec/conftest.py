@@ -42,6 +42,7 @@ def make_weights(reference: SNAC, config: dict[str, Any]) -> SnacWeights:
 
 Made = Callable[..., StreamingDecoder]
 TUNED = partial(TorchDecoder, tuned=True)
+Codes = NDArray[np.int64]
 
 
 @pytest.fixture(params=[CpuDecoder, TorchDecoder, TUNED], ids=["cpu", "torch", "tuned"])
@@ -90,7 +91,8 @@ def reference_decode(
     """One-shot decode of whole frames by the snac package; noise off unless given."""
     levels = [torch.from_numpy(codes[:: 4 // k, i].copy())[None] for i, k in enumerate((1, 2, 4))]
     with noise_block(noise), torch.inference_mode():
-        return reference.decode(levels)[0, 0].numpy()
+        samples: NDArray[np.float32] = reference.decode(levels)[0, 0].numpy()
+        return samples
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -8,7 +8,9 @@ import gc
 import threading
 import time
 import weakref
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,10 +18,12 @@ import pytest
 from orpheus_plugin.codec.batcher import CodecBatcher
 from orpheus_plugin.codec.cpu.decoder import CpuDecoder
 from orpheus_plugin.codec.policy import GPU, ChunkPolicy
+from orpheus_plugin.codec.step import Lane
+from orpheus_plugin.codec.stream import CodecStream, Samples
 from orpheus_plugin.errors import AtCapacity, EngineDied
 from tests.support.codecs import SMALL
 
-from .conftest import make_reference, make_weights, random_codes, reference_decode
+from .conftest import Codes, make_reference, make_weights, random_codes, reference_decode
 
 REFERENCE = make_reference(SMALL)
 WEIGHTS = make_weights(REFERENCE, SMALL)
@@ -27,7 +31,7 @@ TOLERANCE = 1e-5
 
 
 @pytest.fixture
-def batcher():
+def batcher() -> Iterator[CodecBatcher]:
     made = CodecBatcher(CpuDecoder(WEIGHTS, slots=64))
     made.start()
     yield made
@@ -35,13 +39,19 @@ def batcher():
     assert made.active == 0
 
 
-async def listen(stream):
+async def listen(stream: CodecStream) -> Samples:
     pieces = [piece async for piece in stream]
     assert all(piece.dtype == np.float32 and len(piece) for piece in pieces)
     return np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
 
 
-async def speak(batcher, codes, sizes=(1,), pause=None, **options):
+async def speak(
+    batcher: CodecBatcher,
+    codes: Codes,
+    sizes: Sequence[int] = (1,),
+    pause: Callable[[], float] | None = None,
+    **options: Any,
+) -> Samples:
     stream = batcher.open_stream(**options)
     listening = asyncio.create_task(listen(stream))
     at, turn = 0, 0
@@ -55,13 +65,13 @@ async def speak(batcher, codes, sizes=(1,), pause=None, **options):
     return await listening
 
 
-async def test_one_frame_is_spoken_whole(batcher):
+async def test_one_frame_is_spoken_whole(batcher: CodecBatcher) -> None:
     codes = random_codes(1)
     got = await speak(batcher, codes, (4,), noise=False)
     np.testing.assert_allclose(got, reference_decode(REFERENCE, codes), rtol=0, atol=TOLERANCE)
 
 
-async def test_many_streams_at_once_are_each_exact(batcher):
+async def test_many_streams_at_once_are_each_exact(batcher: CodecBatcher) -> None:
     rng = np.random.default_rng(0)
     jobs = [random_codes(int(rng.integers(1, 16)), seed) for seed in range(40)]
     results = await asyncio.gather(
@@ -81,7 +91,7 @@ async def test_many_streams_at_once_are_each_exact(batcher):
     assert batcher.active == 0
 
 
-async def test_noise_is_the_streams_own_alone_and_in_a_batch(batcher):
+async def test_noise_is_the_streams_own_alone_and_in_a_batch(batcher: CodecBatcher) -> None:
     codes = random_codes(6)
     alone = await speak(batcher, codes, (24,), seed=11)
     first, second, *_ = await asyncio.gather(
@@ -93,7 +103,9 @@ async def test_noise_is_the_streams_own_alone_and_in_a_batch(batcher):
     assert np.abs(second - alone).max() > 1e-3
 
 
-async def test_audio_starts_with_the_tenth_row_without_waiting_for_more(batcher):
+async def test_audio_starts_with_the_tenth_row_without_waiting_for_more(
+    batcher: CodecBatcher,
+) -> None:
     stream = batcher.open_stream()
     stream.push(random_codes(3)[:9])
     with pytest.raises(TimeoutError):
@@ -103,7 +115,7 @@ async def test_audio_starts_with_the_tenth_row_without_waiting_for_more(batcher)
     stream.close()
 
 
-async def test_nothing_pushed_ends_clean(batcher):
+async def test_nothing_pushed_ends_clean(batcher: CodecBatcher) -> None:
     stream = batcher.open_stream()
     stream.finish()
     stream.finish()
@@ -114,7 +126,9 @@ async def test_nothing_pushed_ends_clean(batcher):
 @pytest.mark.parametrize(
     "bad", [[[0, 0, 4096]], [[-1, 0, 0]], [[0.5, 1.0, 2.0]], [1, 2, 3], [[1, 2]], [["a", "b", "c"]]]
 )
-async def test_bad_codes_are_refused_and_the_stream_goes_on(batcher, bad):
+async def test_bad_codes_are_refused_and_the_stream_goes_on(
+    batcher: CodecBatcher, bad: list[Any]
+) -> None:
     codes = random_codes(2)
     stream = batcher.open_stream(noise=False)
     stream.push(codes[:3])
@@ -129,7 +143,9 @@ async def test_bad_codes_are_refused_and_the_stream_goes_on(batcher, bad):
     )
 
 
-async def test_with_all_slots_in_use_a_stream_is_refused_until_one_is_free(batcher):
+async def test_with_all_slots_in_use_a_stream_is_refused_until_one_is_free(
+    batcher: CodecBatcher,
+) -> None:
     streams = [batcher.open_stream() for _ in range(64)]
     with pytest.raises(AtCapacity):
         batcher.open_stream()
@@ -142,10 +158,12 @@ async def test_with_all_slots_in_use_a_stream_is_refused_until_one_is_free(batch
     assert batcher.active == 0
 
 
-async def test_closing_at_random_leaks_no_slot_and_leaves_other_streams_exact(batcher):
+async def test_closing_at_random_leaks_no_slot_and_leaves_other_streams_exact(
+    batcher: CodecBatcher,
+) -> None:
     rng = np.random.default_rng(1)
 
-    async def closing(seed):
+    async def closing(seed: int) -> None:
         stream = batcher.open_stream()
         listening = asyncio.create_task(listen(stream))
         stream.push(random_codes(4, seed))
@@ -175,7 +193,7 @@ async def test_closing_at_random_leaks_no_slot_and_leaves_other_streams_exact(ba
     assert threading.active_count() == threads
 
 
-async def test_a_cancelled_listener_can_listen_again(batcher):
+async def test_a_cancelled_listener_can_listen_again(batcher: CodecBatcher) -> None:
     codes = random_codes(3)
     stream = batcher.open_stream(noise=False)
     listening = asyncio.create_task(anext(stream))
@@ -189,7 +207,7 @@ async def test_a_cancelled_listener_can_listen_again(batcher):
     )
 
 
-async def test_the_listener_with_the_least_audio_left_is_served_first():
+async def test_the_listener_with_the_least_audio_left_is_served_first() -> None:
     """With room for one lane a step, the stream with the earliest deadline gets all of its audio
     first."""
     batcher = CodecBatcher(CpuDecoder(WEIGHTS, slots=3), max_lanes=1)
@@ -201,7 +219,7 @@ async def test_the_listener_with_the_least_audio_left_is_served_first():
         streams[name].push(random_codes(8))
         streams[name].finish()
 
-    async def follow(name):
+    async def follow(name: str) -> None:
         async for _ in streams[name]:
             order.append(name)
 
@@ -212,28 +230,30 @@ async def test_the_listener_with_the_least_audio_left_is_served_first():
     assert [name for at, name in enumerate(order) if name not in order[:at]] == ["b", "c", "a"]
 
 
-async def until(holds):
+async def until(holds: Callable[[], bool]) -> None:
     async with asyncio.timeout(30):
         while not holds():
             await asyncio.sleep(0.005)
 
 
 @pytest.fixture
-def stepped(monkeypatch):
+def stepped(monkeypatch: pytest.MonkeyPatch) -> tuple[CodecBatcher, list[int]]:
     """A batcher that is stepped by hand, and the rows of each step it has taken."""
     batcher = CodecBatcher(CpuDecoder(WEIGHTS, slots=1), clock=lambda: 100.0)
     steps = []
     launch = batcher._decoder.launch
 
-    def counting(lanes, codes, **options):
+    def counting(lanes: Sequence[Lane], codes: Codes) -> Callable[[], list[Samples]]:
         steps.append(codes.shape[1])
-        return launch(lanes, codes, **options)
+        return launch(lanes, codes)
 
     monkeypatch.setattr(batcher._decoder, "launch", counting)
     return batcher, steps
 
 
-def test_where_one_row_takes_as_long_as_two_the_first_sound_comes_with_two(stepped):
+def test_where_one_row_takes_as_long_as_two_the_first_sound_comes_with_two(
+    stepped: tuple[CodecBatcher, list[int]],
+) -> None:
     batcher, steps = stepped
     batcher._policy = ChunkPolicy(flush=10, max_lanes=1, sizes=GPU)  # as on a GPU
     stream = batcher.open_stream()
@@ -263,7 +283,9 @@ def test_where_one_row_takes_as_long_as_two_the_first_sound_comes_with_two(stepp
         (5.0, 40, [16, 16, 8]),
     ],
 )
-def test_the_more_a_listener_has_left_the_larger_the_chunks(stepped, left, pushed, wanted):
+def test_the_more_a_listener_has_left_the_larger_the_chunks(
+    stepped: tuple[CodecBatcher, list[int]], left: float, pushed: int, wanted: list[int]
+) -> None:
     batcher, steps = stepped
     stream = batcher.open_stream()
     stream.deadline = lambda: 100.0 + left
@@ -275,7 +297,9 @@ def test_the_more_a_listener_has_left_the_larger_the_chunks(stepped, left, pushe
     assert stream.delivered == 512 * pushed
 
 
-async def test_codes_that_wait_for_a_larger_chunk_are_decoded_in_time_when_no_more_come(batcher):
+async def test_codes_that_wait_for_a_larger_chunk_are_decoded_in_time_when_no_more_come(
+    batcher: CodecBatcher,
+) -> None:
     patient, hurried = batcher.open_stream(), batcher.open_stream()
     began = time.monotonic()
     patient.deadline = lambda: began + 1000
@@ -291,16 +315,16 @@ async def test_codes_that_wait_for_a_larger_chunk_are_decoded_in_time_when_no_mo
     hurried.close()
 
 
-async def test_idle_thread_sleeps(batcher):
+async def test_idle_thread_sleeps(batcher: CodecBatcher, monkeypatch: pytest.MonkeyPatch) -> None:
     picks = 0
     pick = batcher._pick
 
-    def counting():
+    def counting() -> Any:
         nonlocal picks
         picks += 1
         return pick()
 
-    batcher._pick = counting
+    monkeypatch.setattr(batcher, "_pick", counting)
     stream = batcher.open_stream()
     stream.push(random_codes(1))
     await asyncio.sleep(0.3)
@@ -310,14 +334,16 @@ async def test_idle_thread_sleeps(batcher):
     stream.close()
 
 
-async def test_a_worker_that_dies_ends_every_stream_with_engine_died(batcher, caplog):
+async def test_a_worker_that_dies_ends_every_stream_with_engine_died(
+    batcher: CodecBatcher, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     streams = [batcher.open_stream() for _ in range(3)]
     listening = [asyncio.create_task(listen(stream)) for stream in streams]
 
-    def broken(*_args, **_options):
+    def broken(*_args: Any, **_options: Any) -> None:
         raise RuntimeError("device lost")
 
-    batcher._decoder.launch = broken
+    monkeypatch.setattr(batcher._decoder, "launch", broken)
     streams[0].push(random_codes(1))
     for task in listening:
         with pytest.raises(EngineDied, match="device lost"):
@@ -330,7 +356,7 @@ async def test_a_worker_that_dies_ends_every_stream_with_engine_died(batcher, ca
     assert "the codec died" in caplog.text
 
 
-async def test_closing_ends_open_streams_and_the_thread():
+async def test_closing_ends_open_streams_and_the_thread() -> None:
     batcher = CodecBatcher(CpuDecoder(WEIGHTS, slots=2))
     batcher.start()
     batcher.start()
@@ -345,7 +371,7 @@ async def test_closing_ends_open_streams_and_the_thread():
     assert not thread._thread.is_alive()
 
 
-async def test_a_finished_stream_is_not_kept_alive(batcher):
+async def test_a_finished_stream_is_not_kept_alive(batcher: CodecBatcher) -> None:
     stream = batcher.open_stream()
     stream.push(random_codes(1))
     stream.finish()
@@ -357,10 +383,10 @@ async def test_a_finished_stream_is_not_kept_alive(batcher):
     assert gone() is None
 
 
-def test_a_closed_event_loop_does_not_affect_other_streams(batcher):
+def test_a_closed_event_loop_does_not_affect_other_streams(batcher: CodecBatcher) -> None:
     stream = batcher.open_stream()
 
-    async def leave():
+    async def leave() -> asyncio.Future[Samples]:
         task = asyncio.ensure_future(anext(stream))
         await asyncio.sleep(0.01)
         return task

@@ -6,21 +6,25 @@ import asyncio
 
 import numpy as np
 import pytest
+from snac import SNAC
 
 from orpheus_plugin.codec.batcher import CodecBatcher
+from orpheus_plugin.codec.step import Lane
+from orpheus_plugin.codec.stream import Samples
 from orpheus_plugin.codec.torch.step import TorchDecoder
 from tests.support.codecs import SMALL
 
-from .conftest import make_weights, random_codes, reference_decode
+from .conftest import Codes, make_weights, random_codes, reference_decode
 
 pytestmark = pytest.mark.gpu
 
 
-def test_captured_graphs_are_exact_for_lanes_joining_and_leaving(small_reference):
+def test_captured_graphs_are_exact_for_lanes_joining_and_leaving(small_reference: SNAC) -> None:
     streaming = TorchDecoder(make_weights(small_reference, SMALL), slots=8, device="cuda")
     streaming.warm_up([(size, n) for size in (1, 2, 4, 8) for n in (1, 2, 4, 8)])
     jobs = [random_codes(frames, frames) for frames in range(1, 9)]
-    lanes, got = {}, {i: [] for i in range(8)}
+    lanes: dict[int, Lane] = {}
+    got: dict[int, list[Samples]] = {i: [] for i in range(8)}
     for index, codes in enumerate(jobs):
         lanes[index] = streaming.lane(index, noise=False)
         lanes[index].end = len(codes)
@@ -41,13 +45,13 @@ def test_captured_graphs_are_exact_for_lanes_joining_and_leaving(small_reference
         np.testing.assert_allclose(np.concatenate(got[i]), wanted, rtol=0, atol=1e-4)
 
 
-async def test_the_batcher_serves_from_a_gpu(small_reference):
+async def test_the_batcher_serves_from_a_gpu(small_reference: SNAC) -> None:
     batcher = CodecBatcher(
         TorchDecoder(make_weights(small_reference, SMALL), slots=8, device="cuda")
     )
     batcher.start()
 
-    async def speak(codes):
+    async def speak(codes: Codes) -> Samples:
         stream = batcher.open_stream(noise=False)
         for row in codes:
             stream.push(row[None])

@@ -4,7 +4,9 @@ line."""
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,12 +19,16 @@ from orpheus_plugin.codec.weights import SnacWeights
 from orpheus_plugin.errors import BadCheckpoint, ModelNotFound
 from tests.support.codecs import SMALL
 
-from .conftest import random_codes, reference_decode
+from .conftest import Made, random_codes, reference_decode
+
+State = dict[str, torch.Tensor]
 
 BUNDLED = Path(orpheus_plugin.__file__).parent / "mini" / "snac"
 
 
-def write_snapshot(path, state, config=None, name="pytorch_model.bin"):
+def write_snapshot(
+    path: Path, state: Any, config: dict[str, Any] | None = None, name: str = "pytorch_model.bin"
+) -> Path:
     path.mkdir(exist_ok=True)
     (path / "config.json").write_text(json.dumps(SMALL if config is None else config))
     if name.endswith(".bin"):
@@ -32,7 +38,7 @@ def write_snapshot(path, state, config=None, name="pytorch_model.bin"):
     return path
 
 
-def old_weight_norm(state):
+def old_weight_norm(state: Any) -> State:
     """The spelling of torch.nn.utils.weight_norm."""
     ends = {
         "parametrizations.weight.original0": "weight_g",
@@ -48,19 +54,21 @@ def old_weight_norm(state):
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.safetensors"])
 @pytest.mark.parametrize("spelling", [dict, old_weight_norm])
-def test_loads_and_decodes_as_the_reference(made, tmp_path, small_reference, name, spelling):
+def test_loads_and_decodes_as_the_reference(
+    made: Made, tmp_path: Path, small_reference: SNAC, name: str, spelling: Callable[[State], State]
+) -> None:
     snapshot = write_snapshot(tmp_path, spelling(small_reference.state_dict()), name=name)
     codes = random_codes(3)
     got = made(SnacWeights.load(snapshot), slots=1).decode(codes, noise=False)
     np.testing.assert_allclose(got, reference_decode(small_reference, codes), rtol=0, atol=1e-5)
 
 
-def test_encoder_weights_are_not_needed(tmp_path, small_reference):
+def test_encoder_weights_are_not_needed(tmp_path: Path, small_reference: SNAC) -> None:
     state = {k: v for k, v in small_reference.state_dict().items() if not k.startswith("encoder.")}
     assert SnacWeights.load(write_snapshot(tmp_path, state)).config.delay == 4757
 
 
-def test_latent_dim_may_be_given(tmp_path, small_reference):
+def test_latent_dim_may_be_given(tmp_path: Path, small_reference: SNAC) -> None:
     config = SMALL | {"latent_dim": 32, "encoder_dim": 7}
     assert (
         SnacWeights.load(
@@ -71,7 +79,9 @@ def test_latent_dim_may_be_given(tmp_path, small_reference):
 
 
 @pytest.mark.parametrize("missing", ["config.json", "pytorch_model.bin"])
-def test_missing_files_are_model_not_found(tmp_path, small_reference, missing):
+def test_missing_files_are_model_not_found(
+    tmp_path: Path, small_reference: SNAC, missing: str
+) -> None:
     (write_snapshot(tmp_path, small_reference.state_dict()) / missing).unlink()
     with pytest.raises(ModelNotFound, match=missing.replace(".", r"\.")):
         SnacWeights.load(tmp_path)
@@ -96,7 +106,9 @@ def test_missing_files_are_model_not_found(tmp_path, small_reference, missing):
         ({"encoder_dim": 3}, "shape"),
     ],
 )
-def test_another_codec_is_refused_in_one_line(tmp_path, small_reference, change, says):
+def test_another_codec_is_refused_in_one_line(
+    tmp_path: Path, small_reference: SNAC, change: dict[str, Any], says: str
+) -> None:
     snapshot = write_snapshot(tmp_path, small_reference.state_dict(), SMALL | change)
     with pytest.raises(BadCheckpoint, match=says) as caught:
         SnacWeights.load(snapshot)
@@ -104,7 +116,7 @@ def test_another_codec_is_refused_in_one_line(tmp_path, small_reference, change,
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1, 2]", "{}", '"snac"', "\x00"])
-def test_a_broken_config_is_refused(tmp_path, small_reference, text):
+def test_a_broken_config_is_refused(tmp_path: Path, small_reference: SNAC, text: str) -> None:
     (write_snapshot(tmp_path, small_reference.state_dict()) / "config.json").write_text(text)
     with pytest.raises(BadCheckpoint):
         SnacWeights.load(tmp_path)
@@ -112,7 +124,9 @@ def test_a_broken_config_is_refused(tmp_path, small_reference, text):
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.safetensors"])
 @pytest.mark.parametrize("content", [b"", b"not weights", b"PK\x03\x04" + b"\x00" * 200])
-def test_damaged_weights_are_refused_in_one_line(tmp_path, small_reference, name, content):
+def test_damaged_weights_are_refused_in_one_line(
+    tmp_path: Path, small_reference: SNAC, name: str, content: bytes
+) -> None:
     snapshot = write_snapshot(tmp_path, small_reference.state_dict(), name=name)
     (snapshot / name).write_bytes(content)
     with pytest.raises(BadCheckpoint, match="cannot read") as caught:
@@ -120,7 +134,7 @@ def test_damaged_weights_are_refused_in_one_line(tmp_path, small_reference, name
     assert "\n" not in caught.value.message
 
 
-def test_truncated_weights_are_refused(tmp_path, small_reference):
+def test_truncated_weights_are_refused(tmp_path: Path, small_reference: SNAC) -> None:
     for name in ("pytorch_model.bin", "model.safetensors"):
         file = write_snapshot(tmp_path / name, small_reference.state_dict(), name=name) / name
         file.write_bytes(file.read_bytes()[:-1000])
@@ -129,17 +143,19 @@ def test_truncated_weights_are_refused(tmp_path, small_reference):
 
 
 class Payload:
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return print, ("executed",)
 
 
-def test_pickled_code_is_not_run(tmp_path, capsys):
+def test_pickled_code_is_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(BadCheckpoint):
         SnacWeights.load(write_snapshot(tmp_path, {"decoder.model.0.bias": Payload()}))
     assert "executed" not in capsys.readouterr().out
 
 
-def test_missing_wrong_and_non_finite_tensors_are_named(tmp_path, small_reference):
+def test_missing_wrong_and_non_finite_tensors_are_named(
+    tmp_path: Path, small_reference: SNAC
+) -> None:
     name = "decoder.model.2.block.1.bias"
     good = small_reference.state_dict()
     cases = {
@@ -158,7 +174,7 @@ def test_missing_wrong_and_non_finite_tensors_are_named(tmp_path, small_referenc
 @pytest.mark.skipif(
     not (BUNDLED / "config.json").is_file(), reason="the bundled voice is not there"
 )
-def test_the_bundled_voices_codec_streams_exactly(made):
+def test_the_bundled_voices_codec_streams_exactly(made: Made) -> None:
     config = json.loads((BUNDLED / "config.json").read_text())
     reference = SNAC(**config).eval()
     reference.load_state_dict(load_file(BUNDLED / "model.safetensors"))

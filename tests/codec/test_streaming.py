@@ -3,6 +3,8 @@ past."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -11,11 +13,14 @@ from hypothesis import strategies as st
 
 from orpheus_plugin.codec.cpu.decoder import CpuDecoder
 from orpheus_plugin.codec.noise import normal
-from orpheus_plugin.codec.step import Lane
+from orpheus_plugin.codec.step import Lane, StreamingDecoder
+from orpheus_plugin.codec.stream import Samples
 from orpheus_plugin.codec.torch.step import TorchDecoder, _Plan
 from tests.support.codecs import FULL_SIZE, SMALL
 
 from .conftest import (
+    Codes,
+    Made,
     decode_in_chunks,
     make_reference,
     make_weights,
@@ -28,12 +33,14 @@ REFERENCE = make_reference(SMALL)
 WEIGHTS = make_weights(REFERENCE, SMALL)
 
 
-def run_alone(streaming, codes, chunks, **lane_options):
+def run_alone(
+    streaming: StreamingDecoder, codes: Codes, chunks: list[int], **lane_options: Any
+) -> Samples:
     """The pieces of `decode_in_chunks` as one."""
     return np.concatenate(decode_in_chunks(streaming, codes, chunks, **lane_options))
 
 
-def test_delay_is_the_receptive_field_and_state_is_as_documented(made):
+def test_delay_is_the_receptive_field_and_state_is_as_documented(made: Made) -> None:
     streaming = made(make_weights(make_reference(FULL_SIZE), FULL_SIZE), slots=1)
     assert streaming.delay == 4757
     assert streaming.flush_rows == 10
@@ -46,7 +53,9 @@ def test_delay_is_the_receptive_field_and_state_is_as_documented(made):
     chunks=st.lists(st.integers(1, 20), min_size=1, max_size=12),
     seed=st.integers(0, 99),
 )
-def test_any_chunking_equals_one_shot_decode(made, frames, chunks, seed):
+def test_any_chunking_equals_one_shot_decode(
+    made: Made, frames: int, chunks: list[int], seed: int
+) -> None:
     codes = random_codes(frames, seed)
     got = run_alone(made(WEIGHTS, slots=1), codes, chunks, noise=False)
     wanted = reference_decode(REFERENCE, codes)
@@ -55,7 +64,7 @@ def test_any_chunking_equals_one_shot_decode(made, frames, chunks, seed):
     np.testing.assert_allclose(got, wanted, rtol=0, atol=TOLERANCE)
 
 
-def test_full_size_decoder_streams_exactly(made):
+def test_full_size_decoder_streams_exactly(made: Made) -> None:
     reference = make_reference(FULL_SIZE)
     codes = random_codes(6)
     streaming = made(make_weights(reference, FULL_SIZE), slots=1)
@@ -64,7 +73,7 @@ def test_full_size_decoder_streams_exactly(made):
 
 
 @pytest.mark.parametrize("slots", [1, 7, 64])
-def test_streams_joining_and_leaving_at_random_are_each_exact(made, slots):
+def test_streams_joining_and_leaving_at_random_are_each_exact(made: Made, slots: int) -> None:
     rng = np.random.default_rng(slots)
     streaming = made(WEIGHTS, slots=slots)
     waiting = [
@@ -72,7 +81,9 @@ def test_streams_joining_and_leaving_at_random_are_each_exact(made, slots):
     ]
     wanted = [reference_decode(REFERENCE, codes) for codes in waiting]
     queue = list(range(len(waiting)))
-    free, running, got = list(range(slots)), {}, {i: [] for i in queue}
+    free = list(range(slots))
+    running: dict[int, Lane] = {}
+    got: dict[int, list[Samples]] = {i: [] for i in queue}
     while queue or running:
         while queue and free and rng.random() < 0.7:
             slot, index = free.pop(int(rng.integers(len(free)))), queue.pop(0)
@@ -100,7 +111,7 @@ def test_streams_joining_and_leaving_at_random_are_each_exact(made, slots):
     assert any(len(np.concatenate(pieces)) == len(wanted[i]) for i, pieces in got.items())
 
 
-def test_noise_does_not_depend_on_chunks_or_batch(made):
+def test_noise_does_not_depend_on_chunks_or_batch(made: Made) -> None:
     codes = random_codes(5)
     streaming = made(WEIGHTS, slots=3)
     alone = run_alone(streaming, codes, [64], seed=7)
@@ -124,7 +135,9 @@ def test_noise_does_not_depend_on_chunks_or_batch(made):
 
 
 @pytest.mark.parametrize("made", [CpuDecoder, TorchDecoder])
-def test_a_streams_samples_are_the_same_to_the_last_bit_in_any_chunks_and_company(made):
+def test_a_streams_samples_are_the_same_to_the_last_bit_in_any_chunks_and_company(
+    made: Made,
+) -> None:
     """What makes one seed write one file: how a turn is chunked hangs on the machine's load."""
     codes = random_codes(5)
     padded = np.concatenate([codes, np.zeros((10, 3), np.int64)])
@@ -144,17 +157,19 @@ def test_a_streams_samples_are_the_same_to_the_last_bit_in_any_chunks_and_compan
             assert np.array_equal(alone, np.concatenate(pieces))
 
 
-def test_noise_enters_where_the_reference_adds_it(made):
+def test_noise_enters_where_the_reference_adds_it(made: Made) -> None:
     """Given our draws, the snac package makes our samples: same layer, same positions, same
     scale."""
     codes = random_codes(4)
     streaming = made(WEIGHTS, slots=1)
     keys = streaming.lane(0, seed=5).keys
+    assert keys is not None
     blocks = iter(range(4))
 
-    def ours(block, x):
+    def ours(block: Any, x: torch.Tensor) -> torch.Tensor:
         draws = normal(keys[next(blocks)], np.arange(x.shape[-1]))
-        return x + torch.from_numpy(draws).float() * block.linear(x)
+        noise: torch.Tensor = torch.from_numpy(draws).float() * block.linear(x)
+        return x + noise
 
     wanted = reference_decode(REFERENCE, codes, noise=ours)
     np.testing.assert_allclose(
@@ -162,24 +177,29 @@ def test_noise_enters_where_the_reference_adds_it(made):
     )
 
 
-def test_a_slot_forgets_its_last_stream_even_if_that_one_went_to_nan(made):
+def test_a_slot_forgets_its_last_stream_even_if_that_one_went_to_nan(made: Made) -> None:
     streaming = made(WEIGHTS, slots=1)
-    pools = [[streaming._state]] if made is CpuDecoder else streaming._pools
-    for state in (part for stage in pools for part in stage):
+    states: list[Any]
+    if isinstance(streaming, CpuDecoder):
+        states = [streaming._state]
+    else:
+        assert isinstance(streaming, TorchDecoder)
+        states = [pool for pools in streaming._pools for pool in pools]
+    for state in states:
         state[:] = float("nan")
     codes = random_codes(3)
     got = run_alone(streaming, codes, [1], noise=False)
     np.testing.assert_allclose(got, reference_decode(REFERENCE, codes), rtol=0, atol=TOLERANCE)
 
 
-def test_first_samples_come_with_the_tenth_row(made):
+def test_first_samples_come_with_the_tenth_row(made: Made) -> None:
     streaming = made(WEIGHTS, slots=1)
     lane, codes = streaming.lane(0), random_codes(4)
     sizes = [len(streaming.step([lane], codes[None, i : i + 1])[0]) for i in range(12)]
     assert sizes == [0] * 9 + [363, 512, 512]
 
 
-def test_warm_up_leaves_running_streams_alone(made):
+def test_warm_up_leaves_running_streams_alone(made: Made) -> None:
     streaming = made(WEIGHTS, slots=1)
     codes = random_codes(4)
     lane = streaming.lane(0, noise=False)
@@ -192,7 +212,7 @@ def test_warm_up_leaves_running_streams_alone(made):
     )
 
 
-def test_a_captured_shape_reads_each_steps_inputs_where_it_was_captured():
+def test_a_captured_shape_reads_each_steps_inputs_where_it_was_captured() -> None:
     """What a CUDA graph does, on the processor: always the same work, on the same memory, spare
     lanes and all."""
     plain, captured = (TorchDecoder(WEIGHTS, slots=3) for _ in range(2))
@@ -204,18 +224,18 @@ def test_a_captured_shape_reads_each_steps_inputs_where_it_was_captured():
     class Graph:
         replays = 0
 
-        def replay(self):
+        def replay(self) -> None:
             self.replays += 1
             audio.copy_(captured._forward(inputs, whole))
 
-    graph = Graph()
+    graph: Any = Graph()
     captured._graphs[2, 4] = graph, inputs, audio
     jobs = [random_codes(frames, frames) for frames in (6, 3)]
     for streaming in (plain, captured):
         lanes = [streaming.lane(slot, seed=slot, noise=slot == 0) for slot in (0, 1)]
         for lane, codes in zip(lanes, jobs, strict=True):
             lane.end = len(codes)
-        got = [[], []]
+        got: list[list[Samples]] = [[], []]
         for turn in range(9):
             chosen = [0] if turn in (1, 2) else [0, 1]
             batch = np.zeros((len(chosen), 4, 3), np.int64)

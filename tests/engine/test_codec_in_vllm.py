@@ -62,10 +62,8 @@ SLOTS = 64
 @pytest.fixture(scope="session")
 def codec(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The snapshot of the codec that the suite compares with."""
-    folder: Path = write_snapshot(
-        tmp_path_factory.mktemp("codec"), REFERENCE.state_dict(), name="model.safetensors"
-    )
-    return folder
+    folder = tmp_path_factory.mktemp("codec")
+    return write_snapshot(folder, REFERENCE.state_dict(), name="model.safetensors")
 
 
 class Loop:
@@ -185,6 +183,7 @@ def test_while_the_model_is_busy_a_call_waits_for_nothing(loop: Loop, codec: Pat
     steps = WorkerCodec(worker, codec, slots=1, device="cpu")  # type: ignore[arg-type]
     steps.warm_up([(1, 4)])
     gate = threading.Event()
+    assert worker._orpheus_codec is not None
     worker._orpheus_codec._thread.submit(gate.wait)  # the codec's thread is held up
     batch = Batch(1, [steps.lane(0)], np.zeros((1, 4, 3), np.int64)).to_bytes()
     assert worker.orpheus_codec_step(batch, 0.0) == []

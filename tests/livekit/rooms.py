@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -107,7 +108,7 @@ def worker(url: str, folder: Path, program: Sequence[str], *steps: str) -> Itera
     ):
         try:
             for step in ("registered worker", *steps):
-                wait_for(lambda step=step: step in log.read_text("utf-8"), 180, process)
+                wait_for(partial(_logged, log, step), 180, process)
             yield Worker(url, state, log)
         finally:
             process.send_signal(signal.SIGTERM)
@@ -117,6 +118,10 @@ def worker(url: str, folder: Path, program: Sequence[str], *steps: str) -> Itera
                 process.kill()
                 process.wait()
             end_servers(state)  # not before: the worker would start another one
+
+
+def _logged(log: Path, step: str) -> bool:
+    return step in log.read_text("utf-8")
 
 
 def wait_for(

@@ -17,7 +17,7 @@ pytest.importorskip("pipecat.services.tts_service", reason="pipecat-ai is not in
 from loguru import logger
 
 logger.remove()
-logger.add(lambda message: sys.stderr.write(message), level="WARNING")
+logger.add(sys.stderr, level="WARNING")
 
 
 @pytest.fixture(scope="session")

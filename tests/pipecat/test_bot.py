@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from aiortc import MediaStreamTrack, RTCPeerConnection, RTCSessionDescription
 from pipecat.frames.frames import LLMMessagesAppendFrame
+from pipecat.processors.aggregators.llm_context import LLMContextMessage
 from pipecat.runner.types import RunnerArguments
 
 from orpheus_plugin.models.files import known_models
@@ -105,7 +106,7 @@ async def test_a_language_model_that_does_not_answer_is_said(
 
     @transport.event_handler("on_client_connected")
     async def talk(transport: WavTransport, client: object) -> None:
-        said = [{"role": "user", "content": "Hello?"}]
+        said: list[LLMContextMessage] = [{"role": "user", "content": "Hello?"}]
         await transport.input().push_frame(LLMMessagesAppendFrame(messages=said, run_llm=True))
 
     calling = asyncio.create_task(
@@ -135,7 +136,7 @@ async def called(script: str, *options: str, **environment: str) -> AsyncIterato
     caller.addTransceiver("audio", direction="recvonly")
     heard = asyncio.Event()
 
-    @caller.on("track")  # type: ignore[untyped-decorator]
+    @caller.on("track")
     async def listen(track: MediaStreamTrack) -> None:
         while not heard.is_set():
             if np.abs((await track.recv()).to_ndarray()).max() > 1_000:  # type: ignore[union-attr]

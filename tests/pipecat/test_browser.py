@@ -12,7 +12,6 @@ import pytest
 
 from orpheus_plugin.turn import SAMPLE_RATE
 from tests.pipecat.hearing import (
-    AUDIBLE,
     UNDERSTOOD,
     holes,
     last_audible_s,
@@ -21,7 +20,7 @@ from tests.pipecat.hearing import (
     without_silence,
 )
 from tests.pipecat.listening import Record, connect, say, silence, speech, watched_bot
-from tests.support.chromium import RECORD_RATE, browse, find_chromium
+from tests.support.chromium import AUDIBLE, RECORD_RATE, browse, find_chromium
 
 GREETING = (
     "Hello there, and welcome. What would you like to talk about today?"

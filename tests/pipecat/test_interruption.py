@@ -52,7 +52,7 @@ async def test_the_interruption_does_not_wait_for_the_engine() -> None:
         cancel = turn.cancel
 
         async def late() -> None:
-            turn._abandon()
+            turn.abandon()
             await asyncio.sleep(0.5)
             await cancel()
 
@@ -64,12 +64,12 @@ async def test_the_interruption_does_not_wait_for_the_engine() -> None:
     loop = asyncio.get_running_loop()
 
     class Stopwatch(OrpheusTTS):
-        async def push_frame(self, frame: Frame, *args: object) -> None:  # type: ignore[override]
+        async def push_frame(self, frame: Frame, *args: object) -> None:
             if isinstance(frame, InterruptionFrame):
                 passed.append(loop.time())
             await super().push_frame(frame, *args)  # type: ignore[arg-type]
 
-        async def process_frame(self, frame: Frame, *args: object) -> None:  # type: ignore[override]
+        async def process_frame(self, frame: Frame, *args: object) -> None:
             if isinstance(frame, InterruptionFrame):
                 passed.append(loop.time())
             await super().process_frame(frame, *args)  # type: ignore[arg-type]

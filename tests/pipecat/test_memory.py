@@ -79,7 +79,8 @@ async def converse(
 def begun(path: Path) -> int:
     """How many words the listener heard at least the beginning of."""
     with wave.open(str(path)) as file:
-        return math.ceil(file.getnframes() / file.getframerate() / WORD_S - 1e-6)
+        heard_s: float = file.getnframes() / file.getframerate()
+    return math.ceil(heard_s / WORD_S - 1e-6)
 
 
 @pytest.mark.parametrize("after_s", [0.6, 1.3, 2.4])

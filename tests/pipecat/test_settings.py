@@ -140,7 +140,7 @@ async def test_an_update_is_the_callers_and_is_not_changed() -> None:
     frame = update(voice="nobody")
     await run(OrpheusTTS(engine=ToneEngine()), [frame])
     assert frame.delta is not None
-    assert frame.delta.voice == "nobody"  # type: ignore[attr-defined]
+    assert frame.delta.voice == "nobody"
 
 
 def test_one_engine_is_chosen_in_one_way() -> None:

@@ -119,7 +119,7 @@ def serve(folder: Path, options: list[str]) -> int:
     sender: Any = BaseOutputTransport.MediaSender
     drop, recv = sender.handle_interruptions, RawAudioTrack.recv
     run_bot, make_tts = example.run_bot, example.make_tts
-    made = {"context": "", "samples": 0}
+    made: dict[str, Any] = {"context": "", "samples": 0}
 
     async def watched_frame(self: OrpheusTTS, frame: Frame, direction: FrameDirection) -> None:
         if isinstance(frame, InterruptionFrame):

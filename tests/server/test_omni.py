@@ -221,7 +221,7 @@ async def test_voices_are_listed(server: RunningTestServer) -> None:
 
 async def test_a_recorded_voice_is_spoken_with_a_named_one_or_refused(engine: SpeechEngine) -> None:
     for custom in ("default", "error"):
-        voices = VoiceMap(custom=custom)  # type: ignore[arg-type]
+        voices = VoiceMap(custom=custom)
         async with serving(engine, voices=voices) as server, connected(server) as client:
             await client.send("session.config", ref_audio="AAAA", ref_text="x", **STREAMED)
             if custom == "error":

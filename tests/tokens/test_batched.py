@@ -54,7 +54,7 @@ class ExactTorch(TorchLlama):
         super().__init__(model_dir, vocabulary, dtype="float32", **options)
 
 
-Made = type[BatchedGenerator]
+Made = Callable[..., BatchedGenerator]
 
 
 @pytest.fixture(params=[CpuLlama, ExactTorch], ids=["cpu", "torch"])
@@ -97,7 +97,8 @@ def transformers_greedy(path: Path, prompt: list[int], limit: int) -> list[int]:
     from transformers import DynamicCache, LlamaForCausalLM
 
     vocabulary = Vocabulary.load(path)
-    model = LlamaForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    model: Any = LlamaForCausalLM.from_pretrained(path, dtype=torch.float32)
+    model.eval()
     cache = DynamicCache(config=model.config)
     given, drawn = torch.tensor([prompt]), []
     for count in range(limit):

@@ -313,12 +313,13 @@ PROSE = "**Tara: I'm sorry**, but I cannot speak."
 
 
 def said(text: str, form: str) -> dict[str, Any]:
-    return {
+    forms: dict[str, dict[str, Any]] = {
         "text": {"text": text},
         "chat": {"delta": {"content": text}},
         "ids": {"text": text, "token_ids": VOCABULARY.text_ids(text)},
         "ids alone": {"text": "", "token_ids": [i % 200 for i in range(len(text))]},
-    }[form]
+    }
+    return forms[form]
 
 
 @pytest.mark.parametrize("form", ["text", "chat", "ids", "ids alone"])

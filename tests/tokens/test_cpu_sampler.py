@@ -30,17 +30,18 @@ def many(
     seed: int = 1,
 ) -> NDArray[np.int64]:
     random = np.array([seed], np.uint64)
-    options = [np.float32(value) for value in (temperature, top_p, penalty)]
-    return np.array([draw(logits.copy(), seen, *options, random) for _ in range(count)])
+    t, p, r = (np.float32(value) for value in (temperature, top_p, penalty))
+    return np.array([draw(logits.copy(), seen, t, p, r, random) for _ in range(count)])
 
 
 def definition(logits: Floats, temperature: float, top_p: float) -> NDArray[np.float64]:
     """Probabilities, by sorting: drop what comes after the mass has reached top_p."""
-    p = np.exp((logits.astype(np.float64) - logits.max()) / temperature)
+    p: NDArray[np.float64] = np.exp((logits.astype(np.float64) - logits.max()) / temperature)
     p /= p.sum()
     order = np.argsort(-p, kind="stable")
     p[order[np.cumsum(p[order]) - p[order] >= top_p]] = 0
-    return p / p.sum()
+    p /= p.sum()
+    return p
 
 
 @pytest.mark.parametrize("temperature", [0.3, 0.6, 1.0, 2.0])

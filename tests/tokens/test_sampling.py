@@ -27,12 +27,13 @@ def row(values: dict[int, float]) -> torch.Tensor:
 def nucleus(logits: torch.Tensor, temperature: float, top_p: float) -> np.ndarray:
     """Probabilities after temperature and top-p, by sorting: drop what comes after the mass has
     reached top_p."""
-    p = (logits.double() / temperature).softmax(-1).numpy()
+    p: np.ndarray = (logits.double() / temperature).softmax(-1).numpy()
     order = np.argsort(-p, kind="stable")
     before = np.cumsum(p[order]) - p[order]
     kept = np.zeros_like(p)
     kept[order[before < top_p]] = p[order[before < top_p]]
-    return kept / kept.sum()
+    kept /= kept.sum()
+    return kept
 
 
 @dataclass

@@ -138,7 +138,7 @@ class TestEngine:
         self, generator: VllmGenerator, prompt: list[int]
     ) -> None:
         greedy = SamplingParams(temperature=0.0, repetition_penalty=1.3, max_tokens=70)
-        found = []
+        found: list[list[int]] = []
         for kind in ("whole", "compact", "whole", "compact"):
             assert await generator.use_sampler(kind) == kind
             chunks = generator.generate(prompt, greedy, f"greedy-{len(found)}")
