@@ -1,5 +1,4 @@
-"""`python -m orpheus_plugin ...` is `orpheus-tts ...`, also where the command itself is not on the
-path."""
+"""`python -m orpheus_plugin` is the command `orpheus-tts`, for where it is not on the path."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Everything this package raises on purpose.
 
 Each error has a stable `code` (it travels over the wire and into metrics) and a message that says
-what to do. Its class also holds its HTTP status and its kind: servers and adapters translate these
-and keep no table of codes of their own.
+what to do. Its class also holds its HTTP status and its kind. Servers and adapters translate these;
+they have no table of codes.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class OrpheusError(Exception):
     Attributes:
         code: stable machine-readable name; the same on every protocol.
         kind: what it is about.
-        http_status: the status of an HTTP answer that tells of it.
+        http_status: the status of an HTTP answer that reports it.
         retryable: whether the same call may succeed a moment later, unchanged.
     """
 
@@ -69,7 +69,7 @@ class UnknownVoice(InvalidOptions):
 
 
 class TextTooLong(OrpheusError, ValueError):
-    """A turn's text passed the limit; nothing of the piece that passed it is spoken."""
+    """A turn's text is longer than the limit; the piece that exceeds it is not spoken."""
 
     code = "text_too_long"
     kind = ErrorKind.REQUEST
@@ -94,7 +94,7 @@ class AtCapacity(OrpheusError):
 
 
 class EngineDied(OrpheusError):
-    """The token generator or the codec died under this turn. It is being restarted: try again."""
+    """The token generator or the codec died during this turn. It is being restarted: try again."""
 
     code = "engine_died"
     http_status = 503
@@ -117,8 +117,7 @@ class ModelNotFound(OrpheusError):
 
 
 class BadCheckpoint(OrpheusError):
-    """Model files are there but cannot be what they claim: corrupt, incomplete or of another
-    shape."""
+    """Model files are corrupt, incomplete or of the wrong shape."""
 
     code = "bad_checkpoint"
     kind = ErrorKind.SETUP
@@ -128,8 +127,8 @@ class ConnectionFailed(OrpheusError):
     """A speech server or token server could not be reached, or the connection broke.
 
     Attributes:
-        never_reached: nobody at this address has answered since the program started. Who has
-            another engine uses that.
+        never_reached: this address has not answered since the program started. A caller with
+            another engine then uses that one.
     """
 
     code = "connection_failed"
@@ -151,7 +150,7 @@ class BadMessage(OrpheusError, ValueError):
 
 
 class Unauthorized(OrpheusError):
-    """The server wants another key than the one it was given."""
+    """The server does not accept the api_key."""
 
     code = "unauthorized"
     kind = ErrorKind.KEY
@@ -159,8 +158,8 @@ class Unauthorized(OrpheusError):
 
 
 class TurnTimedOut(OrpheusError):
-    """The server ended a turn that waited for text, or for its reader, or lasted, longer than it
-    allows."""
+    """The server ended a turn that waited too long for text or for its reader, or lasted too
+    long."""
 
     code = "timed_out"
     kind = ErrorKind.REQUEST
@@ -208,7 +207,6 @@ ERRORS_BY_CODE: dict[str, type[OrpheusError]] = {
 
 
 def without_login(text: str) -> str:
-    """The text without what stands before an address' host: https://me:secret@host. For messages
-    and logs."""
+    """The text without the login in addresses (https://me:secret@host). For messages and logs."""
     # Greedy up to the last @: a password that was not escaped may hold an @, or a slash.
     return re.sub(r"(^|//)\S*@", r"\1", text)

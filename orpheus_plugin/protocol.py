@@ -1,5 +1,4 @@
-"""The native protocol's messages, shared by the server and its client. `docs/protocol.md` is its
-table for people.
+"""The native protocol's messages, shared by the server and its client; see `docs/protocol.md`.
 
 Every websocket message is binary: one MessagePack map with a "type". A receiver ignores fields and
 types it does not know, so both ends may be of different versions; a change that breaks this needs a
@@ -34,7 +33,7 @@ PATH = "/v1/turns"
 """Where the server takes native connections."""
 
 WINDOW_S = 30.0
-"""Seconds of audio a turn may be sent ahead of what its caller took, unless `open` says
+"""Seconds of audio that are sent ahead of what a turn's caller took, unless `open` says
 otherwise."""
 
 MAX_ID_CHARS = 64
@@ -42,7 +41,7 @@ MAX_MESSAGE_BYTES = 64 * 1024
 """Longest message a client may send. A turn's whole text at the default limit fits in one."""
 
 MAX_OPTIONS_BYTES = 60 * 1024
-"""Of a turn's options as a client sends them."""
+"""Longest options of a turn."""
 
 Encoding = Literal["s16le", "mulaw", "alaw"]
 ENCODINGS: tuple[Encoding, ...] = ("s16le", "mulaw", "alaw")
@@ -84,11 +83,11 @@ Id = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID_CHARS)]
 
 
 class _Message(msgspec.Struct, tag_field="type", tag=str.lower, gc=False):
-    """A message; its type is its class' name in lower case."""
+    """A message. Its type is the name of its class in lower case."""
 
 
 class Open(_Message, omit_defaults=True):
-    """A new turn. What is wrong in its Raw fields fails the turn, not the connection."""
+    """A new turn. An error in its Raw fields fails the turn, not the connection."""
 
     id: Id
     options: msgspec.Raw = msgspec.Raw(b"\x80")
@@ -165,7 +164,7 @@ class Done(_Message):
 
 
 class Error(_Message):
-    """A turn's, or with the id None the connection's."""
+    """The error of a turn, or of the connection if the id is None."""
 
     id: str | None
     code: str
@@ -201,12 +200,12 @@ def pack(message: _Message | Mapping[str, Any] | float) -> bytes:
 
 
 def from_client(data: bytes, *, max_bytes: int = MAX_MESSAGE_BYTES) -> ClientMessage | None:
-    """One message of a client; None for one of a type not known here. Raises BadMessage."""
+    """One message of a client; None if its type is not known. Raises BadMessage."""
     return cast("ClientMessage | None", _read(_of_client, data, max_bytes))
 
 
 def from_server(data: bytes, *, max_bytes: int) -> ServerMessage | None:
-    """One message of a server; None for one of a type not known here. Raises BadMessage."""
+    """One message of a server; None if its type is not known. Raises BadMessage."""
     return cast("ServerMessage | None", _read(_of_server, data, max_bytes))
 
 
@@ -230,7 +229,7 @@ def _read(decoder: msgspec.msgpack.Decoder[Any], data: bytes, max_bytes: int) ->
 
 
 def options_to_map(options: SpeechOptions) -> dict[str, Any]:
-    """What is not the default."""
+    """The options that differ from the default."""
     default = SpeechOptions()
     return {
         field.name: dict(value) if isinstance(value, Mapping) else value
@@ -240,8 +239,8 @@ def options_to_map(options: SpeechOptions) -> dict[str, Any]:
 
 
 def opening(turn_id: str, options: SpeechOptions, max_wait_s: float) -> Open:
-    """Raises InvalidOptions for options too long for a message, which would end the connection of
-    other turns."""
+    """Raises InvalidOptions if the options do not fit into a message: that would end the connection
+    of other turns, too."""
     packed = pack(options_to_map(options))
     if len(packed) > MAX_OPTIONS_BYTES:
         raise InvalidOptions(
@@ -291,7 +290,7 @@ def _read_fields(raw: msgspec.Raw, kind: type[T], name: str) -> T:
 
 
 def event_to_message(turn_id: str, event: TurnEvent) -> ServerMessage:
-    """An event of a turn as a message; audio as it is, in the model's own format."""
+    """An event of a turn as a message; audio in the model's own format."""
     if isinstance(event, AudioChunk):
         return Audio(turn_id, event.position, event.utterance, event.pcm)
     if isinstance(event, SpokenWord):
@@ -322,14 +321,14 @@ def error_message(error: OrpheusError, turn_id: str | None = None) -> Error:
 
 class Halves:
     """Joins the halves of surrogate pairs that a language model's pieces of text may end and begin
-    with: messages are UTF-8, which has no halves."""
+    with. UTF-8, in which messages are written, has no halves."""
 
     def __init__(self) -> None:
         self._half = ""
 
     def push(self, piece: str) -> str:
-        """The piece with what was held back before it. A half that never finds its other one is
-        left out."""
+        """The piece with what was held back before it. A half without its other half is left
+        out."""
         if piece.isascii() and not self._half:
             return piece
         text = self._half + piece

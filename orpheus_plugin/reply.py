@@ -1,5 +1,5 @@
-"""A reply: what a listener hears as one, spoken in as many turns as it needs. Both adapters speak
-through it."""
+"""A reply: speech that a listener hears as one, in as many turns as it needs. Both adapters use
+it."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ PLACE_WAIT_S = 10.0
 none."""
 
 SILENCE = bytes(2 * (SAMPLE_RATE // 10))
-"""What text without a speakable word sounds like. Both frameworks take a reply without audio for a
-failure."""
+"""The silence that is played for text without a speakable word. Both frameworks take a reply
+without audio for a failure."""
 
 ReplyEvent = TurnEvent | Exception
-"""An exception is a turn that failed; the reply goes on with the next one."""
+"""An exception stands for a turn that failed; the reply goes on with the next turn."""
 
 _SENTENCE_END = re.compile(r"[.!?…][\"'”’»)\]]*(?=\s)|[。！？।۔\n]")
 _SPACE = re.compile(r"(?=\s)")
 
 _SENTENCE_FROM, _SPACE_FROM = 0.8, 0.95
-"""A turn's text ends with the first sentence that ends behind this share of its limit, else at the
+"""A turn's text ends with the first sentence that ends after this share of its limit, else at the
 first space."""
 
 
@@ -36,7 +36,7 @@ class TurnTexts:
     """Divides streamed text over turns that take a limited text: after a sentence, else between
     words.
 
-    Takes time linear in the text. What a reasoning model thinks is left out.
+    Its time is linear in the text. The thoughts of a reasoning model are left out.
     """
 
     def __init__(self) -> None:
@@ -46,21 +46,21 @@ class TurnTexts:
         self._reading = Reading()
 
     def limit(self, max_chars: int) -> None:
-        """The turn takes so many characters."""
+        """Set how many characters the turn takes."""
         self._max = max_chars
 
     def next_turn(self) -> None:
-        """Later text is another turn's."""
+        """Later text belongs to another turn."""
         self._chars, self._before = 0, ""
 
     def push(self, text: str) -> list[str]:
-        """The text in pieces: the first goes on with the turn's text, each other one begins another
-        turn's."""
+        """The text in pieces: the first continues the turn's text, each other one begins another
+        turn's text."""
         spoken, self._reading = without_thoughts(text, self._reading)
         return self._divide(spoken)
 
     def flush(self) -> list[str]:
-        """As `push`: text that was held back, because it might have been the beginning of a tag."""
+        """As `push`, for text that was held back because it might be the beginning of a tag."""
         if not (pending := self._reading.pending):
             return []
         self._reading = Reading()
@@ -96,8 +96,8 @@ class TurnTexts:
 
 
 class OpenTurns:
-    """The open turns of one listener. Where the engine has no place for one of them, it waits for
-    another's."""
+    """The open turns of one listener. A turn for which the engine has no place waits for the end of
+    another one."""
 
     def __init__(self) -> None:
         self._owners: dict[Turn, Reply] = {}
@@ -107,7 +107,7 @@ class OpenTurns:
         self._owners[turn] = owner
 
     def over(self, turn: Turn) -> None:
-        """The engine holds nothing of it."""
+        """The engine has released the turn."""
         if self._owners.pop(turn, None) is not None:
             self._one_over.set()
             self._one_over = asyncio.Event()
@@ -121,8 +121,8 @@ class OpenTurns:
 
 
 class _Section:
-    """Text for one turn. It is kept, so that it can be said anew where there was no place for the
-    turn at first."""
+    """Text for one turn. It is kept, so that it can be sent again if there is no place for the turn
+    at first."""
 
     def __init__(self) -> None:
         self.turn: Turn | None = None
@@ -160,18 +160,18 @@ class _Section:
 class Reply:
     """Text in, audio and timed words out, over as many turns as it takes.
 
-    Usually one turn. Another follows where the text passes a turn's limit, where `next_turn` asks
-    for it, and after a turn that failed. For one event loop, which it does not block.
+    Usually one turn. Another turn follows if the text is longer than a turn's limit, if `next_turn`
+    asks for it, and after a turn that failed. For one event loop, which it does not block.
 
     Args:
-        open_turn: opens a turn with the options of the moment.
-        turns: all of this listener.
+        open_turn: opens a turn with the current options.
+        turns: all turns of this listener.
 
     Attributes:
         audio_s: seconds of audio so far.
-        failed: whether a turn of it failed.
-        refused: whether the engine had no place for it. Its rest is not said: without the beginning
-            it helps nobody.
+        failed: whether one of its turns failed.
+        refused: whether the engine had no place for it. The rest of its text is not spoken, because
+            it makes no sense without the beginning.
     """
 
     def __init__(
@@ -195,11 +195,11 @@ class Reply:
     # ---- text in
 
     def push_text(self, text: str) -> None:
-        """Add text, as it comes. Errors are told by `events`."""
+        """Add text, as it comes. `events` gives the errors."""
         if self._section is not None and self._section.failed:
             self.next_turn()
         if self._section is None and text and not self.refused:
-            self._begin()  # it tells how much text a turn takes
+            self._begin()  # its turn says how much text it takes
         self._push(self._texts.push(text))
 
     def flush(self) -> None:
@@ -222,7 +222,7 @@ class Reply:
             self._sections.put_nowait(None)
 
     def abandon(self) -> list[Turn]:
-        """Nobody listens any more. Returns the turns that the engine may still be busy with."""
+        """Stop all turns. Returns those that the engine may still be busy with."""
         return [section.turn for section in self._unfinished if section.turn is not None]
 
     def _push(self, pieces: list[str]) -> None:
@@ -260,8 +260,8 @@ class Reply:
     # ---- speech out
 
     async def events(self) -> AsyncGenerator[ReplyEvent, None]:
-        """Audio, words ahead of it, and the end of each turn, in order, until `end`. Words' times
-        are the reply's."""
+        """Audio, words ahead of it, and the end of each turn, in order, until `end`. Times of words
+        count from the beginning of the reply."""
         while (section := await self._sections.get()) is not None:
             begins_s = self.audio_s
             try:
@@ -282,8 +282,8 @@ class Reply:
             yield AudioChunk(SILENCE, 0, 0)
 
     async def _events_of(self, section: _Section) -> AsyncGenerator[TurnEvent, None]:
-        """Of its turn; where there was no place for it, of another one once this listener's own
-        speech has made room."""
+        """Events of its turn. If there was no place for that turn, events of another one, opened
+        when a turn of the same listener has ended."""
         while True:
             turn: Turn | None = None
             try:

@@ -1,4 +1,4 @@
-"""How a model draws its tokens: shared by what knows models and by what runs them."""
+"""How a model's tokens are drawn: shared by the model catalog and the token engines."""
 
 from __future__ import annotations
 

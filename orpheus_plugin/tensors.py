@@ -1,8 +1,8 @@
-"""Tensors of checkpoint files as NumPy arrays: safetensors, and what torch.save writes. Nothing is
-unpickled but tensors.
+"""Tensors of checkpoint files as NumPy arrays: safetensors, and what torch.save writes. Only
+tensors are unpickled.
 
-Arrays are views of the mapped file: they cost no memory until they are read. bfloat16, which NumPy
-has not, comes as its bits in uint16; `float32` widens it.
+Arrays are views of the mapped file: they cost no memory until they are read. NumPy has no bfloat16:
+its bits come as uint16, and `float32` widens them.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _STORAGES = {
 
 
 def float32(tensor: Tensor) -> NDArray[np.float32]:
-    """The values of a tensor: uint16 are bits of bfloat16."""
+    """The values of a tensor; uint16 are the bits of bfloat16."""
     if tensor.dtype == np.uint16:
         return (tensor.astype(np.uint32) << 16).view(np.float32)
     return tensor.astype(np.float32)
@@ -50,7 +50,7 @@ def float32(tensor: Tensor) -> NDArray[np.float32]:
 def read_tensors(folder: Path) -> Tensors:
     """All tensors of a checkpoint: model.safetensors, its shards, or pytorch_model.bin.
 
-    Raises ModelNotFound without any of them, BadCheckpoint for a file that is damaged or no
+    Raises ModelNotFound if there is none of them, BadCheckpoint for a file that is damaged or no
     checkpoint.
     """
     index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
@@ -101,10 +101,10 @@ def _header_and_data(path: Path) -> tuple[dict[str, Any], memoryview]:
 
 
 def read_pickled(path: Path) -> Tensors:
-    """A state dict as torch.save writes it since torch 1.6: a zip of a pickle and of each storage's
-    bytes.
+    """A state dict as torch.save writes it since torch 1.6: a zip file of a pickle and the bytes of
+    each storage.
 
-    Raises BadCheckpoint, also for a pickle that asks for anything but tensors.
+    Raises BadCheckpoint, also for a pickle with anything but tensors in it.
     """
     try:
         with zipfile.ZipFile(path) as archive:

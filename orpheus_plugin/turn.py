@@ -1,9 +1,9 @@
-"""The Turn: one stretch of speech, text deltas in, ordered events out. Every front door uses this
-and nothing else.
+"""The Turn: one stretch of speech, text deltas in, ordered events out. Every adapter and protocol
+uses it.
 
 A Pipecat audio context, a LiveKit segment, a websocket context, an HTTP request and
-`orpheus-tts say` are each one Turn. The Turn is only the caller's end; what speaks behind it (this
-process or a server) is its `TurnLink`.
+`orpheus-tts say` are each one Turn. The Turn is only the caller's end. The engine's end, in this
+process or in a server, is reached through its `TurnLink`.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from orpheus_plugin.text.pronunciations import Pronunciations
 from orpheus_plugin.text.think import Reading, without_thoughts
 
 SAMPLE_RATE = 24_000
-"""Hz. SNAC's rate, and so Orpheus'; every AudioChunk is mono s16le at this rate."""
+"""Hz: the rate of SNAC and so of Orpheus. Every AudioChunk is mono s16le at this rate."""
 
 MAX_WAIT_S = 600.0
-"""Seconds a turn may ask to wait for its place at most."""
+"""The longest `max_wait_s` of a turn."""
 
 MAX_TEXT_CHARS = 6_144
 """Characters of text one turn takes unless the engine is configured otherwise."""
@@ -39,12 +39,12 @@ class SpeechOptions:
         temperature: >= 0; 0 is greedy.
         top_p: in (0, 1].
         repetition_penalty: >= 1; Orpheus 3B needs >= 1.1.
-        seed: makes the turn repeatable on the same engine; None draws one.
-        trim_leading_silence: drop the near-silence before the first sound, but for 50 ms. Orpheus
-            starts with 0.4 to 0.7 s of it (canopyai/Orpheus-TTS issues 228 and 299).
+        seed: makes the turn repeatable on the same engine; None draws a random one.
+        trim_leading_silence: drop the near-silence before the first sound, except for 50 ms.
+            Orpheus starts with 0.4 to 0.7 s of it (canopyai/Orpheus-TTS issues 228 and 299).
         spell_numbers: write out numbers, money, dates and the like before the model reads them;
-            None is as the engine is set.
-        pronunciations: written word -> how it is spoken, on top of the engine's own; see
+            None is the engine's setting.
+        pronunciations: written word -> how it is spoken, in addition to the engine's own; see
             `text.Pronunciations`.
     """
 
@@ -117,12 +117,13 @@ class AudioChunk:
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """A word and its estimated place in the turn's audio; it comes before the audio that holds its
-    start.
+    """A word and its estimated place in the turn's audio. It comes before the audio that contains
+    its start.
 
     Attributes:
         text: the word as it was written, punctuation included, emotion tags left out.
-        start_s, end_s: seconds from the turn's first sample, estimated; starts never go back.
+        start_s, end_s: seconds from the turn's first sample, estimated; no word starts before the
+            one ahead of it.
         utterance: index of the utterance it belongs to.
         space_after: whether a space follows it in the text (not in Chinese, nor inside a word that
             was cut in two).
@@ -142,19 +143,19 @@ class TurnStats:
     Attributes:
         text_chars: characters pushed.
         utterances: pieces the text was cut into.
-        prompt_tokens: tokens the model read: text, voice and control tokens of every utterance
-            begun.
-        tokens: audio tokens generated, those of look-ahead that was cancelled included.
+        prompt_tokens: tokens the model read: text, voice and control tokens of every utterance that
+            was begun.
+        tokens: audio tokens generated, including look-ahead that was cancelled.
         audio_s: seconds of audio delivered.
         ttfa_s: seconds from the first text to the first delivered audio; None while there is none.
         busy_s: seconds during which the turn had an utterance in the engine.
         trimmed_s: leading near-silence that was dropped.
-        underruns: times a player that plays at once would have run dry although the text was there.
-        retries: utterances begun anew with another seed.
-        cut_short: utterances the runaway guard ended.
-        skipped_ids: generated ids that fitted no frame.
-        resumed: times the turn lost its server and went on at another one. Tokens and times are the
-            last one's.
+        underruns: times a player that plays at once had no audio although the text was there.
+        retries: utterances generated again with another seed.
+        cut_short: utterances that the runaway guard ended.
+        skipped_ids: generated ids that did not fit into a frame.
+        resumed: times the turn lost its server and went on at another one. Tokens and times are
+            those of the last server.
     """
 
     text_chars: int = 0
@@ -172,7 +173,7 @@ class TurnStats:
     resumed: int = 0
 
     def add(self, utterance: TurnStats) -> None:
-        """Count in what one utterance cost: its tokens, and what went wrong with it."""
+        """Add the figures of one utterance."""
         self.prompt_tokens += utterance.prompt_tokens
         self.tokens += utterance.tokens
         self.trimmed_s += utterance.trimmed_s
@@ -198,7 +199,7 @@ TurnEvent = AudioChunk | Word | TurnEnd
 
 
 class TurnLink(Protocol):
-    """The speaking side of a turn. Its methods are called on the caller's loop and never block
+    """The engine's end of a turn. Its methods are called on the caller's loop and never block
     it."""
 
     def send_text(self, text: str) -> None: ...
@@ -206,13 +207,12 @@ class TurnLink(Protocol):
     def send_end(self) -> None: ...
 
     def send_cancel(self) -> Future[None]:
-        """Drop everything of this turn; the future is done when the engine has let go of it (a step
-        in flight aside)."""
+        """Drop everything of this turn. The future is done when the engine has released it (a step
+        in flight may still run)."""
         ...
 
     def consumed(self, samples: int) -> None:
-        """The caller took this many samples out of the turn: back-pressure for the speaking
-        side."""
+        """The caller took this many samples out of the turn: back-pressure for the engine."""
         ...
 
 
@@ -247,17 +247,17 @@ class Turn:
 
     @property
     def max_chars(self) -> int:
-        """Characters of text it takes."""
+        """Characters of text the turn takes."""
         return self._max_chars
 
     def push_text(self, text: str) -> None:
         """Add a piece of text; pieces are joined as they come, so spaces between words must be in
         them.
 
-        What stands within `<think>` and `</think>` is left out and does not count.
+        Text between `<think>` and `</think>` is left out and does not count.
 
         Raises:
-            TextTooLong: the turn's text would pass the limit; this piece is not taken at all.
+            TextTooLong: the turn's text would exceed the limit; nothing of this piece is taken.
             TurnClosed: after `end` or `cancel`.
         """
         if self._closed_for_text:
@@ -298,10 +298,10 @@ class Turn:
     # ---- events out
 
     async def admitted(self) -> None:
-        """Returns when the turn holds its place, or was cancelled. Raises the OrpheusError that
-        ended it before that.
+        """Returns when the turn has its place, or was cancelled. Raises the OrpheusError that ended
+        it before that.
 
-        Only who tells others of it needs this: text may be pushed and events read before.
+        Needed only to report it to a client: text may be pushed and events read before.
         """
         await self._place.wait()
         if self._error is not None:
@@ -324,8 +324,8 @@ class Turn:
                 self.abandon()
 
     async def cancel(self) -> None:
-        """Stop speaking; returns when the engine has let go of this turn, but for a step in flight.
-        Idempotent."""
+        """Stop speaking; returns when the engine has released this turn (a step in flight may still
+        run). Idempotent."""
         self.abandon()
         if self._let_go is not None:
             await asyncio.shield(asyncio.wrap_future(self._let_go))
@@ -333,8 +333,8 @@ class Turn:
     def abandon(self) -> Future[None] | None:
         """As `cancel`, without waiting: for cleanup that must not be interrupted. Idempotent.
 
-        Returns what is done when the engine has let go of this turn; None for a turn that has
-        ended.
+        Returns a future that is done when the engine has released this turn; None for a turn that
+        has ended.
         """
         self._closed_for_text = True
         self._place.set()
@@ -366,19 +366,20 @@ class Turn:
 
     @property
     def orphaned(self) -> bool:
-        """Its loop is closed: nobody can read it any more."""
+        """Whether its loop is closed, so that it cannot be read any more."""
         return self._loop.is_closed()
 
     def admit(self) -> None:
-        """The turn holds a place. From any thread."""
+        """The turn has a place. From any thread."""
         with contextlib.suppress(RuntimeError):  # the caller's loop is gone
             self._loop.call_soon_threadsafe(self._place.set)
 
     def deliver(self, *events: TurnEvent | OrpheusError) -> bool:
-        """Hand events to the caller, from any thread. False if the caller's loop is gone: the turn
-        should be dropped.
+        """Hand events to the caller, from any thread. False if the caller's loop is closed: the
+        turn should be dropped.
 
-        Each call wakes the caller's loop: what is there at once should come at once.
+        Each call wakes the caller's loop, so events that are ready together should come in one
+        call.
         """
         try:
             self._loop.call_soon_threadsafe(self._take, events)
@@ -404,11 +405,11 @@ class EngineHealth:
     """A snapshot for health checks and metrics.
 
     Attributes:
-        active_turns: turns that hold a place.
-        max_turns: places there are now.
+        active_turns: turns that have a place.
+        max_turns: places that exist now.
         waiting: turns in line for a place.
         restarts: times a dead engine was started again.
-        error: why it is not ready, where that is known.
+        error: why it is not ready, if that is known.
     """
 
     ready: bool
@@ -423,21 +424,20 @@ class EngineHealth:
 
 @dataclass(frozen=True, slots=True)
 class EngineLoad:
-    """What an engine is busy with, for metrics and load balancing.
+    """The work of an engine at the moment, for metrics and load balancing.
 
     Attributes:
         generating: utterances whose tokens are being generated: the size of the generator's batch.
-        decoding: utterances that hold a place in the codec.
-        queued: utterances that wait for their time.
-        margin_s: seconds of audio left to the caller who has least; None when nothing is being
-            spoken.
+        decoding: utterances that have a place in the codec.
+        queued: utterances that wait to be generated.
+        margin_s: seconds of audio left to the caller who has least; None when no turn is speaking.
         waiting: turns in line for a place.
-        prebuffer_s: seconds of audio that turns begin with, so that they do not stutter on a slow
-            machine.
-        orphaned: turns, since the start, that were ended because nobody held them any more.
-        codec_steps: steps the codec took since it was started.
-        codec_eager_steps: of those, so many whose shape a GPU had not captured, which take several
-            times as long.
+        prebuffer_s: seconds of audio that turns begin with, so that they have no underruns on a
+            slow machine.
+        orphaned: turns, since the start, that were ended because their caller was gone.
+        codec_steps: steps of the codec since the start.
+        codec_eager_steps: how many of them had a shape that was not captured on the GPU; they take
+            several times as long.
     """
 
     generating: int = 0
@@ -456,7 +456,7 @@ class SpeechEngine(Protocol):
     loop."""
 
     async def start(self) -> None:
-        """Load and warm up; returns at once when running. Raises ModelNotFound, BadCheckpoint,
+        """Load and warm up; returns at once if it is running. Raises ModelNotFound, BadCheckpoint,
         ConnectionFailed..."""
 
     async def aclose(self) -> None:
@@ -467,8 +467,9 @@ class SpeechEngine(Protocol):
 
         Args:
             max_wait_s: seconds the turn may wait in line for a place, first come first served. It
-                takes text meanwhile. When they are over, iterating it raises AtCapacity; with 0 and
-                no place free it is raised here at once (by a server: where the turn is iterated).
+                takes text meanwhile. After that, iterating it raises AtCapacity. With 0 and no free
+                place, AtCapacity is raised here at once (through a server: where the turn is
+                iterated).
 
         Raises UnknownVoice, InvalidOptions, AtCapacity, EngineDied.
         """
@@ -485,8 +486,8 @@ class SpeechEngine(Protocol):
 
     @property
     def languages(self) -> tuple[str, ...]:
-        """Language codes ("en") the model speaks, the default first; empty when they are not known
-        (yet)."""
+        """Codes ("en") of the languages the model speaks, the default first; empty when they are
+        not known (yet)."""
         ...
 
     @property

@@ -1,3 +1,3 @@
-"""The package's version, the one place it is written."""
+"""The package's version."""
 
 __version__ = "0.1.0"

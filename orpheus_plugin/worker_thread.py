@@ -1,4 +1,4 @@
-"""A worker thread of which others can see that it lives and moves."""
+"""A worker thread that others can check: whether it runs, and whether its step takes too long."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from orpheus_plugin.errors import EngineDied
 logger = logging.getLogger(__name__)
 
 STEP_LIMIT_S = 10.0
-"""A step that takes longer is taken for a thread that stands still."""
+"""A thread whose step takes longer counts as hanging."""
 
 JOIN_S = 5.0
-"""How long `join` waits for the step in flight. A thread that stands still is left behind."""
+"""How long `join` waits for the step in flight. A hanging thread is abandoned."""
 
 
 class WorkerThread:
     """A daemon thread that does one thing, in steps: `with thread: ...` around each.
 
     Args:
-        name: of the thread, and of what it does, for messages: "orpheus-codec", "the codec".
-        work: returns only when it was told to stop.
-        died: called on the thread with what is told to those who wait for it, when an exception of
-            any kind ended it.
+        name, what: of the thread, and of its work in messages: "orpheus-codec", "the codec".
+        work: returns only when it was asked to stop.
+        died: called on the thread when an exception of any kind ended it, with the error for those
+            who wait for its work.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class WorkerThread:
         self._thread.start()
 
     def join(self) -> None:
-        """Wait for its end, for a while. Blocking; not from the thread itself."""
+        """Wait up to JOIN_S for its end. Blocking; not from the thread itself."""
         if self._thread is threading.current_thread():
             return
         self._thread.join(JOIN_S)
@@ -52,7 +52,7 @@ class WorkerThread:
 
     @property
     def failure(self) -> EngineDied | None:
-        """Why it works no more; None while it does. From any thread."""
+        """Why it does not work any more; None while it does. From any thread."""
         if self._error is not None:
             return self._error
         if self._thread.ident is not None and not self._thread.is_alive():

@@ -1,4 +1,4 @@
-"""The shape of SNAC's decoder, and of the stream that comes out of it. No torch.
+"""The shape of SNAC's decoder, and of its output stream. No torch.
 
 Source: SNAC, arXiv 2410.14411; github.com/hubertsiuzdak/snac; weights `hubertsiuzdak/snac_24khz`
 (MIT).
@@ -78,7 +78,7 @@ class SnacConfig:
                 f" product {ROW_SAMPLES}"
             )
         if min(config.latent_dim, config.codebook_dim) < 1 or config.decoder_dim >> len(rates) < 1:
-            raise BadCheckpoint("codec config.json holds a size below 1")
+            raise BadCheckpoint("codec config.json has a size below 1")
         return config
 
     @cached_property

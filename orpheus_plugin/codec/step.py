@@ -1,5 +1,4 @@
-"""What a streaming decoder is, whatever device it runs on: lanes in, the samples that became final
-out.
+"""The streaming decoder's contract on every device: lanes in, samples that became final out.
 
 Exact means: the pieces a stream gets, concatenated, equal `snac.SNAC.decode` of all its codes
 (noise off) up to float rounding, from sample 0 to sample 512 * rows - 1, whatever the chunking and
@@ -54,9 +53,9 @@ class StreamingDecoder(abc.ABC):
 
     Attributes:
         sizes: what a step takes.
-        depth: steps that are worth having begun before the first of them is waited for.
-        steps, eager_steps: so many were taken, and so many of them in a shape that a GPU had not
-            captured.
+        depth: steps that are begun before the first of them is waited for.
+        steps, eager_steps: how many were taken, and how many of them in a shape that was not
+            captured on the GPU.
     """
 
     sizes = CPU
@@ -131,7 +130,7 @@ class StreamingDecoder(abc.ABC):
     def _launch(
         self, lanes: Sequence[Lane], codes: NDArray[np.int64]
     ) -> Callable[[], NDArray[np.float32]]:
-        """Begin what `_run` does. Here it is done at once."""
+        """Begin what `_run` does. This one does it at once."""
         audio = self._run(lanes, codes)
         return lambda: audio
 

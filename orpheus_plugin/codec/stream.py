@@ -29,7 +29,7 @@ class Owner(Protocol):
         ...
 
     def release(self, stream: CodecStream) -> None:
-        """The stream needs its slot no more."""
+        """The stream does not need its slot any more."""
         ...
 
 

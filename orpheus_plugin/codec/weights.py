@@ -47,8 +47,7 @@ class SnacWeights:
 
         Raises:
             ModelNotFound: a file is missing.
-            BadCheckpoint: the files are damaged, of another codec, or of wrong shapes; one line
-                says which.
+            BadCheckpoint: the files are damaged, of another codec, or of wrong shapes.
         """
         snapshot = Path(snapshot)
         config_path = snapshot / "config.json"
@@ -86,7 +85,7 @@ class SnacWeights:
         return np.stack(levels)
 
     def below(self, prefix: str) -> Folded:
-        """The tensors whose names begin so, without that beginning."""
+        """The tensors whose names begin with `prefix`, by their names without it."""
         return {
             name.removeprefix(prefix): tensor
             for name, tensor in self.tensors.items()

@@ -4,9 +4,10 @@ The first of these that applies:
 
 1. `engine=`: this one. Whoever made it closes it.
 2. `url=`: the server at this address; "local" is this machine's server, "in-process" an engine in
-this process. 3. ORPHEUS_URL, which takes the same values, unless `model=` or `device=` is given. 4.
-The adapter's own default: "in-process" for Pipecat; "local" for LiveKit, which runs each job in a
-process of its own.
+   this process.
+3. ORPHEUS_URL, which takes the same values, unless `model=` or `device=` is given.
+4. The adapter's own default: "in-process" for Pipecat; "local" for LiveKit, which runs each job in
+   a process of its own.
 
 This machine's server is the one that runs (`orpheus-tts serve`); one is started where none does.
 """

@@ -34,8 +34,8 @@ Tails = list[Tensor]
 replaces the entries."""
 
 _ROWS = 4
-"""MKL sums up in another order for fewer rows, or for columns that are no multiple of this; then a
-stream's last bits would hang on how it was chunked and on who shared its steps."""
+"""MKL sums in another order for fewer rows, or for columns that are no multiple of this. A stream's
+last bits would then depend on its chunks and on who shares its steps."""
 
 
 def _prepend(tails: Tails, index: int, rows: Tensor) -> Tensor:
@@ -171,8 +171,8 @@ class Product(nn.Module):
     """x @ weight + bias (+ other) over the last dimension: where nearly all the arithmetic is.
 
     Plain `addmm`, not weights packed for oneDNN: that builds and keeps a kernel for every number of
-    rows, 0.55 MB each, and streams that join and leave make ever new ones (250 MB for 1 to 8 lanes
-    with 5 numbers of latents). Measured on an AMD EPYC with AVX2, the two are as fast for the
+    rows, 0.55 MB each, and streams that join and leave need more and more of them (250 MB for 1 to
+    8 lanes with 5 numbers of rows). Measured on an AMD EPYC with AVX2, the two are as fast for the
     full-size decoder, and `addmm` is faster for the small one.
     """
 

@@ -21,8 +21,8 @@ def _mix(x: Tensor) -> Tensor:
 def normal(keys: Tensor, positions: Tensor) -> Tensor:
     """See noise.normal: keys int64 [..., 2], positions int64; float32.
 
-    Cost: about 25 elementwise operations on 840 values per latent and stream; 1 % of a decoding
-    step.
+    Cost: about 25 elementwise operations on 840 values per row of codes and stream; 1 % of a
+    decoding step.
     """
     hashed = _mix(positions & _MASK)
     first = _mix(hashed ^ keys[..., 0])

@@ -15,8 +15,7 @@ would write over them."""
 
 
 def on_host(audio: Tensor) -> NDArray[np.float32]:
-    """The samples once they are there, all that a step waits for; from a GPU in memory that it
-    writes by itself."""
+    """The samples. Waits for them, and for nothing else; a GPU writes them into pinned memory."""
     audio = audio.float()
     if audio.device.type != "cuda":
         return audio.numpy()
@@ -26,10 +25,10 @@ def on_host(audio: Tensor) -> NDArray[np.float32]:
 
 
 class OutputRing:
-    """Buffers on the host that a GPU writes by itself, one after the other, each with an event of
-    its own.
+    """Buffers of pinned memory that a GPU writes, one after the other, each with an event of its
+    own.
 
-    So a step's samples are waited for alone, while the next step computes. Not thread-safe.
+    A step's samples are waited for while the next step computes. Not thread-safe.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -43,7 +42,7 @@ class OutputRing:
     def take(self, audio: Tensor) -> Callable[[], NDArray[np.float32]]:
         """Begin to copy samples on the current stream. Returns a function that waits for them.
 
-        What it returns is valid until RING more are begun.
+        Its array is valid until RING more copies are begun.
         """
         number = self._next
         self._next = (number + 1) % RING

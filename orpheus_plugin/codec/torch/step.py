@@ -32,12 +32,12 @@ quarter (memory)."""
 
 @dataclass(slots=True)
 class _Inputs:
-    """What a step reads, int64, on the decoder's device; B lanes, n latents.
+    """What a step reads, int64, on the decoder's device; B lanes, n rows of codes.
 
-    All of it lies in one block, which goes to a GPU in one copy that nobody waits for. Where
-    another process computes on the same GPU, as vLLM's does, whatever is waited for there waits for
-    that process first, some 2 ms each on an H200. When the inputs went one by one, half of a step's
-    16 to 30 ms was waiting for them; alone on the GPU a step took 2 to 9.
+    All of it is one block, which goes to a GPU in one asynchronous copy. If another process
+    computes on the same GPU, as vLLM's does, each synchronisation waits for that process first,
+    some 2 ms on an H200. With one copy per input, half of a step's 16 to 30 ms was waiting for
+    them; alone on the GPU a step took 2 to 9 ms.
     """
 
     block: Tensor
@@ -76,10 +76,10 @@ class _Plan:
 class TorchDecoder(StreamingDecoder):
     """See StreamingDecoder.
 
-    On a CPU a step runs eagerly in any shape. On CUDA each (lanes, latents) shape given to
-    `warm_up` is captured as a CUDA graph (lanes are rounded up to a captured shape; spare ones
-    write to a scratch slot); other shapes run eagerly. The tests marked `gpu` check it; on an H200
-    a step of 4 latents takes 1.7 ms for one stream, 7.9 for 64.
+    On a CPU a step runs eagerly in any shape. On CUDA each (lanes, rows) shape given to `warm_up`
+    is captured as a CUDA graph (lanes are rounded up to a captured shape; spare ones write to a
+    scratch slot); other shapes run eagerly. The tests marked `gpu` check it; on an H200 a step of 4
+    rows takes 1.7 ms for one stream, 7.9 ms for 64.
 
     State lies in pools with one row per slot: a step gathers the rows of its streams, and scatters
     them back, 1 % of a step of one frame.
@@ -138,7 +138,7 @@ class TorchDecoder(StreamingDecoder):
             torch.cuda.set_stream(self._stream)
 
     def warm_up(self, shapes: Sequence[tuple[int, int]]) -> None:
-        """Run every (lanes, latents) shape once on the scratch slot; on CUDA capture its graph."""
+        """Run every (lanes, rows) shape once on the scratch slot; on CUDA capture its graph."""
         for lanes, latents in shapes:
             idle = [Lane(self.slots) for _ in range(lanes)]
             codes = np.zeros((latents, lanes, 3), np.int64)
@@ -186,8 +186,7 @@ class TorchDecoder(StreamingDecoder):
         return _Inputs.within(block, len(codes), len(lanes), self._blocks)
 
     def _pack(self, lanes: Sequence[Lane], codes: NDArray[np.int64]) -> Tensor:
-        """The block of `_Inputs` on the host, for a GPU in memory that it reads by itself. codes:
-        [n, B, 3]."""
+        """The block of `_Inputs` on the host, for a GPU in pinned memory. codes: [n, B, 3]."""
         keys = np.zeros((self._blocks, len(lanes), 2), np.int64)
         for column, lane in enumerate(lanes):
             if lane.keys is not None:
@@ -261,8 +260,8 @@ class TorchDecoder(StreamingDecoder):
         """Run `x`, the rows of this step from `row` on, through the stages from `depth` on, a tile
         of rows at a time.
 
-        Each tile goes all the way down before the next one starts: a layer's memory makes that
-        exact, and the activations of the wide last blocks never leave the cache.
+        Each tile goes through all stages before the next one starts: that is exact because each
+        layer keeps its tail, and the activations of the wide last blocks stay in the cache.
         """
         if depth == len(self.decoder.stages):
             out.append(x)
