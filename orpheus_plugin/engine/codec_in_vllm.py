@@ -67,7 +67,8 @@ class Batch:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Batch:
-        values = np.frombuffer(data, np.int64)
+        # A copy: read-only arrays are another type to compiled loops, which would be compiled anew.
+        values = np.frombuffer(data, np.int64).copy()
         number, count, n, blocks = (int(value) for value in values[:4])
         facts, keys, codes = np.split(values[4:], np.cumsum((4 * count, 2 * blocks * count)))
         rows = zip(facts.reshape(count, 4), keys.reshape(count, blocks, 2), strict=True)

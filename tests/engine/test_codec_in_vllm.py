@@ -146,6 +146,7 @@ def test_a_batch_arrives_as_it_was_sent(lanes: list[tuple[int, int, bool, bool]]
     )
     got = Batch.from_bytes(sent.to_bytes())
     assert got.number == 7
+    assert got.codes.flags.writeable  # as in the warm-up: compiled loops are compiled for a type
     np.testing.assert_array_equal(got.codes, sent.codes)
     for ours, theirs in zip(sent.lanes, got.lanes, strict=True):
         assert (ours.slot, ours.position, ours.end) == (theirs.slot, theirs.position, theirs.end)
