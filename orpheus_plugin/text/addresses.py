@@ -16,6 +16,7 @@ _ENDINGS = word_set(
     "com org net io ai dev app co edu gov info me tv uk de fr es it eu us ca in cn jp kr "
     "txt md py js ts json csv pdf html yaml zip png jpg"
 )
+_FILE_ENDING = re.compile(r"([\"'“(]?)\.([a-z]{2,4})([\"'”),.;:!?]*)", re.IGNORECASE)
 _LONGEST = 120
 """Nobody wants to hear a longer one that has no scheme; and what is longer is no address."""
 
@@ -26,6 +27,10 @@ def say_addresses(text: str, language: Language) -> str:
     Cost: one anchored match for each kind of address.
     """
     if "." not in text:
+        return text
+    if file := _FILE_ENDING.fullmatch(text):  # ".com", ".js files"
+        if file[2].lower() in _ENDINGS:
+            return f"{file[1]}{language.address[0]} {file[2].lower()}{file[3]}"
         return text
     edge = _EDGES.match(text)
     start = edge.end() if edge else 0

@@ -45,6 +45,16 @@ def parse_number(written: str, language: Language) -> Number | None:
     return Number(whole, last, fraction) if len(marks) == 1 and last in language.decimals else None
 
 
+def _cents(written: str) -> Number | None:
+    """An amount of money with its hundredths behind the other mark: R$ 50,00 in English."""
+    match = re.fullmatch(r"(\d+)([.,])(\d\d)", written)
+    return Number(match[1], match[2], match[3]) if match else None
+
+
+def _is_name(number: Number) -> bool:
+    return len(number.whole) < 2 and not number.fraction
+
+
 def _grouped(text: str, mark: str, *, indian: bool = False) -> bool:
     first, *groups = text.split(mark)
     if not groups or not 1 <= len(first) <= 3 or len(groups[-1]) != 3 or first[0] == "0":
@@ -116,7 +126,7 @@ class Amounts:
             rf"{signs}{number}(?:\s?(?P<scale>{money_scale})|{word}(?!\w))?\s?(?P<currency>{currency}){plus}{end}"
         )
         self._plain = re.compile(
-            rf"{signs}{number}(?:(?P<scale>{scale})(?!\w)|{word}(?!\w))?(?P<more>\+(?!\d)|\s?[x×](?![\w.^+=]|\s?\d))?"
+            rf"{signs}{number}(?:(?P<scale>{scale})(?!\w)|{word}(?!\w))?(?P<more>\+(?!\d)|\s?[x×](?![\w.^+=]|\s?[\d+=]|\s[-*/]\s?\d))?"
             rf"(?:[\s-]?(?P<unit>{unit})(?:\.(?=\s[a-zà-ÿ]|[,;:]))?(?!\w))?{end}"
         )
         self._number = re.compile(rf"{signs}{number}(?P<more>\+(?!\d))?{end}")
@@ -129,7 +139,11 @@ class Amounts:
             if match is None or (not signed and match["signs"]):
                 continue
             number = parse_number(match["number"], self.language)
-            if number is None or (match.groupdict().get("scale") == "K" and len(number.whole) < 2):
+            if number is None and match.groupdict().get("currency"):
+                number = _cents(match["number"])
+            if number is None or (
+                pattern is self._plain and match["scale"] == "K" and _is_name(number)
+            ):
                 continue  # 4K is a name
             return self._amount(text, match, number)
         return None
@@ -174,7 +188,17 @@ class Amounts:
 
     def say(self, text: Text, amount: Amount) -> Reading:
         """One amount in words."""
-        return Reading(amount.end, [*amount.signs, *self._value(amount), *amount.per])
+        value = self._value(amount, self._noun(text, amount), text.word_before(amount.place))
+        return Reading(amount.end, [*amount.signs, *value, *amount.per])
+
+    def _noun(self, text: Text, amount: Amount) -> str:
+        """What a number without a unit counts: the word behind it, if that may be a noun."""
+        if not amount.bare or amount.number.fraction or not text.goes_on(amount.end):
+            return ""
+        if self.language.code == "de":
+            after = text.word_after(amount.end)
+            return after if after[:1].isupper() else ""
+        return text.word_after(amount.end) if text.counts_something(amount.end) else ""
 
     def say_range(self, text: Text, first: Amount, last: Amount) -> Reading:
         """Two amounts with "to" between them. What one of them lacks is taken from the other, and
@@ -185,24 +209,29 @@ class Amounts:
         alike = first.unit.lower() == last.unit.lower() and first.currency == last.currency
         if alike and not first.scale and not first.number.fraction and not last.number.fraction:
             first = replace(first, unit="", unit_place=-1, currency="", currency_place=-1)
+        elif alike and first.scale and last.scale:
+            first = replace(first, currency="", currency_place=-1)
+        if first.more == last.more:
+            first = replace(first, more="")
         to = [(first.end, self.language.to)]
+        noun, before = self._noun(text, last), text.word_before(first.place)
         return Reading(
             last.end,
             [
                 *first.signs,
-                *self._value(first),
+                *self._value(first, noun, before),
                 *first.per,
                 *to,
                 *last.signs,
-                *self._value(last),
+                *self._value(last, noun, before),
                 *last.per,
             ],
         )
 
-    def _value(self, amount: Amount) -> list[Piece]:
+    def _value(self, amount: Amount, noun: str, before: str) -> list[Piece]:
         if amount.currency:
             return self._money(amount)
-        said, single = self._said(amount)
+        said, single = self._said(amount, noun, before)
         names = self._unit_names(amount.unit)
         if not names:
             return said
@@ -218,12 +247,16 @@ class Amounts:
             return ("one inch", "inches")
         return self.language.units.get(unit) or self.language.units.get(unit.lower())
 
-    def _said(self, amount: Amount) -> tuple[list[Piece], bool]:
+    def _said(self, amount: Amount, noun: str = "", before: str = "") -> tuple[list[Piece], bool]:
         """The number with its scale, and whether it is one and no more."""
         language, number = self.language, amount.number
         words = language.decimal(*number)
-        nouns = bool(amount.unit or amount.currency or amount.scale) and not number.fraction
-        pieces = [(amount.place, language.before_noun(words) if nouns else words)]
+        if not number.fraction:
+            names = self._unit_names(amount.unit)
+            money = language.currencies.get(amount.currency)
+            noun = amount.scale or (names[0] if names else "") or (money[0] if money else noun)
+            words = language.counted(words, noun, before)
+        pieces = [(amount.place, words)]
         if amount.scale:
             name = (
                 language.scales.get(amount.scale)
@@ -250,7 +283,7 @@ class Amounts:
                 unit = (
                     one
                     if whole == "1"
-                    else f"{language.before_noun(language.integer(whole))} {many}"
+                    else f"{language.counted(language.integer(whole), one, '')} {many}"
                 )
                 coins = language.integer(str(small))
                 if language.names_cents:

@@ -16,15 +16,17 @@ _YEAR_BEFORE = word_set(
     "is early late mid the spring summer autumn fall winter born died copyright"
 )
 _YEAR = re.compile(r"((?:1[1-9]|20)\d\d)(?:-((?:1[1-9]|20)\d\d|\d\d))?(?!\w)(?![.,:/'-]\d)")
+_SEASON = re.compile(r"((?:19|20)\d\d)/(\d\d)(?!\w)(?![./-]\d)")  # 2019/20
 _DECADE = re.compile(r"(?:((?:1[1-9]|20)\d0)|'?(\d0))'?s(?!\w)")
 _PLURAL = re.compile(r"([$€£])?(\d{1,3}(?:,\d{3})+|\d+0)s(?!\w)")  # 10,000s of them
-_SHORT_DECADES = frozenset(["the", "early", "mid", "late", "and", "or", "to"])
-_DAY = re.compile(r"(\d{1,2})(?:st|nd|rd|th)?(?!\w)(?![.,:/'-]\d)")
+_BESIDE_DECADE = re.compile(r"0s(?:-| and | or | to )$")
+_SHORT_DECADES = word_set("the early mid late and or to his her their my your our")
+_DAY = re.compile(r"(\d{1,2})(?:st|nd|rd|th)?(?:-(\d{1,2})(?:st|nd|rd|th)?)?(?!\w)(?![.,:/'-]\d)")
 _TIME = re.compile(
     r"(\d{1,2})(?::(\d{2})(?::(\d{2}))?)?(?:\s?([ap])(?:m(?!\w)|\.\s?m\.?))?(?!\w)(?![:./]\d)",
     re.IGNORECASE,
 )
-_MIXED = re.compile(r"(?:(\d+)[ -]?)?(\d{1,3})\s?/\s?(\d{1,3})(?:rds?|ths?|nds?)?(?!\w)(?![./-]\d)")
+_MIXED = re.compile(r"(?:(\d+)[ -])?(\d{1,3})\s?/\s?(\d{1,3})(?:rds?|ths?|nds?)?(?!\w)(?![./-]\d)")
 _VULGAR = {"½": (1, 2), "¼": (1, 4), "¾": (3, 4)}
 _WITH_VULGAR = re.compile(r"(\d*)\s?([½¼¾])")
 _PARTS = {2: ("half", "halves"), 4: ("quarter", "quarters")}
@@ -38,6 +40,12 @@ _IDIOMS = {
 _HEIGHT = re.compile(
     r"(\d)'\s?(\d{1,2})(?:\"|''|(?!\w))|(\d{1,2})'(?= (?:tall|long|wide|high|deep)\b)"
 )
+_FEET_AND_INCHES = re.compile(
+    r"(\d{1,2})\s?(?:ft\.?|feet|foot)\s(\d{1,2})\s?in(?:\.|ch(?:es)?)?(?!\w)"
+)
+_DURATION = re.compile(r"\d+\s?(?:d|hrs?|h|mins?|m)(?:\s?\d+\s?(?:hrs?|h|mins?|m|secs?|s))+(?!\w)")
+_SPAN = re.compile(r"(\d+)\s?([a-z])[a-z]*")
+_SPANS = {"d": "day", "h": "hour", "m": "minute", "s": "second"}
 _INCHES = re.compile(r"(\d+(?:\.\d+)?)\"(?!\w)")
 _NUMBERED = re.compile(r"[Nn]os?\. ?(?=\d)")
 _STATE_ZIP = re.compile(r"(\d{5})(?:-(\d{4}))?(?![\w-])")
@@ -109,9 +117,9 @@ def _ordinal(value: int) -> str:
 
 
 def zip_code(text: Text, place: int) -> Reading | None:
-    """Behind a state: "CA 90210"."""
+    """Behind a state: "CA 90210"; with four more digits anywhere: "94105-1234"."""
     match = _STATE_ZIP.match(text.text, place)
-    if match is None or text.word_before(place) not in STATES:
+    if match is None or not (match[2] or text.word_before(place) in STATES):
         return None
     said = ", ".join(text.language.told(part) for part in match.groups() if part)
     return Reading(match.end(), [(place, said)])
@@ -153,17 +161,19 @@ def times(text: Text, place: int) -> Reading | None:
 
 
 def days(text: Text, place: int) -> Reading | None:
-    """A day of a month: "March 3", "3 March", "the 5th of May" is an ordinal anyway."""
+    """A day of a month, or from one to another: "March 3", "3-5 March"; "the 5th of May" is an
+    ordinal anyway."""
     match = _DAY.match(text.text, place)
-    if match is None or not 1 <= int(match[1]) <= 31:
+    if match is None or not all(1 <= int(day) <= 31 for day in match.groups() if day):
         return None
+    said = " to ".join(_ordinal(int(day)) for day in match.groups() if day)
     before = text.word_before(place).rstrip(".")
     if before.lower() in MONTH_NAMES and before[:1].isupper():
-        return Reading(match.end(), [(place, _ordinal(int(match[1])))])
+        return Reading(match.end(), [(place, said)])
     after = text.word_after(match.end()).rstrip(".")
     if after.lower() in MONTH_NAMES and after[:1].isupper() and text.goes_on(match.end()):
         article = "" if before.lower() == "the" else "the "
-        return Reading(match.end(), [(place, f"{article}{_ordinal(int(match[1]))} of")])
+        return Reading(match.end(), [(place, f"{article}{said} of")])
     return None
 
 
@@ -174,7 +184,10 @@ def decades(text: Text, place: int) -> Reading | None:
         return None
     before = text.word_before(place).lower().rstrip("-")
     marked = match[0][0] == "'" or match[0].endswith("'s")
-    if match[2] and not marked and before not in _SHORT_DECADES:
+    beside = _BESIDE_DECADE.search(text.text, max(0, place - 9), place) or re.match(
+        r" (?:and|or) \d0s(?!\w)", text.text[match.end() :][:9]
+    )
+    if match[2] and not marked and not beside and before not in _SHORT_DECADES:
         return None
     said = year(match[1]) if match[1] else _cardinal(match[2])
     return Reading(match.end(), [(place, said[:-1] + "ies" if said.endswith("y") else f"{said}s")])
@@ -193,6 +206,8 @@ def plurals(text: Text, place: int) -> Reading | None:
 
 def years(text: Text, place: int) -> Reading | None:
     """Four digits that are a year, and from one to another."""
+    if season := _SEASON.match(text.text, place):
+        return Reading(season.end(), [(place, f"{year(season[1])} {_cardinal(season[2])}")])
     match = _YEAR.match(text.text, place)
     if match is None or (match[2] and len(match[2]) == 2 and int(match[2]) <= int(match[1][2:])):
         return None
@@ -243,8 +258,9 @@ def fractions(text: Text, place: int) -> Reading | None:
     if not 2 <= bottom <= 20 or top >= bottom:
         if whole:
             return None
+        link = "out of" if top == bottom else "over"
         return Reading(
-            match.end(), [(place, f"{_cardinal(str(top))} over {_cardinal(str(bottom))}")]
+            match.end(), [(place, f"{_cardinal(str(top))} {link} {_cardinal(str(bottom))}")]
         )
     one, many = _PARTS.get(bottom, (_ordinal(bottom), f"{_ordinal(bottom)}s"))
     part = f"{_cardinal(str(top))} {one if top == 1 else many}"
@@ -263,6 +279,10 @@ def heights(text: Text, place: int) -> Reading | None:
                 [(place, f"{_cardinal(match[3])} {'foot' if match[3] == '1' else 'feet'}")],
             )
         return Reading(match.end(), [(place, f"{_cardinal(match[1])} foot {_cardinal(match[2])}")])
+    if match := _FEET_AND_INCHES.match(text.text, place):
+        feet = f"{_cardinal(match[1])} {'foot' if match[1] == '1' else 'feet'}"
+        inches = f"{_cardinal(match[2])} {'inch' if match[2] == '1' else 'inches'}"
+        return Reading(match.end(), [(place, feet), (match.start(2), inches)])
     match = _INCHES.match(text.text, place)
     if match is None or text.text.count('"', max(0, place - 300), place) % 2:
         return None
@@ -280,6 +300,19 @@ def heights(text: Text, place: int) -> Reading | None:
     )
 
 
+def durations(text: Text, place: int) -> Reading | None:
+    """1h 30m, 2m30s."""
+    match = _DURATION.match(text.text, place)
+    if match is None:
+        return None
+    pieces: list[Piece] = []
+    for span in _SPAN.finditer(match[0]):
+        name = _SPANS[span[2]]
+        said = f"{text.language.integer(span[1])} {name}{'' if span[1] == '1' else 's'}"
+        pieces.append((place + span.start(), said))
+    return Reading(match.end(), pieces)
+
+
 def numbered(text: Text, place: int) -> Reading | None:
     """No. 5."""
     match = _NUMBERED.match(text.text, place)
@@ -291,11 +324,12 @@ RULES: tuple[tuple[Rule, str, bool], ...] = (
     (zip_code, ENDS + "-", False),
     (decades, "'a", True),
     (plurals, ",a", True),
-    (days, ENDS + "a", False),
+    (days, ENDS + "a-", False),
     (fractions, " /-½¼¾", True),
+    (durations, " a", False),
     (times, ": a-", False),
-    (heights, "'\".", False),
-    (years, ENDS + "-", False),
+    (heights, " a'\".", False),
+    (years, ENDS + "-/", False),
 )
 """Those before the rules of every language; see there."""
 

@@ -19,6 +19,7 @@ _END = r"(?!\w)(?![.,:/'’-]\d)"
 _DIGIT_GROUPS = re.compile(r"\d+(?:[ .-]\d+)*(?!\w)")
 _PHONE = re.compile(r"(?P<plus>\+)?\(?\d{1,5}\)?(?:[ ./-]{1,2}\(?\d{1,8}\)?){1,6}(?!\w)(?![.,]\d)")
 _AMERICAN = re.compile(r"(?:1[ .-])?\(?\d{3}\)?[ .-]?\d{3}[ .-]\d{4}(?![\w-])|\d{3}-\d{4}(?![\w-])")
+_VANITY = re.compile(r"1[ -]\d{3}-(?=[A-Z]{3})")  # 1-800-FLOWERS
 _LONG_CODE = re.compile(rf"\d+(?:-\d+){{2,}}{_END}")
 _GROUPS = re.compile(r"\d+")
 _ORDINAL = re.compile(
@@ -26,8 +27,9 @@ _ORDINAL = re.compile(
     r"(st|nd|rd|th|\.?ers?|re|ère|ème|nde?|e|è|\.?[ºª]|°(?= [a-z]))(?!\w)",
     re.IGNORECASE,
 )
-_DOTTED_ORDINAL = re.compile(r"(\d{1,3})\.(?= [^\W\d])")
-_FRACTION = re.compile(rf"(\d+)\s?/\s?(\d+){_END}")
+_FRACTION = re.compile(rf"(\d+)([.,]\d+)?\s?/\s?(\d+){_END}")
+_VULGAR = {"½": "1/2", "⅓": "1/3", "⅔": "2/3", "¼": "1/4", "¾": "3/4"}
+_WITH_VULGAR = re.compile(rf"(\d*)\s?([{''.join(_VULGAR)}])")
 _POWER = re.compile(r"\^\s?[{(]?(-?)(\d+(?:\.\d+)?|[^\W\d_]+)[)}]?")
 _SCIENTIFIC = re.compile(r"(\d+(?:[.,]\d+)?)[eE]([-+]?)(\d{1,3})(?!\w)")
 _VERSION = re.compile(
@@ -55,7 +57,10 @@ def code(text: Text, place: int) -> Reading | None:
         ):
             return None
         sure = not alone or len(first) >= 3
-    elif not sure and text.language.dials.intersection(_called(text, place)):
+    elif not sure and (
+        match[0] in text.language.emergency
+        or text.language.dials.intersection(_called(text, place))
+    ):
         sure = len(groups) == 1 and 3 <= len(first) <= 6 and not text.counts_something(match.end())
     if not sure or (len(groups) == 1 and len(first) < 3 and first[0] != "0") or "." in match[0]:
         return None
@@ -63,9 +68,15 @@ def code(text: Text, place: int) -> Reading | None:
 
 
 def _called(text: Text, place: int) -> list[str]:
-    """The word before, or, behind "text STOP to", the words before that."""
-    words = text.before(place, 3)
-    return words if words[-1:] == ["to"] else words[-1:]
+    """What is done with a number: "call 311 or 211", "wählen Sie die 110", "text STOP to
+    741741"."""
+    words = text.before(place, 4)
+    linked = text.language.dial_links
+    while len(words) > 1 and (words[-1] in linked or words[-1].isdecimal()):
+        if words[-1] == "to":
+            return words
+        words.pop()
+    return words[-1:]
 
 
 def phone(text: Text, place: int) -> Reading | None:
@@ -80,6 +91,8 @@ def phone(text: Text, place: int) -> Reading | None:
     )
     if grouped:
         return Reading(grouped.end(), _told(text, grouped[0], place))
+    if vanity := _VANITY.match(text.text, place):
+        return Reading(vanity.end(), _told(text, vanity[0], place))
     if match is None:
         return None
     digits = sum(c.isdecimal() for c in match[0])
@@ -109,17 +122,8 @@ def _told(text: Text, written: str, place: int) -> list[Piece]:
 
 
 def ordinal(text: Text, place: int) -> Reading | None:
-    """1st, 1er, 2e, 1º; in German a number with a stop before what it counts: "am 3. Tag"."""
+    """1st, 1er, 2e, 1º; German has its own rule."""
     language = text.language
-    if language.code == "de":
-        match = _DOTTED_ORDINAL.match(text.text, place)
-        if match is None or text.begins(place) or not text.word_after(match.end())[:1].isalpha():
-            return None
-        before = text.word_before(place)
-        said = language.ordinal(int(match[1]), before)
-        return Reading(
-            match.end(), [(place, said.removesuffix("r") if said.endswith("ter") else said)]
-        )
     match = _ORDINAL.match(text.text, place)
     if match is None:
         return None
@@ -128,13 +132,21 @@ def ordinal(text: Text, place: int) -> Reading | None:
 
 
 def fraction(text: Text, place: int) -> Reading | None:
-    """Two numbers with a stroke between them; English has names for the small ones."""
+    """Two numbers with a stroke between them, and ½; English names more of the small ones."""
+    language = text.language
+    if match := _WITH_VULGAR.match(text.text, place):
+        part = language.parts.get(_VULGAR[match[2]], "")
+        whole = language.integer(match[1]) if match[1] else ""
+        return Reading(match.end(), [(place, f"{whole} {part}".strip())]) if part else None
     match = _FRACTION.match(text.text, place)
     if match is None:
         return None
-    language = text.language
-    top, bottom = language.integer(match[1]), language.integer(match[2])
-    return Reading(match.end(), [(place, f"{top} {language.over} {bottom}")])
+    if name := language.parts.get(match[0]):
+        return Reading(match.end(), [(place, name)])
+    mark = (match[2] or "")[:1]
+    top = language.decimal(match[1], mark, (match[2] or "")[1:])
+    over = language.out_of if mark and language.out_of else language.over
+    return Reading(match.end(), [(place, f"{top} {over} {language.integer(match[3])}")])
 
 
 def power(text: Text, place: int) -> Reading | None:
@@ -226,12 +238,12 @@ def amount(text: Text, place: int) -> Reading | None:
     first = reader.parse(text.text, place)
     if first is None:
         return None
-    if text.text[first.end : first.end + 1] == "-" and not first.more:
-        last = reader.parse(text.text, first.end + 1, signed=False)
+    if text.text[first.end : first.end + 1] == "-" and first.more != "+":
+        last = reader.parse(text.text, first.end + 1)
         if (
             last is not None
             and not (last.number.whole[:1] == "0" and len(last.number.whole) > 1)
-            and not last.signs
+            and not (last.signs and text.text[first.end + 1] != "-")
             and not re.match(r"-\d|\s?=", text.text[last.end : last.end + 2])
         ):
             return reader.say_range(text, first, last)
@@ -243,15 +255,9 @@ def amount(text: Text, place: int) -> Reading | None:
         alone = written.count(" ") > 1 and not text.counts_something(first.end)
         if alone or (written.isdecimal() and len(number) >= 7 and not number.endswith("000")):
             return Reading(first.end, _told(text, written, place))
-        if text.language.code == "de":
-            if len(written) == 4 and "1100" <= written < "2000":
-                return Reading(
-                    first.end, [(place, number_words(int(written), "de", "year") or written)]
-                )
-            if text.goes_on(first.end) and text.word_after(first.end)[:1].isupper():
-                return Reading(
-                    first.end, [(place, text.language.before_noun(text.language.integer(number)))]
-                )
+        if text.language.code == "de" and len(written) == 4 and "1100" <= written < "2000":
+            year = number_words(int(written), "de", "year") or written
+            return Reading(first.end, [(place, year)])
     if text.language.code == "en" and text.before(place)[-1:] in (["a"], ["an"]):
         first = replace(first, hyphened=text.counts_something(first.end))  # "a $5 bill"
     return reader.say(text, first)
@@ -270,7 +276,7 @@ RULES: tuple[tuple[Rule, str, bool], ...] = (
     (clock, ":a.", False),
     (ordinal, "a.,ºª°", False),
     (phone, " -./)", True),
-    (fraction, " /", False),
+    (fraction, " /.,½¼¾⅓⅔", True),
     (size, "a .,", False),
     (version, ".", True),
     (amount, "*", True),

@@ -23,13 +23,31 @@ _ABBREVIATIONS = {
     "ste.": "suite", "mt.": "Mount",
     "mr": "Mister", "mrs": "Missus", "dr": "Doctor", "w/": "with", "w/o": "without",
     "b/c": "because", "c/o": "care of", "n/a": "not applicable",
-    "a/c": "A C", "i/o": "I O",
+    "a/c": "A C", "i/o": "I O", "w/out": "without", "w/in": "within", "y/n": "yes or no",
+    "a.k.a.": "also known as", "aka": "also known as", "p.o.": "P O",
+    "blvd.": "Boulevard", "hwy.": "Highway", "pkwy.": "Parkway",
+}  # fmt: skip
+_BEFORE_NAMES = {
+    "capt.": "Captain", "lt.": "Lieutenant", "gen.": "General", "sgt.": "Sergeant",
+    "gov.": "Governor", "sen.": "Senator", "col.": "Colonel",
+    "maj.": "Major", "rep.": "Representative", "hon.": "Honorable", "fr.": "Father",
+    "pres.": "President",
+}  # fmt: skip
+_BEHIND_NAMES = {
+    "inc.": "Incorporated", "ltd.": "Limited", "co.": "Company", "corp.": "Corporation",
+    "bros.": "Brothers",
+}  # fmt: skip
+_BEFORE_FIGURES = {
+    "p.": "page", "pp.": "pages", "fig.": "figure", "figs.": "figures", "sec.": "section",
+    "ch.": "chapter", "vol.": "volume", "eq.": "equation",
+    "no.": "number", "rm.": "room", "tel.": "telephone", "min.": "minimum", "max.": "maximum",
 }  # fmt: skip
 _STREETS = {
     "st": "Street", "dr": "Drive", "ave": "Avenue", "av": "Avenue", "blvd": "Boulevard",
     "rd": "Road", "ln": "Lane", "ct": "Court", "pl": "Place",
     "sq": "Square", "hwy": "Highway", "pkwy": "Parkway", "ter": "Terrace", "cir": "Circle",
 }  # fmt: skip
+_BEFORE_STREETS = word_set("on at to from of near along down up off onto past the")
 _ALSO_TITLES = frozenset({"st", "dr"})
 _MAY_END = frozenset({"a.m.", "p.m.", "etc.", "dept.", "est."})
 _NO_STREETS = frozenset(
@@ -38,7 +56,7 @@ _NO_STREETS = frozenset(
 _INITIALS = re.compile(r"(?:[A-Z]\.)+[A-Z]")
 _PLURAL = re.compile(r"([A-Z]{1,5})('?s)$")
 _SPELLED = word_set(
-    "AI API APIs APR CPU CPUs GPU GPUs UI UX ID IDs URL URLs USA UK EU UN FAQ OS PIN IP IPO "
+    "PO AI API APIs APR CPU CPUs GPU GPUs UI UX ID IDs URL URLs USA UK EU UN FAQ OS PIN IP IPO "
     "CEO CFO CTO COO USB IBM FBI CIA NBA NFL AWS EV EVs IQ DIY ETA ATM IOU LLM LLMs AC UPS "
     "DNA RNA SQL UFO AT&T R&D Q&A B&B BBC CNN DVD VIP HIV ISP SEO SUV GPA MRI VAT OTP IBAN "
     "ISBN APY IRA IRS EMI AKA KPI CLI IDE NYU UAE ABC EOD RSVP HR PR TV PC NYC OMG FYI TGIF EFT"
@@ -54,10 +72,11 @@ _US_AFTER = word_set(
     "dollar dollars president government economy army citizen citizens market markets "
     "senate congress customers based residents"
 )
+_SCALES = {"C": "Celsius", "F": "Fahrenheit", "K": "Kelvin"}
 _SOUNDS = re.compile(r"S+H+|P+S+T+|H?M+H?M+|H+M+|B+R+R+|G+R+R+|P+F+T+|T+S+K+|Z+|N+H+|S+S+|P+H+")
 _SPECIAL = {
-    "C#": "C sharp", "F#": "F sharp", "C++": "C plus plus", ".NET": "dot net", "A/B": "A B",
-    "Ph.D": "P H D", "Ph.D.": "P H D", "PhD": "P H D",
+    "C++": "C plus plus", ".NET": "dot net", "A/B": "A B", "Ph.D": "P H D", "Ph.D.": "P H D",
+    "PhD": "P H D",
     "B2B": "B to B", "WiFi": "WiFi", "Node.js": "node J S", "km/h": "kilometers per hour",
     "WWI": "World War one", "WWII": "World War two",
 }  # fmt: skip
@@ -91,7 +110,13 @@ class Letters:
                 return f"{head}{_SPECIAL[name]}{core[len(name) :] if name == bare else ''}{tail}"
         if said := self._calendar(bare, at, dotted=bool(stop)):
             return f"{head}{said}{tail}"
-        if tail == "" and bare in STATES and self._before_zip(at + len(core)):
+        before = self._text.word_before(at)
+        if (
+            tail == ""
+            and bare in STATES
+            and before[:1].isupper()
+            and self._before_zip(at + len(core))
+        ):
             return f"{head}{STATES[bare]}"
         said = self._stressed(bare, at) or self.acronym(bare) or self._symbol(bare, at)
         if said is None:
@@ -149,9 +174,20 @@ class Letters:
             and self._is_street(lower.rstrip("."), at, end, dotted=core.endswith("."))
         ):
             return street + (stop if stop and self._text.ends_sentence(end) else "")
+        after = self._text.word_after(end)
+        if lower in _BEFORE_FIGURES and after[:1].isdecimal():
+            return _BEFORE_FIGURES[lower]
+        if lower in _BEFORE_NAMES and core[0].isupper() and after[:1].isupper():
+            return _BEFORE_NAMES[lower]
+        if (
+            lower in _BEHIND_NAMES
+            and core[0].isupper()
+            and self._text.word_before(at)[:1].isupper()
+        ):
+            return _BEHIND_NAMES[lower] + (stop if self._text.ends_sentence(end) else "")
         said = _ABBREVIATIONS.get(lower)
         if said is None or (
-            lower in ("dr", "mr", "mrs") and not self._text.word_after(end)[:1].isupper()
+            lower in ("dr", "mr", "mrs", "ft.") and not self._text.word_after(end)[:1].isupper()
         ):
             return None
         return said + (stop if lower in _MAY_END and self._text.ends_sentence(end) else "")
@@ -173,7 +209,9 @@ class Letters:
         direct = self._text.goes_on(end)
         if name == "st" and dotted:
             return not (direct and after[:1].isupper()) or before.lower() not in _NO_STREETS
-        return numbered or (dotted and bool(after) and not after[:1].isupper())
+        if after:
+            return numbered or (dotted and not after[:1].isupper())
+        return numbered or (dotted and self._text.before(at, 2)[0] in _BEFORE_STREETS)
 
     def _numbered(self, at: int) -> bool:
         """Whether a house number stands before, in the same sentence."""
@@ -187,13 +225,14 @@ class Letters:
     def _calendar(self, core: str, at: int, *, dotted: bool) -> str | None:
         """A month or, with its stop, a weekday written short, next to what makes it one: "Nov. 28",
         "Tues. Jan. 5th"."""
-        if not core.istitle() or not 3 <= len(core) <= 5:
+        if not (core.istitle() or core.isupper()) or not 3 <= len(core) <= 5:
             return None
         before = self._text.word_before(at)
         after = self._text.word_after(at + len(core) + dotted)
         if core.lower() in DAY_NAMES and dotted:
-            dates = after[:1].isdecimal() or after.rstrip(".").lower() in MONTH_NAMES
-            return DAY_NAMES[core.lower()] if dates else None
+            return DAY_NAMES[core.lower()] if not self._text.ends_sentence(at + len(core) + 1) or (
+                after.rstrip(".").lower() in MONTH_NAMES
+            ) else None  # fmt: skip
         month = MONTH_NAMES.get(core.lower())
         if month is None or not (
             _is_day(before) or _is_day(after) or re.fullmatch(r"(?:19|20)\d\d", after)
@@ -219,10 +258,7 @@ class Letters:
             or (before.lower() in ("in", "our", "your") and not self._text.goes_on(end))
         ):
             return "I T"
-        if core == "US" and not self._shouting() and (
-            before.lower() in _US_BEFORE or after.lower() in _US_AFTER or after.startswith("-based")
-            or (before.lower() == "in" and not self._text.goes_on(end))
-        ):  # fmt: skip
+        if core == "US" and not self._shouting() and self._is_country(before, after, at, end):
             return "U S"
         if core in _ONLY_STRESSED:
             return core.lower()
@@ -237,9 +273,30 @@ class Letters:
             self._shouted = len(words) > 2 and all(word.isupper() for word in words)
         return self._shouted
 
+    def _is_country(self, before: str, after: str, at: int, end: int) -> bool:
+        return (
+            before.lower() in _US_BEFORE
+            or after.lower() in _US_AFTER
+            or after.startswith("-based")
+            or (before.lower() == "in" and not self._text.goes_on(end))
+            or self._text.begins(at)
+            or self._beside_acronym(before, after, at)
+        )
+
+    def _beside_acronym(self, before: str, after: str, at: int) -> bool:
+        """ "US and UK", "the EU and US"."""
+        if after in ("and", "or", "&"):
+            after = self._text.word_after(at + len(after) + 3)
+        if before in ("and", "or", "&"):
+            before = self._text.text[max(0, at - 24) : at].split()[-2:][0].strip(",")
+        return after in _SPELLED or before in _SPELLED
+
     def _symbol(self, core: str, at: int) -> str | None:
-        """A currency's code or a unit behind a number word of the text: "5 EUR" is read with its
-        number."""
+        """ "20 degrees C", a note or a mark: "F#", "A-"."""
+        if core in _SCALES and self._text.before(at)[-1:] in (["degrees"], ["degree"]):
+            return _SCALES[core]
+        if match := re.fullmatch(r"([A-G])(#|-)", core):
+            return f"{match[1]} {'sharp' if match[2] == '#' else 'minus'}"
         return None
 
 
@@ -254,5 +311,5 @@ def _consonants(core: str) -> bool:
 
 
 def _is_day(word: str) -> bool:
-    match = re.fullmatch(r"(\d{1,2})(?:st|nd|rd|th)?\.?", word)
+    match = re.fullmatch(r"(\d{1,2})(?:st|nd|rd|th)?(?:-\d{1,2})?\.?", word)
     return match is not None and 1 <= int(match[1]) <= 31

@@ -25,13 +25,14 @@ _STRAIGHT = str.maketrans(
 )
 _LINK = re.compile(r"!?\[([^\[\]]*)\]\([^()]*\)")
 _LINK_TAIL = re.compile(r"\]\([^()\s]*\)?")
-_FOOTNOTE = re.compile(r"\[\^?\d{1,3}\]")
+_FOOTNOTE = re.compile(r"(?<!sqrt)\[\^?\d{1,3}\]")
 
 # LaTeX, with or without its dollars
 _FORMULA = re.compile(
-    r"^([(\[\"']*)\$(?=[\\A-Za-z\d])(?=.*[\\^_=$])|(?<=[\w})^])\$(?=[.,;:!?)\]\"']*$)|\\[()\[\]]"
+    r"^([(\[\"']*)\$\$?(?:(?=[\\A-Za-z])(?=.*[\\^_=$])|(?=\d)(?=.*(?:[\\^_]|\$(?!\d))))|(?<=[\w})^])\$\$?(?=[.,;:!?)\]\"']*$)|\\[()\[\]]"
 )
 _FRACTION = re.compile(r"\\[dt]?frac\{?|\}\{")
+_ROOT = re.compile(r"\\sqrt\[(\d{1,2})\]\{?")
 _COMMAND = re.compile(r"\\([A-Za-z]+) ?\{?")
 _COMMANDS = {
     "times": "×", "cdot": "×", "div": "÷", "pm": "±", "le": "≤", "leq": "≤", "ge": "≥", "geq": "≥",
@@ -62,12 +63,12 @@ _SUPERSCRIPT = re.compile(
     r"(?<=[\w)])[⁰¹⁴⁵⁶⁷⁸⁹⁻][⁰¹²³⁴⁵⁶⁷⁸⁹]*|(?<=[\w)])[²³](?=[⁰¹²³⁴⁵⁶⁷⁸⁹])[⁰¹²³⁴⁵⁶⁷⁸⁹]+"
 )
 _SQUARES = str.maketrans("²³", "23")
-_DEGREE = re.compile(r"(?:(?<=\d)|^)\s?[˚º∘](?=\s?[CcFf](?!\w))")
+_DEGREE = re.compile(r"(?:(?<=\d)|^)\s?(?:[˚∘]|º(?=\s?[CcFf](?!\w)))")
 _KEPT = "²³½¼¾"
 _KEPT_SYMBOLS = "°©№^"
 _SIMPLE = re.compile(r"[^\W_]+(?:[.,'-][^\W_]+)*[.,!?;:]?")  # nothing of markdown's in it
 _BRACKETS = re.compile(r"[()\[\]{}<>]")
-_AREA_CODE = re.compile(r"\(\d{1,5}\)")
+_AREA_CODE = re.compile(r"\((?:\d{3,5}|0)\)")
 
 
 def unescaped(text: str) -> str:
@@ -86,13 +87,22 @@ def without_formulas(text: str, language: Language) -> str:
     r"""LaTeX as it is read: `\frac{7}{10}` is "7 over 10"."""
     if "\\" not in text and "$" not in text and "^" not in text and "}{" not in text:
         return text
+    if text in language.currencies:  # "US$ 5"
+        return text
     if "\\" in text or "}{" in text:
         over = f" {language.over} "
+        text = _ROOT.sub(lambda m: f" {_root(m[1], language)} ", text)
         text = _FRACTION.sub(lambda m: over if m[0] == "}{" else "", text)
         text = _FORMULA.sub(r"\1", text)
         text = _COMMAND.sub(_command, text)
         return text.replace("{", "").replace("}", "")
     return _FORMULA.sub(r"\1", text)
+
+
+def _root(degree: str, language: Language) -> str:
+    if language.code != "en":
+        return f"{degree} √"
+    return "cube root of" if degree == "3" else f"{degree}th root of"
 
 
 def _command(match: re.Match[str]) -> str:
@@ -151,7 +161,7 @@ def without_marks(text: str, *, rate: bool = False) -> str:
     text = re.sub(r"#(?=[^\W\d])", " ", text).replace("|", " ")
     text = re.sub(r"([!?])\1+", r"\1", text)
     text = re.sub(r"\.{4,}", "...", text)
-    text = re.sub(r"(?<=\w)[:;]-?[)(DP]$|~+(?!\d)", "", text)
+    text = re.sub(r"(?<=\w)[:;]-?[)(DP]$|~+(?![\d$€£¥₹.])", "", text)
     return text.strip()
 
 

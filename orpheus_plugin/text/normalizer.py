@@ -43,6 +43,7 @@ _BEFORE_MINUS = word_set(
 )
 _WORD_EDGES = re.compile(r"([^\w.]*)(.*?)([^\w]*)$", re.DOTALL)
 _KEYS = re.compile(r"([*#]\d[\d*#]*)([.,;:!?]*)")  # "dial *67"
+_STROKE = re.compile(r"(?<=[^\W\d_])/(?=[^\W\d_])")  # of letters that no rule knows: "X/Y"
 _SPACE_BEFORE = re.compile(r" +(?=[,.;:!?])")
 _QUOTES = "\"'“”‘’`()[].,;:!?"
 
@@ -165,12 +166,14 @@ class Normalizer:
         if tokens[index].line_start:
             return None
         numbers = before[-1:].isdecimal() or (
-            before[-1:] in "%°)²³" and any(c.isdecimal() for c in before)
+            before[-1:] in "%°)²³\"'″" and any(c.isdecimal() for c in before)
         )
         if numbers and (after[:1].isdecimal() or (after[:1] in "$€£" and after[1:2].isdecimal())):
             if mark in "-–—":
                 following = tokens[index + 2].written if index + 2 < len(tokens) else ""
                 return self._language.minus if following == "=" else self._language.to
+            if mark == "x" and after.startswith("10^"):
+                return self._language.times
             if mark in self._language.operations:
                 return self._language.operations[mark]
         if mark in "-–" and (
@@ -202,23 +205,34 @@ class Normalizer:
         text = without_links(unescaped(text))
         text = say_addresses(text, self._language)
         text = without_formulas(text, self._language)
-        text = plain(text.replace("`", "")).strip()
+        text = plain(text.replace("`", "").replace("+/-", "±")).strip()
+        if self._language.code == "en":
+            text = text.replace("º", "°")  # elsewhere it marks an ordinal
         bare = text.rstrip(",.;:!?")
         if bare in self._lone:
             return self._lone[bare] + text[len(bare) :]
+        if text == "$$":
+            return ""
         if _RULE.fullmatch(text) or text in ("–", "—"):
             return ":" if text == ":" else "," if text in ("-", "--", "–", "—", "|") else ""
         rate = "/" in text and (
             any(c.isdecimal() for c in text)
             or text.partition("/")[0].lower() in self._language.units
         )
-        if "/" in text and not rate and text.rpartition("/")[2].rstrip(".,;:!?") in self._periods:
-            return text.replace("/", f" {self._language.per} ")  # "3 times/week"
+        if "/" in text and not rate:  # "3 times/week", "200 req/s"
+            counted, _, period = text.rpartition("/")
+            bare = period.rstrip(".,;:!?")
+            if bare in self._periods or (
+                len(counted) > 2 and counted.islower() and self._language.periods.get(bare)
+            ):
+                name = self._language.periods.get(bare, bare)
+                return f"{counted} {self._language.per} {name}{period[len(bare) :]}"
         return without_marks(text, rate=rate)
 
     def _name_symbols(self, text: str) -> str:
         if text.isascii() and text.replace(" ", "").isalpha():
             return text
+        text = _STROKE.sub(" ", text)
         return "".join(f" {self._symbols[c]} " if c in self._symbols else c for c in text)
 
 

@@ -14,4 +14,8 @@ def number_words(value: int, language: str = "en", form: str = "cardinal") -> st
         text = str(num2words(value, lang=language, to=form))
     except (ImportError, NotImplementedError, OverflowError, ValueError, TypeError, KeyError):
         return None
-    return text.replace(",", "").replace("-", " ") if language == "en" else text
+    if language == "en":
+        return text.replace(",", "").replace("-", " ")
+    if language == "es":  # veintiuno, but veintiún mil
+        return text.replace("veintiuno mil", "veintiún mil").replace("uno mil", "un mil")
+    return text

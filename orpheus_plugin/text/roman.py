@@ -14,6 +14,8 @@ _ROMAN = re.compile(r"M{0,3}(?:CM|CD|D?C{0,3})(?:XC|XL|L?X{0,3})(?:IX|IV|V?I{0,3
 _CENTURY = re.compile(r"([IVXLC]+)(e|ème|er)$")
 _VALUES = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100, "D": 500, "M": 1000}
 _RULERS = word_set(
+    "Isabella Victoria Catalina María Juana Elisabetta Caterina Margarethe Margarita Christina"
+    " Cristina Isabelle "
     "Alexander Alexandre Alfonso Benedict Benedikt Benedetto Benito Carl Carlo Carlos "
     "Catherine Charles Christian Clement Darius Edward Elizabeth Elisabeth Emanuele Felipe "
     "Ferdinand Fernando Francis Franz Frederick Friedrich George Georg Gregory Gustav "
@@ -24,6 +26,12 @@ _RULERS = word_set(
     "Robert Rudolf Sixtus Umberto Urban Victor Vittorio Wilhelm William Xerxes Giovanni "
     "Francesco Enrico Enrique Luis"
 )
+_QUEENS = word_set(
+    "Catherine Elizabeth Elisabeth Isabel Isabella Katharina Mary Victoria Catalina María Juana"
+    " Elisabetta Caterina Margarethe "
+    "Margarita Christina Cristina Anne Ana Anna Isabelle Élisabeth Marie"
+)
+_CENTURIES = {"en": ("century", "centuries"), "it": ("secolo",), "de": ("jahrhundert",)}
 _TITLES = word_set(
     "king queen pope emperor empress tsar czar prince sultan pharaoh könig königin papst "
     "kaiser zar roi reine pape empereur rey reina papa emperador re regina imperatore"
@@ -65,7 +73,12 @@ def read(text: Text, written: str, place: int) -> str | None:
             else None
         )
     number = value(written)
-    if number is None or written in _NO_NUMERALS or not place:
+    if number is None or written in _NO_NUMERALS:
+        return None
+    after = text.word_after(place + len(written))
+    if number > 1 and after.lower() in _CENTURIES.get(language.code, ()):  # "XVIII century"
+        return number_words(number, language.code, "ordinal")
+    if not place:
         return None
     before = text.word_before(place)
     names = text.before(place, 2)
@@ -78,10 +91,7 @@ def read(text: Text, written: str, place: int) -> str | None:
     elif not ruler and (
         language.code not in ("en", "") or number < 2 or len(written) < 2 or not before.istitle()
     ):
-        after = text.word_after(place + len(written))
-        if not (language.code == "it" and after in ("secolo", "Secolo")):
-            return None
-        return language.ordinal(number, "º")
+        return None
     if (
         ruler
         and len(written) == 1
@@ -90,16 +100,24 @@ def read(text: Text, written: str, place: int) -> str | None:
         and language.code == "en"
     ):
         return None  # "George I think"
-    return _of_ruler(language, number) if ruler else number_words(number, language.code)
+    feminine = before in _QUEENS
+    return (
+        _of_ruler(language, number, feminine=feminine)
+        if ruler
+        else number_words(number, language.code)
+    )
 
 
-def _of_ruler(language: Language, number: int) -> str | None:
+def _of_ruler(language: Language, number: int, *, feminine: bool) -> str | None:
     if language.code == "en":
         said = number_words(number, "en", "ordinal")
         return said and f"the {said}"
     if language.code == "de":
         said = number_words(number, "de", "ordinal")
-        return said and f"der {said.capitalize()}"
+        return said and f"{'die' if feminine else 'der'} {said.capitalize()}"
     if number == 1 or (language.code == "es" and number <= 10) or language.code == "it":
-        return number_words(number, language.code, "ordinal")
+        said = number_words(number, language.code, "ordinal")
+        if said and feminine:
+            return "première" if language.code == "fr" else f"{said[:-1]}a"
+        return said
     return number_words(number, language.code)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import sentencex  # type: ignore[import-untyped]
 
+from orpheus_plugin.text.languages.de import DETERMINERS, NUMBERED
 from orpheus_plugin.text.scripts import CERTAIN_MARKS, CLOSERS, SENTENCE_MARKS, WIDE_MARKS
 
 _LONGEST_RUN = 64
@@ -32,11 +33,8 @@ _NEVER_LIST = (
     " т.е"
 )
 _NEVER_ENDS = frozenset(_NEVER_LIST.split())
-_GERMAN_LIST = (
-    "am der die das dem den im vom zum zur beim bis ab seit des und oder mein dein sein ihr unser"
-    " jeder jede jedes"
-)
-_BEFORE_GERMAN_ORDINAL = frozenset(_GERMAN_LIST.split())  # "am 3. Tag"
+_GERMAN_ORDINAL = re.compile(r"\d{1,3}(?:\.?[-/]\d{1,3})?")
+_BEFORE_GERMAN_ORDINAL = DETERMINERS | {"und", "oder"}  # "am 3. Tag"
 _SHORT_LINE = 60
 
 
@@ -116,7 +114,8 @@ def _full_stop_ends(
         return True
     if last in _NEVER_ENDS:
         return False
-    if language == "de" and last.isdigit() and len(last) <= 3:
+    ordinal = language == "de" and _GERMAN_ORDINAL.fullmatch(last) is not None
+    if ordinal:
         words = before.lower().split()
         if len(words) > 1 and words[-2] in _BEFORE_GERMAN_ORDINAL:
             return False
@@ -130,6 +129,8 @@ def _full_stop_ends(
     if after + len(word) == len(text) and len(word) < _LONGEST_RUN and not final:
         return None
     word = _NOT_LETTERS.sub("", word).strip(".") or "X"
+    if ordinal and word.lower() in NUMBERED:
+        return False
     return _splits(language, before, word + " ")
 
 

@@ -13,7 +13,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from functools import lru_cache
 
-from orpheus_plugin.text import english, figures
+from orpheus_plugin.text import english, figures, german
 from orpheus_plugin.text.context import Reading, Rule, Text
 from orpheus_plugin.text.languages import Language, language
 from orpheus_plugin.text.letters import Letters
@@ -48,7 +48,8 @@ def prepare(code: str) -> None:
 def _rules(known: Language, mark: str) -> tuple[Rule, ...]:
     """The rules that may know a figure with this mark behind its first digits; "^" where it begins
     with no digit."""
-    rules = (english.RULES if known.code == "en" else ()) + figures.RULES
+    own = {"en": english.RULES, "de": german.RULES}.get(known.code, ())
+    rules = own + figures.RULES
     return tuple(
         rule
         for rule, marks, leads in rules
@@ -143,7 +144,7 @@ class _Speller:
             return False
         bare = word.lstrip(_OPENERS)
         return bare in self._language.currencies or (
-            bare in ("No.", "Nos.", "no.") and self._language.code == "en"
+            bare in ("No.", "Nos.") and self._language.code == "en"
         )
 
     def _figures(self, place: int, end: int) -> int:
@@ -212,13 +213,13 @@ class _Speller:
         before, after = text[place - 1 : place], text[end : end + 1]
         if match["letters"]:
             # "5's" and "don't" are one word, "4x" is two.
-            glue = before in ("'", "’") or (language.glued and before.isdecimal())
+            glue = before in ("'", "’") or (before.isdecimal() and (language.glued or piece == "s"))
             self._say(place, self._letters.acronym(piece) or piece, glue=glue)
         elif match["digits"]:
             coded = (
                 (len(piece) > 3 and before.isalpha())
                 or len(piece) > 15
-                or any(self._text.is_code(place))
+                or (len(piece) > 2 and any(self._text.is_code(place)))
             )
             behind_point = before == "." and text[place - 2 : place - 1].isdecimal()
             self._say(
@@ -236,6 +237,8 @@ class _Speller:
                 )
         elif piece in ",;!?" or (piece == ":" and not after.isdecimal()):
             self._say(place, piece, glue=True)
+        elif piece == "-" and after.isdecimal() and self._is_minus(place):
+            self._say(place, language.minus)
         elif piece in "-/:.\"'()[]{}_·|\\’”“":
             pass
         elif said := language.symbols.get(piece):
@@ -245,6 +248,22 @@ class _Speller:
         elif piece not in "#^*~":
             self._say(place, piece)
         return end
+
+    def _is_minus(self, place: int) -> bool:
+        """Whether a dash before a figure is a sign, or takes away: "(-5", "5-3=2"."""
+        text = self._joined
+        before = text[place - 1 : place]
+        end = text.find(" ", place)
+        equation = "=" in text[place : end if end >= 0 else None]
+        variable = re.match(r"(?<![^\W_])[a-z]", text[place - 1 : place]) if place else None
+        if variable and text[place - 2 : place - 1].isalnum():
+            variable = None
+        return (
+            not before
+            or before in " (\"'=<>~≈$€£"
+            or (before.isdecimal() and equation)
+            or variable is not None
+        )
 
     def _say(self, place: int, said: str, *, glue: bool = False) -> None:
         """Add to what is said for the word at a place."""

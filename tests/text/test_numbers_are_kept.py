@@ -24,6 +24,10 @@ def digits_heard(spoken: str) -> str:
     return "".join(word for word in words(plain) if word.isdigit())
 
 
+def ordinal(value: int) -> str:
+    return str(number_words(value, "en", "ordinal"))
+
+
 def grouped(value: int) -> str:
     return f"{value:,}"
 
@@ -45,6 +49,10 @@ AROUND = [
     "#{} of them", "No. {}", "{}km/h", "{}...", "{}:",
     "it's {}-ish", "{}-fold", "a {}-day trip", "abc{}", "{}abc", "{} m²", "~{} MB", "¥{}", "CHF {}",
     "{}¢", "«{}»",
+    "AU$ {}", "R$ {}", "{} AED", "+/- {}", "±{}", "~${}", "({}%)", "{} req/min", "{}º", "{}˚ F",
+    "{}/month", "x-{}", "=-{}", "{}\"",
+    "*waves* {}", "[{} items]", "order #{}!", "{}/-", "{} ft. tall",
+    "in {} yrs.", "Fig. {}", "p. {}",
 ]  # fmt: skip
 
 
@@ -69,6 +77,21 @@ def test_a_decimal_keeps_its_digits(around: str, whole: int, fraction: str) -> N
     spoken = read(around.format(f"{whole}.{fraction}"))
     heard = digits_heard(spoken)
     assert heard == f"{whole}{fraction}"
+
+
+@given(
+    st.integers(2, 2100), st.integers(2, 120), st.sampled_from(["{}/{}", "{}/{} of it", "({}/{})"])
+)
+@settings(max_examples=150, deadline=None)
+def test_two_numbers_with_a_stroke_keep_their_digits(top: int, bottom: int, around: str) -> None:
+    """Dates and the names of halves, quarters and idioms aside."""
+    if bottom in (2, 4) or (top <= 12 and bottom <= 31) or (top, bottom) == (50, 50):
+        return
+    names = {ordinal(n): str(n) for n in range(3, 21)}
+    spoken = " ".join(
+        names.get(word.removesuffix("s"), word) for word in read(around.format(top, bottom)).split()
+    )
+    assert digits_heard(spoken) == f"{top}{bottom}"
 
 
 @given(
@@ -98,7 +121,7 @@ OTHERS = {
     "{} km/h", "~{}", "{}!", "<{}", "{} Mio. Euro", "x={}"],
     "fr": ["Il y a {} places.", "({})", "{} €", "{}€", "{} kg", "{} %", "-{} °C", "{}+ gens",
     "{} km/h", "~{}", "{} !", "n° {}", "x={}"],
-    "es": ["Hay {} plazas.", "({})", "{} €", "{}€", "{} kg", "{} %", "-{} °C", "{}+ personas",
+    "es": ["Hay {} puestos.", "({})", "{} €", "{}€", "{} kg", "{} %", "-{} °C", "{}+ personas",
     "{} km/h", "~{}", "¡{}!", "nº {}", "x={}"],
     "it": ["Sono {} posti.", "({})", "{} €", "{}€", "{} kg", "{} %", "-{} °C", "{}+ persone",
     "{} km/h", "~{}", "{}!", "n. {}", "x={}"],
@@ -129,3 +152,29 @@ def test_leading_zeros_are_told_in_every_language(language: str, code: str) -> N
     )
     spoken = read(f"0{code}", language).rstrip(".").split()
     assert spoken == [str(names[int(digit)]) for digit in f"0{code}"]
+
+
+@given(
+    st.sampled_from(["am {}. Mai", "der {}. Platz", "vom {}. bis 31. Mai", "in der {}. Woche",
+    "ein {}. Versuch", "Heute ist der {}."]),
+    st.integers(1, 30),
+)  # fmt: skip
+@settings(max_examples=80, deadline=None)
+def test_german_ordinals_are_no_cardinals(around: str, value: int) -> None:
+    assert str(number_words(value, "de", "ordinal")) in read(around.format(value), "de")
+
+
+@given(
+    st.sampled_from(["casa", "hora", "persona", "página", "semana", "canción", "ciudad", "mujer",
+    "vez", "libra"]),
+    st.integers(1, 999).filter(lambda n: (n % 10 == 1 and n % 100 != 11) or n >= 200),
+)  # fmt: skip
+@settings(max_examples=80, deadline=None)
+def test_spanish_numbers_agree_with_what_they_count(noun: str, value: int) -> None:
+    many = {"canción": "canciones", "ciudad": "ciudades", "mujer": "mujeres", "vez": "veces"}
+    said = read(f"{value} {noun if value == 1 else many.get(noun, noun + 's')}", "es").rpartition(
+        " "
+    )[0]
+    assert not re.search(r"uno$|ún$|\bun$|ientos\b", said)
+    masculine = read(f"{value} {'libro' if value == 1 else 'libros'}", "es")
+    assert not re.search(r"una |ientas", masculine)

@@ -24,7 +24,7 @@ def _no_ordinal(value: int, form: str) -> str:
     return ""
 
 
-def _same(words: str) -> str:
+def _uncounted(words: str, noun: str, before: str) -> str:
     return words
 
 
@@ -65,10 +65,17 @@ class Language:
         maybe_codes: words after which it is, unless something counted follows.
         links: words that may stand between such a word and the number.
         dials: words after which a number of three or more digits is one to dial.
+        dial_links: words that may stand between.
+        emergency: numbers that are always told digit by digit, unless something is counted.
         little_words: words that are never counted: what follows a number is no noun then.
         date, clock, year, ordinal: rules; "" where there is none. `ordinal` takes the written
             ending.
-        before_noun: a number's words as they stand before a noun.
+        counted: a number's words as they stand before a noun, given with the word before the
+            number. The noun is as it is written, or of a unit with its article; "" if nothing is
+            counted.
+        parts: "1/2" and the like -> their names.
+        out_of: between the numbers of a rating: 4.5/5.
+        abbreviations: in lower case, with their stop -> what they stand for.
         symbols: signs on their own or between words.
         lone_currencies: what a currency sign on its own is called.
         address: dot, slash, at, dash, underscore as they are read in an address.
@@ -111,11 +118,16 @@ class Language:
     maybe_codes: frozenset[str] = frozenset()
     links: frozenset[str] = frozenset()
     dials: frozenset[str] = frozenset()
+    dial_links: frozenset[str] = frozenset()
+    emergency: frozenset[str] = frozenset()
     little_words: frozenset[str] = frozenset()
     date: Callable[[int, int, str | None, str], str] = _no_date
     clock: Callable[[int, int, bool], str] = _no_clock
     ordinal: Callable[[int, str], str] = _no_ordinal
-    before_noun: Callable[[str], str] = _same
+    counted: Callable[[str, str, str], str] = _uncounted
+    parts: Mapping[str, str] = field(default_factory=dict)
+    out_of: str = ""
+    abbreviations: Mapping[str, str] = field(default_factory=dict)
     symbols: Mapping[str, str] = field(default_factory=dict)
     lone_currencies: Mapping[str, str] = field(default_factory=dict)
     operations: Mapping[str, str] = field(default_factory=dict)

@@ -9,8 +9,26 @@ MONTHS, MONTH_NAMES = months(
     "Januar Februar März April Mai Juni Juli August September Oktober November Dezember"
 )
 MONTH_NAMES.update({"jänner": 1, "sept": 9, "mrz": 3})
-_STRONG = word_set("der die das")
-_WEAK = word_set("am zum vom im beim dem den bis ab seit zur des nach vor")
+NUMBERED = word_set(
+    "platz stock etage klasse mal teil kapitel tag woche monat jahr jahrhundert weltkrieg liga"
+    " bundesliga runde halbzeit "
+    "advent stufe reihe gang akt auflage quartal semester person versuch preis satz schritt"
+    " geburtstag stelle"
+)
+AFTER_DATIVE = word_set(
+    "in mit bei von nach aus zu seit vor auf an unter zwischen neben über gegenüber"
+)
+WEAK = word_set(
+    "am zum vom im beim dem den des bis ab seit zur nach vor einer einem einen eines meiner meinem"
+    " meinen seiner seinem seinen "
+    "ihrer ihrem ihren unserer unserem unseren dieser diesem diesen jedem jeden keiner keinem"
+    " keinen welchem welchen"
+)
+STRONG = word_set(
+    "der die das diese dieses jeder jede jedes eine keine meine deine seine ihre unsere welche"
+    " welcher"
+)
+DETERMINERS = WEAK | STRONG | word_set("ein kein mein dein sein ihr unser euer")
 
 
 def _one(name: str, many: str = "", article: str = "ein") -> tuple[str, str]:
@@ -30,7 +48,7 @@ _EURO, _DOLLAR, _POUND, _FRANC = (
 def ending(before: str) -> str:
     """The ending of an ordinal behind a word: "am dritten", "der dritte", "dritter"."""
     before = before.lower()
-    return "n" if before in _WEAK else "" if before in _STRONG else "r"
+    return "n" if before in WEAK else "" if before in STRONG else "r"
 
 
 def _ordinal(value: int, form: str) -> str:
@@ -49,6 +67,49 @@ def _date(day: int, month: int, year: str | None, before: str) -> str:
 def _clock(hour: int, minute: int, named: bool) -> str:
     said = "ein" if hour == 1 else number_words(hour, "de")
     return f"{said} Uhr {number_words(minute, 'de')}" if minute else f"{said} Uhr"
+
+
+_MASCULINE = word_set(
+    "name käse junge kunde gedanke wille haufe buchstabe kollege experte neffe affe löwe hase"
+)
+_NEUTER = word_set("ende auge interesse gebäude getreide gewerbe")
+_FEMININE = word_set(
+    "frau nacht hand stadt wand maus tochter mutter schwester nummer regel person kartoffel gabel"
+    " woche uhr mark million"
+)
+
+
+def is_feminine(noun: str) -> bool:
+    """Whether a noun in the singular is feminine, by its ending."""
+    noun = noun.lower()
+    return noun in _FEMININE or (
+        noun.endswith(
+            (
+                "e",
+                "ung",
+                "heit",
+                "keit",
+                "schaft",
+                "ion",
+                "tät",
+                "ik",
+                "erin",
+                "liga",
+                "zahl",
+                "kraft",
+            )
+        )
+        and noun not in _MASCULINE | _NEUTER
+    )
+
+
+def _counted(said: str, noun: str, before: str) -> str:
+    """ "1 Tag" is ein, "1 Stunde" eine."""
+    if not noun or not said.endswith("eins"):
+        return said
+    article, _, name = noun.partition(" ")
+    feminine = article == "eine" if name else is_feminine(noun)
+    return "eine" if said == "eins" and feminine else said[:-1]
 
 
 LANGUAGE = Language(
@@ -113,13 +174,17 @@ LANGUAGE = Language(
     maybe_codes=word_set("nummer zimmer flug konto bestellung kundennummer bestellnummer"
     " auftragsnummer kontonummer rechnungsnummer"),
     links=word_set("ist lautet war nummer nr nr. die der unter lauten"),
-    dials=word_set("notruf wählen wählt wähle"),
+    dials=word_set("notruf wählen wählt wähle rufen ruf anrufen"),
+    dial_links=word_set("sie die bitte den oder und"),
     little_words=word_set("und oder an in für wenn jetzt sofort bei mit aus auf zu um ist sind war"
     " wird werden dann aber nach vor ab bis"),
     date=_date,
     clock=_clock,
     ordinal=_ordinal,
-    before_noun=lambda said: said[:-1] if said.endswith("eins") else said,
+    counted=_counted,
+    parts={"1/2": "ein halb", "1/3": "ein Drittel", "2/3": "zwei Drittel", "1/4": "ein Viertel",
+    "3/4": "drei Viertel"},
+    out_of="von",
     symbols={
         "&": "und", "@": "ät", "+": "plus", "=": "gleich", "%": "Prozent", "×": "mal", "·": "mal",
         "÷": "geteilt durch", "<": "kleiner als",

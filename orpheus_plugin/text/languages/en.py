@@ -47,6 +47,14 @@ CURRENCIES = {
     "SEK": _money("krona", "kronor", "öre", "öre"), "NOK": _money("krone", "kroner", "øre", "øre"),
     "DKK": _money("krone", "kroner", "øre", "øre"),
     "PLN": _money("zloty", "zloty", "grosz", "groszy"), "₱": _money("peso"), "MXN": _money("peso"),
+    "฿": _money("baht", "baht"), "₫": _money("dong", "dong"),
+    "₦": _money("naira", "naira", "kobo", "kobo"), "₴": _money("hryvnia", "hryvnias"),
+    "AED": _money("dirham"), "SAR": _money("riyal"), "kr": _money("krona", "kronor", "öre", "öre"),
+    "zł": _money("zloty", "zloty", "grosz", "groszy"),
+    "Fr.": _money("Swiss franc", "", "centime", "centimes"), "ZAR": _money("rand", "rand"),
+    "NZD": _money("New Zealand dollar"),
+    "HKD": _money("Hong Kong dollar"), "SGD": _money("Singapore dollar"),
+    "BRL": _money("real", "reais", "centavo", "centavos"),
 }  # fmt: skip
 
 
@@ -81,6 +89,8 @@ mi = mile
 mph = mile per hour, miles per hour
 km/h, kph, kmh = kilometer per hour, kilometers per hour
 m/s = meter per second, meters per second
+m/s², m/s2 = meter per second squared, meters per second squared
+cu ft, cu. ft = cubic foot, cubic feet
 °c = degree Celsius, degrees Celsius
 °f = degree Fahrenheit, degrees Fahrenheit
 °k = kelvin, kelvins
@@ -115,6 +125,11 @@ tbsp = tablespoon
 px = pixel
 pts = point
 kcal = kilocalorie
+V = volt
+W = watt
+mAh = milliamp hour
+fps = frame per second, frames per second
+ppm = part per million, parts per million
 cal = calorie
 mph = mile per hour, miles per hour
 rpm = revolution per minute, revolutions per minute
@@ -196,7 +211,8 @@ def _ordinal(value: int, form: str) -> str:
 LANGUAGE = Language(
     code="en",
     decimals={".": "point"},
-    groups=",",
+    groups=",'",
+    out_of="out of",
     digits=_DIGITS,
     to="to",
     times="times",
@@ -214,9 +230,9 @@ LANGUAGE = Language(
     periods=PERIODS,
     per="per",
     scales={"k": "thousand", "K": "thousand", "M": "million", "bn": "billion", "mn": "million",
-    "mil": "million", "tn": "trillion"},
-    money_scales={"m": "million", "b": "billion", "B": "billion", "t": "trillion", "T": "trillion",
-    "MM": "million", "Bn": "billion"},
+    "mil": "million", "tn": "trillion", "Cr": "crore", "cr": "crore"},
+    money_scales={"L": "lakh", "m": "million", "b": "billion", "B": "billion", "t": "trillion",
+    "T": "trillion", "MM": "million", "Bn": "billion"},
     scale_words=word_set("hundred thousand million billion trillion lakh crore"),
     months=MONTHS,
     month_names=MONTH_NAMES,
@@ -227,11 +243,13 @@ LANGUAGE = Language(
     ),
     maybe_codes=word_set(
         "number id room flight account order reference ref case ticket invoice phone mobile"
-        " telephone booking license policy serial"
+        " telephone booking license policy serial ending ends digits box"
     ),
-    links=word_set("is was are number code no no. id :"),
-    dials=word_set("call text dial ring phone texting calling dialing dialed dialled texted"
-    " message sms"),
+    links=word_set("is was are in with number code no no. id :"),
+    dials=word_set("reply respond call text dial ring phone texting calling dialing dialed dialled"
+    " texted message sms"),
+    dial_links=word_set("the at on or and either to"),
+    emergency=word_set("911"),
     little_words=word_set(LITTLE),
     date=_date,
     clock=_clock,

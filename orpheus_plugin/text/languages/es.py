@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from orpheus_plugin.text.languages.base import Language, months, word_set
 from orpheus_plugin.text.numerals import number_words
 
@@ -48,10 +50,54 @@ def _clock(hour: int, minute: int, named: bool) -> str:
     return f"{said} y {number_words(minute, 'es')}" if minute else said
 
 
-def _before_noun(said: str) -> str:
-    if said.endswith("veintiuno"):
-        return said[:-3] + "ún"
-    return said[:-1] if said == "uno" or said.endswith(" uno") else said
+_FEMININE = word_set(
+    "mujer mujeres mano manos noche noches calle calles clase clases parte partes vez veces foto"
+    " fotos moto motos serie series "
+    "llave llaves carne carnes nube nubes luz luces cruz cruces voz voces flor flores ley leyes"
+    " piel pieles red redes pared "
+    "paredes imagen imágenes orden órdenes base bases fase fases frase frases tarde tardes gente"
+    " leche sal miel torre torres "
+    "nave naves madre madres razón razones habitación canción mitad señal señales sede sedes"
+    " llamada"
+)
+_MASCULINE = word_set(
+    "día días problema problemas sistema sistemas programa programas tema temas idioma idiomas"
+    " mapa mapas planeta planetas "
+    "clima climas poema poemas síntoma síntomas esquema esquemas diploma diplomas drama dramas"
+    " sofá sofás dilema dilemas "
+    "kilograma gramos tranvía tranvías cura panorama fantasma fantasmas dálmatas"
+)
+
+
+def _feminine(noun: str) -> bool:
+    return noun in _FEMININE or (
+        re.search(r"(?:as?|[cs]i(?:ón|ones)|[dt]ad(?:es)?|tud(?:es)?|umbres?)$", noun) is not None
+        and noun not in _MASCULINE
+    )
+
+
+def _counted(said: str, noun: str, before: str) -> str:
+    """ "21 libros" is veintiún, "21 casas" veintiuna, "200 casas" doscientas, "a la 1" una."""
+    noun, before = noun.lower(), before.lower()
+    if not noun and before in ("la", "las"):
+        noun = "una hora"
+    if not noun or noun.startswith("uno "):
+        return said
+    article, _, name = noun.rpartition(" ")
+    if (
+        not article
+        and name.endswith("s") == (said == "uno")
+        and name not in ("mes", "mil", "millón", "millones")
+    ):
+        return said  # no noun: "el 21 gana"
+    feminine = article.startswith("una") or (not article and _feminine(name))
+    head, scale, rest = said.rpartition("millones")
+    if feminine:
+        rest = re.sub(r"ientos\b", "ientas", rest)
+        rest = re.sub(r"uno$", "una", rest)
+    elif rest.endswith("uno"):
+        rest = rest[:-3] + ("ún" if rest.endswith("veintiuno") else "un")
+    return head + scale + rest
 
 
 LANGUAGE = Language(
@@ -114,12 +160,16 @@ LANGUAGE = Language(
     maybe_codes=word_set("número numero habitación vuelo cuenta pedido expediente"),
     links=word_set("es el la postal de era número"),
     dials=word_set("marque marca llame llama marcar"),
-    little_words=word_set("y o a al en para si de del con es son era el la los las ahora luego"
-    " pero antes después por"),
+    dial_links=word_set("al el o y"),
+    little_words=word_set("más menos que se no hay está y o a al en para si de del con es son era"
+    " el la los las ahora luego pero antes después por"),
     date=_date,
     clock=_clock,
     ordinal=_ordinal,
-    before_noun=_before_noun,
+    counted=_counted,
+    parts={"1/2": "medio", "1/3": "un tercio", "2/3": "dos tercios", "1/4": "un cuarto",
+    "3/4": "tres cuartos"},
+    out_of="de",
     symbols={
         "&": "y", "@": "arroba", "+": "más", "=": "igual a", "%": "por ciento", "×": "por",
         "·": "por", "÷": "entre", "<": "menos de", ">": "más de",

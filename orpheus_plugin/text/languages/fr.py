@@ -44,6 +44,38 @@ def _clock(hour: int, minute: int, named: bool) -> str:
     return f"{said} {number_words(minute, 'fr')}" if minute else said
 
 
+_FEMININE = word_set(
+    "page semaine heure minute seconde personne maison fois femme fille chambre voiture place nuit"
+    " ligne table tasse bouteille "
+    "carte lettre image photo question réponse étape chose commande ville rue porte pièce tonne"
+    " couleur fleur main voix clé clef "
+    "mère soeur sœur classe banque route école église feuille famille baguette robe pomme orange"
+    " clope part dent mer fin faim "
+    "peau loi croix noix dame copine voisine cliente amie boîte tarte salle note règle page"
+    " mille-feuille tâche vidéo radio "
+    "douzaine dizaine vingtaine trentaine centaine seconde montre jambe course caisse baisse"
+    " hausse demande offre"
+)
+
+
+_FEMININE_ENDINGS = (
+    "tion", "sion", "xion", "té", "ette", "ance", "ence", "ure", "ade", "ée", "esse", "aison",
+    "ine", "elle", "euse", "trice", "ude", "rie",
+)  # fmt: skip
+
+
+def _counted(said: str, noun: str, before: str) -> str:
+    """ "1 page" is une, "21 pages" vingt et une."""
+    if said.rpartition(" ")[2].rpartition("-")[2] != "un" or not noun:
+        return said
+    article, _, name = noun.lower().rpartition(" ")
+    name = name if said == "un" else name.removesuffix("s")
+    feminine = article.startswith("une") or (
+        not article and (name in _FEMININE or name.endswith(_FEMININE_ENDINGS))
+    )
+    return f"{said}e" if feminine else said
+
+
 LANGUAGE = Language(
     code="fr",
     decimals={",": "virgule", ".": "point"},
@@ -84,8 +116,9 @@ LANGUAGE = Language(
         "ghz": _one("gigahertz", "gigahertz"), "kw": _one("kilowatt"),
         "kwh": _one("kilowattheure"), "W": _one("watt"), "min": _one("minute", "", "une"),
         "mn": _one("minute", "", "une"), "s": _one("seconde", "", "une"),
-        "h": _one("heure", "", "une"), "m²": _one("mètre carré", "mètres carrés"),
-        "m³": _one("mètre cube", "mètres cubes"), "kcal": _one("kilocalorie", "", "une"),
+        "h": _one("heure", "", "une"), "j": _one("jour"),
+        "m²": _one("mètre carré", "mètres carrés"), "m³": _one("mètre cube", "mètres cubes"),
+        "kcal": _one("kilocalorie", "", "une"),
     },
     periods={
         "mois": "mois", "an": "an", "j": "jour", "jour": "jour", "h": "heure", "sem": "semaine",
@@ -104,10 +137,15 @@ LANGUAGE = Language(
     maybe_codes=word_set("numéro chambre vol compte commande dossier"),
     links=word_set("est le postal de était numéro :"),
     dials=word_set("composez compose composer"),
+    dial_links=word_set("le au ou et"),
     little_words=word_set("et ou à au en pour si de du des dans avec est sont était le la les"
     " maintenant puis mais avant après par sur"),
     date=_date,
     clock=_clock,
+    counted=_counted,
+    parts={"1/2": "un demi", "1/3": "un tiers", "2/3": "deux tiers", "1/4": "un quart",
+    "3/4": "trois quarts"},
+    out_of="sur",
     ordinal=_ordinal,
     symbols={
         "&": "et", "@": "arobase", "+": "plus", "=": "égale", "%": "pour cent", "×": "fois",

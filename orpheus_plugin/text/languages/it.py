@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from orpheus_plugin.text.languages.base import Language, months, word_set
 from orpheus_plugin.text.numerals import number_words
 
@@ -9,6 +11,16 @@ MONTHS, MONTH_NAMES = months(
     "gennaio febbraio marzo aprile maggio giugno luglio agosto settembre ottobre novembre dicembre"
 )
 MONTH_NAMES["sett"] = 9
+
+
+_FEMININE = word_set(
+    "notte mano chiave classe parte voce moto foto radio neve luce croce legge arte mente nave"
+    " valle madre moglie carne "
+    "fine lezione opinione serie pelle torre estate"
+)
+_MASCULINE = word_set(
+    "problema sistema programma tema clima poema diploma panorama pianeta cinema pigiama dramma"
+)
 
 
 def _money(
@@ -39,6 +51,24 @@ def _date(day: int, month: int, year: str | None, before: str) -> str:
 def _clock(hour: int, minute: int, named: bool) -> str:
     said = "una" if hour == 1 else number_words(hour, "it") or str(hour)
     return f"{said} e {number_words(minute, 'it')}" if minute else said
+
+
+def _feminine(noun: str) -> bool:
+    return noun in _FEMININE or noun.endswith(("zione", "sione", "gione", "tà", "tù")) or (
+        noun.endswith("a") and noun not in _MASCULINE
+    )  # fmt: skip
+
+
+def _counted(said: str, noun: str, before: str) -> str:
+    """ "1 libro" is un, "1 zaino" uno, "1 casa" una."""
+    if said != "uno" or not noun:
+        return said
+    noun = noun.lower()
+    if noun.startswith(("un ", "una ", "un'")):
+        return "una" if noun.startswith("una ") else noun[:3].rstrip()
+    if _feminine(noun):
+        return "un'" if noun[0] in "aeiou" else "una"
+    return "uno" if re.match(r"s[^aeiou]|z|gn|ps|pn|[xy]", noun) else "un"
 
 
 LANGUAGE = Language(
@@ -102,12 +132,16 @@ LANGUAGE = Language(
     maybe_codes=word_set("numero stanza camera volo conto ordine pratica"),
     links=word_set("è il la di era numero postale"),
     dials=word_set("chiama chiamate chiami componi componga digita digiti"),
-    little_words=word_set("e o a al in per se di del con è sono era il la i le ora poi ma prima"
-    " dopo da"),
+    dial_links=word_set("il al o e"),
+    little_words=word_set("e o a al in per se di del con è sono era il la i le poi ma prima dopo"
+    " da"),
     date=_date,
     clock=_clock,
     ordinal=_ordinal,
-    before_noun=lambda said: "un" if said == "uno" else said,
+    counted=_counted,
+    parts={"1/2": "mezzo", "1/3": "un terzo", "2/3": "due terzi", "1/4": "un quarto",
+    "3/4": "tre quarti"},
+    out_of="su",
     symbols={
         "&": "e", "@": "chiocciola", "+": "più", "=": "uguale a", "%": "per cento", "×": "per",
         "·": "per", "÷": "diviso", "<": "meno di", ">": "più di",

@@ -1,0 +1,77 @@
+"""Figures as German reads them: ordinals with a stop, which take the ending of their case and
+gender, and 90er."""
+
+from __future__ import annotations
+
+import re
+
+from orpheus_plugin.text.context import Reading, Rule, Text
+from orpheus_plugin.text.languages.base import word_set
+from orpheus_plugin.text.languages.de import (
+    AFTER_DATIVE,
+    DETERMINERS,
+    MONTH_NAMES,
+    NUMBERED,
+    STRONG,
+    WEAK,
+    is_feminine,
+)
+from orpheus_plugin.text.numerals import number_words
+
+_ORDINAL = re.compile(r"(\d{1,3})\.(?:(?= [^\W\d])|\s?([-/])\s?(?=\d{1,3}\. [^\W\d])|$)")
+_ER = re.compile(r"(\d{1,4})er(n|s)?(?!\w)")
+_CHAIN = re.compile(r"(?:\d{1,3}\.(?:\s?[-/,]\s?| (?:und|oder|bis|sowie) ))+$")
+_OPENERS = word_set(
+    "Danach Dann Und Aber Ich Er Sie Es Wir Das Der Die Ein Eine Heute Jetzt"
+)  # of the next sentence
+_NEUTER = word_set(
+    "kind mal jahr kapitel buch auto haus spiel tor jahrhundert semester quartal gespräch treffen"
+    " zimmer bild wort ziel "
+    "projekt problem stockwerk lied bier glas stück gleis fenster"
+)  # fmt: skip
+
+
+def ordinals(text: Text, place: int) -> Reading | None:
+    """ "am 3. Mai", "der 3. Platz", "vom 3. bis 5. Mai", "die 80er"."""
+    if match := _ER.match(text.text, place):
+        said = number_words(int(match[1]), "de") or match[1]
+        return Reading(match.end(), [(place, f"{said}er{match[2] or ''}")])
+    match = _ORDINAL.match(text.text, place)
+    if match is None:
+        return None
+    head = text.text[max(0, place - 48) : place]
+    chain = _CHAIN.search(head)
+    start = place - (len(chain[0]) if chain else 0)
+    before = text.word_before(start).lower()
+    after = text.word_after(match.end())
+    if not after:  # "Heute ist der 3."
+        if before not in ("der", "am", "dem", "zum", "vom", "beim", "im"):
+            return None
+        return Reading(match.end() - 1, [(place, _said(int(match[1]), before, text, start, ""))])
+    noun = text.word_after(text.text.find(" ", match.end() + 1)) if match[2] else after
+    known = bool(chain or match[2]) or noun.lower() in NUMBERED or noun.lower() in MONTH_NAMES
+    if text.begins(start):
+        determined = False  # "3. Platz", but not a list's number
+    else:
+        determined = before in DETERMINERS or (before in AFTER_DATIVE and noun[:1].isupper())
+    if not known and (not determined or noun in _OPENERS):
+        return None  # "Es waren 3. Danach"
+    said = _said(int(match[1]), before, text, start, noun)
+    if match[2]:
+        said = f"{said} {'bis' if match[2] == '-' else 'und'}"
+    return Reading(match.end(), [(place, said)])
+
+
+def _said(value: int, before: str, text: Text, place: int, noun: str) -> str:
+    stem = number_words(value, "de", "ordinal") or str(value)
+    earlier = text.before(place, 2)
+    dative = before == "der" and len(earlier) == 2 and earlier[0] in AFTER_DATIVE
+    if before in WEAK or dative:
+        return stem + "n"
+    if before in STRONG or is_feminine(noun):
+        return stem
+    return stem + ("s" if noun.lower() in _NEUTER else "r")
+
+
+RULES: tuple[tuple[Rule, str, bool], ...] = ((ordinals, ".a", False),)
+"""Before the rules of every language; see `figures.py`."""
