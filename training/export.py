@@ -179,9 +179,8 @@ def snac_state(codec: Codec) -> dict[str, Tensor]:
     from snac import SNAC
 
     torch.manual_seed(0)
-    model: Any = SNAC(
-        **CONFIG
-    )  # its first level's projection stays random: the rows there are zero
+    # The projection of its first level stays random: the rows there are zero.
+    model: Any = SNAC(**CONFIG)
     plain: dict[str, Any] = dict(codec.decoder.named_modules())
     for name, module in model.decoder.named_modules():
         source: Any = plain.get(name)

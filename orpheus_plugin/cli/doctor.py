@@ -1,5 +1,4 @@
-"""`orpheus-tts doctor`: what this machine has, which engine would run and why, and one sentence
-spoken to prove it."""
+"""`orpheus-tts doctor`: what this machine has, which engine runs and why, and a test sentence."""
 
 from __future__ import annotations
 
@@ -56,9 +55,7 @@ async def examine(config: EngineConfig) -> int:
         return await _examine(config)
     except OrpheusError as error:
         print(f"  FAILED: {error.message}")
-    except (
-        Exception
-    ) as error:  # torch, vLLM, a driver: what was found so far stands, and this is the last finding
+    except Exception as error:  # of torch, vLLM or a driver: the last finding
         logger.debug("doctor", exc_info=True)
         print(f"  FAILED: {_in_one_line(error)}; -v shows where")
     return 1
@@ -198,7 +195,7 @@ def _mps() -> str:
 
 
 def _report_memory(config: EngineConfig, files: ModelFiles, device: str) -> None:
-    """What the engine will take of its GPU against what is free there."""
+    """The GPU memory that the engine needs, and how much is free."""
     if not device.startswith("cuda"):
         return
     import torch
@@ -208,7 +205,7 @@ def _report_memory(config: EngineConfig, files: ModelFiles, device: str) -> None
 
 
 def gpu_needs(config: EngineConfig, files: ModelFiles, device: str) -> dict[str, int]:
-    """Bytes of GPU memory, by what they are for."""
+    """Bytes of GPU memory by purpose."""
     from orpheus_plugin.tokens.footprint import Footprint
     from orpheus_plugin.tokens.vllm.options import VllmOptions, footprint
 

@@ -21,7 +21,8 @@ from orpheus_plugin.turn import AudioChunk, SpeechOptions, Turn, TurnStats, Word
 from orpheus_plugin.version import __version__
 
 TYPING_PAUSE_S = 0.3
-"""When standard input pauses for so long, the lines so far are spoken, however they end."""
+"""Seconds. When standard input pauses for so long, the lines so far are spoken, even if a sentence
+is not complete."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class _OneLineParser(argparse.ArgumentParser):
-    """Says what is wrong in one line, as all of this command's errors do."""
+    """Reports an error in one line, as all commands do."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
@@ -93,7 +94,7 @@ def _add_server_command(
 ) -> None:
     serve = commands.add_parser("serve", help="one engine for many agents, over websocket and HTTP")
     serve.set_defaults(run=_serve)
-    if "serve" in argv:  # its options live with the server, which other commands need not load
+    if "serve" in argv:  # other commands do not load the server's options
         from orpheus_plugin.cli.serve import add_arguments, read_environment
 
         add_engine_arguments(serve)
@@ -108,13 +109,13 @@ def _say(args: argparse.Namespace) -> int:
     if args.text == "-" and sys.stdin is None:
         raise InvalidOptions("standard input is closed; give the text as an argument")
     options = SpeechOptions(voice=args.voice, seed=args.seed, temperature=args.temperature)
-    # A file has no listener to stay close to.
+    # A file has no listener, so generation need not wait for one.
     engine = LocalEngine(engine_config(args, ahead_s=None if args.out else 20.0))
     engine.check_voice(options.voice)
     sink: Sink = WavFile(args.out) if args.out else SoundCard()
     with contextlib.closing(sink):
         stats = asyncio.run(_speak(engine, options, args.text, sink, show_words=args.words))
-        sink.write(b"")  # nothing spoken is an empty file, a failure none
+        sink.write(b"")  # text without speech gives an empty file, a failure gives none
     if stats.audio_s == 0:
         print("orpheus-tts: there is nothing to speak in this text", file=sys.stderr)
         return 0
@@ -164,8 +165,8 @@ async def _feed(turn: Turn, text: str) -> None:
 
 
 async def _next_line(turn: Turn) -> str:
-    """The next line of standard input, "" at its end. While none comes, what is there already is
-    spoken."""
+    """The next line of standard input, "" at its end. If none comes for a while, the earlier lines
+    are spoken."""
     reading: asyncio.Task[str] = asyncio.create_task(asyncio.to_thread(sys.stdin.readline))
     await asyncio.wait({reading}, timeout=TYPING_PAUSE_S)
     if not reading.done():

@@ -10,7 +10,7 @@ from orpheus_plugin.tokens.vllm.options import VllmOptions
 
 
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that say which model runs where."""
+    """The options for the model and the device."""
     parser.add_argument(
         "--model", default="auto", help="name, hub repository or directory (default: auto)"
     )
@@ -65,5 +65,5 @@ def engine_config(args: argparse.Namespace, *, ahead_s: float | None = 20.0) -> 
 
 
 def vllm_options(args: argparse.Namespace) -> VllmOptions | None:
-    """None unless something of vLLM was asked for: another token engine takes no such options."""
+    """None unless an option of vLLM was given: other token engines take no such options."""
     return None if args.sampler == "auto" else VllmOptions(sampler=args.sampler)

@@ -1,5 +1,4 @@
-"""Where `orpheus-tts say` puts its audio: a WAV file that is valid at every moment, or the sound
-card."""
+"""The output of `orpheus-tts say`: a WAV file that is valid at every moment, or the sound card."""
 
 from __future__ import annotations
 
@@ -19,10 +18,11 @@ class Sink(Protocol):
 
 
 class WavFile:
-    """Writes a WAV file as audio comes; its header is kept true, so a broken-off file still plays.
+    """Writes a WAV file as audio comes. Its header is updated with each write, so an unfinished
+    file plays.
 
-    A path that cannot be written is refused at once; a file that is there already stays as it is
-    until there is audio.
+    A path that cannot be written is refused at once. An existing file stays unchanged until there
+    is audio.
     """
 
     def __init__(self, path: Path) -> None:
@@ -40,7 +40,7 @@ class WavFile:
         self._file.writeframes(pcm)
 
     def _begin(self) -> wave.Wave_write:
-        if self._path.is_file():  # and no pipe or device
+        if self._path.is_file():  # not a pipe or device
             self._raw.truncate(0)
         file = wave.open(self._raw, "wb")  # noqa: SIM115 - closed by close()
         file.setnchannels(1)
@@ -57,8 +57,7 @@ class WavFile:
 
 
 class SoundCard:
-    """Plays on the default output. Raises OrpheusError where there is none, saying what to do
-    instead."""
+    """Plays on the default output. Raises OrpheusError with an alternative if there is none."""
 
     def __init__(self) -> None:
         try:

@@ -22,7 +22,7 @@ _YES, _NO = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `orpheus-tts serve`, those of the model excepted."""
+    """The options of `orpheus-tts serve`, except those of the model."""
     limits = Limits()
     place = parser.add_argument_group("where to listen")
     place.add_argument("--host", default="127.0.0.1", help="address (default: %(default)s)")
@@ -146,9 +146,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def read_environment(
     parser: argparse.ArgumentParser, environment: Mapping[str, str] = os.environ
 ) -> None:
-    """Make ORPHEUS_MAX_TURNS the default of --max-turns, and so on; lists are separated by commas.
+    """Make ORPHEUS_MAX_TURNS the default of --max-turns, and so on. Commas separate the items of
+    lists.
 
-    Ends the process, as a wrong option does, where a value does not fit.
+    Ends the process, as a wrong option does, if a value does not fit.
     """
     for action in parser._actions:
         names = [option for option in action.option_strings if option.startswith("--")]
@@ -182,7 +183,7 @@ def _value(action: argparse.Action, text: str) -> object:
 
 
 def server_config(args: argparse.Namespace) -> ServerConfig:
-    """What the options of `add_arguments` and `add_engine_arguments` describe. Raises
+    """The configuration that the options of `add_arguments` and `add_engine_arguments` give. Raises
     InvalidOptions."""
     return ServerConfig(
         engine=replace(
@@ -236,8 +237,8 @@ def _key(args: argparse.Namespace) -> str | None:
 
 
 def configure(*arguments: str) -> ServerConfig:
-    """The server of `orpheus-tts serve ARGUMENTS`, with what the environment says: for programs
-    that run one themselves."""
+    """The configuration of `orpheus-tts serve ARGUMENTS` in this environment, for programs that run
+    a server themselves."""
     parser = argparse.ArgumentParser(prog="orpheus-tts serve")
     add_engine_arguments(parser)
     add_arguments(parser)
@@ -246,7 +247,7 @@ def configure(*arguments: str) -> ServerConfig:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until told to end; the exit code."""
+    """Serve until asked to end; the exit code."""
     from orpheus_plugin.server.process import serve
 
     return serve(server_config(args))

@@ -121,9 +121,8 @@ class ChunkPolicy:
                 ready.append((stream.deadline(), n, stream))
         if not ready:
             return None
-        ready.sort(
-            key=lambda entry: entry[0]
-        )  # streams of equal deadline in the order in which they were opened
+        # Streams of equal deadline stay in the order in which they were opened.
+        ready.sort(key=lambda entry: entry[0])
         n = ready[0][1]
         return [stream for _, own, stream in ready if own == n][: self._lanes(n)], n
 

@@ -105,9 +105,8 @@ class LocalEngine:
         async def running() -> EngineParts:
             return parts
 
-        prebuffer = (
-            Prebuffer()
-        )  # several turns at once on a busy machine would teach the engine's wrongly
+        # Not the engine's: several turns at once on a busy machine would teach it wrong values.
+        prebuffer = Prebuffer()
 
         def open_turn() -> Turn:
             scheduler = self._scheduler(

@@ -24,14 +24,15 @@ TTS = OrpheusTTS
 
 
 class OrpheusPlugin(Plugin):
-    """Known to LiveKit's worker: preloaded into job processes, and asked by `download-files`."""
+    """Registered with LiveKit's worker: preloaded into job processes, and used by
+    `download-files`."""
 
     def __init__(self) -> None:
         super().__init__(__name__, __version__, __name__, logger)
 
     def download_files(self) -> None:
-        """Fetch the model this machine's server would use. Nothing is needed where the server is
-        another machine's."""
+        """Fetch the model that this machine's server would use. Not needed for a server on another
+        machine."""
         if os.environ.get("ORPHEUS_URL"):
             return
         from orpheus_plugin import models
@@ -40,7 +41,8 @@ class OrpheusPlugin(Plugin):
 
 
 if threading.current_thread() is threading.main_thread():
-    # LiveKit refuses registration elsewhere; a job thread that imports this late needs none.
+    # LiveKit refuses registration on other threads; a job thread that imports this late does not
+    # need it.
     Plugin.register_plugin(OrpheusPlugin())
 
 keep_out_of_transcripts(ORPHEUS_SOUNDS)

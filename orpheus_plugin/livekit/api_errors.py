@@ -1,5 +1,4 @@
-"""This package's errors, as LiveKit Agents knows errors: it retries, falls back or gives up by
-their kind."""
+"""This package's errors as LiveKit's: by their kind it retries, falls back or gives up."""
 
 from __future__ import annotations
 
@@ -11,8 +10,8 @@ _ABOUT_ONE_TURN = {"text_too_long", "at_capacity", "generation_failed", "timed_o
 
 
 def to_api_error(error: Exception, *, request_id: str = "") -> APIError:
-    """The APIError that stands for `error`. Raise it `from None`: a cause may hold headers or
-    addresses with keys.
+    """The APIError for `error`. Raise it `from None`: a cause may contain headers or addresses with
+    keys.
 
     An APIStatusError's `body` is `{"code": ...}` with the stable code of the original error.
     """
@@ -21,7 +20,7 @@ def to_api_error(error: Exception, *, request_id: str = "") -> APIError:
     if isinstance(error, TimeoutError):
         return APITimeoutError("the speech engine did not answer in time")
     if isinstance(error, OrpheusError) and error.kind is ErrorKind.CONNECTION:
-        # Where there is another TTS, LiveKit should come to it at once.
+        # LiveKit should use another TTS at once, if there is one.
         reached = not (isinstance(error, ConnectionFailed) and error.never_reached)
         return APIConnectionError(
             without_login(error.message), retryable=error.retryable and reached
@@ -38,6 +37,6 @@ def to_api_error(error: Exception, *, request_id: str = "") -> APIError:
 
 
 def is_about_one_turn(error: Exception) -> bool:
-    """Whether the next turn may well succeed, so that the session has no reason to end."""
+    """Whether the next turn may succeed, so that the session need not end."""
     body = getattr(error, "body", None)
     return isinstance(body, dict) and body.get("code") in _ABOUT_ONE_TURN

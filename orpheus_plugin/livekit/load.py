@@ -1,5 +1,4 @@
-"""A worker's load: LiveKit sends new calls to workers where there is still a place for their
-speech."""
+"""A worker's load: LiveKit sends new calls to workers that have a place for their speech."""
 
 from __future__ import annotations
 
@@ -20,27 +19,26 @@ from orpheus_plugin.remote.resolve import LOCAL, resolve
 from orpheus_plugin.turn import EngineHealth, SpeechEngine
 
 SAMPLES = 5
-"""The load is the mean of so many looks; LiveKit looks every half a second. Turns come and go
-faster than calls."""
+"""The load is the mean of so many samples, because turns come and go faster than calls. LiveKit
+takes one every half a second."""
 
 ALL_PLACES = 0.65
 """The load while all places of the speech server are taken and no turn waits. LiveKit's threshold
-is 0.7: only a line makes a worker full."""
+is 0.7: a worker is full only if turns wait."""
 
 LINE = 0.25
-"""With so many turns in line for each place there is, the load is 1.0."""
+"""With so many waiting turns for each place, the load is 1.0."""
 
 
 class SpeechLoad:
     """For `AgentServer(load_fnc=...)`: the busier of the speech server and this machine's
     processor, from 0 to 1.
 
-    LiveKit's own measure sees only the processor, and so goes on sending calls to a GPU that is
-    full. This one is 1.0 while the speech server is not there or not ready: a call taken now would
-    not be spoken to. Its first call begins to connect, and so starts this machine's server where
-    that is the one to use.
+    LiveKit's own measure is the processor's load, so it sends calls to a GPU that is full. This one
+    is 1.0 while the speech server is missing or not ready: a call taken now would get no speech.
+    Its first call begins to connect, which starts this machine's server if that is the one to use.
 
-    The processor's time that this machine's speech servers take does not count: their places do.
+    Processor time of this machine's speech servers does not count, because their places do.
     """
 
     def __init__(self, engine: SpeechEngine) -> None:
@@ -54,8 +52,7 @@ class SpeechLoad:
         main thread.
 
         Call it before `cli.run_app`, so that the worker joins when it can speak. An error is
-        logged: the worker then joins with a load of 1.0, and takes calls as soon as the server is
-        there.
+        logged: the worker then joins with a load of 1.0, and takes calls when the server is there.
         """
         self._begun = True
         try:
@@ -64,7 +61,7 @@ class SpeechLoad:
             logger.error("the speech engine is not ready: %s", without_login(error.message))
 
     def __call__(self, worker: AgentServer) -> float:
-        """Takes half a second: LiveKit calls it on a thread."""
+        """Takes half a second; LiveKit calls it on a thread."""
         if not self._begun:
             threading.Thread(target=self.warm, name="orpheus-warm", daemon=True).start()
         self._processor.append(_processor_load())

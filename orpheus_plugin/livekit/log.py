@@ -1,5 +1,5 @@
-"""The plugin's logger. What a caller or the agent said never goes into a message, only into `extra`
-under `lk.pii.*`."""
+"""The plugin's logger. Words of a caller or the agent are never in a message, only in `extra` under
+`lk.pii.*`."""
 
 import logging
 

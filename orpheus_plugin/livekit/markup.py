@@ -1,5 +1,5 @@
-"""Emotion tags: the expressive dialect LiveKit teaches the language model, and keeping tags out of
-transcripts."""
+"""Emotion tags: the markup that LiveKit teaches the language model, and transcripts without
+tags."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _NATIVE = re.compile(rf"<({'|'.join(ORPHEUS_SOUNDS)})\s*/?>", re.IGNORECASE)
 
 
 class OrpheusMarkup(tts.TTS.Markup):
-    """Teaches the language model `<expr type="sound" label="laugh"/>` and lowers it to Orpheus'
+    """Teaches the language model `<expr type="sound" label="laugh"/>` and converts it to Orpheus'
     `<laugh>`."""
 
     def _provider_key(self) -> str:
@@ -57,7 +57,7 @@ class OrpheusMarkup(tts.TTS.Markup):
 
     @property
     def sounds(self) -> tuple[str, ...]:
-        """The sounds the model behind this TTS can make, as far as it is known."""
+        """The sounds of this TTS's model, as far as they are known."""
         own = getattr(self._tts, "sounds", None)
         return ORPHEUS_SOUNDS if own is None else tuple(own)
 
@@ -93,7 +93,7 @@ class OrpheusMarkup(tts.TTS.Markup):
         )
 
     def normalize(self, text: str) -> str:
-        """Close markers and tags that a model left open: an open one would hold back all text after
+        """Close markers and tags that a model left open: an open one would delay all text after
         it."""
         text = _UNCLOSED.sub(r"<expr\1/>", text)
         return _NATIVE.sub(r"<\1/>", text)
@@ -125,11 +125,12 @@ def _allowed(sounds: Iterable[str], steering: SpeechSteeringOptions | None) -> l
 
 
 def keep_out_of_transcripts(tags: Iterable[str]) -> None:
-    """Have LiveKit's transcript sinks remove these tags, as they do with those of the providers
-    they know.
+    """Make LiveKit's transcript sinks remove these tags, as they do with the tags of known
+    providers.
 
     They know laugh, chuckle, sigh, cough and gasp; without this, `<sniffle>`, `<groan>` and
-    `<yawn>` show in captions. A LiveKit version that keeps its table elsewhere goes on as before.
+    `<yawn>` are shown in captions. With a LiveKit version that keeps its table elsewhere it does
+    nothing.
     """
     from livekit.agents.tts import _provider_format
 

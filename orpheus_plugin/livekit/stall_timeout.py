@@ -1,4 +1,4 @@
-"""How long to wait for speech that is due. The time the language model takes does not count."""
+"""How long to wait for speech that is due. The language model's time does not count."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class StallTimeout:
         self._from(self._now())
 
     def connected(self) -> None:
-        """From here on only text starts the clock."""
+        """From now on only text starts the timeout."""
         self._limit.reschedule(None)
 
     def speakable(self) -> None:

@@ -1,4 +1,4 @@
-"""The two streams LiveKit Agents knows. Each attempt of either is one Reply of the engine."""
+"""The two kinds of streams of LiveKit Agents. Each attempt of a stream is one Reply."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ FLUSH = _Flush.FLUSH
 Pieces = AsyncGenerator[str | _Flush, None]
 
 _LOOKED_AT = 300
-"""Characters in which the first utterance surely ends."""
+"""Characters within which the first utterance certainly ends."""
 
 
 @dataclass(frozen=True, slots=True)
 class Speaker:
-    """What a stream has of the TTS that made it.
+    """What a stream needs of its TTS.
 
     Attributes:
-        engine: speaks.
-        options: of its turns.
-        sentences: LiveKit's own cutting of the text, where the application asked for it.
-        abandon: has the engine drop a turn, without waiting for it.
+        engine: opens its turns.
+        options: gives the options of its turns.
+        sentences: LiveKit's own cutting of the text, if the application asked for it.
+        abandon: makes the engine drop a turn, without waiting for it.
     """
 
     engine: SpeechEngine
@@ -121,8 +121,7 @@ class OrpheusChunkedStream(tts.ChunkedStream):
 
 
 class _Attempt:
-    """One try at speaking a segment. What it knows begins and ends with it, so that a retry starts
-    clean."""
+    """One attempt to speak a segment. Its state is its own, so that a retry starts clean."""
 
     def __init__(
         self,
@@ -164,8 +163,7 @@ class _Attempt:
             raise to_api_error(error, request_id=self._reply.id or "") from None
 
     async def _connect(self, due: StallTimeout) -> None:
-        """A try that is cancelled leaves the engine connecting, or loading, for whoever asks
-        next."""
+        """If the attempt is cancelled, the engine still connects, or loads, for the next one."""
         due.connecting()
         engine = self._speaker.engine
         reused, began = engine.health().ready, time.perf_counter()
@@ -252,8 +250,8 @@ class _Attempt:
 
 
 async def _first_words(pieces: Pieces) -> str | None:
-    """The text up to its first word, or None if none comes: a turn is opened only when there is
-    something to say."""
+    """The text up to its first word, or None if none comes: a turn is opened only for text that can
+    be spoken."""
     blank = ""
     async for piece in pieces:
         if piece is FLUSH:
@@ -265,6 +263,6 @@ async def _first_words(pieces: Pieces) -> str | None:
 
 
 def _timed(word: Word) -> TimedString:
-    """With the space that separates it from the next word: transcripts are these strings joined."""
+    """A word with the space after it: transcripts are these strings joined."""
     text = word.text + " " if word.space_after else word.text
     return TimedString(text, start_time=word.start_s, end_time=word.end_s)

@@ -1,4 +1,4 @@
-"""`OrpheusTTS`: what an AgentSession is given."""
+"""`OrpheusTTS`: the TTS of an AgentSession."""
 
 from __future__ import annotations
 
@@ -23,46 +23,45 @@ from orpheus_plugin.turn import SAMPLE_RATE, SpeechEngine, SpeechOptions, Turn
 class OrpheusTTS(tts.TTS[Any]):
     """Orpheus speech in a LiveKit agent: `AgentSession(tts=OrpheusTTS())`.
 
-    The model lives outside the job processes, in one server a GPU, and every job holds a thin
-    connection to it. Which server: `url`, else the environment variable ORPHEUS_URL, else the one
-    already running on this machine, else one is started. In console mode, with the THREAD executor
-    and in scripts, `url="in-process"` speaks without a server.
+    The model runs outside the job processes, in one server per GPU, and every job has a thin
+    connection to it. The server is `url`, else the environment variable ORPHEUS_URL, else the one
+    that runs on this machine, else one is started. In console mode, with the THREAD executor and in
+    scripts, `url="in-process"` speaks without a server.
 
     Args:
-        voice: a voice of the model, None for its first. Checked here where the engine is given,
-            else in `connect()`, and whenever `update_options` is called on a connected instance.
-        temperature, top_p, repetition_penalty, seed: of the sampling; None leaves it to the model.
-        trim_leading_silence: drop the near-silence Orpheus starts with.
+        voice: a voice of the model, None for its first. Checked here if `engine` is given, else in
+            `connect()`, and in `update_options` when connected.
+        temperature, top_p, repetition_penalty, seed: sampling parameters; None is the model's
+            default.
+        trim_leading_silence: drop the near-silence that Orpheus starts with.
         spell_numbers: write out numbers, money, dates and the like before the model reads them;
-            None is as the engine is set.
-        pronunciations: written word -> how it is spoken: {"Nguyen": "win"}. Transcripts keep what
-            was written.
-        engine: speak with this engine; whoever made it closes it.
+            None is the engine's setting.
+        pronunciations: written word -> how it is spoken: {"Nguyen": "win"}. Transcripts keep the
+            written form.
+        engine: speak with this engine; its owner closes it.
         url: of an Orpheus server, `http://`, `https://`, `ws://` or `wss://`; "local" is this
-            machine's server, which is started where none runs; "in-process" is an engine in this
+            machine's server, which is started if none runs; "in-process" is an engine in this
             process. By default ORPHEUS_URL, else "local".
         api_key: the server's key; by default the environment variable ORPHEUS_API_KEY.
-        model: which model this machine's server, or the engine of this process, speaks with, by
-            name, hub repository or directory; None takes a server with any, and starts one with
-            Orpheus 3B where there is CUDA, else with the small bundled voice.
+        model: name, hub repository or directory of the model of this machine's server, or of the
+            engine in this process. None accepts a server with any model, and starts one with
+            Orpheus 3B if there is CUDA, else with the small bundled voice.
         device: "auto", "cpu", "cuda" or "cuda:N", like `model`.
         resume_within_s: a reply that loses its server in mid-speech goes on with its next word at
-            the server that is reached within so many seconds; 0: it ends there. By default 5, and
-            20 for this machine's, which is started again.
+            the server that is reached within so many seconds. With 0 it ends there. By default 5,
+            and 20 for this machine's server, which is started again.
         tokenizer: cuts the text into sentences in place of Orpheus' own cutting, which is made for
             an early first sound.
-        text_pacing: hold text back while enough audio is ahead of the listener: less work wasted on
-            interruptions, at the price of LiveKit's sentence tokenizer before the first sound. A
+        text_pacing: hold text back while the listener has enough audio: less work is wasted on
+            interruptions, but the first sound waits for LiveKit's sentence tokenizer. A
             SentenceStreamPacer sets its figures.
         expressive: let `AgentSession(expressive=True)` teach the language model to laugh and sigh.
-            LiveKit then hands over whole sentences, one after another, instead of streaming text:
-            speech begins later.
+            LiveKit then passes whole sentences instead of streaming text: speech begins later.
 
     Raises:
         UnknownVoice, InvalidOptions: both are ValueErrors.
-        ModelNotFound: "in-process", and the model is not on this machine.
-        ValueError: `url` is no address, or it is given with `engine`, or an address with `model` or
-            `device`.
+        ModelNotFound: "in-process" is used and the model is not on this machine.
+        ValueError: `url` is no address, or it is given with `engine`, `model` or `device`.
     """
 
     Markup = OrpheusMarkup
@@ -123,7 +122,7 @@ class OrpheusTTS(tts.TTS[Any]):
         self._streams = weakref.WeakSet[tts.SynthesizeStream | tts.ChunkedStream]()
         self._abandoned: set[asyncio.Task[None]] = set()
         self._check_voice(voice)
-        # Sessions do not close their TTS. One that was made in a job is the job's.
+        # Sessions do not close their TTS. The job closes one that was made in it.
         job = get_job_context(required=False)
         if job is not None:
             job.add_shutdown_callback(self.aclose)
@@ -142,7 +141,7 @@ class OrpheusTTS(tts.TTS[Any]):
     def stream(
         self, *, conn_options: APIConnectOptions = DEFAULT_API_CONNECT_OPTIONS
     ) -> OrpheusSynthesizeStream:
-        """Speech of one agent turn, begun with its first clause while later text is still
+        """Speech of one agent turn. It begins with the first clause while later text is still
         coming."""
         stream = OrpheusSynthesizeStream(
             tts=self, conn_options=conn_options, speaker=self._speaker()
@@ -172,12 +171,12 @@ class OrpheusTTS(tts.TTS[Any]):
         try:
             await self._engine.start()
         except Exception as error:
-            # Its text may hold an address with a key in it. The first turn tries again and reports.
+            # Its text may contain an address with a key. The first turn tries again and reports it.
             logger.warning("the speech engine is not there yet: %s", type(error).__name__)
 
     async def connect(self) -> None:
-        """Connect now and check the voice: a wrong voice or address shows at the start of a job,
-        not in its first turn.
+        """Connect now and check the voice, so that a wrong voice or address fails at the start of a
+        job, not in its first turn.
 
         Raises:
             UnknownVoice: the model has no such voice.
@@ -198,9 +197,9 @@ class OrpheusTTS(tts.TTS[Any]):
         spell_numbers: NotGivenOr[bool | None] = NOT_GIVEN,
         pronunciations: NotGivenOr[Mapping[str, str] | None] = NOT_GIVEN,
     ) -> None:
-        """Change what is given, from the next turn on. None goes back to the model's default.
+        """Change the given options, from the next turn on. None is the model's default.
 
-        Raises UnknownVoice or InvalidOptions, both ValueErrors, and then nothing has changed.
+        Raises UnknownVoice or InvalidOptions, both ValueErrors; nothing has changed then.
         """
         changes: dict[str, Any] = {
             name: value
@@ -224,8 +223,8 @@ class OrpheusTTS(tts.TTS[Any]):
         return self
 
     async def aclose(self) -> None:
-        """Stop all speech and disconnect. One made in a job is closed when the job ends; an engine
-        given stays open."""
+        """Stop all speech and disconnect. A TTS made in a job is closed when the job ends; a given
+        engine stays open."""
         for stream in list(self._streams):
             await stream.aclose()
         self._streams.clear()
@@ -246,7 +245,7 @@ class OrpheusTTS(tts.TTS[Any]):
 
     @property
     def voices(self) -> tuple[str, ...]:
-        """The model's voices, the default first; empty before the connection is there."""
+        """The model's voices, the default first; empty before it is connected."""
         return self._engine.voices
 
     @property
@@ -256,7 +255,7 @@ class OrpheusTTS(tts.TTS[Any]):
 
     @property
     def engine(self) -> SpeechEngine:
-        """What speaks: health, voices, load."""
+        """The engine: for health, voices, load."""
         return self._engine
 
     # ---- for the streams
@@ -272,7 +271,7 @@ class OrpheusTTS(tts.TTS[Any]):
         return self._pacer.wrap(sentences, emitter) if self._pacer is not None else sentences
 
     def _abandon(self, turn: Turn) -> None:
-        """Have the engine drop a turn, without waiting for it."""
+        """Make the engine drop a turn, without waiting for it."""
         cancelling = asyncio.create_task(turn.cancel(), name="orpheus-cancel")
         self._abandoned.add(cancelling)
         cancelling.add_done_callback(self._abandoned.discard)

@@ -1,4 +1,4 @@
-"""The models that have names: where they are kept, whom they can speak as, and under which license.
+"""The known models: their repositories, voices, languages, tags and licenses.
 
 Facts: canopylabs' model cards and README, and the multilingual table of
 canopylabs.ai/releases/orpheus_can_speak_any_language.
@@ -13,9 +13,8 @@ from orpheus_plugin.sampling import SamplingParams
 SNAC_24KHZ = "hubertsiuzdak/snac_24khz"
 
 _LLAMA_LICENCE = (
-    "Llama 3 Community License for the weights, say their authors (the model cards say"
-    " Apache-2.0); "
-    "SNAC codec: MIT"
+    "Llama 3 Community License for the weights, say their authors (the model cards say Apache-2.0);"
+    " SNAC codec: MIT"
 )
 
 
@@ -30,11 +29,11 @@ class ModelSpec:
         voices: the first is the default; empty when unknown, then any voice is accepted.
         languages: ISO 639-1 codes.
         tags: emotion tags the model was trained on, without their angle brackets.
-        license: of the weights, in words.
+        license: of the weights, as text.
         sampling: the defaults of this model.
-        codec_repo: hub repository of its SNAC codec, used where the model does not bring its own.
+        codec_repo: hub repository of its SNAC codec, for a model that does not bring its own.
         spell_numbers: whether numbers must be written out in words before the model sees them.
-        max_utterance_chars: longest utterance it speaks well; None where the default will do.
+        max_utterance_chars: longest utterance it speaks well; None is the default.
     """
 
     name: str
@@ -42,7 +41,7 @@ class ModelSpec:
     voices: tuple[str, ...] = ()
     languages: tuple[str, ...] = ("en",)
     tags: tuple[str, ...] = ()
-    license: str = "unknown: ask whoever made the model"
+    license: str = "unknown: ask the authors of the model"
     sampling: SamplingParams = SamplingParams()  # noqa: RUF009 - frozen
     codec_repo: str = SNAC_24KHZ
     spell_numbers: bool = False

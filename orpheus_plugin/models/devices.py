@@ -1,5 +1,5 @@
-"""Which hardware and which optional engines this process has, asked without loading more than
-needed."""
+"""Which hardware and which optional engines this process has, found out without loading more than
+is needed."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ logger = logging.getLogger(__name__)
 
 
 _GPU_NODES = ("/dev/nvidiactl", "/dev/nvgpu", "/dev/nvhost-gpu", "/dev/dxg", "/dev/kfd")
-"""Where a driver shows that torch could find a GPU: NVIDIA's, on Tegra, in WSL, AMD's."""
+"""Files of a driver with which torch could find a GPU: NVIDIA's, on Tegra, in WSL, AMD's."""
 
 _INSTALL = "pip install 'orpheus_plugin[gpu]'"
 
 
 def may_have_gpu() -> bool:
-    """Whether a driver of a GPU is here. Costs microseconds, where asking torch costs seconds."""
+    """Whether there is a GPU driver. Costs microseconds; asking torch costs seconds."""
     return os.name == "nt" or any(Path(node).exists() for node in _GPU_NODES)
 
 
@@ -32,7 +32,7 @@ def torch_installed() -> bool:
 
 
 def cuda_available() -> bool:
-    """Whether torch is installed and sees a GPU. Imports it only where there may be one."""
+    """Whether torch is installed and sees a GPU. Imports torch only if there may be one."""
     if not (may_have_gpu() and torch_installed()):
         return False
     import torch
@@ -46,7 +46,7 @@ def nvidia_driver() -> bool:
 
 @functools.cache
 def tell_of_unused_gpu() -> None:
-    """One line, once, where there is an NVIDIA GPU and nothing to use it with."""
+    """Log one line, once, if there is an NVIDIA GPU and nothing to use it with."""
     if nvidia_driver() and not torch_installed():
         logger.warning("An NVIDIA GPU is here but torch is not, so the CPU speaks: %s", _INSTALL)
 
@@ -89,13 +89,13 @@ def compiler_missing(device: str) -> str | None:
 
 
 def compute_alone() -> None:
-    """Have torch's CPU operations run on the calling thread and no other. For each thread that runs
+    """Run torch's CPU operations on the calling thread only. To be called on each thread that runs
     a model.
 
-    torch keeps one figure for the process, but OpenMP one for each thread, which adopts torch's
-    only in some operations. Codec and token engine run at the same time, and several turns already
-    fill a core: two threads on two cores took 1.0 to 1.6 times as long for a frame of the codec;
-    beside other work 2.2 times for one stream, though 0.7 times for eight of full size.
+    torch has one number of threads for the process, but OpenMP has one for each thread and adopts
+    torch's only in some operations. Codec and token engine run at the same time, and several turns
+    fill a core: with two threads on two cores a frame of the codec took 1.0 to 1.6 times as long;
+    beside other work 2.2 times for one stream, and 0.7 times for eight of full size.
     """
     import torch
 

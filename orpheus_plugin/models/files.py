@@ -1,4 +1,4 @@
-"""Which Orpheus models there are, and where their files lie.
+"""Which Orpheus models there are, and where their files are.
 
 Nothing here loads torch, and only `download` uses the network.
 """
@@ -67,8 +67,7 @@ class ModelFiles:
 
 
 def known_models() -> dict[str, ModelSpec]:
-    """Every model that has a name here, by name. `mini` is among them when this installation
-    carries its files."""
+    """The known models by name. `mini` is among them if this installation has its files."""
     models = dict(CATALOG)
     if _lacks_lm(_MINI_DIR) is None:
         models["mini"] = _described_by_files(ModelSpec(name="mini"), _MINI_DIR)
@@ -79,7 +78,8 @@ def choose(name: str = "auto", *, device: str = "auto") -> str:
     """The model to use: `name` itself, or for "auto" `orpheus-3b` on a CUDA device and the bundled
     `mini` elsewhere.
 
-    `device` "auto" asks whether there is a CUDA device; without torch there is none.
+    With `device` "auto" it is found out whether there is a CUDA device; without torch there is
+    none.
     """
     if name != "auto":
         return name
@@ -98,11 +98,10 @@ def find(
     cache_dir: str | Path | None = None,
     say: Callable[[str], object] = logger.warning,
 ) -> ModelFiles:
-    """The files to speak with: those of the model that is chosen. Reads the local hub cache, never
-    the network.
+    """The files of the model that `choose` gives. Reads the local hub cache, never the network.
 
-    Where "auto" chooses Orpheus 3B and it is not on this machine, the bundled voice speaks, and one
-    line through `say` tells how to get Orpheus. Raises as `locate` does.
+    If "auto" chooses Orpheus 3B and it is not on this machine, these are the bundled voice's files,
+    and `say` gets one line with the command that fetches Orpheus. Raises as `locate` does.
     """
     chosen = choose(name, device=device)
     try:
@@ -115,7 +114,7 @@ def find(
 
 
 def check_voice(spec: ModelSpec, voice: str | None, *, strict: bool = False) -> str:
-    """The voice to prompt with (`voices.pick_voice`); "" where the prompt carries no voice. Raises
+    """The voice for the prompt (`voices.pick_voice`); "" for a prompt without a voice. Raises
     UnknownVoice."""
     return pick_voice(spec.voices, voice, model=spec.name, strict=strict) or ""
 
@@ -131,15 +130,16 @@ def locate(
 
     Args:
         name_or_path: a name of `known_models`, a hub repository (`owner/name`), or a directory laid
-            out like a repository's snapshot. A directory may hold its codec in `snac/` and describe
-            itself in a block "orpheus" of its config.json (voices, languages, tags, license,
+            out like a repository's snapshot. A directory may have its codec in `snac/` and a
+            description in a block "orpheus" of its config.json (voices, languages, tags, license,
             spell_numbers).
         codec: directory of the SNAC codec; by default the model's own, else SNAC 24 kHz from the
             hub cache.
         revision: branch, tag or commit of the hub repository; by default `main`.
         cache_dir: the hub cache, by default where huggingface_hub keeps it.
 
-    Raises ModelNotFound, saying what to run; BadCheckpoint for a directory that cannot be a model.
+    Raises ModelNotFound with the command that fetches it; BadCheckpoint for a directory that is not
+    a model.
     """
     text = str(name_or_path)
     folder = Path(name_or_path).expanduser()
@@ -150,12 +150,12 @@ def locate(
         if folder.is_dir():
             missing = _lacks_lm(folder)
             if missing is not None:
-                raise BadCheckpoint(f"{folder} is no Orpheus model: {missing}")
+                raise BadCheckpoint(f"{folder} is not an Orpheus model: {missing}")
             spec = _described_by_files(ModelSpec(name=folder.resolve().name), folder)
             return ModelFiles(spec, folder, _find_codec(spec, folder, codec, text, cache_dir))
         if not looks_like_repo(text):
             if text == "mini":
-                raise ModelNotFound("this installation does not carry the bundled model 'mini'")
+                raise ModelNotFound("this installation does not contain the bundled model 'mini'")
             raise ModelNotFound(
                 f"no model {text!r}: neither a directory nor one of {', '.join(known_models())}"
             )
@@ -180,23 +180,22 @@ def download(
     cache_dir: str | Path | None = None,
     snapshot: Snapshot | None = None,
 ) -> ModelFiles:
-    """Fetch a model and its codec into the hub cache (only the files that are needed) and return
-    where they are.
+    """Fetch a model and its codec into the hub cache (only the needed files) and return where they
+    are.
 
-    Where the official repository refuses (it asks for an account and an accepted license), its open
-    mirrors are tried. A token is taken from the environment (`HF_TOKEN`) or from `hf auth login`,
-    as ever with huggingface_hub.
+    If the official repository refuses (it asks for an account and an accepted license), its open
+    mirrors are tried. A token is taken from the environment (`HF_TOKEN`) or from `hf auth login`.
 
     Args:
-        name: a name of `known_models` or a hub repository. What is on this machine, a directory
-            too, is not fetched.
+        name: a name of `known_models` or a hub repository. Files on this machine, also a
+            directory's, are not fetched.
         revision: of the model's official repository, by default `main`. Mirrors are always read at
             `main`.
         progress: whether to show progress bars.
         cache_dir: the hub cache, by default where huggingface_hub keeps it.
         snapshot: replaces `huggingface_hub.snapshot_download`.
 
-    Raises ModelNotFound when no source gave the files, saying why each did not.
+    Raises ModelNotFound if no source gave the files, with the reason of each source.
     """
     spec = _spec_of(name)
     if spec is None:
@@ -249,22 +248,24 @@ def _spec_of(name: str) -> ModelSpec | None:
 
 
 def _unknown(spec: ModelSpec) -> bool:
-    """Whether all that is known of the model is its repository."""
+    """Whether nothing is known of the model but its repository."""
     return spec.name in spec.repo_ids and not spec.voices
 
 
 def _described_by_files(spec: ModelSpec, folder: Path) -> ModelSpec:
-    """`spec` with what the "orpheus" block of config.json and generation_config.json say over
-    it."""
+    """`spec` with the values of the "orpheus" block of config.json and of
+    generation_config.json."""
     block = _read_json(folder / "config.json").get("orpheus", {})
     if not isinstance(block, dict):
-        raise BadCheckpoint(f"{folder / 'config.json'}: the block orpheus is no table")
+        raise BadCheckpoint(f"{folder / 'config.json'}: the block orpheus is not an object")
     said: dict[str, Any] = {}
     for key in ("voices", "languages", "tags"):
         if key in block:
             value = block[key]
             if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
-                raise BadCheckpoint(f"{folder / 'config.json'}: orpheus.{key} is no list of names")
+                raise BadCheckpoint(
+                    f"{folder / 'config.json'}: orpheus.{key} is not a list of names"
+                )
             said[key] = tuple(value)
     for key, attribute, kind in (
         ("license", "license", str),
@@ -275,15 +276,15 @@ def _described_by_files(spec: ModelSpec, folder: Path) -> ModelSpec:
         if key in block:
             if type(block[key]) is not kind:
                 raise BadCheckpoint(
-                    f"{folder / 'config.json'}: orpheus.{key} is no {kind.__name__}"
+                    f"{folder / 'config.json'}: orpheus.{key} is not a {kind.__name__}"
                 )
             said[attribute] = block[key]
     return replace(spec, sampling=_sampling_of(folder, spec.sampling), **said)
 
 
 def _sampling_of(folder: Path, default: SamplingParams) -> SamplingParams:
-    """Defaults of generation_config.json over `default`; a value out of range is a bad
-    checkpoint."""
+    """`default` with the values of generation_config.json. Raises BadCheckpoint for a value out of
+    range."""
     path = folder / "generation_config.json"
     if not path.is_file():
         return default
@@ -315,12 +316,12 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise BadCheckpoint(f"{path}: cannot be read: {error}") from error
     if not isinstance(value, dict):
-        raise BadCheckpoint(f"{path}: no table")
+        raise BadCheckpoint(f"{path}: not a JSON object")
     return value
 
 
 def _lacks_lm(folder: Path) -> str | None:
-    """What a directory lacks to be a language model, None if nothing."""
+    """What is missing in a directory for a language model, None if nothing."""
     for name in ("config.json", "tokenizer.json"):
         if not (folder / name).is_file():
             return f"no {name}"
@@ -339,7 +340,7 @@ def _lacks_lm(folder: Path) -> str | None:
 
 
 def _lacks_codec(folder: Path) -> str | None:
-    """What a directory lacks to be a SNAC codec, None if nothing."""
+    """What is missing in a directory for a SNAC codec, None if nothing."""
     if not (folder / "config.json").is_file():
         return "no config.json"
     if any((folder / n).is_file() for n in ("model.safetensors", "pytorch_model.bin")):
@@ -358,7 +359,7 @@ def _find_codec(
         folder = Path(given).expanduser()
         missing = _lacks_codec(folder)
         if missing is not None:
-            raise ModelNotFound(f"{folder} is no SNAC codec: {missing}")
+            raise ModelNotFound(f"{folder} is not a SNAC codec: {missing}")
         return folder
     if _lacks_codec(lm / "snac") is None:
         return lm / "snac"

@@ -24,14 +24,14 @@ def looks_like_repo(text: str) -> bool:
 
 
 def cached(repo: str, revision: str | None, cache_dir: str | Path | None) -> Path | None:
-    """The snapshot directory of a repository in the hub cache, however complete."""
+    """The snapshot directory of a repository in the hub cache; it may be incomplete."""
     try:
         from huggingface_hub import try_to_load_from_cache
     except ImportError:
         return None
     try:
         found = try_to_load_from_cache(repo, "config.json", cache_dir=cache_dir, revision=revision)
-    except ValueError as error:  # not a legal repository name
+    except ValueError as error:  # not a valid repository name
         raise InvalidOptions(str(error)) from error
     return Path(found).parent if isinstance(found, str) else None
 
@@ -55,7 +55,8 @@ def fetch_first(
     cache_dir: str | Path | None,
     lacks: Callable[[Path], str | None],
 ) -> Path:
-    """The first repository that gives all files, or ModelNotFound with each one's refusal."""
+    """The files of the first repository that gives all of them. Raises ModelNotFound with each
+    one's refusal."""
     refusals: list[str] = []
     gated = False
     for place, repo in enumerate(repos):
@@ -69,7 +70,7 @@ def fetch_first(
                 )
             )
         except Exception as error:
-            # The hub's client raises its own errors, its HTTP library's and the system's.
+            # The hub's client raises errors of its own, of its HTTP library and of the system.
             status = getattr(getattr(error, "response", None), "status_code", None)
             gated = gated or status in (401, 403)
             refusals.append(f"{repo}: {_in_one_line(error, status)}")
@@ -78,7 +79,9 @@ def fetch_first(
         missing = lacks(folder)
         if missing is None:
             if gated:
-                logger.warning("%s comes from its open mirror %s%s", what, repo, _advice(repos[0]))
+                logger.warning(
+                    "%s is fetched from its open mirror %s%s", what, repo, _advice(repos[0])
+                )
             return folder
         refusals.append(f"{repo}: incomplete, {missing}")
     advice = _advice(repos[0]) if gated else ""
@@ -102,7 +105,7 @@ def _in_one_line(error: Exception, status: int | None) -> str:
     if isinstance(error, OSError) and error.errno is not None and error.strerror:
         return error.strerror  # such as: No space left on device
     text = " ".join(str(error).split()) or type(error).__name__
-    return f"no connection to the hub, or it is unusable: {text[:160]}"
+    return f"no usable connection to the hub: {text[:160]}"
 
 
 @contextlib.contextmanager

@@ -1,10 +1,9 @@
-"""Which voice speaks: one of the model's own, or its stand-in for a voice of another Orpheus model
-or of another vendor.
+"""Which voice speaks: one of the model's own, or a substitute for a voice of another Orpheus model
+or another vendor.
 
-Programs come with the voices of what they were written for: OpenAI's "alloy", Orpheus 3B's "tara"
-on another model, a file of kyutai's. They speak with the model's default, or with a voice that
-resembles theirs, and one warning says so. A name that nobody knows is a mistake, and an error that
-lists the voices.
+Programs ask for the voices of the service they were written for: OpenAI's "alloy", Orpheus 3B's
+"tara" on another model, a file of kyutai's. They get the model's default or a voice that resembles
+theirs, and one warning. An unknown name is an error that lists the voices.
 
 Names: the API references of OpenAI, Groq and Deepgram; kyutai's tts-voices; hexgrad's Kokoro-82M;
 Qwen3-TTS (2026-11).
@@ -22,7 +21,7 @@ from orpheus_plugin.models.catalog import CATALOG
 logger = logging.getLogger(__name__)
 
 DEFAULT_NAMES = ("", "default", "auto", "none")
-"""What programs send for no voice in particular."""
+"""Names that programs send for the default voice."""
 
 _FEMALE, _MALE = "tara leah jess mia zoe heart", "leo dan zac"
 
@@ -56,8 +55,8 @@ ELSEWHERE: Mapping[str, str] = {
     **dict.fromkeys(("vivian", "serena", "ono_anna", "sohee"), _FEMALE),
     **dict.fromkeys(("uncle_fu", "dylan", "eric", "ryan", "aiden"), _MALE),
 }
-"""Voices of other vendors (names in lower case, or patterns), and the Orpheus voices that resemble
-them most."""
+"""Voices of other vendors (names in lower case, or patterns), and the most similar Orpheus
+voices."""
 
 _warned: set[tuple[str, str]] = set()
 _WARNINGS = 1_000
@@ -69,11 +68,11 @@ def pick_voice(
     """The voice to speak with, spelled as the model knows it.
 
     Args:
-        voices: the model's, the default first; empty where they are not known: then any name
+        voices: the model's, the default first. If it is empty, they are not known and any name
             passes.
-        name: as it was asked for; None is the default.
-        model: as messages name it.
-        strict: take no stand-in for a voice of elsewhere.
+        name: the requested voice; None is the default.
+        model: its name in messages.
+        strict: take no substitute for the voice of another model or vendor.
 
     Returns None for the default of a model that names no voices. Raises UnknownVoice, listing the
     voices.
@@ -95,12 +94,12 @@ def pick_voice(
     chosen = next((known[voice] for voice in alike if voice in known), voices[0])
     if (model, asked) not in _warned and len(_warned) < _WARNINGS:
         _warned.add((model, asked))
-        logger.warning("%s has no voice %r; %r speaks in its place", model, name, chosen)
+        logger.warning("%s has no voice %r; %r is used instead", model, name, chosen)
     return chosen
 
 
 def _alike(asked: str) -> list[str] | None:
-    """Voices that resemble one of elsewhere; None for a name that nobody knows."""
+    """Voices that resemble one of another model or vendor; None for an unknown name."""
     if asked in ELSEWHERE:
         return ELSEWHERE[asked].split()
     if any(asked == voice.casefold() for spec in CATALOG.values() for voice in spec.voices):

@@ -4,6 +4,6 @@ from orpheus_plugin.pipecat.settings import OrpheusTTSSettings
 from orpheus_plugin.pipecat.tts import OrpheusTTS
 
 OrpheusTTSService = OrpheusTTS
-"""The name by Pipecat's convention for services."""
+"""The name that Pipecat's convention for services asks for."""
 
 __all__ = ["OrpheusTTS", "OrpheusTTSService", "OrpheusTTSSettings"]

@@ -1,4 +1,5 @@
-"""What Pipecat is told when speech fails, and when a service that keeps failing is written off."""
+"""The errors that Pipecat gets when speech fails, and when a service that keeps failing becomes
+unusable."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from pipecat.utils.errors import ErrorCategory
 from orpheus_plugin.errors import EngineDied, ErrorKind, OrpheusError
 
 _CATEGORIES = {
-    # A request was wrong once; the service is as healthy as before.
+    # One request was wrong; the service still works.
     ErrorKind.REQUEST: ErrorCategory.APPLICATION,
     ErrorKind.SETUP: ErrorCategory.INVALID_REQUEST,
     ErrorKind.KEY: ErrorCategory.AUTHENTICATION,
@@ -18,37 +19,37 @@ _CATEGORIES = {
     ErrorKind.CONNECTION: ErrorCategory.CONNECTIVITY,
     ErrorKind.ENGINE: ErrorCategory.SERVER,
 }
-"""Authentication and invalid request are permanent: Pipecat gives such a service no more work."""
+"""Authentication and invalid request are permanent: Pipecat stops using such a service."""
 
 
 def category_of(error: Exception) -> ErrorCategory | None:
-    """Why speech failed, in Pipecat's words; None for errors that are not this package's."""
+    """Pipecat's category of an error; None for errors that are not this package's."""
     return _CATEGORIES[error.kind] if isinstance(error, OrpheusError) else None
 
 
 class Failures:
-    """The failed contexts of one service, and since when its engine is gone.
+    """The failed contexts of one service, and since when its engine has been gone.
 
     Args:
-        unusable_after_s: an engine is given up when replies have failed, because it is gone, for so
-            long.
+        unusable_after_s: a service becomes unusable when its replies have failed for so long
+            because its engine is gone.
     """
 
     def __init__(self, unusable_after_s: float) -> None:
         self._unusable_after_s = unusable_after_s
         self._gone_since: float | None = None
-        self._frames: dict[int, str] = {}  # error frames on their way, and the contexts they are of
+        self._frames: dict[int, str] = {}  # error frames on their way, and their contexts
         self._unspoken: set[str] = set()
 
     def frame(self, error: Exception, context_id: str) -> ErrorFrame:
-        """For a context's queue: what comes after it in the context was not said."""
+        """An error frame for a context's queue: text after it in the context was not spoken."""
         frame = ErrorFrame(error=f"could not speak: {error}", exception=error)
         self._frames[frame.id] = context_id
         return frame
 
     def leaves(self, frame: ErrorFrame) -> bool:
-        """An error frame leaves the service. Returns whether the engine has been gone for too long
-        by now."""
+        """An error frame leaves the service. Returns whether the engine has been gone for too
+        long."""
         context_id = self._frames.pop(frame.id, None)
         if context_id is None:
             return False
@@ -64,11 +65,11 @@ class Failures:
             self._gone_since = now
         if now - self._gone_since < self._unusable_after_s:
             return False
-        self._gone_since = None  # when it is back, it begins anew
+        self._gone_since = None  # counts again when the engine is back
         return True
 
     def audio(self, context_id: str) -> None:
-        """Something is said again."""
+        """The context has audio again."""
         self._gone_since = None
         self._unspoken.discard(context_id)
 
@@ -76,10 +77,10 @@ class Failures:
         self._unspoken.add(context_id)
 
     def unspoken(self, context_id: str | None) -> bool:
-        """Whether the text that now leaves a context was never said."""
+        """Whether the text that leaves a context now was not spoken."""
         return context_id in self._unspoken
 
     def forget(self, context_id: str) -> None:
-        """The context is over."""
+        """The context has ended."""
         self._unspoken.discard(context_id)
         self._frames = {frame: of for frame, of in self._frames.items() if of != context_id}

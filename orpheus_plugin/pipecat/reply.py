@@ -1,5 +1,4 @@
-"""One audio context's speech, as Pipecat is to get it: when text is spoken, and words behind their
-audio."""
+"""The speech of one audio context: when its text is spoken, and words after their audio."""
 
 from __future__ import annotations
 
@@ -15,32 +14,32 @@ from orpheus_plugin.reply import Reply, ReplyEvent
 from orpheus_plugin.turn import AudioChunk, Turn, Word
 
 FLUSH_AHEAD_S = 2.0
-"""A sentence waits for a neighbour to be spoken with until the listener has this much audio
-left."""
+"""A sentence waits for the next one, to be spoken together with it, until the listener has this
+much audio left."""
 
 CHARS_PER_S = 25.0
-"""No voice speaks faster: the least audio to expect from text that is being generated."""
+"""Characters a second: no voice speaks faster. Gives the least audio to expect from text that is
+being generated."""
 
 
 class ContextReply(Reply):
-    """A reply whose sentences are spoken before the listener has heard all audio, and not much
-    earlier.
+    """A reply whose sentences are spoken shortly before the listener has heard all audio.
 
-    The engine joins short sentences where it may wait for the next one. When its audio is heard is
-    told by `begins`.
+    The engine joins short sentences if it may wait for the next one. `begins` sets when its audio
+    is heard.
     """
 
     _timer: asyncio.TimerHandle | None = None
-    _clock: PlayoutClock | None = None  # of its listener, once its first audio is about to be heard
+    _clock: PlayoutClock | None = None  # set when its first audio is about to be heard
     _pauses_s = 0.0
-    _held_chars = 0  # of text that may still wait for more
+    _held_chars = 0  # characters of text that may wait for more
     _flushed_chars = 0
 
     # ---- text in
 
     def say(self, text: str, *, complete: bool) -> bool:
-        """Add text; `complete`: it is a sentence, which need not wait for more text. Returns
-        whether it will be said."""
+        """Add text; `complete`: it is a sentence, which does not wait for more text. Returns
+        whether it will be spoken."""
         if self.refused:
             return False
         self.push_text(text)
@@ -66,8 +65,8 @@ class ContextReply(Reply):
         self._clock.delay(in_s)
 
     async def events(self) -> AsyncGenerator[ReplyEvent, None]:
-        """As of every reply, but a word follows the audio in which it begins, and its time counts
-        the pauses.
+        """As in Reply, but a word follows the audio in which it begins, and its time includes the
+        pauses.
 
         A pause is silence that the listener heard because text or audio came late.
         """
@@ -114,20 +113,19 @@ class ContextReply(Reply):
 
 
 class Playback:
-    """What a listener who plays at once has yet to hear, of all contexts."""
+    """The audio of all contexts that a listener who plays at once still has to hear."""
 
     def __init__(self) -> None:
         self._clock = PlayoutClock(_now)
-        self._kept: deque[tuple[float, float]] = (
-            deque()
-        )  # when what an interruption does not drop is heard: from, to
+        # From when to when audio is heard that an interruption does not drop.
+        self._kept: deque[tuple[float, float]] = deque()
 
     def ahead_s(self) -> float:
-        """Seconds of it."""
+        """Its length in seconds."""
         return max(0.0, self._clock.ahead_s)
 
     def add(self, seconds: float, *, kept: bool) -> None:
-        """Audio goes behind what is there. `kept`: an interruption does not drop it."""
+        """Add audio at the end. `kept`: an interruption does not drop it."""
         self._clock.play(seconds)
         while self._kept and self._kept[0][1] <= _now():
             self._kept.popleft()
@@ -135,7 +133,7 @@ class Playback:
             self._kept.append((self._clock.ends_at - seconds, self._clock.ends_at))
 
     def interrupt(self) -> None:
-        """What is not kept is dropped, and the rest moves up."""
+        """Drop audio that is not kept; the rest moves up."""
         now = _now()
         left = [end - max(begin, now) for begin, end in self._kept if end > now]
         self._clock.stop()
@@ -145,4 +143,4 @@ class Playback:
 
 
 def _now() -> float:
-    return time.monotonic()  # looked up at each call: a test may set the time
+    return time.monotonic()  # looked up at each call, so that a test may set the time

@@ -1,5 +1,5 @@
-"""A Pipecat TTS service around a speech engine: its settings, its start and its recovery. How it
-speaks is in `tts.py`."""
+"""A Pipecat TTS service around a speech engine: its settings, its start and its recovery. `tts.py`
+has the speaking."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ READY_TIMEOUT_S = 18.0
 s."""
 
 RETRY_S = 1.0
-"""Between attempts to reach an engine that is gone."""
+"""Seconds between attempts to reach an engine that is gone."""
 
 STALL_TIMEOUT_S = 30.0
-"""A reply that neither gets audio nor ends for this long is given up. Pipecat's 3 s would cut a
-busy engine's off."""
+"""A reply that gets no audio and does not end for this long is ended. Pipecat's 3 s would cut off
+replies of a busy engine."""
 
 
 class EngineService(TTSService):
     """What `OrpheusTTS` does besides speaking.
 
     Args:
-        engine: not yet started; it is left running when the pipeline ends.
+        engine: not yet started; it stays running when the pipeline ends.
         settings: all of them given.
         **kwargs: passed on to Pipecat's `TTSService`.
     """
@@ -51,7 +51,7 @@ class EngineService(TTSService):
         settings.voice = engine.check_voice(speech_options(settings).voice)
         settings.model = engine.health().model or settings.model
         kwargs.setdefault("stop_frame_timeout_s", STALL_TIMEOUT_S)
-        # Failures are reported as what they are; silence alone never writes this service off.
+        # Failures are reported with their cause; silence alone never makes this service unusable.
         kwargs.setdefault("max_consecutive_zero_audio_contexts", 0)
         super().__init__(
             push_text_frames=False,
@@ -88,7 +88,7 @@ class EngineService(TTSService):
 
     @property
     def engine(self) -> SpeechEngine:
-        """What speaks: health, voices, or turns outside the pipeline."""
+        """The engine: for health, voices, or turns outside the pipeline."""
         return self._engine
 
     def can_generate_metrics(self) -> bool:
@@ -96,7 +96,7 @@ class EngineService(TTSService):
 
     @property
     def supports_processing_metrics(self) -> bool:
-        return False  # run_tts only hands the text over
+        return False  # run_tts only passes the text on
 
     def _classify_error(self, exception: Exception) -> ErrorCategory | None:
         return category_of(exception)
@@ -104,7 +104,8 @@ class EngineService(TTSService):
     # ---- life
 
     async def setup(self, setup: FrameProcessorSetup) -> None:  # type: ignore[override] # as Pipecat does
-        """Wait until the engine can speak. A failure makes this service unusable and says why."""
+        """Wait until the engine can speak. A failure makes this service unusable and is
+        reported."""
         await super().setup(setup)
         try:
             await asyncio.wait_for(self._engine.start(), READY_TIMEOUT_S)
@@ -122,12 +123,12 @@ class EngineService(TTSService):
         await self._know_the_engine()
 
     def recover(self, *, after_s: float = 0.0) -> None:
-        """Make the service usable again as soon as the engine is there. In the background."""
+        """Make the service usable again when the engine is there. In the background."""
         if self._recovery is None or self._recovery.done():
             self._recovery = self.in_background(self._become_usable(after_s))
 
     async def _become_usable(self, after_s: float) -> None:
-        """The pipeline runs without speech; it speaks again as soon as the engine is there."""
+        """Try to start the engine until it is there. The pipeline runs without speech meanwhile."""
         await asyncio.sleep(after_s)
         while True:
             try:
@@ -148,7 +149,7 @@ class EngineService(TTSService):
         await self.push_error(f"the speech engine did not start: {error}", exception=error)
 
     async def _know_the_engine(self) -> None:
-        """A server's model and voices are known once it has been reached."""
+        """Take over the model's name and voices, which are known when the engine has started."""
         self._settings.voice = self._engine.check_voice(speech_options(self._settings).voice)
         self._settings.model = self._engine.health().model
         self.set_core_metrics_data(
@@ -173,8 +174,8 @@ class EngineService(TTSService):
     # ---- settings
 
     async def _update_settings(self, delta: TTSSettings) -> dict[str, Any]:  # type: ignore[override] # as Pipecat does
-        """Apply what is valid. What is not keeps its old value and is reported, without harm to the
-        service."""
+        """Apply valid settings. Others keep their old values and are reported; the service goes
+        on."""
         delta = replace(delta)
         if is_given(delta.model) and delta.model != self._settings.model:
             self._warn_unhandled_updated_settings(["model"])
@@ -199,4 +200,4 @@ class EngineService(TTSService):
         return changed
 
     def options_changed(self) -> None:
-        """Turns opened from now on have other options."""
+        """The options of new turns have changed."""

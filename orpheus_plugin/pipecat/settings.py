@@ -1,4 +1,4 @@
-"""What can be changed while a pipeline runs."""
+"""Settings that can be changed while a pipeline runs."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from orpheus_plugin.turn import SpeechOptions
 
 @dataclass
 class OrpheusTTSSettings(TTSSettings):
-    """What can change while the pipeline runs. A field that is not given keeps its value; None is
+    """Settings of `OrpheusTTS`. In an update, a field that is not given keeps its value; None is
     the model's default.
 
     Parameters:
-        temperature: at least 0; 0 always takes the likeliest token.
+        temperature: at least 0; 0 is greedy.
         top_p: above 0, at most 1.
         repetition_penalty: at least 1; Orpheus 3B needs 1.1 or more.
         seed: makes speech repeatable on the same engine.
         trim_leading_silence: drop the near-silence that Orpheus begins with; on by default.
         spell_numbers: write out numbers, money, dates and the like before the model reads them.
         pronunciations: written word -> how it is spoken: {"Nguyen": "win"}.
-            The context keeps what was written.
+            The context keeps the written form.
     """
 
     temperature: float | NotGiven | None = field(default_factory=lambda: NOT_GIVEN)
@@ -37,7 +37,7 @@ class OrpheusTTSSettings(TTSSettings):
 
 
 OPTIONS = tuple(option.name for option in fields(SpeechOptions))
-"""Settings a turn is opened with. None is the default of every one of them."""
+"""Settings that are options of a turn. The default of each is None."""
 
 
 def speech_options(settings: OrpheusTTSSettings) -> SpeechOptions:
@@ -49,7 +49,7 @@ def speech_options(settings: OrpheusTTSSettings) -> SpeechOptions:
 
 
 def complete_settings(given: OrpheusTTSSettings, model: str | None) -> OrpheusTTSSettings:
-    """All settings: those that are given, and the model's defaults for the rest."""
+    """All settings: the given ones, and the model's defaults for the others."""
     defaults = dict.fromkeys((*OPTIONS, "language"))
     settings = OrpheusTTSSettings(model=model, **defaults)  # type: ignore[arg-type]
     settings.apply_update(given)

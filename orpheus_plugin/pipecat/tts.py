@@ -1,12 +1,11 @@
 """OrpheusTTS, the Pipecat service: frames in, frames out.
 
-What an audio context says is its `ContextReply`: each sentence goes into it as it comes, the engine
-generates ahead of the listener, and one task per context moves audio and timed words into the
-pipeline.
+Each audio context has a `ContextReply`: sentences go into it as they come, the engine generates
+ahead of the listener, and one task per context moves audio and timed words into the pipeline.
 
-Of Pipecat's private names this uses two: `_word_timestamp_tracker.last_pts` in
-`start_word_timestamps`, and `_record_context_audio_outcome`. pyproject.toml holds Pipecat to the
-minor version it was tested with for that.
+It uses two private names of Pipecat: `_word_timestamp_tracker.last_pts` in `start_word_timestamps`,
+and `_record_context_audio_outcome`. So pyproject.toml limits Pipecat to the minor version that was
+tested.
 """
 
 from __future__ import annotations
@@ -56,14 +55,14 @@ _UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 
 @dataclass(slots=True)
 class _Context:
-    """An audio context of this service, while it speaks."""
+    """An audio context of this service that is speaking."""
 
     reply: ContextReply
     task: asyncio.Task[None]
 
 
 class OrpheusTTS(EngineService):
-    """Speaks with Orpheus: on this machine's GPU, on a speech server, or with the small bundled
+    """Speaks with Orpheus on this machine's GPU, with a speech server, or with the small bundled
     model.
 
     All services of a process with the same model and device share one engine, which batches their
@@ -93,28 +92,28 @@ class OrpheusTTS(EngineService):
         sample_rate: int | None = None,
         **kwargs: Any,
     ) -> None:
-        """Choose the engine and check the settings. Nothing is loaded yet: `warm` or the pipeline's
-        start do that.
+        """Choose the engine and check the settings. Nothing is loaded yet: `warm` or the start of
+        the pipeline loads the model.
 
         Args:
-            engine: speak with this engine; it is left running when the pipeline ends.
+            engine: speak with this engine; it stays running when the pipeline ends.
             url: speak through the server at this address (`orpheus-tts serve`). "local" is this
-                machine's, which is started if none runs and ends when nobody has used it for a
-                while: the model then shares no interpreter with the agent, which on a CPU is twice
+                machine's server, which is started if none runs and ends when it has not been used
+                for a while. The model then has an interpreter of its own, which on a CPU is twice
                 as fast. By default ORPHEUS_URL, else "in-process".
             api_key: the server's key; by default ORPHEUS_API_KEY.
-            model: a known model, a hub repository or a directory; by default Orpheus 3B where there
-                is an NVIDIA GPU, else the bundled small voice.
+            model: a known model, a hub repository or a directory; by default Orpheus 3B with an
+                NVIDIA GPU, else the small bundled voice.
             device: "auto", "cpu", "cuda" or "cuda:N".
-            settings: voice, sampling and the like, all of which can be changed later.
+            settings: voice, sampling and other settings; all can be changed later.
             resume_within_s: a reply that loses its server in mid-speech goes on with its next word
-                at the server that is reached within so many seconds; 0: it ends there. By default
-                5, and 20 for this machine's, which is started again.
+                at the server that is reached within so many seconds. With 0 it ends there. By
+                default 5, and 20 for this machine's server, which is started again.
             unusable_after_s: when all replies have failed for so many seconds because the engine is
-                gone, the next failure makes this service unusable, so that a `ServiceSwitcher`
-                comes to its backup. It becomes usable again when the engine is back.
-            sample_rate: ignored but for a warning: frames are Orpheus' own 24 kHz and say so, and
-                the transport resamples them without losing the last samples.
+                gone, the next failure makes this service unusable, so that a `ServiceSwitcher` uses
+                its backup. It becomes usable again when the engine is back.
+            sample_rate: ignored with a warning: frames have Orpheus' 24 kHz, and the transport
+                resamples them without losing the last samples.
             **kwargs: passed on to Pipecat's `TTSService`.
 
         Raises:
@@ -144,7 +143,7 @@ class OrpheusTTS(EngineService):
         self._contexts: dict[str, _Context] = {}
         self._turns = OpenTurns()
         self._playback = Playback()
-        self._open_contexts: list[str] = []  # of the reply being written, and of a notice within it
+        self._open_contexts: list[str] = []  # of the current reply, and of a notice within it
         self._failures = Failures(unusable_after_s)
         self._register_event_handler("on_turn_stats")
 
@@ -153,7 +152,7 @@ class OrpheusTTS(EngineService):
     async def stop(self, frame: EndFrame) -> None:
         for context in self._contexts.values():
             context.reply.end()
-        await super().stop(frame)  # plays out what is there
+        await super().stop(frame)  # plays the audio that is queued
         await self._drop_all()
 
     async def cancel(self, frame: CancelFrame) -> None:
@@ -172,16 +171,15 @@ class OrpheusTTS(EngineService):
         text_type: str = "*",
         **kwargs: Any,
     ) -> None:
-        """Transform text of a type before it is spoken. The check for something to say stays the
-        last one."""
+        """Transform text of a type before it is spoken. The check for speakable text stays the last
+        transformer."""
         self.remove_text_transformer(self._only_sayable)
         super().add_text_transformer(transform_function, text_type, **kwargs)
         if transform_function != self._only_sayable:
             super().add_text_transformer(self._only_sayable)
 
     async def _only_sayable(self, text: str, text_type: str) -> str:
-        """Nothing instead of text in which there is nothing to say, so that no audio context is
-        opened for it."""
+        """ "" for text with nothing to speak, so that no audio context is opened for it."""
         if not self._takes_tokens:
             return text if is_sayable(text, self._engine.tags) else ""
         if self._open_contexts and self.audio_context_available(self._open_contexts[-1]):
@@ -199,20 +197,20 @@ class OrpheusTTS(EngineService):
 
     @traced_tts
     async def run_tts(self, text: str, context_id: str) -> AsyncGenerator[Frame | None, None]:
-        """Hand a sentence (or, in token mode, a piece of one) over to the context's turn."""
+        """Pass a sentence (or, in token mode, a piece of one) to the context's turn."""
         if self._say(text, context_id):
             await self.start_tts_usage_metrics(text)
         yield None
 
     def _say(self, text: str, context_id: str) -> bool:
-        """Whether it will be said."""
+        """Whether it will be spoken."""
         context = self._contexts.get(context_id)
         if context is None:
             reply = ContextReply(self._open_turn, self._turns)
             task = self.create_task(self._speak(reply, context_id), f"orpheus::{context_id}")
             context = self._contexts[context_id] = _Context(reply, task)
         if not self._takes_tokens and not text[-1:].isspace():
-            text += " "  # sentences come without the space between them
+            text += " "  # Pipecat leaves out the space between sentences
         return context.reply.say(text, complete=not self._takes_tokens)
 
     def _open_turn(self) -> Turn:
@@ -234,7 +232,7 @@ class OrpheusTTS(EngineService):
     # ---- audio out
 
     async def _speak(self, reply: ContextReply, context_id: str) -> None:
-        """Move what a context says into its queue, in order, and close it."""
+        """Move a context's speech into its queue, in order, and close it."""
         try:
             async with aclosing(reply.events()) as events:
                 async for event in events:
@@ -248,8 +246,8 @@ class OrpheusTTS(EngineService):
                     else:
                         await self._call_event_handler("on_turn_stats", context_id, event.stats)
         except Exception as error:
-            # An error of this class: the reply ends, rather than keep its listener waiting and the
-            # engine busy.
+            # An error in this class: the reply ends, so that its listener does not wait and the
+            # engine is free.
             self._cancel_turns(reply)
             await self._fail(error, context_id)
         self._contexts.pop(context_id, None)
@@ -270,10 +268,10 @@ class OrpheusTTS(EngineService):
         await self.remove_audio_context(context_id)
 
     async def start_word_timestamps(self) -> None:
-        """A context's first audio is about to be pushed: its words count from when it will be
-        heard.
+        """A context's first audio is about to be pushed: times of its words count from when it will
+        be heard.
 
-        Audio is pushed faster than it plays, so that is behind all audio of the contexts before it.
+        Audio is pushed faster than it plays, so that is after all audio of the contexts before it.
         """
         wait = self._playback.ahead_s()
         tracker = self._word_timestamp_tracker
@@ -289,7 +287,7 @@ class OrpheusTTS(EngineService):
         if isinstance(frame, TTSAudioRawFrame):
             self._failures.audio(frame.context_id or "")
         elif isinstance(frame, TTSTextFrame) and self._failures.unspoken(frame.context_id):
-            frame.append_to_context = False  # the agent must not believe it said this
+            frame.append_to_context = False  # the agent's memory must not contain it
         await super().push_frame(frame, direction)
         if isinstance(frame, TTSAudioRawFrame):
             seconds = len(frame.audio) / (2 * frame.sample_rate)
@@ -304,8 +302,8 @@ class OrpheusTTS(EngineService):
             self.recover(after_s=RETRY_S)
 
     async def _record_context_audio_outcome(self, context_id: str, received_audio: bool) -> None:
-        """Pipecat reports a context without audio. One that failed has been reported, with the
-        reason."""
+        """Pipecat reports a context without audio. A context that failed was reported already, with
+        the reason."""
         if not self._failures.unspoken(context_id):
             await super()._record_context_audio_outcome(context_id, received_audio)
 
@@ -329,13 +327,12 @@ class OrpheusTTS(EngineService):
         await super().on_audio_context_interrupted(context_id)
 
     async def on_audio_context_completed(self, context_id: str) -> None:
-        await self._drop(context_id)  # there only if the context was given up before its turn ended
+        await self._drop(context_id)  # open only if the context ended before its turn
         self._failures.forget(context_id)
         await super().on_audio_context_completed(context_id)
 
     async def _drop(self, context_id: str) -> None:
-        """Take a context out of the engine: at once, without waiting for the engine's
-        confirmation."""
+        """Cancel a context's turns at once, without waiting for the engine's confirmation."""
         context = self._contexts.pop(context_id, None)
         if context is not None:
             self._cancel_turns(context.reply)

@@ -1,4 +1,4 @@
-"""A Pipecat transport without a listener: it writes what the bot says into a WAV file. For headless
+"""A Pipecat transport without a listener: it writes the bot's speech into a WAV file. For headless
 use and tests."""
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from pipecat.transports.base_transport import BaseTransport, TransportParams
 
 
 class WavTransport(BaseTransport):
-    """Writes the bot's speech to a file; nobody speaks to the bot.
+    """Writes the bot's speech to a file; it has no input.
 
-    Events: `on_client_connected(transport, client)` once the pipeline has started, so that a bot
-    written for callers runs unchanged; `client` is the path.
+    Events: `on_client_connected(transport, client)` when the pipeline has started, so that a bot
+    for callers runs unchanged; `client` is the path.
 
     Args:
         path: the file, mono s16le at the pipeline's output rate.
-        realtime: take audio at the speed it plays, as a listener does; else as fast as it comes. An
-            interruption then drops what has not played, so that the file holds what a listener
+        realtime: take audio at the speed at which it plays; else as fast as it comes. An
+            interruption then drops audio that has not played, so that the file has what a listener
             would have heard.
     """
 

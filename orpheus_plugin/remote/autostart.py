@@ -1,9 +1,9 @@
 """The machine's speech server: found where one runs, else started. For frameworks with a process
 per call.
 
-`resolve.py` decides who speaks through it. A server that was started here is detached and outlives
-whoever started it; it ends by itself when nobody has been connected for a while. Two processes that
-start one at once get the same one.
+`resolve.py` decides which engine uses it. A server that is started here is detached and keeps
+running when its starter ends; it ends by itself when no client has been connected for a while. Two
+processes that start a server at the same time get the same one.
 """
 
 from __future__ import annotations
@@ -34,22 +34,23 @@ URL_VARIABLE = "ORPHEUS_URL"
 KEY_VARIABLE = "ORPHEUS_API_KEY"
 
 NICE = 5
-"""How far the voice gives way on a CPU. Speech is made ahead, but an agent that started it sends a
-frame every 10 ms, and where a browser hears it on the same machine, that cannot wait either."""
+"""Niceness of a server on a CPU. Speech is generated ahead of its playback; an agent, which sends a
+frame every 10 ms, and a browser that plays it on the same machine cannot wait."""
 
 POLL_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which server will do.
+    """Which server is wanted.
 
     Attributes:
-        model: "auto" takes whatever model a running server has; any other name only that one.
-        device: the same, for the device.
-        idle_exit_s: a server started here ends when nobody has been connected for so long.
-        start_timeout_s: how long loading its model may take.
-        arguments: more options of `orpheus-tts serve` for one that is started here.
+        model: "auto" accepts any model of a running server; another name accepts only that model.
+        device: as `model`.
+        idle_exit_s: a server that is started here ends when no client has been connected for so
+            long.
+        start_timeout_s: how long loading the model may take.
+        arguments: more options of `orpheus-tts serve` for a server that is started here.
     """
 
     model: str = "auto"
@@ -63,7 +64,7 @@ class Wanted:
 
     @property
     def name(self) -> str:
-        """Of the files that belong to it; nothing a user wrote gets into a path."""
+        """The name of its files: a hash, so that nothing a user wrote gets into a path."""
         identity = repr((self.model, self.device, self.arguments))
         return hashlib.sha256(identity.encode()).hexdigest()[:12]
 
@@ -72,7 +73,7 @@ async def find_or_start(wanted: Wanted | None = None) -> Address:
     """The address of a server on this machine that is ready to speak. Raises ServerNotStarted."""
     wanted = wanted or Wanted()
     deadline = time.monotonic() + wanted.start_timeout_s
-    # One that runs but is still loading is waited for; one that no longer answers is not there.
+    # A server that is still loading is waited for; one that does not answer is ignored.
     if (address := await _find(wanted, deadline)) is not None:
         return address
     async with _only_one(wanted, deadline):
@@ -115,7 +116,8 @@ async def _find(wanted: Wanted, deadline: float) -> Address | None:
 
 
 async def _ready(session: aiohttp.ClientSession, server: RunningServer) -> bool | None:
-    """Whether it takes turns; None when it does not answer, ends, or is something else."""
+    """Whether it takes turns; None if it does not answer, is about to end, or is another
+    program."""
     try:
         async with session.get(f"{server.url}/healthz") as response:
             state = await response.json()
@@ -174,8 +176,8 @@ def _log_file(wanted: Wanted) -> Path:
 
 
 def _repeat_warnings(log: Path, start: int) -> None:
-    """What the server warned of since it was started: of a model that is not here, a GPU that is
-    not used."""
+    """Log the server's warnings since it was started: a model that is not here, a GPU that is not
+    used."""
     try:
         with log.open("rb") as file:
             file.seek(start)
@@ -199,7 +201,8 @@ def _why(code: int, output: Path) -> str:
 
 @contextlib.asynccontextmanager
 async def _only_one(wanted: Wanted, deadline: float) -> AsyncIterator[None]:
-    """Hold the lock of this kind of server; the system releases it even if we are killed."""
+    """Hold the lock of this kind of server. The system releases it even if this process is
+    killed."""
     path = state_dir() / f"start-{wanted.name}.lock"
     with path.open("a+b") as file:
         while not _try_lock(file):

@@ -1,8 +1,8 @@
 """One websocket to a speech server (`orpheus-tts serve`), and the turns on it: the client's half of
 the native protocol.
 
-All of it lives on one event loop, that of the `RemoteEngine` it belongs to; a `Link` alone is also
-called from the loops of those who opened turns.
+All of it runs on one event loop, that of its `RemoteEngine`. Only a `Link` is also called from the
+loops that opened turns.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ logger = logging.getLogger(__name__)
 
 MAX_SERVER_MESSAGE = 4 * 1024 * 1024
 HEARTBEAT_S = 5.0
-"""A server that answers no ping is given up after one and a half of this."""
+"""Seconds between pings. A connection without an answer is closed after one and a half of this."""
 
 LOOK_S = 1.0
-"""How often it is looked for turns that nobody can read any more. A server whose window is full
-sends nothing to such a one."""
+"""Seconds between searches for turns that cannot be read any more. A server whose window is full
+sends nothing to such a turn."""
 
 NO_HEALTH = EngineHealth(
     ready=False, model="", generator="none", active_turns=0, max_turns=0, restarts=0
@@ -58,7 +58,7 @@ class Address:
 
 
 def websocket_url(url: str) -> tuple[str, Callable[[], aiohttp.BaseConnector] | None]:
-    """Where to open the websocket, and through which connector. Raises ValueError for what is no
+    """Where to open the websocket, and through which connector. Raises ValueError for a bad
     address."""
     if "://" not in url:
         url = f"http://{url}"
@@ -67,7 +67,7 @@ def websocket_url(url: str) -> tuple[str, Callable[[], aiohttp.BaseConnector] | 
         parts = urlsplit(url)
         known = parts.path if parts.scheme == "unix" else parts.scheme in schemes and parts.hostname
         _ = parts.port
-    except ValueError:  # its text would quote what may be a password
+    except ValueError:  # its text would quote a password
         known = None
     if not known:
         raise ValueError(f"not the address of a speech server: {without_login(url)!r}")
@@ -81,11 +81,12 @@ def websocket_url(url: str) -> tuple[str, Callable[[], aiohttp.BaseConnector] | 
 
 
 class NotYet(ConnectionFailed):
-    """Somebody is there, but takes no connections at the moment: it is loading, full, or slow."""
+    """There is a server, but it takes no connections at the moment: it is loading, full, or
+    slow."""
 
 
 async def open_connection(address: Address, *, timeout_s: float) -> Connection:
-    """Raises NotYet, ConnectionFailed, or Unauthorized, which trying again does not help."""
+    """Raises NotYet, ConnectionFailed, or Unauthorized, after which it is useless to try again."""
     name = without_login(address.url)
     session: aiohttp.ClientSession | None = None
     try:
@@ -115,18 +116,18 @@ async def open_connection(address: Address, *, timeout_s: float) -> Connection:
 
 
 def _explain(url: str, error: Exception) -> OrpheusError:
-    """What went wrong at `url`, which holds no login."""
+    """The error to raise for a failed connection. `url` contains no login."""
     if isinstance(error, aiohttp.WSServerHandshakeError):
         if error.status in (401, 403):
             return Unauthorized(
                 f"{url} refused the connection: give it the api_key it was started with"
                 if error.status == 401
-                else f"{url} refused the connection (403): it answers to other host names only"
+                else f"{url} refused the connection (403): it accepts other host names only"
             )
         if error.status in (429, 503):
             return NotYet(f"{url} takes no connections at the moment ({error.status})")
         return ConnectionFailed(
-            f"{url} is no Orpheus server of this version (status {error.status})"
+            f"{url} is not an Orpheus server of this version (status {error.status})"
         )
     if isinstance(error, TimeoutError):
         return NotYet(f"{url} did not answer in time")
@@ -135,12 +136,12 @@ def _explain(url: str, error: Exception) -> OrpheusError:
 
 
 class Connection:
-    """A websocket on which the server has said hello.
+    """A websocket on which the server has sent its `hello`.
 
     Attributes:
-        hello: what the server said of itself.
-        health, load: its own word of at most a second ago.
-        retired: no new turns on this one; those that are on it may still be going on.
+        hello: the server's `hello`: voices, languages, tags, limits.
+        health, load: as the server reported them, at most a second ago.
+        retired: no new turns on this connection; its open turns may still go on.
     """
 
     def __init__(
@@ -158,7 +159,8 @@ class Connection:
         self._out: asyncio.Queue[bytes] = asyncio.Queue()
 
     def adopt(self, link: Link) -> None:
-        """Open a turn here, and say what its caller has said so far. Not for one that is over."""
+        """Open a turn here, and send the text its caller has pushed so far. Not for a turn that has
+        ended."""
         self._links[link.id] = link
         link.attach(self)
 
@@ -169,8 +171,8 @@ class Connection:
         self._links.pop(link.id, None)
 
     async def run(self) -> None:
-        """Until the connection ends; then every turn still on it goes on at another one, or
-        fails."""
+        """Runs until the connection ends. Then every turn still on it goes on at another
+        connection, or fails."""
         helpers = [
             asyncio.create_task(self._write(), name="orpheus-client-write"),
             asyncio.create_task(self._end_orphans(), name="orpheus-client-orphans"),
@@ -181,7 +183,7 @@ class Connection:
                 if message.type is aiohttp.WSMsgType.BINARY:
                     self._take(protocol.from_server(message.data, max_bytes=MAX_SERVER_MESSAGE))
         except BadMessage as error:
-            end = ConnectionFailed(f"the speech server sent what is no message: {error}")
+            end = ConnectionFailed(f"the speech server sent a malformed message: {error}")
         except asyncio.CancelledError:
             end = EngineDied("this engine was closed")
             raise

@@ -1,10 +1,9 @@
-"""`RemoteEngine`: the same interface as LocalEngine, spoken by a server (`orpheus-tts serve`)
-elsewhere.
+"""`RemoteEngine`: the interface of LocalEngine, for a server (`orpheus-tts serve`).
 
-One websocket carries all turns of a process. It lives on a thread of its own with its own loop, so
-that turns may be opened from any number of event loops, a busy agent loop holds up nobody else's
-audio, and the connection outlives the loop that first asked for it. What goes over it is
-`connection.py`'s.
+One websocket carries all turns of a process. It has a thread and a loop of its own, so that turns
+may be opened from any number of event loops, a busy agent loop does not delay the audio of others,
+and the connection stays when the loop that first used it ends. `connection.py` has what goes over
+it.
 """
 
 from __future__ import annotations
@@ -49,10 +48,10 @@ from orpheus_plugin.turn import (
 logger = logging.getLogger(__name__)
 
 RESUME_WITHIN_S = 5.0
-"""A pause in mid-sentence that a caller may still take for thinking."""
+"""The longest pause in mid-sentence that sounds like thinking."""
 
 RESUME_WITH_ANOTHER_S = 20.0
-"""The same where the client starts a new server. The bundled voice is there after 7 s on two idle
+"""The same if the client starts a new server. The bundled voice is ready after 7 s on two idle
 cores."""
 
 
@@ -61,20 +60,20 @@ class RemoteEngine:
     breaks.
 
     A turn whose connection breaks goes on over the next one, or raises ConnectionFailed. A server
-    that shuts down in order lets running turns end while new ones wait for its successor. Where
-    nobody answers at the address, `start` and turns wait only for a server that was there less than
+    that shuts down in order lets running turns end while new ones wait for its successor. If there
+    is no answer at the address, `start` and turns wait only for a server that answered less than
     `connect_timeout_s` ago.
 
     Args:
         url: see `Address`. None needs `locate`.
         api_key: the server's key.
         connect_timeout_s: how long `start` and a turn's first audio may wait for a server that is
-            loading or full, or that was there a moment ago.
-        resume_within_s: a turn that loses its server in mid-speech goes on, with the first word
-            that was not handed over, at the server that is reached within so many seconds. 0: it
-            fails at once. By default 5, and 20 with `locate`, which may have to start one.
-        locate: asked for the address before each attempt to connect, in place of `url`; it may
-            start a server, and so a failed attempt is always followed by another.
+            loading or full, or that answered a moment ago.
+        resume_within_s: a turn that loses its server in mid-speech goes on at the server that is
+            reached within so many seconds, with the first word that was not handed over. With 0 it
+            fails at once. By default 5, and 20 with `locate`, which may have to start a server.
+        locate: gives the address before each attempt to connect, in place of `url`. It may start a
+            server, so a failed attempt is always followed by another.
     """
 
     def __init__(
@@ -89,7 +88,7 @@ class RemoteEngine:
         self._may_start_one = url is None
         if url is not None:
             address = Address(url, api_key)
-            websocket_url(url)  # a bad address is a mistake to hear of now
+            websocket_url(url)  # raises for a bad address
             self._locate: Callable[[], Awaitable[Address]] = _always(address)
         elif locate is not None:
             self._locate = locate
@@ -103,8 +102,8 @@ class RemoteEngine:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._closed = False
-        # The last one there was. Replaced whole, so what the server says of itself is readable from
-        # every thread.
+        # The last connection. Replaced as a whole, so that every thread can read what the server
+        # reported.
         self._connection: Connection | None = None
         # The rest belongs to the connection's loop.
         self._keeper: asyncio.Task[None] | None = None
@@ -112,16 +111,14 @@ class RemoteEngine:
         self._waiting: set[Link] = set()
         self._resuming: set[Link] = set()
         self._changed: asyncio.Event = asyncio.Event()
-        self._asked: asyncio.Event = (
-            asyncio.Event()
-        )  # somebody waits: no more pause between attempts
+        # A caller waits: no more pause between attempts.
+        self._asked: asyncio.Event = asyncio.Event()
         self._attempts = 0
-        self._there_at: float | None = (
-            None  # when the last connection was seen alive, by time.monotonic()
-        )
+        # time.monotonic() when the last connection was known to work.
+        self._there_at: float | None = None
         self._error: OrpheusError | None = None
         self._locating = False
-        self._trying = "the speech server"  # as messages may name it
+        self._trying = "the speech server"  # its name in messages
 
     # ---- life
 
@@ -141,8 +138,7 @@ class RemoteEngine:
 
     @property
     def closed(self) -> bool:
-        """Whether it was closed, which is for good: whoever keeps engines for others then makes a
-        new one."""
+        """Whether it was closed. A closed engine cannot be started again."""
         return self._closed
 
     async def aclose(self) -> None:
@@ -152,7 +148,8 @@ class RemoteEngine:
             self._closed = True
             if loop is None or thread is None:
                 return
-            # Under the lock: it comes after all that was posted, and nothing is posted after it.
+            # Under the lock: it runs after everything that was posted, and nothing is posted after
+            # it.
             shut: Future[None] = asyncio.run_coroutine_threadsafe(self._shut(), loop)
         await asyncio.wrap_future(shut)
         loop.call_soon_threadsafe(loop.stop)
@@ -222,7 +219,7 @@ class RemoteEngine:
             )
 
     def _resume(self, link: Link, error: OrpheusError) -> None:
-        """It waits for the next connection, which the keeper is about to make."""
+        """The turn waits for the next connection, which the keeper makes."""
         if self._closed:
             link.finish(error)
             return
@@ -267,7 +264,8 @@ class RemoteEngine:
         return pick_voice(self.voices, voice, model="the server's model", strict=strict)
 
     def health(self) -> EngineHealth:
-        """The server's own word of at most a second ago; not ready while there is no connection."""
+        """As the server reported it, at most a second ago; not ready while there is no
+        connection."""
         if (connection := self._connected()) is not None:
             return connection.health
         last = self._connection
@@ -278,12 +276,12 @@ class RemoteEngine:
         )
 
     def load(self) -> EngineLoad:
-        """The server's own word of at most a second ago; nothing while there is no connection."""
+        """As the server reported it, at most a second ago; empty while there is no connection."""
         connection = self._connected()
         return EngineLoad() if connection is None else connection.load
 
     def _connected(self) -> Connection | None:
-        """The connection that new turns go to."""
+        """The connection for new turns."""
         last = self._connection
         return None if last is None or last.retired.is_set() else last
 
@@ -326,7 +324,7 @@ class RemoteEngine:
         return time.monotonic() - self._there_at < self._connect_timeout_s
 
     def _hold(self, task: asyncio.Task[None]) -> None:
-        """It ends with this engine at the latest."""
+        """Keep the task; `aclose` cancels it."""
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -347,7 +345,7 @@ class RemoteEngine:
             except OrpheusError as error:
                 self._refused(error)
                 if not error.retryable:
-                    self._keeper = None  # whoever asks next tries anew
+                    self._keeper = None  # the next caller tries again
                     return
                 await self._pause(pause * random.uniform(0.7, 1.3))
                 pause = min(2 * pause, 2.0)
@@ -358,8 +356,8 @@ class RemoteEngine:
             self._there_at = time.monotonic()
 
     async def _pause(self, seconds: float) -> None:
-        """Before the next attempt: `seconds`, or a tenth of one where somebody comes to wait for
-        it."""
+        """The pause before the next attempt: `seconds`, or a tenth of a second if a caller waits
+        for it."""
         await asyncio.sleep(0.1)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._asked.wait(), max(0.0, seconds - 0.1))

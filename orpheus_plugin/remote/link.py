@@ -1,5 +1,5 @@
-"""A turn on a connection to a speech server: the client's end of what the native protocol says of
-one turn."""
+"""A turn on a connection to a speech server: the client's end of the native protocol for one
+turn."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from orpheus_plugin.remote.progress import Progress
 from orpheus_plugin.turn import SAMPLE_RATE, SpeechOptions, Turn, TurnEnd, TurnEvent
 
 REPORT_S = 0.5
-"""How often, in seconds of audio, the server is told what the caller took."""
+"""Seconds of audio after which the server is told how much the caller took."""
 
 CANCEL_S = 5.0
-"""How long `cancel` waits for a server's word that it holds nothing more."""
+"""Seconds `cancel` waits for the server's message that it has released the turn."""
 
 
 class Carrier(Protocol):
-    """The connection, as a turn on it sees it."""
+    """What a turn needs of its connection."""
 
     def send(self, message: protocol.ClientMessage) -> None: ...
     def release(self, link: Link) -> None: ...
@@ -33,12 +33,12 @@ class Link:
     """A turn's way to the server. The TurnLink methods run on the caller's loop, the others on the
     connection's.
 
-    Only the caller keeps the Turn, so that one which nobody holds any more shows.
+    It has only a weak reference to the Turn, and so sees when the caller has dropped it.
 
     Args:
-        post: has the connection's loop call something, in order, from any thread. Raises EngineDied
-            once that is over.
-        lost: takes a turn that has lost its connection and can go on at another one.
+        post: calls a function on the connection's loop, in order, from any thread. Raises
+            EngineDied when that loop has ended.
+        lost: called with a turn that has lost its connection and can go on at another one.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Link:
         done: Future[None] = Future()
         try:
             self._post(self._cancel, done)
-        except EngineDied:  # closed meanwhile: nothing is held
+        except EngineDied:  # closed meanwhile: there is nothing to release
             done.set_result(None)
         return done
 
@@ -124,8 +124,8 @@ class Link:
             self.end_orphan()
 
     def lose(self, error: OrpheusError) -> None:
-        """The turn is over here. Where its server is gone, the rest is spoken by the next one, if
-        that may be."""
+        """The turn has ended on this connection. If its server is gone, the next server speaks the
+        rest, where that is allowed."""
         gone = isinstance(error, ConnectionFailed | ShuttingDown)
         lost = gone and not self._progress.stuck
         if self.over or self._cancelled or self._lost is None or not lost:
@@ -147,7 +147,7 @@ class Link:
         self._lost(self, error)
 
     def finish(self, *events: TurnEvent | OrpheusError) -> None:
-        """The turn is over; whoever waits for it hears how."""
+        """The turn has ended; its caller gets these last events."""
         if self.over:
             return
         self.over = True
@@ -162,12 +162,13 @@ class Link:
 
     @property
     def orphaned(self) -> bool:
-        """Nobody can read the turn any more: it is gone, or its loop is closed."""
+        """Whether nobody can read the turn any more: the caller has dropped it, or its loop is
+        closed."""
         turn = self._held()
         return turn is None or turn.orphaned
 
     def end_orphan(self) -> None:
-        """Nobody can read the turn any more."""
+        """End a turn that nobody can read any more."""
         if not self._cancelled:
             self._cancel(Future())
 

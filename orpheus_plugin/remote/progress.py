@@ -1,4 +1,4 @@
-"""How far a turn has come with its caller, so that it can go on at another server."""
+"""How much of a turn its caller has, so that it can go on at another server."""
 
 from __future__ import annotations
 
@@ -8,32 +8,31 @@ from dataclasses import replace
 from orpheus_plugin.turn import SAMPLE_RATE, AudioChunk, TurnEnd, TurnEvent, Word
 
 _NEAR = 200
-"""Characters of tags, markdown and the like between two words, at most."""
+"""The most characters of tags, markdown and the like between two words."""
 
 
 class Progress:
-    """The text of one turn, and what of it has been handed to the caller.
+    """The text of one turn, and how much of it has been handed to the caller.
 
-    What was handed over counts as heard. A word is handed over with the audio that holds its start,
-    so none comes twice. An event costs about a microsecond.
+    What was handed over counts as heard. A word is handed over with the audio that contains its
+    start, so no word comes twice. An event costs about a microsecond.
 
     Attributes:
         resumed: times it went on at another server.
-        stuck: whether nothing was handed over since it did so last: its text may be what ends
-            servers.
+        stuck: whether nothing was handed over since then: its text may be what makes servers fail.
     """
 
     def __init__(self) -> None:
         self.resumed = 0
         self.stuck = False
         self._text = ""
-        self._flushed_at = 0  # characters up to which it need not wait for more text
+        self._flushed_at = 0  # characters up to which it does not wait for more text
         self._ended = False
         self._spoken_to = 0  # characters whose words were handed over
         self._words: deque[Word] = deque()  # not handed over
         self._samples = 0
         self._utterance = -1
-        # Of the server that speaks now: where its audio begins, and its utterances.
+        # Where the audio and the utterances of the present server begin.
         self._begins_at = 0
         self._first_utterance = 0
 
@@ -94,10 +93,10 @@ class Progress:
     # ---- another server
 
     def resume(self) -> tuple[str, str, bool]:
-        """Go on at another server: the text that may be spoken at once, what may wait for more, and
-        whether that is all.
+        """Go on at another server. Returns the text that may be spoken at once, the text that may
+        wait for more, and whether that is all.
 
-        Both are empty where the caller has heard all there is.
+        Both are empty if the caller has heard everything.
         """
         self.resumed += 1
         self.stuck = True

@@ -1,8 +1,8 @@
-"""The speech servers of this user on this machine: each leaves a record in the cache directory
-while it runs.
+"""The speech servers of this user on this machine: each has a record in the cache directory while
+it runs.
 
-A record holds an address and, for a server that was started for its user, the key made for it; so
-the directory and the files are the user's alone.
+A record has an address and, for a server that was started automatically, its key. So only the user
+can read the directory and the files.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class RunningServer:
         model: the model as it was asked for.
         device: the device as it was asked for.
         pid: its process.
-        api_key: the key clients of this user send; None when it wants none or was given one by its
-            operator.
+        api_key: the key that clients of this user send; None if it needs none or if its operator
+            chose one.
     """
 
     url: str
@@ -38,8 +38,8 @@ class RunningServer:
 
 
 def state_dir() -> Path:
-    """The package's directory in the platform's cache directory, made if missing, closed to other
-    users."""
+    """The package's directory in the platform's cache directory. It is made if it is missing, and
+    other users cannot read it."""
     if override := os.environ.get("ORPHEUS_STATE_DIR"):
         base = Path(override)
     elif sys.platform == "win32":
@@ -57,8 +57,7 @@ def state_dir() -> Path:
 
 
 def records() -> list[RunningServer]:
-    """Servers whose process still lives, the newest first. Whether they answer is for the caller to
-    see."""
+    """Servers whose process still runs, the newest first. They may not answer."""
     found: list[tuple[float, RunningServer]] = []
     for path in state_dir().glob("server-*.json"):
         try:
@@ -74,8 +73,8 @@ def records() -> list[RunningServer]:
 
 @contextlib.contextmanager
 def recorded(server: RunningServer) -> Iterator[None]:
-    """Leave the record for as long as the block runs. A disk that takes none costs only being
-    found."""
+    """Keep the record while the block runs. If it cannot be written, clients do not find the
+    server; it serves all the same."""
     path: Path | None = None
     try:
         path = state_dir() / f"server-{server.pid}.json"
@@ -95,7 +94,7 @@ def recorded(server: RunningServer) -> Iterator[None]:
 
 def _alive(pid: int) -> bool:
     if sys.platform == "win32":
-        return True  # os.kill would end it; a record of a dead server is found out by asking it
+        return True  # os.kill would end it; `autostart` asks the server anyway
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

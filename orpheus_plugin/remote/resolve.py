@@ -1,15 +1,15 @@
-"""Which engine an adapter speaks with: the same answer for Pipecat and LiveKit.
+"""Which engine an adapter uses: the same rules for Pipecat and LiveKit.
 
 The first of these that applies:
 
-1. `engine=`: this one. Whoever made it closes it.
+1. `engine=`: this one. Its owner closes it.
 2. `url=`: the server at this address; "local" is this machine's server, "in-process" an engine in
    this process.
 3. ORPHEUS_URL, which takes the same values, unless `model=` or `device=` is given.
 4. The adapter's own default: "in-process" for Pipecat; "local" for LiveKit, which runs each job in
    a process of its own.
 
-This machine's server is the one that runs (`orpheus-tts serve`); one is started where none does.
+This machine's server is the one that runs (`orpheus-tts serve`); if none runs, one is started.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ IN_PROCESS = "in-process"
 """As a url: an engine in this process, which all adapters with the same model and device share."""
 
 CONNECT_S = 3.0
-"""Seconds in which a server that was there may come back before a turn fails; the frameworks then
-try again, or use another service. A server started here may take as long as its model needs."""
+"""Seconds a turn waits for a server that was there to come back. Then it fails, and the framework
+tries again, or uses another service. A server that is started here may take as long as its model
+needs."""
 
 
 @dataclass(slots=True)
@@ -69,16 +70,16 @@ def resolve(
         engine, url: see above.
         api_key: the key of the server at `url`; by default ORPHEUS_API_KEY. This machine's server
             needs none.
-        model: a known model, a hub repository or a directory; None or "auto" is any that runs, else
-            Orpheus 3B where there is an NVIDIA GPU, else the bundled voice.
+        model: a known model, a hub repository or a directory; None or "auto" is any model of a
+            running server, else Orpheus 3B with an NVIDIA GPU, else the bundled voice.
         device: "auto", "cpu", "cuda" or "cuda:N".
-        resume_within_s: of a server: see `RemoteEngine`.
+        resume_within_s: see `RemoteEngine`.
         default: the adapter's own: "local" or "in-process".
 
     Raises:
         InvalidOptions: more than one of `engine`, an address and `model` or `device` is given.
         ValueError: `url` is no address.
-        ModelNotFound, BadCheckpoint: an engine of this process lacks its files.
+        ModelNotFound, BadCheckpoint: an engine of this process does not find its files.
     """
     model = None if model == "auto" else model
     chosen = model is not None or device != "auto"
@@ -106,9 +107,10 @@ def resolve(
 
 
 async def release(engine: SpeechEngine) -> None:
-    """One who got `engine` from `resolve` needs it no more: the last one closes its connection.
+    """A user of an engine from `resolve` does not need it any more. After the last user its
+    connection is closed.
 
-    Engines that were given and engines of this process stay as they are.
+    Engines given with `engine=` and engines of this process stay open.
     """
     with _lock:
         for key, connected in _connected.items():

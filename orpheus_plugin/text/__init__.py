@@ -26,7 +26,7 @@ __all__ = ["Pronunciations", "SpokenWord", "TextOptions", "Utterance", "Utteranc
 
 
 def __getattr__(name: str) -> Any:
-    """Names load their module when first used: the client of a server needs no sentence
+    """Load a name's module when it is first used: a client of a server needs no sentence
     splitter."""
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

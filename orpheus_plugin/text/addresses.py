@@ -18,11 +18,12 @@ _ENDINGS = word_set(
 )
 _FILE_ENDING = re.compile(r"([\"'“(]?)\.([a-z]{2,4})([\"'”),.;:!?]*)", re.IGNORECASE)
 _LONGEST = 120
-"""Nobody wants to hear a longer one that has no scheme; and what is longer is no address."""
+"""The longest address without a scheme that is spoken, and the longest text that counts as an
+address."""
 
 
 def say_addresses(text: str, language: Language) -> str:
-    """A word with the address in it as it is read; the same word if it holds none.
+    """A word with its address as it is read; the same word if it has no address.
 
     Cost: one anchored match for each kind of address.
     """
@@ -60,7 +61,7 @@ def _address(url: str, language: Language) -> str:
     url = re.split(r"[?#]", url, maxsplit=1)[0].rstrip("/")
     host, _, path = url.partition("/")
     if len(path) > 32 or re.search(r"\d{3}|%", path):
-        path = ""  # nobody wants to hear an identifier
+        path = ""  # an identifier is not spoken
     full = f"{host}/{path}" if path else host
     for mark, word in ((".", dot), ("/", slash), ("@", at), ("-", dash), ("_", underscore)):
         full = full.replace(mark, f" {word} ")

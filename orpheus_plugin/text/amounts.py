@@ -5,7 +5,7 @@ them.
              [currency | unit] {"/" period}
     range  = amount "-" amount
 
-What one side of a range lacks it shares with the other: "5-10 kg", "$5-10M".
+A part that one side of a range lacks is taken from the other side: "5-10 kg", "$5-10M".
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from orpheus_plugin.text.languages import Language
 
 
 class Number(NamedTuple):
-    """A number's digits before and behind the decimal mark, and that mark."""
+    """A number's digits before and after the decimal mark, and that mark."""
 
     whole: str
     mark: str = ""
@@ -29,14 +29,14 @@ class Number(NamedTuple):
 
 
 def parse_number(written: str, language: Language) -> Number | None:
-    """The digits of a written number; None if its marks are no way to write one."""
+    """The digits of a written number; None if its marks do not fit a number."""
     text = written.replace(" ", "").replace("'", "")
     marks = [c for c in text if c in ".,"]
     if not marks:
         return Number(text)
     last = marks[-1]
     whole, _, fraction = text.rpartition(last)
-    if len(set(marks)) == 2:  # both are there: the last one stands before the decimals
+    if len(set(marks)) == 2:  # with two kinds, the last mark is the decimal mark
         group = "," if last == "." else "."
         fits = marks.count(last) == 1 and _grouped(whole, group)
         return Number(whole.replace(group, ""), last, fraction) if fits else None
@@ -65,16 +65,17 @@ def _grouped(text: str, mark: str, *, indian: bool = False) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """A number and what belongs to it; places are those in the text."""
+    """A number with its sign, currency, scale, unit and period. Places are indexes into the
+    text."""
 
     end: int
     place: int
     number: Number
     signs: tuple[Piece, ...] = ()
     currency: str = ""
-    currency_place: int = -1  # of one behind the number
+    currency_place: int = -1  # if it follows the number
     scale: str = ""
-    scale_place: int = -1  # of one that is a word of its own
+    scale_place: int = -1  # if it is a word of its own
     more: str = ""
     unit: str = ""
     unit_place: int = -1
@@ -201,8 +202,8 @@ class Amounts:
         return text.word_after(amount.end) if text.counts_something(amount.end) else ""
 
     def say_range(self, text: Text, first: Amount, last: Amount) -> Reading:
-        """Two amounts with "to" between them. What one of them lacks is taken from the other, and
-        said once."""
+        """Two amounts with "to" between them. A part that one of them lacks is taken from the other
+        and spoken once."""
         if not last.currency and first.currency and not last.unit:
             last = replace(last, currency=first.currency)
             first = replace(first, currency="", currency_place=-1)
@@ -248,7 +249,7 @@ class Amounts:
         return self.language.units.get(unit) or self.language.units.get(unit.lower())
 
     def _said(self, amount: Amount, noun: str = "", before: str = "") -> tuple[list[Piece], bool]:
-        """The number with its scale, and whether it is one and no more."""
+        """The number with its scale, and whether it is exactly one."""
         language, number = self.language, amount.number
         words = language.decimal(*number)
         if not number.fraction:
@@ -302,7 +303,7 @@ class Amounts:
         return [(amount.place, self.language.plus)] if amount.more else []
 
     def _link(self, scale: str, many: str) -> str:
-        """A currency behind a scale: "millions d'euros", but "mille euros"."""
+        """A currency after a scale: "millions d'euros", but "mille euros"."""
         name = self.language.scales.get(scale) or self.language.money_scales.get(scale) or scale
         link = self.language.scale_link
         if not scale or link == " " or name in ("mille", "mil", "mila"):

@@ -1,5 +1,5 @@
-"""What a rule sees and gives: the words around a place in a text, within a fixed distance; and what
-is said for it."""
+"""The input and output of a rule: the words around a place in a text, within a fixed distance, and
+its spoken form."""
 
 from __future__ import annotations
 
@@ -29,12 +29,13 @@ class Text:
         return [word.strip(_MARKS).lower() for word in near[-count:]]
 
     def word_before(self, place: int) -> str:
-        """The word before a place as it is written, marks around it aside; "" at the beginning."""
+        """The word before a place as it is written, without marks around it; "" at the
+        beginning."""
         near = self.text[max(0, place - _NEAR) : place].split()
         return near[-1].strip(_MARKS) if near else ""
 
     def word_after(self, place: int) -> str:
-        """The next word behind a place as it is written, marks around it aside; "" at the end."""
+        """The next word after a place as it is written, without marks around it; "" at the end."""
         near = self.text[place : place + _NEAR].split(None, 1)
         return near[0].strip(_MARKS) if near else ""
 
@@ -45,8 +46,8 @@ class Text:
         )
 
     def ends_sentence(self, place: int) -> bool:
-        """Whether a stop before this place ends a sentence: nothing, or a capital that is no
-        acronym, comes next."""
+        """Whether a full stop before this place ends a sentence: the text ends, or a capital letter
+        follows that is not an acronym's."""
         after = self.word_after(place)
         return not after or (after[:1].isupper() and (len(after) == 1 or not after.isupper()))
 
@@ -64,7 +65,8 @@ class Text:
         return not head or head[-1] in SENTENCE_MARKS + ":"
 
     def is_code(self, place: int) -> tuple[bool, bool]:
-        """Whether a number here is told digit by digit: (surely, unless it counts something)."""
+        """Whether a number here is spoken digit by digit: (certainly, unless it counts
+        something)."""
         language = self.language
         for word in reversed(self.before(place, 4)):
             bare = word.rstrip(".")
@@ -82,15 +84,15 @@ class Text:
 
 
 Piece = tuple[int, str]
-"""Where in the text something stands, and what is said for it."""
+"""A place in the text, and what is spoken for it."""
 
 
 class Reading(NamedTuple):
-    """What is said for the text up to a place."""
+    """What is spoken for the text up to a place."""
 
     end: int
     pieces: list[Piece]
 
 
 Rule = Callable[[Text, int], Reading | None]
-"""Looks at one place; None if it does not know what stands there."""
+"""Reads the text at one place; None if the rule does not apply there."""

@@ -1,9 +1,9 @@
 """Text as it streams in from a language model, cut into utterances that a speech model can read.
 
 The first utterance of a turn is cut early, so that speech can start before a long sentence is
-complete; the later ones are whole sentences, short neighbours joined. What is spoken and what was
-written stay side by side, word by word: the model reads `Utterance.text`, transcripts and the
-agent's memory are made of `SpokenWord.written`.
+complete; the later ones are whole sentences, short neighbours joined. Spoken and written text stay
+together, word by word: the model reads `Utterance.text`; transcripts and the agent's memory are
+made of `SpokenWord.written`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class TextOptions:
 
     Attributes:
         tags: the emotion tags the model knows, without brackets.
-        spell_numbers: write out numbers, money, dates, units and the like.
+        spell_numbers: write out numbers, money, dates, units and similar text.
         language: two-letter code; decides abbreviations and the words for numbers.
         pronunciations: words that are spoken in another way than they are written.
         max_chars: no utterance's text is longer than this.
@@ -69,30 +69,28 @@ _CONJUNCTION = re.compile(
     r"et|mais|parce|que|und|oder|aber|weil|dass|y|pero|porque|ma|perché)\s)"
 )
 _BREAK = re.compile(rf"\s|(?<={CJK})|(?={CJK})")
-_LINE_END = "\u2028"  # a line end that ends a sentence
+_LINE_END = "\u2028"  # stands for a line end that ends a sentence
 _LONGEST_WORD = 200
 _LINK = re.compile(r"\s*[(\[<\"']?(?:https?://|www\.)")
 _TOKEN = re.compile(
     rf"{TAG_HOLDER}|(?:https?://|www\.)[^\s{TAG_HOLDER}]+|[^\s{TAG_HOLDER}]{{1,{_LONGEST_WORD}}}"
 )
 _PORTION = 512
-"""Characters taken up at a time."""
+"""Characters read at a time."""
 _STEPS = 8
-"""Cuts that one `take` makes at most."""
+"""The most cuts of one `take`."""
 
 
 class UtteranceCutter:
     """Collects the deltas of one turn and hands out utterances as soon as they are certain.
 
-    `add` and `end_piece` take text and cost next to nothing; each `take` reads one utterance's
-    worth of it. `push` and `flush` do both until nothing is left.
+    `add` and `end_piece` take text and cost almost nothing; each `take` reads the text of one
+    utterance. `push` and `flush` do both until nothing is left.
 
-    Cost: in proportion to the text, whatever is in it, some 3 us a character and at most 20; one
-    `take` is at most 5 ms.
+    Cost: linear in the text, about 3 us a character and at most 20 us; one `take` is at most 5 ms.
 
     Attributes:
-        unread: the last `take` came to its end before there was an utterance: it is to be called
-            again.
+        unread: the last `take` stopped before it found an utterance; call it again.
     """
 
     def __init__(self, options: TextOptions | None = None) -> None:
@@ -103,7 +101,7 @@ class UtteranceCutter:
             spell_numbers=self._options.spell_numbers,
             pronunciations=self._options.pronunciations,
         )
-        self._arrived: deque[str | None] = deque()  # not looked at yet; None is the end of a piece
+        self._arrived: deque[str | None] = deque()  # not read yet; None is the end of a piece
         self._final = False  # raw is a piece that has ended
         self._raw = ""  # text not handed out yet, verbatim
         self._scan = 0  # no sentence ends in raw[ready:scan]
@@ -115,7 +113,7 @@ class UtteranceCutter:
         self._second = False  # and a second one
         self._cut: deque[Utterance] = deque()  # not taken yet
         self.unread = False
-        self._carried: list[SpokenWord] = []  # unspoken; they ride with the next utterance
+        self._carried: list[SpokenWord] = []  # unspoken; they go into the next utterance
 
     def add(self, delta: str) -> None:
         """Add the next piece of text, split anywhere."""
@@ -124,7 +122,7 @@ class UtteranceCutter:
             self._arrived.append(text[start : start + _PORTION])
 
     def end_piece(self) -> None:
-        """What was added so far is to be spoken, complete or not. More text may follow."""
+        """Speak everything that was added so far, complete or not. More text may follow."""
         self._half = ""
         self._arrived.append(None)
 
@@ -145,7 +143,7 @@ class UtteranceCutter:
         return self._all()
 
     def flush(self) -> list[Utterance]:
-        """Return all that is there, complete or not. More text may follow."""
+        """Return all text as utterances, complete or not. More text may follow."""
         self.end_piece()
         return self._all()
 
@@ -162,8 +160,8 @@ class UtteranceCutter:
 
     @property
     def leftover(self) -> tuple[SpokenWord, ...]:
-        """Words with nothing to speak that no utterance has taken along so far (an emoji at the
-        very end)."""
+        """Words with nothing to speak that are not in an utterance yet (an emoji at the very
+        end)."""
         return tuple(self._carried)
 
     def _all(self) -> list[Utterance]:
@@ -185,9 +183,10 @@ class UtteranceCutter:
     # ---- where to cut
 
     def _step(self) -> bool:
-        """Cut once or take up more text. False when neither can be done.
+        """Cut once or read more text. False when neither is possible.
 
-        Every decision but an early first cut depends on the text alone, not on its split.
+        Every decision except an early first cut depends on the text alone, not on how it was split
+        on arrival.
         """
         if self._raw and self._cut_once():
             return True
@@ -207,7 +206,8 @@ class UtteranceCutter:
         return False
 
     def _cut_once(self) -> bool:
-        """Settle the next sentence end: whole sentences are handed out or wait for a neighbour."""
+        """Handle the next sentence end: whole sentences become an utterance or wait for a
+        neighbour."""
         options = self._options
         limit = options.join_chars if self._ready else options.max_chars
         found, scan = find_sentence_end(
@@ -268,7 +268,7 @@ class UtteranceCutter:
                 return match.start()
         if not _LINK.match(self._raw):
             return limit
-        # A link is taken whole within reason: little of it is said.
+        # A link stays whole up to a limit: little of it is spoken.
         later = _BREAK.search(self._raw, limit, 4 * limit)
         if later:
             return later.start()
@@ -277,7 +277,8 @@ class UtteranceCutter:
     # ---- what is said
 
     def _hand_out(self, place: int, *, within: bool = False) -> None:
-        """Make utterances of the text up to a place; `within`: its sentence goes on after it."""
+        """Make utterances of the text up to a place. With `within` its sentence continues after
+        it."""
         piece, self._raw = self._raw[:place], self._raw[place:]
         self._scan = max(0, self._scan - place)
         self._ready = max(0, self._ready - place)

@@ -18,7 +18,7 @@ _CLOCK = re.compile(
 
 
 def date(text: Text, place: int) -> Reading | None:
-    """2025-01-08, 08.01.2025, 1/8/2025, and 8.1. where a day comes before its month."""
+    """2025-01-08, 08.01.2025, 1/8/2025, and 8.1. in languages with the day before the month."""
     language = text.language
     english = language.code == "en"
     year: str | None

@@ -1,4 +1,4 @@
-"""Stage directions as language models write them: *sighs*, (laughs), *scratches head*. They are
+"""Stage directions as language models write them: *sighs*, (laughs), *scratches head*. They become
 sounds or nothing, never words.
 
 A direction is a known sound or gesture, or it reads like one: between stars, apart from a sentence,
@@ -46,7 +46,7 @@ _BASE = word_set(
     "lachen husten"
 )
 _NEEDS_MORE = frozenset(["clears", "shakes", "rolls", "takes", "leans", "bows", "breathes"])
-"""Verbs that are a gesture only with what follows: "clears throat"."""
+"""Verbs that are a gesture only with the words after them: "clears throat"."""
 _ALSO = word_set(
     "a an the bit little to himself herself themselves myself itself out loud and again "
     "deep breath throat head eyes shoulders his her their my with in back forward tiefe "
@@ -115,8 +115,8 @@ _PERIODS = re.compile(r"[,.!…]+(?: |$)")
 
 
 def sounds_of(name: str) -> tuple[str, ...] | None:
-    """The tags that a form of a sound's name may stand for, the best first; () for a gesture, None
-    for other words."""
+    """The tags that a form of a sound's name stands for, the best first; () for a gesture, None for
+    other words."""
     return _FORMS.get(name)
 
 
@@ -137,8 +137,8 @@ class _Place(NamedTuple):
 
 
 def direction(match: re.Match[str]) -> tuple[str, ...] | None:
-    """What a match of DIRECTION directs: tags that may stand for it, () for silence, None if it is
-    ordinary text."""
+    """The meaning of a match of DIRECTION: tags, the best first, () for silence, None for ordinary
+    text."""
     written = (match[1] or match[2] or match[3] or match[4] or match[5]).strip()
     words = _PERIODS.sub(" ", written.lower()).split()
     if len(words) > 1 and (words[0].endswith("ly") or words[0] in _ADJECTIVES):

@@ -126,7 +126,7 @@ def zip_code(text: Text, place: int) -> Reading | None:
 
 
 def times(text: Text, place: int) -> Reading | None:
-    """5:30, 7 a.m., and from one to another: 6-8pm, 9:00-17:00."""
+    """5:30, 7 a.m., and ranges: 6-8pm, 9:00-17:00."""
     match = _TIME.match(text.text, place)
     parts: list[re.Match[str]] = []
     while match is not None and len(parts) < 2:
@@ -156,7 +156,7 @@ def times(text: Text, place: int) -> Reading | None:
             pieces.append((part.start(4), f"{part[4].upper()} M"))
     end = last.end()
     if last[4] and text.text[end - 1] == "." and text.ends_sentence(end):
-        end -= 1  # the stop of "p.m." ends the sentence too
+        end -= 1  # the full stop of "p.m." ends the sentence, too
     return Reading(end, pieces)
 
 
@@ -205,7 +205,7 @@ def plurals(text: Text, place: int) -> Reading | None:
 
 
 def years(text: Text, place: int) -> Reading | None:
-    """Four digits that are a year, and from one to another."""
+    """Four digits that are a year, and ranges of years."""
     if season := _SEASON.match(text.text, place):
         return Reading(season.end(), [(place, f"{year(season[1])} {_cardinal(season[2])}")])
     match = _YEAR.match(text.text, place)
@@ -271,7 +271,7 @@ def fractions(text: Text, place: int) -> Reading | None:
 
 
 def heights(text: Text, place: int) -> Reading | None:
-    """5'10" and, where no quotation ends, 12"."""
+    """5'10" and, if it does not end a quotation, 12"."""
     if match := _HEIGHT.match(text.text, place):
         if match[3]:
             return Reading(
@@ -331,6 +331,6 @@ RULES: tuple[tuple[Rule, str, bool], ...] = (
     (heights, " a'\".", False),
     (years, ENDS + "-/", False),
 )
-"""Those before the rules of every language; see there."""
+"""Rules that come before `figures.RULES`; see there."""
 
 __all__ = ["MONTHS", "RULES", "STATES"]

@@ -1,8 +1,9 @@
-"""Figures that are no amounts: codes, telephone numbers, ordinals, fractions, powers, versions; and
-the order of all rules.
+"""Figures that are not amounts: codes, telephone numbers, ordinals, fractions, powers, versions;
+and the order of all rules.
 
-Each rule looks at one place and says how far it reads and what is said, or None. The first that
-knows answers; what none knows is read by `spelling.py` piece by piece, digits and words in order.
+Each rule reads the text at one place and returns how far it reads and what is spoken, or None. The
+first rule that applies is used; text that no rule reads is read by `spelling.py` piece by piece,
+digits and words in order.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ _HASH = re.compile(r"(?:#|№ ?)(\d+)(?!\w)(?![.,]\d)")
 
 
 def code(text: Text, place: int) -> Reading | None:
-    """Digit by digit behind a word that says so: "your code is 4930", "PIN 0042", "call 911"."""
+    """Digit by digit after a word that asks for it: "your code is 4930", "PIN 0042", "call 911"."""
     match = _DIGIT_GROUPS.match(text.text, place)
     if match is None:
         return None
@@ -150,7 +151,7 @@ def fraction(text: Text, place: int) -> Reading | None:
 
 
 def power(text: Text, place: int) -> Reading | None:
-    """What stands behind a ^."""
+    """A number or word after a ^."""
     match = _POWER.match(text.text, place)
     if match is None:
         return None
@@ -211,7 +212,7 @@ def size(text: Text, place: int) -> Reading | None:
 
 
 def score(text: Text, place: int) -> Reading | None:
-    """16:9 and 3:2, which are no times."""
+    """16:9 and 3:2, which are not times."""
     match = _SCORE.match(text.text, place)
     if match is None:
         return None
@@ -233,7 +234,7 @@ def numbered(text: Text, place: int) -> Reading | None:
 
 
 def amount(text: Text, place: int) -> Reading | None:
-    """A number with what belongs to it, or a range of two."""
+    """A number with its sign, currency and unit, or a range of two."""
     reader = amounts(text.language)
     first = reader.parse(text.text, place)
     if first is None:
@@ -264,7 +265,7 @@ def amount(text: Text, place: int) -> Reading | None:
 
 
 ENDS = " ,;:!?.)\"'"
-"""What stands behind a number that is a word: these, or nothing."""
+"""The marks that may follow a number: these, or nothing."""
 
 RULES: tuple[tuple[Rule, str, bool], ...] = (
     (code, ENDS + "-", False),
@@ -282,6 +283,6 @@ RULES: tuple[tuple[Rule, str, bool], ...] = (
     (amount, "*", True),
     (score, ":", False),
 )
-"""In every language; English puts its own before them. With each rule the marks that may stand
-behind its first digits ("a" is any letter, "*" whatever it is), and whether it may begin with
-something else than a digit."""
+"""The rules of every language; English has its own before them. Each has the marks that may follow
+its first digits ("a" is any letter, "*" anything), and whether it may begin with something other
+than a digit."""

@@ -1,5 +1,5 @@
 """Letters that are not read as a word: abbreviations, streets, acronyms, Roman numerals; and
-capitals that only stress."""
+capitals for stress."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _ALSO_TITLES = frozenset({"st", "dr"})
 _MAY_END = frozenset({"a.m.", "p.m.", "etc.", "dept.", "est."})
 _NO_STREETS = frozenset(
     {"the", "mount", "mt", "fort", "ft", "port", "lake", "and"}
-)  # they stand before a Saint
+)  # they come before a saint's name
 _INITIALS = re.compile(r"(?:[A-Z]\.)+[A-Z]")
 _PLURAL = re.compile(r"([A-Z]{1,5})('?s)$")
 _SPELLED = word_set(
@@ -83,7 +83,7 @@ _SPECIAL = {
 
 
 class Letters:
-    """Reads the words of one utterance that hold no figures."""
+    """Reads the words of one utterance that have no figures."""
 
     def __init__(self, text: Text) -> None:
         self._text = text
@@ -91,7 +91,7 @@ class Letters:
         self._shouted: bool | None = None
 
     def read(self, word: str, place: int) -> str:
-        """A whole word, marks included, as it is said."""
+        """A whole word with its marks as it is spoken."""
         match = _EDGES.match(word)
         if match is None or not (word[0].isupper() or not word.isalpha() or len(word) < 4):
             return word
@@ -130,7 +130,7 @@ class Letters:
         return f"{head}{said}{core[len(bare) :]}{tail}"
 
     def acronym(self, core: str) -> str | None:
-        """Letter by letter, if it is no word: IBM, IBM's, GPUs, U.S.A."""
+        """Letter by letter, if it is not a word: IBM, IBM's, GPUs, U.S.A."""
         if not self._english:
             return None
         if core in _SPELLED:
@@ -193,8 +193,8 @@ class Letters:
         return said + (stop if lower in _MAY_END and self._text.ends_sentence(end) else "")
 
     def _is_street(self, name: str, at: int, end: int, *, dotted: bool) -> bool:
-        """ "Baker St. in London", "12 Maple Dr": behind a name, and no name, or a house number,
-        with it."""
+        """ "Baker St. in London", "12 Maple Dr": after a name, and without a name after it, or with
+        a house number."""
         before, after = self._text.word_before(at), self._text.word_after(end)
         apart = self._text.text[at - 2 : at] == ", "  # "Fort Worth, St. Louis"
         if (
@@ -214,7 +214,7 @@ class Letters:
         return numbered or (dotted and self._text.before(at, 2)[0] in _BEFORE_STREETS)
 
     def _numbered(self, at: int) -> bool:
-        """Whether a house number stands before, in the same sentence."""
+        """Whether a house number comes before it in the same sentence."""
         for word in reversed(self._text.text[max(0, at - 48) : at].split()[-4:]):
             if word[:1].isdecimal():
                 return True
@@ -223,8 +223,8 @@ class Letters:
         return False
 
     def _calendar(self, core: str, at: int, *, dotted: bool) -> str | None:
-        """A month or, with its stop, a weekday written short, next to what makes it one: "Nov. 28",
-        "Tues. Jan. 5th"."""
+        """A short month or, with a full stop, a short weekday, next to another part of a date:
+        "Nov. 28", "Tues. Jan. 5th"."""
         if not (core.istitle() or core.isupper()) or not 3 <= len(core) <= 5:
             return None
         before = self._text.word_before(at)
@@ -244,7 +244,8 @@ class Letters:
         return re.fullmatch(r"\d{5}(?:-\d{4})?\.?", self._text.word_after(end)) is not None
 
     def _stressed(self, core: str, at: int) -> str | None:
-        """Capitals that only stress a word are said as the word; "IT" and "US" may be names too."""
+        """Capitals that only stress a word are spoken as the word; "IT" and "US" may be names,
+        too."""
         if not core.isupper():
             return None
         if _SOUNDS.fullmatch(core):

@@ -1,8 +1,8 @@
-"""What writing has and speech has not: markdown, LaTeX, links, emoji and look-alike characters, one
-word at a time.
+"""Removes what cannot be spoken: markdown, LaTeX, links, emoji and look-alike characters, one word
+at a time.
 
-Cost: a few passes over the word; no pattern looks at a character more than a few times, and words
-are short.
+Cost: a few passes over the word; no pattern reads a character more than a few times, and words are
+short.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ _SQUARES = str.maketrans("²³", "23")
 _DEGREE = re.compile(r"(?:(?<=\d)|^)\s?(?:[˚∘]|º(?=\s?[CcFf](?!\w)))")
 _KEPT = "²³½¼¾"
 _KEPT_SYMBOLS = "°©№^"
-_SIMPLE = re.compile(r"[^\W_]+(?:[.,'-][^\W_]+)*[.,!?;:]?")  # nothing of markdown's in it
+_SIMPLE = re.compile(r"[^\W_]+(?:[.,'-][^\W_]+)*[.,!?;:]?")  # has no markdown
 _BRACKETS = re.compile(r"[()\[\]{}<>]")
 _AREA_CODE = re.compile(r"\((?:\d{3,5}|0)\)")
 
@@ -114,7 +114,7 @@ def _command(match: re.Match[str]) -> str:
 
 def plain(text: str) -> str:
     """Characters that can be read: no emoji, no control or zero-width characters; look-alike
-    letters made plain."""
+    letters become plain letters."""
     if text.isascii():
         return text if text.isprintable() else "".join(c for c in text if c.isprintable())
     text = text.replace("℃", "°C").replace("℉", "°F")
@@ -123,7 +123,7 @@ def plain(text: str) -> str:
     out: list[str] = []
     for index, c in enumerate(text):
         category = unicodedata.category(c)
-        if c in "\u200c\u200d":  # joiners that belong to a script, not to an emoji
+        if c in "\u200c\u200d":  # joiners of a script, not of an emoji
             around = text[index - 1 : index] + text[index + 1 : index + 2]
             if len(around) == 2 and all(unicodedata.category(a)[0] in "LM" for a in around):
                 out.append(c)
@@ -144,8 +144,8 @@ def plain(text: str) -> str:
 
 
 def without_marks(text: str, *, rate: bool = False) -> str:
-    """Without markdown's marks; dashes and slashes between words as pauses and spaces, but in a
-    rate ("GB/day")."""
+    """Without markdown's marks; dashes and slashes between words become pauses and spaces, except
+    in a rate ("GB/day")."""
     if _SIMPLE.fullmatch(text):
         return text
     text = re.sub(r"(?<=\d)\s*\*\s*(?=\d)", "×", text)
@@ -153,7 +153,9 @@ def without_marks(text: str, *, rate: bool = False) -> str:
     text = re.sub(r"\\(?=[^\w\s])", "", text).replace("\\", " ")
     text = re.sub(r"^([\"'(]*)_+|(?<!_)_+([\"').,!?;:]*)$", r"\1\2", text).replace("_", " ")
     text = re.sub(r"(?<=\d)[–—](?=\d)", "-", text)
-    text = re.sub(r"^[—–]+(?=[^\W\d]|[¿¡\"'])|[—–]+(?=[,.;:!?])", "", text)  # of a dialogue
+    text = re.sub(
+        r"^[—–]+(?=[^\W\d]|[¿¡\"'])|[—–]+(?=[,.;:!?])", "", text
+    )  # a dash before direct speech
     text = re.sub(r"—+|(?<=\w)--+(?=\w)|(?<=\w)\|(?=\w)", ", ", text).replace("–", "-")
     if not rate:
         text = re.sub(r"(?<=[^\W\d]{2})/(?=[^\W\d]{2})", " ", text)
@@ -166,7 +168,7 @@ def without_marks(text: str, *, rate: bool = False) -> str:
 
 
 def without_brackets(text: str, is_last: bool) -> str:
-    """Brackets are pauses, not sounds: "(they say)" is "they say,"."""
+    """Brackets become pauses: "(they say)" is "they say,"."""
     if not _BRACKETS.search(text) or _AREA_CODE.fullmatch(text):
         return text
     text = re.sub(r"^(?:!?[(\[{]|<(?![\d.$€£=-]))+|[\[{]", "", text)

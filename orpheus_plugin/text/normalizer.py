@@ -1,7 +1,8 @@
-"""What is said for each written word: markdown, links, symbols and emoji become speech or silence.
+"""The spoken form of each written word: markdown, links, symbols and emoji become speech or
+silence.
 
-Works on the words of one utterance at a time and keeps one word of output for each word of input,
-so that a transcript never loses its place.
+Works on the words of one utterance at a time and gives one spoken form for each word, so that
+transcripts stay aligned.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ _QUOTES = "\"'“”‘’`()[].,;:!?"
 
 
 class Token(NamedTuple):
-    """A written word; whether it begins a line, and whether that line is a new sentence without a
-    mark before it."""
+    """A written word; whether it begins a line, and whether that line begins a sentence although no
+    mark comes before it."""
 
     written: str
     line_start: bool = False
@@ -58,8 +59,8 @@ class Token(NamedTuple):
 
 
 class Normalizer:
-    """Turns written words into spoken ones, remembering from call to call whether it is inside a
-    block of code."""
+    """Turns written words into spoken ones. Between calls it keeps whether it is inside a block of
+    code."""
 
     def __init__(
         self,
@@ -73,7 +74,7 @@ class Normalizer:
         self._spell_numbers = spell_numbers
         self._symbols = self._language.symbols
         spells = spell_numbers and self._language.spells
-        # A currency next to a number is read with it by the spelling.
+        # A currency next to a number is read by `spelling.py`.
         self._lone = {**self._symbols, **({} if spells else self._language.lone_currencies)}
         if self._language.number:
             self._lone["№"] = self._language.number
@@ -81,7 +82,7 @@ class Normalizer:
         self._in_code = False
 
     def read(self, tokens: Sequence[Token]) -> list[str]:
-        """One reading for each word; "" where there is nothing to say."""
+        """One spoken form for each word; "" if there is nothing to speak."""
         spoken: list[str] = []
         last = -1  # index of the last word with a reading
         new_item = False
@@ -110,8 +111,8 @@ class Normalizer:
         return [_tidy(self._name_symbols(said)) for said in spoken]
 
     def _pronounced(self, spoken: list[str]) -> frozenset[int]:
-        """Put in what the table says, phrases before words; returns which words are settled
-        thereby."""
+        """Apply the table of pronunciations, phrases before words; returns the words that are
+        final."""
         settled: set[int] = set()
         index = 0
         while index < len(spoken):
@@ -148,7 +149,7 @@ class Normalizer:
         return None
 
     def _lone_mark(self, tokens: Sequence[Token], index: int) -> str | None:
-        """What a mark on its own means by its neighbours: "3 * 4", "press #.", "Settings >
+        """The meaning of a mark on its own, from its neighbours: "3 * 4", "press #.", "Settings >
         Account", "is - 5"."""
         written = tokens[index].written
         dialled = _KEYS.fullmatch(written) if index and self._language.keys else None

@@ -1,4 +1,4 @@
-"""Whole numbers in words, by `num2words` where it is installed and knows the language."""
+"""Whole numbers in words, by `num2words` if it is installed and knows the language."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import lru_cache
 
 @lru_cache(maxsize=4096)
 def number_words(value: int, language: str = "en", form: str = "cardinal") -> str | None:
-    """A whole number in words, or None where the language or the library is not there."""
+    """A whole number in words, or None if the language or the library is missing."""
     try:
         from num2words import num2words
 

@@ -1,5 +1,5 @@
-"""A table of pronunciations, for names that no rule can know: what is written -> how it is spelled
-for the model."""
+"""A table of pronunciations, for names that no rule can know: written form -> how the model reads
+it."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from orpheus_plugin.errors import InvalidOptions
 
 MAX_ENTRIES = 2_000
 MAX_CHARS = 120
-"""Of an entry, on either side."""
+"""The longest side of an entry."""
 
 
 class Pronunciations(Mapping[str, str]):
     """Whole words and how they are spoken:
     `Pronunciations({"Nguyen": "win", "Des Moines": "duh moyn"})`.
 
-    A word with a capital is found only as it is written; one without capitals is found however it
-    is capitalised. Only what is spoken changes: transcripts and word times keep what was written.
-    Equal tables are equal and hashable.
+    An entry with a capital matches only as it is written; one without capitals matches any
+    capitalisation. Only the speech changes: transcripts and word times keep the written form. Equal
+    tables are equal and hashable.
 
     Cost: one dictionary lookup for each word of a text.
 
     Raises:
-        InvalidOptions: an entry is no text, is empty or too long, or there are too many.
+        InvalidOptions: an entry is not a string, is empty or too long, or there are too many.
     """
 
     def __init__(self, table: Mapping[str, str] | None = None) -> None:
@@ -46,11 +46,11 @@ class Pronunciations(Mapping[str, str]):
 
     @classmethod
     def from_file(cls, path: str | Path) -> Pronunciations:
-        """A file of lines `word = spoken`, in UTF-8; empty lines and those that begin with # are
-        skipped.
+        """Read a file of lines `word = spoken`, in UTF-8; empty lines and lines that begin with #
+        are skipped.
 
         Raises:
-            InvalidOptions: the file cannot be read, or a line is none of these.
+            InvalidOptions: the file cannot be read, or a line is wrong.
         """
         table: dict[str, str] = {}
         try:
@@ -73,12 +73,12 @@ class Pronunciations(Mapping[str, str]):
         return cls(table)
 
     def spoken(self, written: str) -> str | None:
-        """What is spoken for a word or phrase, marks around it left out; None if it is not in the
+        """The spoken form of a word or phrase, without marks around it; None if it is not in the
         table."""
         return self._table.get(written) or self._table.get(written.lower())
 
     def __or__(self, other: Mapping[str, str]) -> Pronunciations:
-        """Both tables; the second one counts where they differ."""
+        """Both tables; where they differ, the second one counts."""
         return Pronunciations({**self._table, **other}) if other else self
 
     def __getitem__(self, written: str) -> str:

@@ -1,5 +1,5 @@
-"""Roman numerals behind what bears a number: World War II, Henry VIII, chapter IV, Louis XIV, siglo
-XXI."""
+"""Roman numerals after a name or word that takes a number: World War II, Henry VIII, chapter IV,
+Louis XIV, siglo XXI."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _NO_NUMERALS = word_set(
 
 
 def value(written: str) -> int | None:
-    """The number that a Roman numeral stands for; None if it is none."""
+    """The value of a Roman numeral; None for other words."""
     if not written or not _ROMAN.fullmatch(written):
         return None
     total = 0
@@ -63,7 +63,7 @@ def value(written: str) -> int | None:
 
 
 def read(text: Text, written: str, place: int) -> str | None:
-    """How a Roman numeral at a place is said, if what stands before it makes it one."""
+    """How a Roman numeral at a place is spoken; None if the word before it does not take one."""
     language = text.language
     if century := _CENTURY.match(written):
         number = value(century[1])

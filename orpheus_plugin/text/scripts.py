@@ -1,5 +1,5 @@
-"""What punctuation and writing systems mean to a reader: which marks end a sentence or a clause,
-and which characters stand alone."""
+"""Punctuation and writing systems: which marks end a sentence or a clause, and which characters are
+words."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ SENTENCE_MARKS = ".!?…。！？｡؟।॥۔"
 WIDE_MARKS = "。！？｡"
 """End a sentence without a space after them."""
 CERTAIN_MARKS = "!?؟।॥۔"
-"""End a sentence as soon as a space follows; after a full stop or an ellipsis the next word
-decides."""
+"""End a sentence if a space follows; after a full stop or an ellipsis the next word decides."""
 CLAUSE_MARKS = ",;:，；：、،؛"
 WIDE_CLAUSE_MARKS = "，；：、،؛"
 """End a clause without a space after them."""
@@ -33,23 +32,23 @@ _COMMAS = (
 
 
 def split_cjk(token: str) -> list[str]:
-    """A run without spaces as words: Chinese and Japanese go character by character."""
+    """Words of a run without spaces: Chinese and Japanese go character by character."""
     return _CJK_PIECE.findall(token) if _HAS_CJK.search(token) else [token] if token else []
 
 
 def last_mark(text: str) -> str:
-    """The sentence or clause mark at the end of a text, closing quotes and brackets aside; "" if
+    """The sentence or clause mark at the end of a text, before closing quotes and brackets; "" if
     there is none."""
     last = text.rstrip(CLOSERS)[-1:]
     return last if last and last in SENTENCE_MARKS + CLAUSE_MARKS else ""
 
 
 def end_mark(text: str, *, within: bool) -> str:
-    """The mark that a text needs at its end, as its script writes it; "" if it has one.
+    """The mark that a text needs at its end, in its script; "" if it has one.
 
     Args:
-        within: the sentence goes on after the text, so that a comma will do; else it is over, and
-            takes a full stop.
+        within: the sentence continues after the text, so the mark is a comma; else it is a full
+            stop.
     """
     if last_mark(text):
         return ""

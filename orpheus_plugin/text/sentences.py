@@ -1,9 +1,9 @@
 """Where a sentence ends in text that is still arriving.
 
-Judging abbreviations in a dozen languages is left to `sentencex`; it reads finished text, so this
-module decides *when* enough text has come for a verdict that later text cannot change, and asks it
-about that one place only. Every verdict depends on the text up to a fixed point behind the mark,
-never on how the text was split on arrival.
+`sentencex` knows the abbreviations of a dozen languages, but reads finished text. So this module
+decides *when* enough text has come for a decision that later text cannot change, and asks it about
+that one place only. Every decision depends on the text up to a fixed point after the mark, never on
+how the text was split on arrival.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from orpheus_plugin.text.languages.de import DETERMINERS, NUMBERED
 from orpheus_plugin.text.scripts import CERTAIN_MARKS, CLOSERS, SENTENCE_MARKS, WIDE_MARKS
 
 _LONGEST_RUN = 64
-"""Marks, spaces or letters in a row that are looked at for one verdict: no verdict costs more for
-more of them."""
+"""The most marks, spaces or letters in a row that are read for one decision, so that its cost is
+limited."""
 _MARK = re.compile(
     rf"(?P<newline>\n)|(?P<run>[{SENTENCE_MARKS}]{{1,{_LONGEST_RUN}}})"
     rf"(?P<closers>[{re.escape(CLOSERS)}*_`\U0001F000-\U0001FAFF\u2600-\u27BF\uFE0F\u200D]{{0,{_LONGEST_RUN}}})"
@@ -50,10 +50,10 @@ def find_sentence_end(
 ) -> tuple[SentenceEnd | None, int]:
     """Look for the first certain sentence end from `scan` on in a sentence that begins at `start`.
 
-    Returns it, or None, and the place up to which everything is decided. Marks behind `stop` are
-    left for later: the caller cuts before it comes to them. With `final` nothing more will come.
+    Returns it, or None, and the place up to which everything is decided. Marks after `stop` are not
+    read: the caller cuts before them. With `final` no more text will come.
 
-    Cost: one pass over `text[scan:stop]`; each mark is judged by at most 200 characters around it.
+    Cost: one pass over `text[scan:stop]`; for each mark at most 200 characters around it are read.
     """
     while match := _MARK.search(text, scan):
         if match.start() > stop:
@@ -100,7 +100,7 @@ def _run_ends(
         return _full_stop_ends(text, match.start(), start, after, language, final)
     if "\n" in text[end:after]:
         return True
-    # "Wait... what", "I mean... I think": hesitation goes on
+    # "Wait... what", "I mean... I think": the sentence continues
     return not following.islower() and not (run[-1] in ".…" and following == "I")
 
 
@@ -120,7 +120,7 @@ def _full_stop_ends(
         if len(words) > 1 and words[-2] in _BEFORE_GERMAN_ORDINAL:
             return False
     first = text[after] if text[after].isalnum() else "X"
-    # One letter is enough unless a whole word could change the verdict: "the U.S. Then", "am 3.
+    # One letter is enough unless a whole word could change the decision: "the U.S. Then", "am 3.
     # März".
     if _splits(language, before, first) and not last.isdigit():
         return True
@@ -164,7 +164,7 @@ def _newline_ends(
 
 
 def _line_before(text: str, place: int, start: int) -> str:
-    """The line before a place, within its sentence; of a long one its last characters."""
+    """The line before a place, within its sentence; only the last characters of a long one."""
     start = max(start, place - 2 * _LONGEST_RUN)
     return text[max(text.rfind("\n", start, place) + 1, start) : place]
 

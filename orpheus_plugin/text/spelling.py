@@ -1,8 +1,9 @@
 """Numbers, money, times, dates, units and acronyms as words.
 
 The words of an utterance are read as one text, from left to right. At each figure the rules of
-`figures.py` are asked; what none knows is read piece by piece, letters and digits in order, so that
-a number is never read wrongly and nothing is lost. Each word keeps its own part of what is said.
+`figures.py` are tried; text that no rule reads is read piece by piece, letters and digits in order,
+so that a number is never read wrongly and nothing is lost. Each word keeps its own part of the
+spoken text.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ _PIECE = re.compile(r"(?P<letters>[^\W\d_]+)|(?P<digits>\d+)|(?P<mark>.)", re.DO
 def spell(
     words: Sequence[str], known: Language, settled: frozenset[int] = frozenset()
 ) -> list[str]:
-    """The same words, each with what is hard to read in it written out in a language; the settled
-    ones stay."""
+    """The same words with numbers, units and acronyms written out in a language; the words in
+    `settled` stay."""
     if not known.spells:
         return list(words)
     return _Speller(words, known, settled).spell()
@@ -46,8 +47,8 @@ def prepare(code: str) -> None:
 
 @lru_cache(maxsize=512)
 def _rules(known: Language, mark: str) -> tuple[Rule, ...]:
-    """The rules that may know a figure with this mark behind its first digits; "^" where it begins
-    with no digit."""
+    """The rules that may apply to a figure with this mark after its first digits; "^" for one that
+    does not begin with a digit."""
     own = {"en": english.RULES, "de": german.RULES}.get(known.code, ())
     rules = own + figures.RULES
     return tuple(
@@ -58,7 +59,7 @@ def _rules(known: Language, mark: str) -> tuple[Rule, ...]:
 
 
 class _Speller:
-    """Cost: each rule is one anchored match; a figure asks some twenty of them, a plain word
+    """Cost: each rule is one anchored match; a figure tries some twenty rules, a plain word
     none."""
 
     def __init__(self, words: Sequence[str], known: Language, settled: frozenset[int]) -> None:
@@ -71,7 +72,7 @@ class _Speller:
         self._letters = Letters(self._text)
         self._starts: list[int] = []
         self._said: list[str] = []
-        self._loose: set[int] = set()  # words of which only the marks are said so far
+        self._loose: set[int] = set()  # words of which only the marks are spoken so far
         self._glued = True  # the next piece follows without a space
         place = 0
         for index, word in enumerate(words):
@@ -120,7 +121,7 @@ class _Speller:
         return self._letters.read(word, place)
 
     def _spread(self) -> None:
-        """Give words whose reading stands in the word before them ("1 249 €") their share of it."""
+        """Give words that are spoken with the word before them ("1 249 €") their share of it."""
         said, index = self._said, 0
         while index < len(said):
             end = index + 1
@@ -148,8 +149,8 @@ class _Speller:
         )
 
     def _figures(self, place: int, end: int) -> int:
-        """Read from a place to the end of a word, and further where an amount goes on; returns
-        where it ended."""
+        """Read from a place to the end of a word, and further if an amount continues; returns where
+        it ended."""
         text = self._joined
         opening = True
         while place < end:
@@ -205,7 +206,7 @@ class _Speller:
         return None
 
     def _piece(self, place: int) -> int:
-        """What no rule knows: a run of letters, a run of digits, or a mark."""
+        """Read what no rule reads: a run of letters, a run of digits, or a mark."""
         text, language = self._joined, self._language
         match = _PIECE.match(text, place)
         assert match is not None
@@ -266,7 +267,7 @@ class _Speller:
         )
 
     def _say(self, place: int, said: str, *, glue: bool = False) -> None:
-        """Add to what is said for the word at a place."""
+        """Add to the spoken form of the word at a place."""
         if not said:
             return
         index = bisect_right(self._starts, place) - 1

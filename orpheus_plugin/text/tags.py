@@ -1,7 +1,7 @@
-"""Emotion tags: `<laugh>` is a sound to make, never a word to read. Each model knows its own.
+"""Emotion tags: `<laugh>` is spoken as a sound, never as a word. Each model knows its own tags.
 
-Stage directions (`*sighs*`, `(laughs)`) stand for the model's tag of that sound, or for nothing if
-it has none.
+Stage directions (`*sighs*`, `(laughs)`) become the model's tag of that sound, or nothing if it has
+none.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 ENGLISH_TAGS = frozenset({"laugh", "chuckle", "sigh", "cough", "sniffle", "groan", "yawn", "gasp"})
 TAG_HOLDER = "\ufdd0"
-"""Stands for a tag in text from which tags were lifted; a code point that is never a character."""
+"""Stands for a tag in text from which tags were taken; a code point that is never a character."""
 
 _TAG = re.compile(r"<(?P<angled>/?[^\W\d_][^<>\n]{0,60})>|\[(?P<square>[^\[\]<>\n]{1,30})\](?!\()")
 _OPEN_TAG = re.compile(r"<(?:/|[^\W\d_]|$)[^<>\n]{0,60}$")
@@ -35,13 +35,13 @@ _warned: set[str] = set()
 
 
 class TagLifter:
-    """Tells the tags a model knows from those it does not, and both from text."""
+    """Finds tags in text and separates those the model knows from others."""
 
     def __init__(self, known: Iterable[str]) -> None:
         self._known = {tag.casefold(): tag for tag in known}
 
     def lift(self, text: str) -> tuple[str, list[str]]:
-        """The text with a holder for each known tag, and those tags; foreign ones are left out."""
+        """The text with a holder for each known tag, and those tags. Unknown tags are left out."""
         lifted: list[str] = []
 
         def replace(match: re.Match[str]) -> str:
@@ -74,13 +74,13 @@ class TagLifter:
 
 
 def may_cut(text: str, place: int) -> bool:
-    """Whether a cut at this place is sure not to fall into a tag or a stage direction."""
+    """Whether a cut at this place certainly does not fall into a tag or a stage direction."""
     start = max(0, place - 64)
     return _OPEN_TAG.search(text, start, place) is None and not open_direction(text, start, place)
 
 
 def _without(name: str, *, known: bool) -> str:
-    """What is left of a foreign tag: nothing inside a word (`H<sub>2</sub>O`), else a space."""
+    """The replacement of an unknown tag: nothing inside a word (`H<sub>2</sub>O`), else a space."""
     word = name.split(maxsplit=1)[0] if name else ""
     if word in _INLINE_HTML:
         return ""

@@ -1,8 +1,7 @@
-"""What a reasoning model writes before it answers, `<think>...</think>`, is not for the listener's
-ears.
+"""The thoughts of a reasoning model, `<think>...</think>`, are not spoken.
 
-Servers that know the model keep it apart; others, such as Ollama without a reasoning parser, stream
-it with the answer.
+Servers that know the model send them apart; others, such as Ollama without a reasoning parser,
+stream them with the answer.
 """
 
 from __future__ import annotations
@@ -15,11 +14,11 @@ _EDGES = ("<think>", "</think>", "<thinking>", "</thinking>")
 
 
 class Reading(NamedTuple):
-    """Where a stream of text stands.
+    """The state of a stream of text.
 
     Attributes:
         held: its last characters, which may be the beginning of a tag.
-        thinking: whether it is within a thought.
+        thinking: whether it is inside a thought.
     """
 
     held: str = ""
@@ -27,13 +26,12 @@ class Reading(NamedTuple):
 
     @property
     def pending(self) -> str:
-        """What is text after all if no more comes."""
+        """Text that is held, if no more comes."""
         return "" if self.thinking else self.held
 
 
 def without_thoughts(delta: str, reading: Reading) -> tuple[str, Reading]:
-    """The next piece of text, split anywhere, without what is thought in it, and where the text
-    stands then."""
+    """The next piece of text, split anywhere, without thoughts, and the state after it."""
     text, thinking = reading.held + delta, reading.thinking
     said, at = [], 0
     for edge in _EDGE.finditer(text):

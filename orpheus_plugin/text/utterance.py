@@ -1,4 +1,4 @@
-"""Utterances: what the model reads next to what was written, and how a long one is divided."""
+"""Utterances: the model's text together with the written words, and how a long one is divided."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class SpokenWord:
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """A piece of text spoken in one go: `text` is for the model, `words` for transcripts and word
-    times.
+    """A piece of text that is generated as one: `text` is for the model, `words` for transcripts
+    and word times.
 
-    The text always ends in a mark: Orpheus repeats or adds words where none tells it that the text
-    is over (prakharsr/audiobook-creator pull 13, canopyai/Orpheus-TTS issue 137).
+    The text always ends in a mark: without one, Orpheus repeats or adds words
+    (prakharsr/audiobook-creator pull 13, canopyai/Orpheus-TTS issue 137).
     """
 
     text: str
@@ -43,15 +43,15 @@ class Utterance:
 def utterances(
     items: list[SpokenWord | str], limit: int, *, within: bool = False
 ) -> list[Utterance]:
-    """Utterances of at most `limit` characters out of words and, as plain strings, emotion tags in
+    """Make utterances of at most `limit` characters of words and, as plain strings, emotion tags in
     brackets.
 
-    Each text is given an end mark if it has none: a comma where its sentence goes on (`within`:
-    behind the last item too), else a full stop.
+    Each text gets an end mark if it has none: a comma if its sentence continues (with `within` also
+    after the last item), else a full stop.
     """
     parts: list[list[SpokenWord | str]] = []
     mute: list[SpokenWord | str] = []
-    for part in _divide(items, limit - 1):  # the mark needs a place
+    for part in _divide(items, limit - 1):  # one character for the mark
         if any(isinstance(item, str) or any(c.isalnum() for c in item.spoken) for item in part):
             parts.append([*mute, *part])
             mute = []
@@ -68,8 +68,7 @@ def utterances(
 
 
 def _marked(items: list[SpokenWord | str], *, within: bool) -> list[SpokenWord | str]:
-    """With a mark behind the last word that is spoken, before the emotion tags that may follow
-    it."""
+    """With an end mark after the last spoken word, before the emotion tags that may follow it."""
     for index in range(len(items) - 1, -1, -1):
         item = items[index]
         if isinstance(item, SpokenWord) and item.spoken:
@@ -97,8 +96,7 @@ def _utterance(items: Sequence[SpokenWord | str]) -> Utterance:
 
 
 def _divide(items: list[SpokenWord | str], limit: int) -> list[list[SpokenWord | str]]:
-    """Parts whose text stays within the limit, split at the best place behind the middle of
-    each."""
+    """Parts whose text stays within the limit, split at the best place after the middle of each."""
     rest = [small for item in items for small in _shorten(item, limit)]
     parts: list[list[SpokenWord | str]] = []
     while True:

@@ -119,9 +119,8 @@ def rotary_frequencies(shape: LlamaShape) -> NDArray[np.float64]:
         case "llama3":
             low, high = float(rope["low_freq_factor"]), float(rope["high_freq_factor"])
             turns = float(rope["original_max_position_embeddings"]) * plain / (2 * math.pi)
-            kept = np.clip(
-                (turns - low) / (high - low), 0, 1
-            )  # 0: slowed down in full, 1: as it is
+            # 0: slowed down in full, 1: unchanged.
+            kept = np.clip((turns - low) / (high - low), 0, 1)
             return plain * kept + plain / float(rope["factor"]) * (1 - kept)
         case other:
             raise BadCheckpoint(f"rotary scaling {other!r} is not supported")

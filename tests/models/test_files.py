@@ -233,16 +233,16 @@ def test_a_codec_given_by_hand_comes_first(tmp_path: Path) -> None:
     fill_codec(folder / "snac")
     mine = fill_codec(tmp_path / "codec")
     assert locate(folder, codec=mine).codec == mine
-    with pytest.raises(ModelNotFound, match="no SNAC codec"):
+    with pytest.raises(ModelNotFound, match="not a SNAC codec"):
         locate(folder, codec=tmp_path)
 
 
 @pytest.mark.parametrize(
     ("config", "generation", "message"),
     [
-        ('{"orpheus": 5}', "{}", "no table"),
-        ('{"orpheus": {"voices": "tara"}}', "{}", "no list of names"),
-        ('{"orpheus": {"spell_numbers": 1}}', "{}", "no bool"),
+        ('{"orpheus": 5}', "{}", "not an object"),
+        ('{"orpheus": {"voices": "tara"}}', "{}", "not a list of names"),
+        ('{"orpheus": {"spell_numbers": 1}}', "{}", "not a bool"),
         ("not json", "{}", "cannot be read"),
         ("{}", '{"top_p": 7}', "not between"),
         ("{}", '{"temperature": "hot"}', "not between"),
@@ -275,7 +275,7 @@ def test_the_bundled_model_is_known_only_where_its_files_are(
 ) -> None:
     monkeypatch.setattr(models, "_MINI_DIR", tmp_path / "mini")
     assert "mini" not in known_models()
-    with pytest.raises(ModelNotFound, match="does not carry"):
+    with pytest.raises(ModelNotFound, match="does not contain"):
         locate("mini")
     folder = fill_lm(tmp_path / "mini", {"orpheus": {"voices": ["heart"], "spell_numbers": True}})
     codec = fill_codec(folder / "snac")
@@ -336,7 +336,10 @@ def test_a_gated_model_without_mirrors_says_what_to_do(cache: Path) -> None:
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (ConnectionError("Name or service\nnot known"), "no connection to the hub.*not known"),
+        (
+            ConnectionError("Name or service\nnot known"),
+            "no usable connection to the hub.*not known",
+        ),
         (Refusal(404), "no such repository"),
         (Refusal(503), "the hub answered 503"),
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "No space left"),

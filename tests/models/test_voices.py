@@ -70,8 +70,8 @@ def test_one_warning_a_voice(caplog: pytest.LogCaptureFixture) -> None:
             for name in ("alloy", "ALLOY", "nova", "leo"):
                 pick_voice(ORPHEUS, name, model="m")
     assert [record.getMessage() for record in caplog.records] == [
-        "m has no voice 'alloy'; 'tara' speaks in its place",
-        "m has no voice 'nova'; 'leah' speaks in its place",
+        "m has no voice 'alloy'; 'tara' is used instead",
+        "m has no voice 'nova'; 'leah' is used instead",
     ]
 
 

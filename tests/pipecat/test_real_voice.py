@@ -134,9 +134,7 @@ async def test_the_agent_remembers_the_words_that_were_heard(
     heard, rate = read_wav(path)
     assert rate == SAMPLE_RATE
     assert len(heard) < len(whole)
-    assert np.array_equal(
-        heard, whole[: len(heard)]
-    )  # the same speech, and all of it up to the cut
+    assert np.array_equal(heard, whole[: len(heard)])  # the same speech, up to the cut
     words = remembered.split()
     assert words == CLEAR.split()[: len(words)]
     begun = sum(start < len(heard) / rate for start, _ in word_times(CLEAR, whole, SAMPLE_RATE))

@@ -167,7 +167,7 @@ async def test_a_server_of_another_kind_is_told(engine: SpeechEngine) -> None:
     await site.start()
     host, port = runner.addresses[0][:2]
     remote = RemoteEngine(f"http://{host}:{port}", connect_timeout_s=0.3)
-    with pytest.raises(ConnectionFailed, match="no Orpheus server"):
+    with pytest.raises(ConnectionFailed, match="not an Orpheus server"):
         await remote.start()
     await remote.aclose()
     await runner.cleanup()

@@ -1,5 +1,5 @@
-"""What each language says for figures, signs and addresses: one module of tables and a few rules
-for each."""
+"""How each language speaks figures, signs and addresses: one module of tables and a few rules for
+each."""
 
 from __future__ import annotations
 
@@ -16,6 +16,6 @@ _NEUTRAL = Language(code="", spells=False)
 
 
 def language(code: str) -> Language:
-    """The language of a two-letter code, a region behind it aside ("pt-BR"); one without words if
-    it is not known."""
+    """The language of a two-letter code; a region ("pt-BR") is ignored. An unknown code gives a
+    language without words."""
     return _LANGUAGES.get(code.split("-")[0].lower(), _NEUTRAL)

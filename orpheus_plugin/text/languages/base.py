@@ -1,4 +1,4 @@
-"""What the grammar of numbers needs to know of a language."""
+"""What the grammar of numbers needs of a language."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from orpheus_plugin.text.numerals import number_words
 
 Names = tuple[str, str]
-"""A unit as it follows one and as it follows any other number; the first with its own word for one:
-"one mile"."""
+"""A unit after one and after any other number; the first includes the word for one: "one mile"."""
 
 
 def _no_date(day: int, month: int, year: str | None, before: str) -> str:
@@ -37,39 +36,39 @@ class Language:
         spells: whether numbers can be written out in it.
         decimals: the marks between a number and its decimals, each with its word.
         groups: the marks between groups of three digits.
-        spaced_groups: whether a space stands between groups too: 1 249.
+        spaced_groups: whether a space may separate groups, too: 1 249.
         glued: whether a number and what it counts are written together.
-        digits: the digits as they are told one by one.
+        digits: the digits as they are spoken one by one.
         minus, plus, to, times, by, over, number, percent: as in "minus five", "five to ten", "two
             times", "three by five", "seven over ten", "number seven", "five percent".
-        words: signs and what is said for them between words and figures.
+        words: signs and their spoken forms between words and figures.
         squared, cubed, power: what follows a number for its powers; `power` takes the exponent.
         times_ten: "times ten to the power of", for 1e5.
         currencies: sign or code -> (with one, with others, one hundredth, hundredths).
-        money: between an amount of money and its hundredths.
-        names_cents: whether the hundredths are named then: "five dollars and ten cents", "fünf Euro
+        money: the word between an amount of money and its hundredths.
+        names_cents: whether the hundredths are named: "five dollars and ten cents", "fünf Euro
             zehn".
-        units: what may follow a number, as it is written -> names. Single letters are told apart by
-            case.
+        units: what may follow a number, as it is written -> names. The case of single letters
+            counts.
         periods: what may follow a slash: "/mo" -> "month".
         per: the word for that slash.
-        scales: letters for thousands and more, as they follow an amount of money or a number.
+        scales: letters for thousands and more after an amount of money or a number.
         money_scales: letters that are scales only in amounts of money.
         scale_words: the words for them.
-        scale_link: between a scale and a currency: "millions d'euros".
-        months: their names as they are said.
+        scale_link: the word between a scale and a currency: "millions d'euros".
+        months: their names as they are spoken.
         month_names: how months are written, in lower case -> 1 to 12.
         number_marks: abbreviations of "number".
-        phones: a pattern of telephone numbers that neither a sign nor a zero gives away.
-        codes: words after which a number is told digit by digit.
-        maybe_codes: words after which it is, unless something counted follows.
-        links: words that may stand between such a word and the number.
-        dials: words after which a number of three or more digits is one to dial.
+        phones: a pattern of telephone numbers that have neither a plus sign nor a leading zero.
+        codes: words after which a number is spoken digit by digit.
+        maybe_codes: as `codes`, unless a noun follows that the number counts.
+        links: words that may come between such a word and the number.
+        dials: words after which a number of three or more digits is a telephone number.
         dial_links: words that may stand between.
         emergency: numbers that are always told digit by digit, unless something is counted.
-        little_words: words that are never counted: what follows a number is no noun then.
-        date, clock, year, ordinal: rules; "" where there is none. `ordinal` takes the written
-            ending.
+        little_words: words that a number never counts.
+        date, clock, year, ordinal: rules; they give "" if they do not apply. `ordinal` takes the
+            written ending.
         counted: a number's words as they stand before a noun, given with the word before the
             number. The noun is as it is written, or of a unit with its article; "" if nothing is
             counted.
@@ -77,7 +76,7 @@ class Language:
         out_of: between the numbers of a rating: 4.5/5.
         abbreviations: in lower case, with their stop -> what they stand for.
         symbols: signs on their own or between words.
-        lone_currencies: what a currency sign on its own is called.
+        lone_currencies: the spoken form of a currency sign on its own.
         address: dot, slash, at, dash, underscore as they are read in an address.
         keys: keys of a telephone.
     """
@@ -135,8 +134,8 @@ class Language:
     keys: Mapping[str, str] = field(default_factory=dict)
 
     def integer(self, digits: str) -> str:
-        """A whole number in words. One with a leading zero, or too long to grasp, digit by
-        digit."""
+        """A whole number in words; digit by digit if it has a leading zero or more than 15
+        digits."""
         if len(digits) > 15 or (digits[0] == "0" and len(digits) > 1):
             return self.told(digits)
         return number_words(int(digits), self.code) or digits
@@ -155,7 +154,7 @@ class Language:
 
 
 def months(names: str) -> tuple[tuple[str, ...], dict[str, int]]:
-    """Twelve names, and how they are written: whole, or their first three letters."""
+    """Twelve names, and their written forms: whole, or the first three letters."""
     listed = tuple(names.split())
     written: dict[str, int] = {}
     for index, name in enumerate(listed, 1):

@@ -46,7 +46,7 @@ _EURO, _DOLLAR, _POUND, _FRANC = (
 
 
 def ending(before: str) -> str:
-    """The ending of an ordinal behind a word: "am dritten", "der dritte", "dritter"."""
+    """The ending of an ordinal after a word: "am dritten", "der dritte", "dritter"."""
     before = before.lower()
     return "n" if before in WEAK else "" if before in STRONG else "r"
 

@@ -59,8 +59,7 @@ CURRENCIES = {
 
 
 def _units(text: str) -> dict[str, tuple[str, str]]:
-    """Lines of "km, kms = kilometer kilometers"; the plural adds an s unless given behind a
-    comma."""
+    """Lines of "ft = foot, feet"; without a second name the plural adds an s."""
     out = {}
     for line in text.strip().splitlines():
         written, _, names = line.partition("=")
@@ -192,7 +191,7 @@ def _date(day: int, month: int, written: str | None, before: str) -> str:
 
 
 def _clock(hour: int, minute: int, named: bool) -> str:
-    """`named`: something behind it (am, pm) says that it is a time."""
+    """`named`: a word after it (am, pm) shows that it is a time."""
     said = number_words(hour, "en") or str(hour)
     if minute:
         low = f"oh {_DIGITS[minute]}" if minute < 10 else number_words(minute, "en")

@@ -29,7 +29,7 @@ _POUND = _money("libra", "penique", "una")
 
 
 def _ordinal(value: int, form: str) -> str:
-    """Beyond the tenth a plain number is usual."""
+    """After the tenth a plain number is usual."""
     if form not in ("º", "ª", "er", "o", "a", "°") or not value:
         return ""
     said = number_words(value, "es", "ordinal" if value <= 10 else "cardinal") or ""

@@ -52,9 +52,8 @@ class Sampler:
         self._random[stream] = np.random.Generator(np.random.Philox(seed))
         self._greedy[stream] = options.temperature == 0
         self._temperature[stream] = options.temperature or 1.0
-        self._top_p[stream] = (
-            options.top_p if options.top_p < 1 else 2.0
-        )  # no rounding cuts the tail
+        # 2.0: rounding cannot cut the tail.
+        self._top_p[stream] = options.top_p if options.top_p < 1 else 2.0
         self._penalty[stream] = options.repetition_penalty
         self._drawn[stream] = SPARE
 
