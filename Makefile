@@ -23,7 +23,7 @@ say:           ## the same agent without a browser: writes hello.wav
 environment:   ## what the tests and the tools need, in $(VENV)
 	@$(PYTHON) .ci/install.py $(VENV) test
 
-UNIT = tests/text tests/models tests/remote tests/test_turn.py tests/test_errors.py tests/test_protocol.py \
+UNIT = tests/text tests/models tests/remote tests/test_turn.py tests/test_errors.py tests/test_folders.py tests/test_protocol.py \
 	tests/test_reply.py tests/test_imports.py tests/engine/test_playout.py tests/engine/test_prebuffer.py \
 	tests/engine/test_runaway.py tests/engine/test_trim.py tests/engine/test_admission.py \
 	tests/tokens/test_vocabulary.py tests/codec/test_noise.py

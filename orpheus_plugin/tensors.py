@@ -2,7 +2,8 @@
 tensors are unpickled.
 
 Arrays are views of the mapped file: they cost no memory until they are read. NumPy has no bfloat16:
-its bits come as uint16, and `float32` widens them.
+its bits come as uint16, and `float32` widens them. The package `safetensors` is not used: its NumPy
+reader refuses bfloat16 and copies what it reads.
 """
 
 from __future__ import annotations
@@ -24,12 +25,11 @@ from orpheus_plugin.errors import BadCheckpoint, ModelNotFound
 Tensor = NDArray[Any]
 Tensors = dict[str, Tensor]
 
-_KINDS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4"} | {
-    "I16": "<i2",
-    "I8": "<i1",
-    "U8": "<u1",
-    "BOOL": "<u1",
-}
+_FORMATS = (
+    "F64 <f8, F32 <f4, F16 <f2, BF16 <u2, F8_E4M3 <u1, F8_E5M2 <u1, BOOL <u1, I64 <i8, I32 <i4,"
+    " I16 <i2, I8 <i1, U64 <u8, U32 <u4, U16 <u2, U8 <u1"
+)
+_KINDS = dict(pair.split() for pair in _FORMATS.split(","))
 _STORAGES = {
     "DoubleStorage": "<f8",
     "FloatStorage": "<f4",
@@ -111,9 +111,7 @@ def read_pickled(path: Path) -> Tensors:
             (name,) = (n for n in archive.namelist() if n.endswith("/data.pkl"))
             with archive.open(name) as file:
                 found = _Unpickler(file, archive, name.removesuffix("data.pkl")).load()
-    except (
-        Exception
-    ) as error:  # zipfile and pickle raise a dozen kinds for files that are no checkpoint
+    except Exception as error:  # zipfile and pickle raise a dozen kinds for other files
         raise BadCheckpoint(f"{path}: corrupt or unreadable: {_reason(error)}") from error
     if not isinstance(found, Mapping) or not all(isinstance(t, np.ndarray) for t in found.values()):
         raise BadCheckpoint(f"{path}: not a dictionary of tensors")

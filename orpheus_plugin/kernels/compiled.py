@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 
 import numba
 from llvmlite import binding
-from numba.misc import appdirs
+
+from orpheus_plugin.folders import cache_folder, private
 
 logger = logging.getLogger(__name__)
 
@@ -36,11 +37,13 @@ def _folder() -> Path | None:
         for file in sorted((package / room).glob("*.py")):
             key.update(file.read_bytes())
     chosen = os.environ.get("NUMBA_CACHE_DIR")
-    user = Path(chosen) if chosen else Path(appdirs.user_cache_dir("orpheus-tts"))
     # A container's user may have no home that can be written to.
-    for root in (user, Path(tempfile.gettempdir()) / f"orpheus-tts-{_user()}"):
+    temporary = Path(tempfile.gettempdir()) / f"orpheus_plugin-{_user()}"
+    for root in (Path(chosen) if chosen else cache_folder(), temporary):
         folder = root / "compiled" / key.hexdigest()[:16]
         try:
+            if str(root) != chosen:
+                private(root)  # kept code is run
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
                 return folder

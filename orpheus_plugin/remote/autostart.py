@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO
 
 import aiohttp
+from filelock import AsyncFileLock, Timeout
 
 from orpheus_plugin.errors import ServerNotStarted
 from orpheus_plugin.remote.connection import Address
@@ -72,6 +73,10 @@ class Wanted:
 async def find_or_start(wanted: Wanted | None = None) -> Address:
     """The address of a server on this machine that is ready to speak. Raises ServerNotStarted."""
     wanted = wanted or Wanted()
+    try:
+        state_dir()
+    except OSError as error:
+        raise ServerNotStarted(f"no folder for the records of servers: {error}") from error
     deadline = time.monotonic() + wanted.start_timeout_s
     # A server that is still loading is waited for; one that does not answer is ignored.
     if (address := await _find(wanted, deadline)) is not None:
@@ -203,28 +208,14 @@ def _why(code: int, output: Path) -> str:
 async def _only_one(wanted: Wanted, deadline: float) -> AsyncIterator[None]:
     """Hold the lock of this kind of server. The system releases it even if this process is
     killed."""
-    path = state_dir() / f"start-{wanted.name}.lock"
-    with path.open("a+b") as file:
-        while not _try_lock(file):
-            if time.monotonic() >= deadline:
-                raise ServerNotStarted(
-                    f"another process has been starting a server for too long ({path})"
-                )
-            await asyncio.sleep(POLL_S)
-        yield  # closing the file releases it
-
-
-def _try_lock(file: IO[bytes]) -> bool:
+    lock = AsyncFileLock(state_dir() / f"start-{wanted.name}.lock")
     try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            file.seek(0)
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
+        await lock.acquire(timeout=max(0.0, deadline - time.monotonic()), poll_interval=POLL_S)
+    except Timeout:
+        raise ServerNotStarted(
+            f"another process has been starting a server for too long ({lock.lock_file})"
+        ) from None
+    try:
+        yield
+    finally:
+        await lock.release()

@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from orpheus_plugin.folders import cache_folder, private
+
 
 @dataclass(frozen=True, slots=True)
 class RunningServer:
@@ -38,22 +40,12 @@ class RunningServer:
 
 
 def state_dir() -> Path:
-    """The package's directory in the platform's cache directory. It is made if it is missing, and
-    other users cannot read it."""
-    if override := os.environ.get("ORPHEUS_STATE_DIR"):
-        base = Path(override)
-    elif sys.platform == "win32":
-        base = (
-            Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData/Local") / "orpheus_plugin"
-        )
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library/Caches/orpheus_plugin"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "orpheus_plugin"
-    base.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with contextlib.suppress(OSError):
-        base.chmod(0o700)
-    return base
+    """ORPHEUS_STATE_DIR, else the package's cache folder. Made if it is missing.
+
+    Raises OSError if it cannot be made, PermissionError if it is not this user's alone.
+    """
+    chosen = os.environ.get("ORPHEUS_STATE_DIR")
+    return private(Path(chosen) if chosen else cache_folder())
 
 
 def records() -> list[RunningServer]:
@@ -93,6 +85,7 @@ def recorded(server: RunningServer) -> Iterator[None]:
 
 
 def _alive(pid: int) -> bool:
+    # As psutil.pid_exists, which is compiled code that the client needs for nothing else.
     if sys.platform == "win32":
         return True  # os.kill would end it; `autostart` asks the server anyway
     try:

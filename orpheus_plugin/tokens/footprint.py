@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from orpheus_plugin.errors import BadCheckpoint
+from orpheus_plugin.tensors import read_safetensors
 
 _RUNTIME = 3 << 29
 """1.5 GiB for activations, CUDA graphs and a context: an estimate, not measured."""
@@ -35,28 +32,6 @@ class Footprint:
         """
         weights = 0
         for file in sorted(model_dir.glob("*.safetensors")):
-            for name, tensor in tensors_in(file).items():
-                values = math.prod(tensor["shape"])
-                weights += values if eight_bit and "layers" in name else 2 * values
+            for name, tensor in read_safetensors(file).items():
+                weights += tensor.size * (1 if eight_bit and "layers" in name else 2)
         return cls(weights, cache)
-
-
-def tensors_in(path: Path) -> dict[str, Any]:
-    """The tensors of a safetensors file: by name, `dtype`, `shape` and `data_offsets`.
-
-    Raises BadCheckpoint if it is not such a file, or incomplete: an interrupted download would
-    otherwise fail much later, as a stack trace in another process. Layout: 8 bytes little-endian
-    length of a JSON header, the header, the tensors (github.com/huggingface/safetensors).
-    """
-    try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length)) if length < path.stat().st_size else {}
-        header.pop("__metadata__", None)
-        end = max(entry["data_offsets"][1] for entry in header.values())
-        whole = path.stat().st_size == 8 + length + end
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise BadCheckpoint(f"{path}: not a safetensors file: {error}") from error
-    if not whole:
-        raise BadCheckpoint(f"{path}: incomplete; download it again")
-    return dict(header)

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from orpheus_plugin.errors import BadCheckpoint, InvalidOptions, ModelNotFound
-from orpheus_plugin.tokens.footprint import Footprint, tensors_in
+from orpheus_plugin.tensors import read_safetensors
+from orpheus_plugin.tokens.footprint import Footprint
 from orpheus_plugin.tokens.vllm import plugin
 from orpheus_plugin.tokens.vocabulary import Vocabulary
 
@@ -191,5 +192,5 @@ def _read_config(model_dir: Path, weights_needed: bool) -> dict[str, Any]:
     if weights_needed and not weights:
         raise BadCheckpoint(f"{model_dir}: no *.safetensors")
     for file in weights:
-        tensors_in(file)
+        read_safetensors(file)  # an incomplete one fails much later, in another process
     return config
