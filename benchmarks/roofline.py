@@ -152,6 +152,8 @@ class Costs:
         codec_launch_s, codec_stream_s: a codec step of one frame takes 1.6 ms for one stream, 7.7
             ms for 64. The part of each stream is memory traffic, so it scales with the card's
             bandwidth.
+        tuned_launch: the tuned codec step launches so many operations for one of the plain step
+            (255 of 638), which is most of `codec_launch_s`. Not measured on a GPU.
         lanes: streams in a codec step.
         time_slicing: where two processes share a card without MPS, a frame takes so much longer
             than the sum of both alone: 1.16 to 1.40 for 32 to 192 streams.
@@ -163,21 +165,22 @@ class Costs:
     sampler_s: float = 10.2e-6
     codec_launch_s: float = 1.5e-3
     codec_stream_s: float = 97e-6
+    tuned_launch: float = 0.4
     lanes: int = 32
     time_slicing: float = 1.3
     call: float = 1.05
     fitted_bandwidth: float = 4800
 
-    def codec_s(self, gpu: Gpu, streams: int) -> float:
+    def codec_s(self, gpu: Gpu, streams: int, *, tuned: bool) -> float:
         """Seconds of the codec steps of one frame of every stream."""
-        steps = math.ceil(streams / self.lanes)
+        steps = math.ceil(streams / self.lanes) * (self.tuned_launch if tuned else 1)
         one = self.codec_stream_s * self.fitted_bandwidth / gpu.bandwidth
         return steps * self.codec_launch_s + streams * one
 
 
-CODEC = ("separate", "mps", "worker")
-"""A process of its own that takes turns with vLLM's; the same under MPS; in vLLM's worker on a
-stream of its own."""
+CODEC = ("separate", "tuned", "mps", "worker")
+"""A process of its own that takes turns with vLLM's; the same with the tuned step, which the
+others have too; under MPS; in vLLM's worker on a stream of its own."""
 
 
 def frame_s(
@@ -195,8 +198,8 @@ def frame_s(
     sampler = streams * costs.sampler_s * columns / COLUMNS_WHOLE
     on_gpu = SLOTS * (step_s(gpu, model, streams, fp8, a) + sampler)
     alone = on_gpu + SLOTS * costs.host_s
-    codec = costs.codec_s(gpu, streams)
-    if how == "separate":
+    codec = costs.codec_s(gpu, streams, tuned=how != "separate")
+    if how in ("separate", "tuned"):
         return costs.time_slicing * (alone + codec)
     # The codec runs while the language model waits for its host.
     together = max(alone, on_gpu + codec)
@@ -231,7 +234,11 @@ def first_sound_s(
     queues not counted."""
     step = frame_s(gpu, model, streams, fp8, a, costs, how, columns) / SLOTS
     prefill = 2 * a.prompt * model.body / (a.compute_share * 1e12 * (gpu.fp8 if fp8 else gpu.bf16))
-    return prefill + FIRST_AUDIO_IDS * step + costs.codec_s(gpu, min(streams, costs.lanes))
+    return (
+        prefill
+        + FIRST_AUDIO_IDS * step
+        + costs.codec_s(gpu, min(streams, costs.lanes), tuned=how != "separate")
+    )
 
 
 def with_everything(

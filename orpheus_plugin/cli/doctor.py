@@ -19,6 +19,7 @@ from orpheus_plugin.engine.factory import TORCH_IS_SLOW, generator_name
 from orpheus_plugin.engine.local import LocalEngine
 from orpheus_plugin.errors import OrpheusError
 from orpheus_plugin.models.devices import (
+    compiler_missing,
     cuda_available,
     nvidia_driver,
     pick_device,
@@ -156,6 +157,11 @@ def gpu_choices(config: EngineConfig, device: str) -> list[str]:
         codec = "in this process"
         if on_gpu:
             codec += ", which takes turns with vLLM's on the GPU unless MPS is in use"
+    if on_gpu:
+        codec += f"; {config.codec_step} step"
+        missing = compiler_missing("cuda") if config.codec_step == "tuned" else None
+        if missing:
+            codec += f", not compiled: {missing}"
     sampler = "compact" if compact_sampler(options, device.partition(":")[0]) else "vLLM's own"
     why = (
         "as asked"
@@ -170,8 +176,8 @@ def gpu_choices(config: EngineConfig, device: str) -> list[str]:
         lines.append(f"compiler for vLLM's kernels: {_compiler()}")
         if config.codec_process == "auto" or options.sampler == "auto":
             lines.append(
-                "not measured on a GPU yet: --codec-process vllm, --sampler compact, serve --mps,"
-                " --replicas; see docs/gpu.md"
+                "not measured on a GPU yet: --codec-process vllm, --codec-step tuned,"
+                " --sampler compact, serve --mps, --replicas; see docs/gpu.md"
             )
     return lines
 

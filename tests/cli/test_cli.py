@@ -303,7 +303,12 @@ def test_doctor_says_how_codec_sampler_and_gpu_are_used(monkeypatch: pytest.Monk
     options = VllmOptions(sampler="compact")
     asked = EngineConfig(generator="vllm", codec_process="vllm", generator_options=options)
     codec, sampler, *_ = gpu_choices(asked, "cuda")
-    assert codec == "codec: in vLLM's worker, as asked"
+    assert codec == "codec: in vLLM's worker, as asked; plain step"
+    monkeypatch.setattr(
+        "orpheus_plugin.cli.doctor.compiler_missing", lambda device: "triton is not installed"
+    )
+    tuned = EngineConfig(generator="vllm", codec_step="tuned")
+    assert "tuned step, not compiled: triton is" in gpu_choices(tuned, "cuda")[0]
     assert sampler.startswith("sampler: compact, as asked")
 
 
