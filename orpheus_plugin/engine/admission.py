@@ -1,11 +1,11 @@
-"""How many turns may speak at once without a gap for any of them: estimated from what the engine
-does.
+"""How many turns may speak at once without an underrun in any of them, estimated from the engine's
+work.
 
 What counts is the speed of one turn when n are being generated: seconds of audio a second. A step
 of the engine has a part that does not grow with n and one that does, so a second of audio takes a
-turn `cost * (1 + slope * (n - 1))` seconds. `slope` is a matter of the model and the machine: it is
-remembered for minutes. `cost` changes with whatever else runs here: it follows slow moments at once
-and fast ones within seconds.
+turn `cost * (1 + slope * (n - 1))` seconds. `slope` depends on the model and the machine and is
+averaged over minutes. `cost` changes with other programs on this machine: it follows slow moments
+at once and fast ones within seconds.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 SPARE = 1.12
-"""Every turn must be expected to have this many times real time."""
+"""The RTFx that every turn must be expected to have."""
 
 TICK_S = 0.5
-"""How often the running turns are looked at."""
+"""Seconds between two looks at the running turns."""
 
 TIGHT_S = 0.1
-"""No turn is admitted while a listener who has been hearing audio for a second has less than this
+"""No turn is admitted while a listener who has played audio for a second has less than this
 left."""
 
 SLOWER, FASTER = 0.5, 0.06
-"""Of a new figure in `cost`, at each look: a machine that wavers is judged by its slow moments, for
-they are heard."""
+"""Weight of a new figure in `cost`, if it is higher and if it is lower: slow moments count more,
+because they are audible."""
 
 MEMORY = 0.997
-"""What a look leaves of the older ones in `slope`: half of them after two minutes."""
+"""Weight that older looks keep in `slope` with each new one: half of it after two minutes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """One turn as it is looked at.
+    """One turn at the time of a look.
 
     Attributes:
-        stretch_s: seconds of audio since its listener last had nothing to hear for want of text.
-        ahead_s: seconds of it not heard yet.
+        stretch_s: seconds of audio since its listener last had no audio because there was no text.
+        ahead_s: seconds of it that are not played yet.
         generating: whether more of it is being generated.
     """
 
@@ -50,12 +50,12 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What an engine did so far, all turns together, those that ended included.
+    """The work of an engine so far, of all turns, including those that ended.
 
     Attributes:
         audio_s: seconds of audio it made.
-        busy_s: seconds its turns were being generated, each counted by itself; what they waited for
-            text is not in it.
+        busy_s: sum over the turns of the seconds in which they were generated, without waiting for
+            text.
     """
 
     audio_s: float
@@ -63,10 +63,10 @@ class Work:
 
 
 class Admission:
-    """The number of turns that are taken. Not thread-safe but for reading `limit`.
+    """The number of turns that are admitted. Not thread-safe, except for reading `limit`.
 
     Args:
-        ceiling: what the engine has room for; also the limit while nothing is known.
+        ceiling: the engine's places; also the limit while nothing is known.
     """
 
     def __init__(self, ceiling: int) -> None:
@@ -75,8 +75,8 @@ class Admission:
         self._cost: float | None = None
         self._slope = 1.0  # as if n turns took n times as long
         # Weighted sums over the looks, with y the seconds for a second of audio: 1, n, y, and of
-        # the steps from one look to the next dn * dn, dn * dy. A machine that grows slower
-        # meanwhile does not pass for one that minds company.
+        # the steps from one look to the next dn * dn, dn * dy. A machine that becomes slower
+        # meanwhile is not taken for one with a large slope.
         self._sums = [0.0] * 5
         self._last: tuple[float, float] | None = None
         self._most = 1.0  # turns seen at once
@@ -85,7 +85,7 @@ class Admission:
         self._seen_at = -math.inf
 
     def learn(self, turns: float, speed: float) -> None:
-        """`turns` at once, on average, came to `speed` seconds of audio a second, all together."""
+        """On average `turns` at once made `speed` seconds of audio a second, all together."""
         y = turns / max(speed, 1e-3)
         n0, y0 = self._last or (turns, y)
         self._last = turns, y
@@ -104,8 +104,8 @@ class Admission:
         return self._cost is None or self._cost * self._growth(turns) * SPARE <= 1
 
     def look(self, turns: Sequence[Progress], done: Work, *, now: float | None = None) -> None:
-        """Learn what the engine did since the last look; admit nobody while a listener is about to
-        hear a gap."""
+        """Learn from the engine's work since the last look. Admit no turn while a listener is about
+        to have an underrun."""
         now = time.monotonic() if now is None else now
         passed = now - self._seen_at
         audio_s, busy_s = done.audio_s - self._done.audio_s, done.busy_s - self._done.busy_s
@@ -122,7 +122,7 @@ class Admission:
         return 1 + self._slope * (turns - 1)
 
     def _fit_slope(self) -> None:
-        """By least squares, once there is something to tell it from."""
+        """By least squares, if there is enough data."""
         weight, n, y, spread, rise = self._sums
         if spread < 0.5:
             return
@@ -136,5 +136,5 @@ class Admission:
             room = 1 / (self._cost * SPARE)  # times as long as one turn alone may take
             if self._slope * (limit - 1) > room - 1:
                 limit = 1 + int(max(0.0, room - 1) / self._slope)
-            limit = min(limit, max(2, round(2 * self._most)))  # the rest is guessed from too far
+            limit = min(limit, max(2, round(2 * self._most)))  # more would be extrapolated too far
         self.limit = limit

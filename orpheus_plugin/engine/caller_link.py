@@ -14,7 +14,7 @@ from orpheus_plugin.turn import SAMPLE_RATE, Turn, TurnEvent
 
 
 class Spoken(Protocol):
-    """What a caller may ask of a turn's scheduler. Called on the engine's loop."""
+    """The part of a turn's scheduler that its caller uses. Called on the engine's loop."""
 
     def push_text(self, text: str) -> None: ...
     def flush(self) -> None: ...
@@ -26,10 +26,11 @@ class Spoken(Protocol):
 
 
 class CallerLink:
-    """A TurnLink: `send_*` and `consumed` are called on the caller's loop and only pass on to the
-    engine's.
+    """A TurnLink: `send_*` and `consumed` are called on the caller's loop and post to the engine's
+    loop.
 
-    Only the caller keeps the Turn: one that nobody holds any more ends what it asked for.
+    It has only a weak reference to the Turn: when the caller drops the Turn, the scheduler is
+    stopped.
 
     Args:
         loop: the engine's.
@@ -60,8 +61,8 @@ class CallerLink:
         self._post(self._spoken.end)
 
     def consumed(self, samples: int) -> None:
-        # Each report wakes the engine's loop; it is about a minute of audio, not about a chunk of
-        # it.
+        # Each report wakes the engine's loop, so it is sent for a minute of audio, not for each
+        # chunk.
         self._unreported += samples
         if self._unreported >= SAMPLE_RATE:
             samples, self._unreported = self._unreported, 0
@@ -71,11 +72,11 @@ class CallerLink:
     def send_cancel(self) -> Future[None]:
         closing = self._spoken.aclose()
         try:
-            # A coroutine begins a round of the loop later, and may come behind the news that nobody
-            # holds the turn.
+            # A coroutine would begin a round of the loop later, perhaps after the message that the
+            # Turn was dropped.
             self._loop.call_soon_threadsafe(self._spoken.stop)
             return asyncio.run_coroutine_threadsafe(closing, self._loop)
-        except RuntimeError:  # the engine was closed meanwhile: nothing is held
+        except RuntimeError:  # the engine was closed meanwhile: there is nothing to release
             closing.close()
             done: Future[None] = Future()
             done.set_result(None)
@@ -95,7 +96,8 @@ class CallerLink:
 
     @property
     def orphaned(self) -> bool:
-        """Nobody can read the turn any more: it is gone, or its loop is closed."""
+        """Whether nobody can read the turn any more: the caller has dropped it, or its loop is
+        closed."""
         turn = self._get()
         return turn is None or turn.orphaned
 
@@ -104,7 +106,7 @@ class CallerLink:
             turn.admit()
 
     def deliver(self, *events: TurnEvent | OrpheusError) -> bool:
-        """False when nobody can read them any more."""
+        """False if nobody can read them any more."""
         turn = self._get()
         return turn is not None and turn.deliver(*events)
 

@@ -6,8 +6,8 @@ vLLM serves one call into its worker between two steps of the model (`AsyncLLM.c
 call here only puts a batch into the codec thread's queue and returns the samples that are ready, so
 a step of the model never waits for the codec.
 
-`CodecWorker` is the worker's half, `WorkerCodec` ours. Batches and samples travel as bytes: vLLM's
-messages carry those without a copy through pickle.
+`CodecWorker` is the worker's half, `WorkerCodec` ours. Batches and samples are sent as bytes, which
+vLLM's messages carry without pickle.
 """
 
 from __future__ import annotations
@@ -112,7 +112,8 @@ class CodecWorker(OrpheusWorker):
     def orpheus_codec_step(self, batch: bytes | None, wait_s: float) -> list[bytes]:
         """Queue a batch. Returns the samples of batches that are done, oldest first.
 
-        Waits up to `wait_s` for the oldest one; with 0 it takes some 20 us and what the bytes cost.
+        Waits up to `wait_s` for the oldest one; with 0 it takes some 20 us and the copy of the
+        bytes.
         """
         assert self._orpheus_codec is not None
         return self._orpheus_codec.step(batch, wait_s)

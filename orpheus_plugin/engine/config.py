@@ -1,4 +1,4 @@
-"""What one engine is: the model, where it runs, and how much it takes on."""
+"""The configuration of an engine: the model, its device, and its limits."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ GeneratorName = Literal["auto", "cpu", "torch", "vllm", "completions"]
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """What one engine is. Equal configurations share an engine within a process.
+    """The configuration of an engine. Equal configurations share an engine within a process.
 
     Attributes:
         model: a known name (`orpheus-tts voices` lists them), a hub repository, a local directory,
-            or "auto": Orpheus 3B where there is CUDA, else the bundled small voice.
+            or "auto": Orpheus 3B if there is CUDA, else the small bundled voice.
         codec: a SNAC 24 kHz snapshot directory; None is the model's own.
         device: "auto", "cpu", "cuda" or "cuda:N".
-        generator: which token engine; "auto" is completions where `urls` are given, the compiled
-            one on a CPU, vLLM where CUDA and vLLM are present, else torch.
+        generator: which token engine; "auto" is completions if `urls` are given, the compiled one
+            on a CPU, vLLM if CUDA and vLLM are present, else torch.
         urls: OpenAI-style servers for the completions generator.
         api_key: their key.
         generator_options: a VllmOptions or CompletionsOptions, for the generator of that kind; None
@@ -38,20 +38,21 @@ class EngineConfig:
             the worker that has the model (see `codec_in_vllm`). "auto" is own: "vllm" has not run
             on a GPU yet.
         codec_step: "plain", or "tuned" for a GPU that a language model also uses: see
-            `codec.torch.step.TorchDecoder`. The plain one is the default until the other has been
-            measured on a GPU. Without meaning on a CPU.
-        max_turns: turns that may speak at once; None is a figure for the device.
-        measure: find out at warm-up, and while running, how many turns (up to that) stay in real
-            time, and take no more.
+            `codec.torch.step.TorchDecoder`. The default is plain until the other has been measured
+            on a GPU. Ignored on a CPU.
+        max_turns: turns that may speak at once; None is the default of the device.
+        measure: measure at warm-up, and while running, how many turns (up to max_turns) stay in
+            real time, and take no more.
         look_ahead: utterances of one turn generated at once.
         ahead_s: seconds generation may be ahead of a listener who plays at once; None is no limit.
         max_text_chars: characters of text a turn takes.
         spell_numbers: write out numbers, money, dates and the like before the model reads them;
-            None is as the model needs it: not for Orpheus 3B, which reads figures, if less surely.
+            None is the model's default: not for Orpheus 3B, which reads figures, though less
+            reliably.
         pronunciations: written word -> how it is spoken, for names that no rule can know; see
             `text.Pronunciations`.
-        strict_voices: a voice that the model does not have is always an error, also one of another
-            Orpheus model or of a known vendor, for which the model's own would speak.
+        strict_voices: a voice that the model does not have is always an error. Otherwise a voice of
+            another Orpheus model or of a known vendor is replaced by one of the model's own.
     """
 
     model: str = "auto"

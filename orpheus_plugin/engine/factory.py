@@ -35,8 +35,8 @@ MakeGenerator = Callable[[ModelFiles, Vocabulary], TokenGenerator]
 
 
 def find_files(config: EngineConfig) -> ModelFiles:
-    """Where the model lies on this machine (`models.find`). Raises ModelNotFound, saying what to
-    run, or BadCheckpoint."""
+    """The model's files on this machine (`models.find`). Raises ModelNotFound with the command that
+    fetches it, or BadCheckpoint."""
     return models.find(config.model, device=config.device, codec=config.codec)
 
 
@@ -50,8 +50,8 @@ def build_parts(
 ) -> EngineParts:
     """Read vocabulary and codec, make the token engine. Blocking.
 
-    The token engine is not started. The codec runs, unless it is to run in vLLM's worker: then it
-    is started after vLLM.
+    The token engine is not started. The codec is started, except in vLLM's worker, where it starts
+    after vLLM.
 
     Args:
         device: "cpu", "cuda" or "cuda:N".
@@ -90,7 +90,7 @@ def _codec_in_vllm(
 
 
 def generator_name(config: EngineConfig, device: str) -> GeneratorName:
-    """The token engine that a configuration means on this device."""
+    """The token engine of a configuration on this device."""
     if config.generator != "auto":
         return config.generator
     if config.urls:
@@ -153,10 +153,10 @@ def _language(spec: ModelSpec) -> str:
 def text_options(
     spec: ModelSpec, config: EngineConfig | None = None, options: SpeechOptions | None = None
 ) -> TextOptions:
-    """How a turn's text is cut and spoken: in its model's language, with its tags, no longer than
-    it speaks well.
+    """How a turn's text is cut and normalized: for the language, the tags and the longest utterance
+    of its model.
 
-    A turn's own options count before the engine's, the engine's before the model's.
+    A turn's options override the engine's, the engine's override the model's.
     """
     defaults = TextOptions()
     config, options = config or EngineConfig(), options or SpeechOptions()

@@ -35,8 +35,7 @@ from orpheus_plugin.turn import (
 logger = logging.getLogger(__name__)
 
 RATES = 64
-"""Voices whose speed is remembered. A model that lists no voices takes any name a client thinks
-of."""
+"""The most voices whose speed is remembered: a model that lists no voices accepts any name."""
 
 
 class LocalEngine:
@@ -47,7 +46,7 @@ class LocalEngine:
 
     Args:
         config: what to run.
-        files, generator: stand-ins for what `config` would find and build (tests, custom engines).
+        files, generator: used in place of those that `config` describes (tests, custom engines).
     """
 
     def __init__(
@@ -66,7 +65,7 @@ class LocalEngine:
         self._prebuffer = Prebuffer()
         self._admission = Admission(self.config.max_turns or 0)
         self._places = Places(lambda: self._admission.limit)
-        self._ended = Work(0.0, 0.0)  # of the turns that are no more
+        self._ended = Work(0.0, 0.0)  # of the turns that ended
         self._orphaned = 0
 
     # ---- life
@@ -79,8 +78,7 @@ class LocalEngine:
 
     @property
     def closed(self) -> bool:
-        """Whether it was closed and not started since: whoever keeps engines for others then makes
-        a new one."""
+        """Whether it was closed and has not been started since."""
         return self._supervisor.closed
 
     def _build(self) -> EngineParts:
@@ -98,8 +96,8 @@ class LocalEngine:
         )
 
     async def _warm_up(self, parts: EngineParts) -> None:
-        """Speak a word through everything, so that the first caller does not pay for first-use
-        costs."""
+        """Speak a word, so that the first caller does not wait for work that is done at first
+        use."""
         began = time.monotonic()
 
         async def running() -> EngineParts:
@@ -229,7 +227,7 @@ class LocalEngine:
         )
 
     def _rate(self, voice: str) -> SpeakingRate:
-        """What is known of a voice's speed: its turns teach each other."""
+        """The speed of a voice, shared by its turns."""
         rate = self._rates.pop(voice, None) or SpeakingRate()
         self._rates[voice] = rate
         if len(self._rates) > RATES:
@@ -297,8 +295,8 @@ _shared_lock = threading.Lock()
 
 
 def shared_engine(config: EngineConfig | None = None) -> LocalEngine:
-    """The process' engine of this configuration: every adapter that asks for it gets the same one.
-    Not yet started."""
+    """The engine of this configuration in this process: equal configurations get the same one. Not
+    yet started."""
     config = config or EngineConfig()
     with _shared_lock:
         engine = _shared.get(config)

@@ -1,5 +1,5 @@
-"""Where in the text the pauses of the audio stand, and how fast a voice speaks: the arithmetic
-behind word times."""
+"""Where in the text the pauses of the audio are, and how fast a voice speaks: the arithmetic of
+word times."""
 
 from __future__ import annotations
 
@@ -8,19 +8,18 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
-_SKIP_COST = (0.0, 1.2, 5.0)  # of a boundary without a pause: no mark, comma, full stop
-_IGNORED = (1.6, 8.0)  # cost of taking a pause for none, and more for each second over 0.1 s
-_TRUST_S = 2.5  # expected speech that the rate known beforehand is worth
-_RATE_OFF = 0.15  # how far a voice not heard yet is from the default rate, relatively
-_MEMORY = 4  # pauses looked back at
+_SKIP_COST = (0.0, 1.2, 5.0)  # cost of a boundary without a pause: no mark, comma, full stop
+_IGNORED = (1.6, 8.0)  # cost of ignoring a pause, and more for each second over 0.1 s
+_TRUST_S = 2.5  # weight of the rate known beforehand, in seconds of expected speech
+_RATE_OFF = 0.15  # typical relative difference of a new voice from the default rate
+_MEMORY = 4  # earlier pauses that are considered
 _BEAM = 8
 
 
 class SpeakingRate:
-    """How fast a voice speaks, learnt from its utterances: real seconds for each expected second.
+    """How fast a voice speaks, learned from its utterances: real seconds for each expected second.
 
-    Share one among the timers of a voice; it makes the first words of the next utterance more
-    exact.
+    Shared by the timers of a voice, so that the first words of the next utterance are more exact.
     """
 
     def __init__(self, factor: float = 1.0) -> None:
@@ -28,7 +27,7 @@ class SpeakingRate:
         self.heard_s = 0.0
 
     def learn(self, expected_s: float, real_s: float) -> None:
-        """Take in an utterance whose speech was expected to last `expected_s` and lasted
+        """Learn from an utterance whose speech was expected to last `expected_s` and lasted
         `real_s`."""
         if expected_s < 0.5 or not 0.4 < real_s / expected_s < 2.5:
             return
@@ -38,7 +37,7 @@ class SpeakingRate:
 
 
 class _Anchor(NamedTuple):
-    """A guess: this spoken word started when the speech clock stood so."""
+    """A hypothesis: this spoken word started at this time of the speech clock."""
 
     cost: float
     word: int
@@ -47,7 +46,7 @@ class _Anchor(NamedTuple):
 
 
 class PauseMatcher:
-    """Finds where in the text the pauses of the audio stand: the cheapest assignment of pauses to
+    """Finds where in the text the pauses of the audio are: the cheapest assignment of pauses to
     word boundaries.
 
     A boundary without a mark seldom has a pause, a full stop seldom lacks one, and the speech
@@ -61,17 +60,17 @@ class PauseMatcher:
         self._trust_s = _TRUST_S + min(rate.heard_s, 8.0)
         self._skipped = list(accumulate((_SKIP_COST[kind] for kind in pauses), initial=0.0))
         self._layers: list[list[_Anchor]] = [[_Anchor(0.0, 0, 0.0, rate.factor)]]
-        self._ignored: list[float] = [0.0]  # cost of taking each pause for none
+        self._ignored: list[float] = [0.0]  # cost of ignoring each pause
         self._best = self._layers[0][0]
 
     @property
     def factor(self) -> float:
-        """Real seconds of speech for each expected second, as heard so far."""
+        """Real seconds of speech for each expected second, so far."""
         return self._best.factor
 
     def due(self, word: int) -> float:
-        """What the speech clock shows when this word starts. Behind a mark a pause is waited for,
-        within reason."""
+        """Time of the speech clock when this word starts. After a mark a pause is waited for, up to
+        a limit."""
         best = self._best
         span = best.factor * (self._onsets[word] - self._onsets[best.word])
         if word == best.word:
@@ -81,10 +80,10 @@ class PauseMatcher:
         return best.clock + span + wait
 
     def pause(self, clock: float, length_s: float, *, again: bool) -> int:
-        """Take in a pause, or `again` the last one with its final length; returns the word that
-        comes behind it.
+        """Add a pause, or with `again` the last one with its final length; returns the word that
+        comes after it.
 
-        If the pause is best taken for none, that is the word of the last pause that was one.
+        If the pause is best ignored, that is the word of the last pause that was not.
         """
         if again and len(self._layers) > 1:
             self._layers.pop()
@@ -110,7 +109,7 @@ class PauseMatcher:
         length_s: float,
         layer: dict[int, _Anchor],
     ) -> None:
-        """Extend a guess by each word that may stand behind a pause at this clock."""
+        """Extend a hypothesis by each word that may follow a pause at this time."""
         real = clock - anchor.clock
         rate_off = _RATE_OFF * math.sqrt(_TRUST_S / (self._trust_s + self._onsets[anchor.word]))
         for word in range(anchor.word + 1, len(self._onsets) - 1):

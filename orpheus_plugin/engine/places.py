@@ -1,4 +1,4 @@
-"""Places for turns, and the line of turns that wait for one."""
+"""Places for turns, and the turns that wait in line for one."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from orpheus_plugin.errors import AtCapacity
 
 
 class Places:
-    """Turns that hold a place, and behind them a line, first come first served. A call costs a few
-    microseconds.
+    """Turns that have a place, and a line of turns that wait, first come first served. A call costs
+    a few microseconds.
 
     `enter` may be called from any thread; `leave` and `fill`, which admit others, from the engine's
     loop only.
 
     Args:
-        limit: gives the number of places there are now. A turn that holds one keeps it when there
-            are fewer.
+        limit: gives the present number of places. A turn keeps its place when the number falls.
     """
 
     def __init__(self, limit: Callable[[], int]) -> None:
@@ -35,8 +34,8 @@ class Places:
         return len(self._line)
 
     def enter(self, turn_id: str, admit: Callable[[], None], *, may_wait: bool) -> None:
-        """Take a place or the end of the line. `admit` is called once the turn holds a place, now
-        or later.
+        """Take a place or the end of the line. `admit` is called when the turn has a place, now or
+        later.
 
         Raises AtCapacity when there is no place and the turn may not wait.
         """
@@ -55,14 +54,14 @@ class Places:
                 )
 
     def leave(self, turn_id: str) -> None:
-        """Give up the place, or the position in the line. Idempotent."""
+        """Leave the place, or the line. Idempotent."""
         with self._lock:
             self._taken.discard(turn_id)
             self._line.pop(turn_id, None)
         self.fill()
 
     def fill(self) -> None:
-        """Give free places to those who have waited longest."""
+        """Give free places to the turns that have waited longest."""
         with self._lock:
             while self._line and len(self._taken) < self._limit():
                 turn_id = next(iter(self._line))

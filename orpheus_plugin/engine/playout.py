@@ -1,4 +1,4 @@
-"""What a listener who plays audio as it comes has yet to hear: the one clock of playback."""
+"""The playout clock: how much audio a listener who plays it as it comes still has to play."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Callable
 
 
 class PlayoutClock:
-    """Playback by a listener who plays each piece of audio at once, or behind what still plays.
+    """Playback by a listener who plays each piece of audio at once, or after the audio that still
+    plays.
 
-    It computes; it plays nothing. A call costs less than a microsecond. Write from one thread; any
-    thread may read.
+    It only computes. A call costs less than a microsecond. One thread writes; any thread may read.
 
     Args:
         now: the time source, in seconds: time.monotonic, a loop's `time`, or a test's own.
 
     Attributes:
-        begun: whether any audio came.
-        ends_at: when, by `now`, all audio that came has been heard: the past while the listener
-            waits. Before the first audio it is the time at which the clock was made.
+        begun: whether any audio has come.
+        ends_at: when, by `now`, all audio is played: in the past while the listener waits. Before
+            the first audio it is the time at which the clock was made.
     """
 
     __slots__ = ("_now", "begun", "ends_at")
@@ -30,13 +30,12 @@ class PlayoutClock:
 
     @property
     def ahead_s(self) -> float:
-        """Seconds of audio that are not heard yet; negative: so long the listener has waited. 0
-        before any audio."""
+        """Seconds of audio that are not played yet; negative if the listener has waited for so
+        long. 0 before any audio."""
         return self.ends_at - self._now() if self.begun else 0.0
 
     def play(self, seconds: float) -> float:
-        """So much audio comes. Returns the seconds of silence the listener heard right before it; 0
-        before any audio."""
+        """Add audio. Returns the seconds of silence right before it; 0 for the first audio."""
         now = self._now()
         gap = now - self.ends_at if self.begun else 0.0
         self.begun = True
@@ -44,13 +43,12 @@ class PlayoutClock:
         return max(0.0, gap)
 
     def delay(self, seconds: float) -> None:
-        """The listener hears what there is later by so much: other audio plays first, or playback
-        pauses."""
+        """Delay the audio that is not played yet: other audio plays first, or playback pauses."""
         self.begun = True
         self.ends_at = max(self.ends_at, self._now()) + seconds
 
     def stop(self) -> float:
-        """Playback is interrupted: what is not heard yet is dropped. Returns the seconds of it."""
+        """Drop the audio that is not played yet. Returns its length in seconds."""
         dropped = max(0.0, self.ahead_s)
         self.ends_at -= dropped
         return dropped

@@ -1,10 +1,10 @@
-"""Holds back the first audio of a turn where the engine is hardly faster than speech, so that it
-does not stutter.
+"""The prebuffer: holds back the first audio of a turn if the engine is hardly faster than real
+time, so that there are no underruns.
 
-Players and transports play audio the moment it comes. A fast engine is always ahead of that; one
-that makes 1.2 seconds of audio a second is behind it at every hiccup, most of all in a turn's first
-second. So a turn begins when some audio is there, as much as the last turns needed: next to nothing
-on a GPU. The engine does this once, for every protocol and adapter.
+Players and transports play audio when it comes. A fast engine is always ahead of them; one with an
+RTFx of 1.2 falls behind at every delay, most of all in a turn's first second. So a turn begins when
+there is as much audio as the last turns needed: almost none on a GPU. The engine does this once,
+for every protocol and adapter.
 """
 
 from __future__ import annotations
@@ -17,20 +17,19 @@ from orpheus_plugin.engine.playout import PlayoutClock
 from orpheus_plugin.turn import TurnEvent
 
 FIRST_S = 0.05
-"""Needed, as far as is known before the first turn. It is counted in audio: a fast engine has it in
-no time."""
+"""Assumed before the first turn, in seconds of audio: a fast engine makes it at once."""
 
 GRAIN_S = 0.03
-"""On top of what was needed, because players take audio in pieces."""
+"""Added to the need, because players take audio in pieces."""
 
 MOST_S = 0.3
-"""Beyond it waiting is worse than stuttering."""
+"""The most: a longer wait is worse than an underrun."""
 
 AGAIN_S = 0.1
-"""Held back after an underrun within a sentence: one gap instead of many."""
+"""Held back after an underrun within a sentence, so that there is one gap instead of many."""
 
 REMEMBERED = 8
-"""Turns whose needs count."""
+"""The number of last turns that count."""
 
 
 class Prebuffer:
@@ -45,20 +44,20 @@ class Prebuffer:
         return min(MOST_S, max(self._needs, default=FIRST_S) + GRAIN_S)
 
     def learn(self, need_s: float) -> None:
-        """A turn that had begun with this much audio would just not have run out of it."""
+        """A turn needed this much audio at its beginning to have no underrun."""
         self._needs.append(max(0.0, need_s))
 
 
 class Outlet:
-    """Hands the events of one turn on, some of them later. An event costs a few microseconds.
+    """Passes the events of one turn on, some of them later. An event costs a few microseconds.
 
     Audio that comes while the listener has none is held back until there is enough of it, or for as
-    long as that would play. Words keep their place before the audio.
+    long as that would play. Words stay before their audio.
 
     Args:
-        prebuffer: of the engine; learns what this turn needed at `close`.
-        clock: of the turn's listener; whoever hands audio on plays it there.
-        hand_on: gets events to deliver now, and the seconds of audio in them.
+        prebuffer: of the engine; it learns at `close` what this turn needed.
+        clock: of the turn's listener; the receiver of the events plays their audio there.
+        hand_on: called with events to deliver now, and the seconds of audio in them.
 
     Attributes:
         held_s: seconds of audio held back now.
@@ -78,7 +77,7 @@ class Outlet:
         self._enough_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._utterance = -1
-        self._began_with_s = 0.0  # when the utterance began, or went on after a gap
+        self._began_with_s = 0.0  # when the utterance began, or continued after a gap
         self._need_s: float | None = None
 
     def push(self, events: Sequence[TurnEvent], seconds: float, utterance: int) -> None:
@@ -101,7 +100,7 @@ class Outlet:
             self.flush()
 
     def flush(self) -> None:
-        """Hand on what is held back."""
+        """Pass on what is held back."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -1,5 +1,5 @@
-"""What an engine does at warm-up: it speaks, once alone and then several turns at once, to see how
-fast it is."""
+"""The measurement at warm-up: the engine speaks one turn, then several at once, to find its
+speed."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from orpheus_plugin.errors import EngineDied, OrpheusError
 from orpheus_plugin.turn import SAMPLE_RATE, AudioChunk, Turn
 
 PROBE_S = 1.5
-"""How long a number of turns is measured."""
+"""Seconds for which a number of turns is measured."""
 
 PROBE_TEXT = (
     "This is how long it takes to speak a few sentences on this machine. Nobody will ever hear"
-    " them, and that is fine."
-    " They only have to be long enough, so that nobody is finished before the clock is."
+    " them, and that is fine. They only have to be long enough, so that nobody is finished"
+    " before the clock is."
     " Then we know how many people may be spoken to at the same time, without a gap for any of"
     " them."
 )
 
 
 async def speak_once(open_turn: Callable[[], Turn]) -> None:
-    """A word through everything. Raises EngineDied; a model that gives no usable speech is no
-    failure of the engine."""
+    """Speak a word. Raises EngineDied; a model that gives no usable speech is not a failure of the
+    engine."""
     async with open_turn() as turn:
         turn.push_text("Hello there.")
         turn.end()
@@ -39,8 +39,7 @@ async def speak_once(open_turn: Callable[[], Turn]) -> None:
 
 
 async def measure(open_turn: Callable[[], Turn], admission: Admission) -> None:
-    """Teach `admission` how fast 1, 2, 4 ... turns at once are, up to what there is room or time
-    for."""
+    """Measure 1, 2, 4 ... turns at once for `admission`, as far as places and time allow."""
     turns = 1
     while True:
         speed = await probe(turns, open_turn)
@@ -52,7 +51,8 @@ async def measure(open_turn: Callable[[], Turn], admission: Admission) -> None:
 
 
 async def probe(turns: int, open_turn: Callable[[], Turn]) -> float | None:
-    """Seconds of audio per second with this many turns at once; None if too little came to tell."""
+    """Seconds of audio per second with this many turns at once; None if there was too little
+    audio."""
     arrived: list[tuple[float, int]] = []
 
     async def listen(turn: Turn) -> None:
@@ -65,14 +65,14 @@ async def probe(turns: int, open_turn: Callable[[], Turn]) -> float | None:
     opened = [open_turn() for _ in range(turns)]
     listening = [asyncio.create_task(listen(turn)) for turn in opened]
     try:
-        # As soon as one is finished they are no longer so many.
+        # When one is finished, fewer turns run.
         await asyncio.wait(listening, timeout=PROBE_S, return_when=asyncio.FIRST_COMPLETED)
     finally:
         await asyncio.gather(*(turn.cancel() for turn in opened))
         await asyncio.gather(*listening, return_exceptions=True)
     if len(arrived) < 4 * turns:
         return None
-    # Reading the prompts, and the first small pieces, are not yet the steady state.
+    # Prompts and the first small pieces are not the steady state.
     began = arrived[len(arrived) // 4][0]
     passed = arrived[-1][0] - began
     samples = sum(size for when, size in arrived if when > began)

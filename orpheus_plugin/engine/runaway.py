@@ -1,9 +1,9 @@
-"""The runaway guard: recognises, while an utterance streams, that the model no longer speaks its
-text.
+"""The runaway guard: recognises, while an utterance streams, that the model does not speak its text
+any more.
 
-Orpheus sometimes loops, falls silent without stopping, or goes on for ever
-(isaiahbjork/orpheus-tts-local issue 2, canopyai/Orpheus-TTS issue 177). Whole-file servers detect
-that afterwards; an agent must notice it while it speaks.
+Orpheus sometimes loops, is silent without stopping, or does not end (isaiahbjork/orpheus-tts-local
+issue 2, canopyai/Orpheus-TTS issue 177). Servers of whole files detect that afterwards; an agent
+must detect it while it speaks.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class RunawayGuard:
 
     Args:
         loop_s: this much audio made of one repeating pattern (at least 4 times) is a loop.
-        silence_s: this much near-silence in a row is a model that forgot to stop.
+        silence_s: this much near-silence in a row is a model that does not stop.
     """
 
     MAX_PERIOD = 48  # rows: 1 s, the longest pattern that counts as a loop
@@ -44,9 +44,11 @@ class RunawayGuard:
     def __init__(self, *, loop_s: float = 4.0, silence_s: float = 4.0, rate: int = 24_000) -> None:
         self._loop = int(loop_s * rate / 512)
         self._count = 0  # rows so far
-        self._places: dict[tuple[int, ...], list[int]] = {}  # of the last MAX_PERIOD rows
+        self._places: dict[
+            tuple[int, ...], list[int]
+        ] = {}  # where each of the last MAX_PERIOD rows was
         self._history: deque[tuple[int, ...]] = deque()
-        self._runs: dict[int, int] = {}  # by period, where there is one
+        self._runs: dict[int, int] = {}  # current runs by period
         self._silence = 0
         self._silence_limit = int(silence_s * rate)
 
@@ -54,8 +56,8 @@ class RunawayGuard:
         """int [n, 3] codes as they were generated, a row for 512 samples; the reason to cut the
         utterance, or None.
 
-        A run counts, per period p, how many rows on end equalled the one p before. Speech hardly
-        ever repeats a row, so that there is seldom more to do than to look one up.
+        A run is the number of successive rows that equal the row a period p before. Speech hardly
+        ever repeats a row, so there is seldom more to do than one lookup.
         """
         for row in codes.tolist():
             code = tuple(row)
@@ -65,7 +67,7 @@ class RunawayGuard:
                 period = self._count - place
                 run = self._runs[period] = runs.get(period, 0) + 1
                 if run >= max(self._loop, 3 * period):
-                    return f"the same {period * 512 / 24_000:.2f} s of sound over and over"
+                    return f"the same {period * 512 / 24_000:.2f} s of sound repeated"
             places.append(self._count)
             self._history.append(code)
             self._count += 1

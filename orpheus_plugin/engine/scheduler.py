@@ -33,32 +33,31 @@ logger = logging.getLogger(__name__)
 
 MARGIN_S = 1.0
 """The newest utterance must be this far ahead of the listener (or fully generated) before the next
-one starts: on a slow machine the sentence being heard comes first."""
+one starts: on a slow machine the sentence that plays comes first."""
 
 UNREAD_S = 60.0
-"""Audio delivered but not taken by the caller. Beyond it no further utterance starts, so memory
-stays bounded."""
+"""Seconds of audio delivered but not taken by the caller. With more, no further utterance starts,
+so memory stays bounded."""
 
 
 class Scheduler:
-    """Speaks one turn, on the engine's loop. Nothing in it waits for the caller.
+    """Speaks one turn, on the engine's loop. It never waits for the caller.
 
     Args:
         loop: the engine's.
         parts: awaited before each utterance, so that a turn waits for a restart of the engine.
         look_ahead: utterances of this turn that may be generated at once.
         ahead_s: how far generation may be ahead of a listener who plays at once; None is no limit.
-        rate: how fast the voice speaks, as far as known; its turns learn it together.
+        rate: the speed of the voice, shared by its turns.
         prebuffer: of the engine.
-        on_end: called once when nothing of the turn is left in the engine, before the caller hears
-            of the end; with the error that ended it, if one did.
+        on_end: called once when nothing of the turn is left in the engine, before the caller gets
+            the end; with the error that ended it, if one did.
 
     Attributes:
         link: to the caller; it makes the Turn.
         clock: of a listener who plays at once.
-        admitted: set when the turn holds its place; nothing of it is in the engine before.
-        orphaned: it was ended because nobody holds its Turn any more, or the loop of who did is
-            closed.
+        admitted: set when the turn has its place; nothing of it is in the engine before that.
+        orphaned: whether it was ended because its caller dropped the Turn, or its loop is closed.
     """
 
     def __init__(
@@ -91,7 +90,9 @@ class Scheduler:
         self._rate = rate
         self._outlet = Outlet(prebuffer, self.clock, self._hand_on)
         self._on_end = on_end
-        self._queued: deque[tuple[Utterance, float]] = deque()  # with when its text was there
+        self._queued: deque[tuple[Utterance, float]] = (
+            deque()
+        )  # with the time when its text was there
         self._live: deque[UtteranceJob] = deque()  # in the engine, or not yet delivered whole
         self._started: asyncio.Queue[UtteranceJob | None] = asyncio.Queue()
         self._text_ended = False
@@ -113,21 +114,21 @@ class Scheduler:
         self._task.add_done_callback(self._retire)
 
     def admit(self) -> None:
-        """The turn holds its place. On the engine's loop, or before `start`."""
+        """The turn has its place. On the engine's loop, or before `start`."""
         self.admitted.set()
         self.link.admit()
 
     def stop(self, reason: OrpheusError | None = None) -> None:
-        """End the turn without waiting for what is in flight. Idempotent.
+        """End the turn without waiting for work in flight. Idempotent.
 
-        `reason` is what the caller is told, if it did not ask for this itself.
+        `reason` is the error that the caller gets; None if the caller asked for the end.
         """
         if self._task is not None and not self._task.done() and not self._task.cancelling():
             self._final = reason
             self._task.cancel()
 
     async def aclose(self, reason: OrpheusError | None = None) -> None:
-        """`stop`; returns when no place in the engine is held."""
+        """`stop`; returns when the turn has no place in the engine."""
         self.stop(reason)
         if self._task is not None:
             await asyncio.wait({self._task})
@@ -137,7 +138,7 @@ class Scheduler:
         try:
             while (job := await self._started.get()) is not None:
                 await self._speak(job)
-            await starting  # raises what kept it from starting all
+            await starting  # raises what stopped it from starting all utterances
             if self._failures and not self._position:
                 raise self._failures[0]
             now_s = self._position / SAMPLE_RATE
@@ -187,8 +188,8 @@ class Scheduler:
         self.flush()
 
     def _cut(self) -> None:
-        """Cut as much of the text as is needed soon: a long text is not read in one go on the loop
-        of all turns."""
+        """Cut as much of the text as is needed soon: reading a long text at once would block the
+        loop of all turns."""
         while len(self._queued) <= self._look_ahead and (utterance := self._cutter.take()):
             self._queued.append((utterance, time.monotonic()))
 
@@ -205,7 +206,7 @@ class Scheduler:
                 self._wake.clear()
                 self._cut()
                 if self._cutter.unread:  # much text with nothing to speak in it
-                    await asyncio.sleep(0)  # other turns go on
+                    await asyncio.sleep(0)  # let other turns go on
                     continue
                 if self._text_ended and not self._queued:
                     return
@@ -221,12 +222,12 @@ class Scheduler:
             self._started.put_nowait(None)
 
     def _pause_s(self) -> float | None:
-        """Seconds until the next utterance may start; None: not before something wakes this
+        """Seconds until the next utterance may start; None if it has to wait for a change in this
         turn."""
         ahead_s = self.clock.ahead_s
         if not self._queued:
-            # Sentences held back to be joined with the next one are spoken before the listener has
-            # nothing to hear.
+            # Sentences that wait to be joined with the next one are spoken before the listener has
+            # no audio.
             if not self.stats.utterances or not all(job.generated.done() for job in self._live):
                 return None
             if ahead_s > MARGIN_S:
@@ -254,7 +255,7 @@ class Scheduler:
             options=self._options,
             index=index,
             ready_at=ready_at,
-            # What a listener waits for in silence goes before what is generated ahead of another.
+            # An utterance for which a listener waits comes before one that is generated ahead.
             priority=0 if self.clock.ahead_s <= 0 and not self._live else 1,
             deadline=self._deadline,
         )
@@ -288,7 +289,7 @@ class Scheduler:
                 if self._queued and len(self._live) < self._look_ahead:
                     self._wake.set()
         except GenerationFailed as error:
-            self._failures.append(error)  # the other sentences are spoken nevertheless
+            self._failures.append(error)  # the other sentences are still spoken
         finally:
             self._outlet.flush()
         self._live.popleft()
@@ -300,7 +301,7 @@ class Scheduler:
             self._hand_on(words, 0.0)
 
     def _hand_on(self, events: Sequence[TurnEvent], seconds: float) -> None:
-        """Deliver events with so much audio, all of the utterance that is being heard."""
+        """Deliver events of the utterance that plays, with so much audio."""
         if seconds:
             silent_since = self.clock.ends_at
             if self.clock.play(seconds):
@@ -316,10 +317,10 @@ class Scheduler:
             self.end_orphan()
 
     def end_orphan(self) -> None:
-        """Nobody can read the turn any more."""
+        """End the turn, because nobody can read it any more."""
         if self._task is not None and not self._task.done() and not self._task.cancelling():
             self.orphaned = True
-            logger.warning("turn %s: nobody holds it any more; it is ended", self.id)
+            logger.warning("turn %s: its caller has dropped it; it is ended", self.id)
             self.stop()
 
     def _clock_busy(self, *, busy: bool) -> None:
@@ -337,7 +338,7 @@ class Scheduler:
 
     @property
     def stretch_s(self) -> float:
-        """Seconds of audio since its listener last had nothing to hear for want of text."""
+        """Seconds of audio since its listener last had no audio because there was no text."""
         return self.stats.audio_s - self._stretch_start / SAMPLE_RATE
 
     @property
@@ -348,5 +349,5 @@ class Scheduler:
 
     @property
     def queued(self) -> int:
-        """Utterances that wait for their time; of a long text the next few."""
+        """Utterances that wait to be generated; of a long text the next few."""
         return len(self._queued)

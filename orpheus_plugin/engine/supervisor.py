@@ -1,5 +1,5 @@
-"""Keeps an engine's parts running: starts them on a loop and a thread of their own, starts them
-again, closes them."""
+"""Starts an engine's parts on a loop and a thread of their own, restarts them when they die, and
+closes them."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from orpheus_plugin.errors import EngineDied, OrpheusError
 logger = logging.getLogger(__name__)
 
 WATCH_S = 0.25
-"""How often the parts are looked at. It costs a few microseconds."""
+"""Seconds between checks of the parts. A check costs a few microseconds."""
 
 BEAT_LIMIT_S = 10.0
 """An engine whose loop has not moved for so long is not ready."""
 
 CLOSE_S = 10.0
-"""How long parts that have died may take to close; then they are left behind."""
+"""Seconds that dead parts may take to close; then they are abandoned."""
 
 
 class Supervisor:
-    """The life of one engine. Its loop runs on a thread named "orpheus-engine".
+    """Starts, restarts and closes one engine. Its loop runs on a thread named "orpheus-engine".
 
     Args:
         build: makes the parts, the token engine not yet started. Blocking: called on a worker
             thread.
         warm_up: awaited with the parts when they run for the first time.
-        end_turns: awaited with what the turns are told: those that hold something of dead parts
-            (`busy_only`), or at the end all of them.
+        end_turns: awaited with the error for the turns: those that use dead parts (`busy_only`), or
+            at the end all of them.
         tick: called on the loop several times a second.
     """
 
@@ -65,7 +65,7 @@ class Supervisor:
 
     @property
     def ready(self) -> bool:
-        """All of its threads and processes live and move. From any thread."""
+        """Whether all of its threads and processes run and none hangs. From any thread."""
         parts = self.parts
         return (
             self._started
@@ -112,8 +112,8 @@ class Supervisor:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[asyncio.AbstractEventLoop]:
-        """The loop. What is posted to it within comes before the end of the engine. From any
-        thread.
+        """The loop. Calls that are posted to it inside the block run before the engine ends. From
+        any thread.
 
         Raises EngineDied when the engine is not running; an engine that could not be restarted is
         then tried again.
@@ -140,18 +140,18 @@ class Supervisor:
         return self.parts
 
     def watch(self, work: Coroutine[None, None, None]) -> None:
-        """Run it beside the engine, until the engine is closed."""
+        """Run a task until the engine is closed."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     def restart(self, error: OrpheusError | None = None) -> None:
-        """The parts have died: end the turns that hold something of them, start new ones. The other
-        turns wait.
+        """The parts have died: end the turns that use them, and start new parts. The other turns
+        wait.
 
         Idempotent while it is under way.
         """
-        if self._running.is_set():  # else it restarts already, or the engine is closing
+        if self._running.is_set():  # otherwise it restarts already, or the engine is closing
             self._running.clear()
             self.watch(self._restart(error or EngineDied("the engine died")))
 
@@ -217,7 +217,7 @@ class Supervisor:
             self._running.set()
 
     async def _stop(self) -> None:
-        self._running.clear()  # the turns that end now are no reason to start anew
+        self._running.clear()  # turns that end now must not cause a restart
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()

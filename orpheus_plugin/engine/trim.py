@@ -1,5 +1,4 @@
-"""What happens to decoded audio before it leaves: leading near-silence is trimmed, samples become
-s16le."""
+"""The last steps on decoded audio: leading near-silence is trimmed, samples become s16le."""
 
 from __future__ import annotations
 
@@ -16,7 +15,7 @@ _WINDOW = 120  # 5 ms at 24 kHz
 
 
 class LeadingTrim:
-    """Holds back audio until something is audible, then lets it through from `keep_s` before that
+    """Holds back audio until something is audible, then passes it on from `keep_s` before that
     onset.
 
     Cost: one mean of squares per 5 ms of held-back audio; nothing after the onset.
@@ -47,7 +46,7 @@ class LeadingTrim:
             start = max(0, int(loud[0]) * _WINDOW - self._keep)
             self._held = np.empty(0, np.float32)
         else:
-            # What is older than the margin can never be emitted: drop it now, keep whole windows
+            # Audio older than the margin is never emitted: drop it now, and keep whole windows
             # aligned.
             start = max(0, whole * _WINDOW - self._keep - _WINDOW) // _WINDOW * _WINDOW
             self._held = held[start:]
@@ -55,7 +54,7 @@ class LeadingTrim:
         return held[start:] if self._open else np.empty(0, np.float32)
 
     def finish(self) -> None:
-        """The utterance ended. What is still held back was never audible and is dropped."""
+        """The utterance ended. Audio that is still held back is not audible and is dropped."""
         self.trimmed += len(self._held)
         self._held = np.empty(0, np.float32)
 
@@ -63,7 +62,7 @@ class LeadingTrim:
 def to_pcm16(samples: Samples) -> bytes:
     """float32 [n] in -1..1 to s16le, rounded, clipped; a NaN becomes silence. About 10 us per 2048
     samples."""
-    if not np.isfinite(np.dot(samples, samples)):  # many times cheaper than to look at each
+    if not np.isfinite(np.dot(samples, samples)):  # much cheaper than a check of each sample
         samples = np.nan_to_num(samples, nan=0.0, posinf=1.0, neginf=-1.0)
     pcm: bytes = np.clip(np.rint(samples * 32767.0), -32768, 32767).astype("<i2").tobytes()
     return pcm

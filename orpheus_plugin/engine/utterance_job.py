@@ -1,5 +1,5 @@
-"""One utterance on its way: prompt -> tokens -> codes -> samples -> trimmed samples. Runs on the
-engine's loop."""
+"""The generation of one utterance: prompt -> tokens -> codes -> samples -> trimmed samples. Runs on
+the engine's loop."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ATTEMPTS = 2
-"""An utterance that went wrong before anything of it was heard is begun anew this often in all."""
+"""How often an utterance is tried if it goes wrong before any of its audio was delivered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class EngineParts:
 
     @property
     def failure(self) -> EngineDied | None:
-        """Why they are of no more use; None while all of them work. From any thread."""
+        """Why they cannot be used any more; None while all of them work. From any thread."""
         return self.generator.failure or self.codec.failure
 
 
@@ -99,14 +99,14 @@ class UtteranceJob:
     async def __aiter__(self) -> AsyncIterator[Samples]:
         while (samples := await self._out.get()) is not None:
             yield samples
-        await self._task  # raises what went wrong
+        await self._task  # raises the error, if there was one
 
     def stop(self) -> None:
         """Stop generating and decoding; the places of both are freed within a step. Idempotent."""
         self._task.cancel()
 
     async def aclose(self) -> None:
-        """`stop`; returns when no place is held."""
+        """`stop`; returns when generator and codec have freed their places."""
         self.stop()
         await asyncio.gather(self._task, return_exceptions=True)
 
@@ -136,7 +136,7 @@ class UtteranceJob:
             self.generated.set_result(None)
 
     async def _attempt(self, attempt: int) -> str | None:
-        """Speak the utterance once. None if it went well, else what went wrong."""
+        """Speak the utterance once. Returns None if it went well, else what went wrong."""
         sampling = self._sampling(attempt)
         stream = self._parts.codec.open_stream(
             seed=secrets.randbits(31) if sampling.seed is None else sampling.seed % 2**31,
@@ -168,8 +168,8 @@ class UtteranceJob:
     async def _generate(
         self, stream: CodecStream, guard: RunawayGuard, sampling: SamplingParams, attempt: int
     ) -> str | None:
-        """Tokens into the codec. The stream always gets its end, so that its reader never waits in
-        vain."""
+        """Pass tokens to the codec. The stream always gets its end, so that its reader always
+        ends."""
         assembler = FrameAssembler(self._parts.vocabulary)
         trouble: str | None = None
         try:

@@ -1,5 +1,4 @@
-"""How long a word is expected to take, and which pause follows it, from its letters and marks
-alone."""
+"""The expected length of a word and of the pause after it, from its letters and marks alone."""
 
 from __future__ import annotations
 
@@ -19,7 +18,7 @@ _SMALL_PAUSE = re.compile(r"[,;:，；：、،؛][\"'”’)\]]*$")
 
 
 def spoken_length(word: SpokenWord) -> float:
-    """Seconds a word is expected to take, pauses left out, at the default speaking rate."""
+    """Expected seconds of a word without pauses, at the default speaking rate."""
     return sum(_part_length(part) for part in word.spoken.split()) or 0.05
 
 

@@ -1,9 +1,9 @@
-"""When each word is spoken: an estimate that follows the audio while it streams.
+"""Word times: an estimate that follows the audio while it streams.
 
 Orpheus gives no alignment, so times are estimated: every word has an expected length from its
 syllables and letters, the clock runs only while there is speech, pauses are matched to punctuation
-and pull the estimate back in place, and the end of speech is the end of the last word. Nothing is
-delayed: a word is reported with the chunk in which it is believed to start.
+and correct the estimate, and the end of speech is the end of the last word. Nothing is delayed: a
+word is reported with the chunk in which it starts by this estimate.
 """
 
 from __future__ import annotations
@@ -21,19 +21,18 @@ from orpheus_plugin.turn import SAMPLE_RATE, Word
 FRAME_S = 0.01
 _PAUSE_FRAMES = 10  # silence this long is a pause; closures inside words are shorter
 _SOUND_S = 0.9  # a laugh or a sigh
-_RANGE_DB = 30.0  # what is this far below the loudest speech is silence
+_RANGE_DB = 30.0  # sound this far below the loudest speech is silence
 _QUIET_DB = -60.0
 
 
 class WordTimer:
-    """Estimated times of the words of one utterance, while its audio streams by.
+    """Estimated times of the words of one utterance, while its audio streams.
 
     Args:
-        words: the words of the utterance, in order. Those with nothing to speak go with their
-            neighbour.
-        rate: what is known of the voice's speed; learnt further at `finish`.
-        utterance, begins_s: the utterance's index, and where in the turn's audio it begins, for the
-            words that come out.
+        words: the words of the utterance, in order. Words with nothing to speak get the times of
+            their neighbours.
+        rate: the speed of the voice; `finish` updates it.
+        utterance, begins_s: the utterance's index, and where in the turn's audio it begins.
     """
 
     def __init__(
@@ -90,8 +89,8 @@ class WordTimer:
         return out
 
     def finish(self) -> list[Word]:
-        """The words still to come, the last one ending where the speech ends. No more audio will be
-        pushed."""
+        """The remaining words; the last one ends where the speech ends. To be called after all
+        audio."""
         end_s = self._speech_end_s or self._frame * FRAME_S
         out = self._spread(len(self._spoken), end_s, closing=True)
         out += self._report_until(len(self._words), max(end_s, self._start_s), 0.0)
@@ -99,7 +98,8 @@ class WordTimer:
         return out
 
     def _match_pause(self, *, again: bool) -> list[Word]:
-        """Set the clock by a pause that has begun or, `again`, has ended and is known whole."""
+        """Correct the clock by a pause that has begun or, with `again`, has ended, so that its
+        length is known."""
         if not self._speech_end_s:
             return []
         anchor = self._pauses.pause(self._clock, self._quiet * FRAME_S, again=again)
@@ -156,7 +156,7 @@ class WordTimer:
 
 
 class _SpeechFrames:
-    """Tells speech from silence, 10 ms at a time, by energy below the loudest so far."""
+    """Separates speech from silence, 10 ms at a time, by energy below the loudest so far."""
 
     def __init__(self) -> None:
         self._size = round(SAMPLE_RATE * FRAME_S)

@@ -200,7 +200,7 @@ async def test_a_turn_that_was_cancelled_and_let_go_at_once_counts_as_cancelled(
         while crafted_engine.health().active_turns:
             await asyncio.sleep(0.01)
     assert crafted_engine.load().orphaned == 0
-    assert "nobody holds it" not in caplog.text
+    assert "its caller has dropped it" not in caplog.text
 
 
 async def test_a_turn_whose_loop_is_closed_is_ended_though_somebody_holds_it(
