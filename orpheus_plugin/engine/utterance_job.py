@@ -122,7 +122,7 @@ class UtteranceJob:
                     return
                 if attempt + 1 < ATTEMPTS:
                     self.stats.retries += 1
-                    logger.warning("%s: begun anew: %s", self._request_id, trouble)
+                    logger.warning("%s: generated again: %s", self._request_id, trouble)
             raise GenerationFailed(
                 f"the model gave no usable speech for an utterance of"
                 f" {len(self.utterance.text)} characters: {trouble}"

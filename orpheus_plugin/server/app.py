@@ -1,4 +1,4 @@
-"""The application: every protocol over one service."""
+"""The web application: all protocols over one service."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""What one server is: the engine behind it, where it listens, whom it lets in, and what clients may
-cost."""
+"""The configuration of a server: its engine, its address, its key, and the limits for clients."""
 
 from __future__ import annotations
 
@@ -14,17 +13,17 @@ DEFAULT_PORT = 8089
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What clients may cost.
+    """Limits for clients.
 
     Attributes:
         connections: websockets and speech requests open at once.
         turns_per_connection: turns one native connection may have open.
         message_bytes: longest websocket message or request body.
-        turn_idle_s: a turn in which nothing moves for so long, text in or audio out, is ended.
-        turn_total_s: longest life of a turn.
+        turn_idle_s: a turn without text in or audio out for so long is ended.
+        turn_total_s: longest duration of a turn.
         connection_idle_s: a native connection without a turn for so long is closed.
-        heartbeat_s: websockets are pinged this often; without a pong in half of it they are cut
-            off.
+        heartbeat_s: seconds between pings of a websocket; without a pong in half of it the
+            connection is closed.
     """
 
     connections: int = 512
@@ -38,20 +37,20 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
-    """What `orpheus-tts serve` was told.
+    """The configuration of `orpheus-tts serve`.
 
     Attributes:
         engine: the engine.
         host, port: where to listen; port 0 picks a free one.
         uds: a Unix socket to listen on instead.
-        api_key: what clients must send; None lets everyone in who reaches the address.
-        insecure: that is meant, although others reach the address.
-        origins: pages that may ask, as https://example.org; "*" is all.
-        limits: what clients may cost.
+        api_key: the key that clients must send; None serves everyone who can reach the address.
+        insecure: serve without a key although other machines can reach the address.
+        origins: origins of pages that may send requests, such as https://example.org; "*" is all.
+        limits: for clients.
         voice_map: a table of voice names of the operator's own.
         idle_exit_s: end when nobody has been connected for so long; None is never.
-        drain_s: how long running turns may go on after the wish to end.
-        nice: how far a model on the CPU gives way to other programs.
+        drain_s: how long running turns may go on when the server is asked to end.
+        nice: niceness of the process if the model runs on the CPU.
         mps: processes on the GPU share it through NVIDIA's MPS (see `mps`).
         replicas: engines behind this listener, each in a process of its own (see `replicas`).
         log_file: None is standard error.

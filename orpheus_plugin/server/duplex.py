@@ -8,8 +8,8 @@ from typing import Any
 
 
 async def drive(reading: Coroutine[Any, Any, None], speaking: Coroutine[Any, Any, None]) -> None:
-    """Run both until the speech is sent, or the reading ends: the client is gone. Raises what
-    either raises."""
+    """Run both until the speech is sent, or until the reading ends because the client is gone.
+    Raises what either raises."""
     reader = asyncio.create_task(reading, name="orpheus-read")
     speaker = asyncio.create_task(speaking, name="orpheus-speak")
     try:

@@ -1,9 +1,9 @@
-"""24 kHz s16le into the formats of `/v1/audio/speech`, as it comes. FFmpeg's encoders, through
-PyAV.
+"""Encoders of 24 kHz s16le audio for the formats of `/v1/audio/speech`, as it comes: FFmpeg's,
+through PyAV.
 
-They cost milliseconds a piece, so callers run them off the event loop, with `OffLoop`. FFmpeg's
-objects hold each other, and the memory they hold is not Python's: an encoder is closed as soon as
-its stream is over, not when the collector comes.
+A piece costs milliseconds, so callers run them off the event loop, with `OffLoop`. FFmpeg's objects
+refer to each other, and their memory is not Python's: an encoder is closed when its stream ends,
+not by the garbage collector.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ CONTENT_TYPES = {
 
 
 class Encoder(Protocol):
-    """One stream. Joined, what it returns is the whole file. `close` frees what it holds, finished
-    or not."""
+    """The encoder of one stream. Its outputs, joined, are the whole file. `close` frees its memory,
+    finished or not."""
 
     def push(self, pcm: bytes) -> bytes: ...
     def finish(self) -> bytes: ...
@@ -44,7 +44,8 @@ class Encoder(Protocol):
 class OffLoop:
     """An encoder for use on an event loop: its work runs on other threads, one call at a time.
 
-    `close` never waits: it comes after the call in flight, if the task that made it was cancelled.
+    `close` never waits: if a call is still in flight, because its task was cancelled, it runs after
+    that call.
     """
 
     def __init__(self, encoder: Encoder) -> None:
@@ -85,7 +86,8 @@ def make_encoder(name: str) -> Encoder:
 
 
 class WholeFile:
-    """An encoder that gives all at the end: a WAV file then says how long it is."""
+    """An encoder that returns everything at the end, so that a WAV file has its length in its
+    header."""
 
     def __init__(self, name: str, speed: float = 1.0) -> None:
         self._wav = name == "wav"
@@ -107,8 +109,8 @@ class WholeFile:
 
 
 def warm_up() -> None:
-    """Load the library, a third of a second of work, before a client's first request would wait for
-    it."""
+    """Load the library, which takes a third of a second, so that a client's first request does not
+    wait for it."""
     with contextlib.suppress(InvalidOptions):
         for name in _RECIPES:
             encoder = WithTempo(2.0, make_encoder(name))
@@ -117,7 +119,7 @@ def warm_up() -> None:
 
 
 def _wav_header(size: int | None = None) -> bytes:
-    """Of so many bytes of audio, or of a stream whose length nobody knows yet, as ffmpeg and OpenAI
+    """The header of so many bytes of audio, or of a stream of unknown length, as ffmpeg and OpenAI
     write it."""
     width = 2
     whole, data = (0xFFFFFFFF, 0xFFFFFFFF) if size is None else (36 + size, size)
@@ -152,7 +154,7 @@ class _Recipe:
 
 
 _RECIPES = {
-    # Nothing may be written that wants going back to the start of the file, and nothing may wait
+    # Options with which nothing is written at the start of the file afterwards, and nothing waits
     # for a full buffer.
     "mp3": _Recipe("mp3", "libmp3lame", 64_000, {"write_xing": "0", "id3v2_version": "0"}),
     "opus": _Recipe("ogg", "libopus", 48_000, {"page_duration": "100000"}),
@@ -162,7 +164,7 @@ _RECIPES = {
 
 
 class _Sink:
-    """A file that can only be written on."""
+    """A file that can only be written to."""
 
     def __init__(self) -> None:
         self._data = bytearray()
@@ -226,7 +228,7 @@ class WithTempo:
         source = self._graph.add_abuffer(
             format="s16", sample_rate=SAMPLE_RATE, layout="mono", time_base="1/24000"
         )
-        # One atempo goes down to a half only.
+        # One atempo filter slows down to a half at most.
         steps = [max(speed, 0.5)] + ([speed / 0.5] if speed < 0.5 else [])
         chain = [source, *(self._graph.add("atempo", f"{step:.6f}") for step in steps)]
         chain += [

@@ -1,5 +1,4 @@
-"""`/healthz`: the process lives. `/readyz` and `/health`: it takes turns. `/metrics`:
-Prometheus."""
+"""`/healthz`: the process runs. `/readyz` and `/health`: it takes turns. `/metrics`: Prometheus."""
 
 from __future__ import annotations
 
@@ -17,7 +16,9 @@ def add_routes(app: web.Application, service: SpeechService, *, key_needed: bool
     def state() -> dict[str, object]:
         found = _state(service)
         if key_needed and found["error"] is not None:
-            found["error"] = "see the server's log"  # its text may name files, and anyone may ask
+            found["error"] = (
+                "see the server's log"  # its text may contain file names, and anyone may read this
+            )
         return found
 
     async def healthz(request: web.Request) -> web.Response:
@@ -35,7 +36,7 @@ def add_routes(app: web.Application, service: SpeechService, *, key_needed: bool
         return web.json_response(found, status=200 if found["ready"] else 503)
 
     async def empty(request: web.Request) -> web.Response:
-        """As vLLM, SGLang and Truss have it: a status and nothing else."""
+        """As in vLLM, SGLang and Truss: a status without a body."""
         return web.Response(status=200 if state()["ready"] else 503)
 
     async def metrics(request: web.Request) -> web.Response:

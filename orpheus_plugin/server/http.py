@@ -1,8 +1,7 @@
-"""HTTP connections: what aiohttp leaves open is closed here.
+"""HTTP connections with limits that aiohttp does not have.
 
-No compressed bodies, no versions in headers, connections that never come to a request, more
-connections than there are file descriptors for, and a line in the log, not a traceback, for what is
-no HTTP.
+They refuse compressed bodies, send no versions in headers, close connections without a request,
+limit the number of connections, and log a line, not a traceback, for data that is not HTTP.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ logger = logging.getLogger(__name__)
 PRODUCT = "orpheus_plugin"
 
 HEADERS_S = 20.0
-"""A connection must have come to a request by then, or to its next one."""
+"""Seconds within which a connection must send a request, or its next one."""
 
 _REQUEST_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
 
@@ -32,7 +31,7 @@ class Runner(web.AppRunner):
     """Runs an application on connections of this kind.
 
     Args:
-        connections: TCP connections open at once. Further ones are cut off.
+        connections: TCP connections open at once. Further ones are closed.
     """
 
     def __init__(self, app: web.Application, *, connections: int) -> None:
@@ -95,10 +94,10 @@ class _Connection(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """The answer to what never came to the application, or broke on its way out of it. Closes
-        the connection."""
+        """The answer to a request that did not reach the application, or failed outside of it.
+        Closes the connection."""
         if isinstance(exc, ConnectionError):
-            raise exc  # the client left in mid-answer: nobody to tell, and no mistake
+            raise exc  # the client left during the answer: not an error
         if status < 500:
             said = (message or type(exc).__name__).strip().partition("\n")[0][:200]
             logger.info("malformed request", extra={"from": request.remote, "error": said})
@@ -107,7 +106,9 @@ class _Connection(RequestHandler):
         if request.writer.output_size > 0:
             raise ConnectionError("the answer has begun already")
         what = (
-            "this is no HTTP request" if status < 500 else "internal error; the server's log has it"
+            "this is not an HTTP request"
+            if status < 500
+            else "internal error; the server's log has it"
         )
         response = http_error(status, "bad_request" if status < 500 else "error", what)
         response.headers["Server"] = PRODUCT
@@ -116,7 +117,7 @@ class _Connection(RequestHandler):
 
 
 async def _drop_the_silent(server: _Server) -> None:
-    """Close connections that have not come to a request: aiohttp waits for its head forever."""
+    """Close connections without a request: aiohttp waits for the request's head without a limit."""
     since: dict[RequestHandler, float] = {}
     while True:
         await asyncio.sleep(HEADERS_S / 4)
@@ -129,8 +130,8 @@ async def _drop_the_silent(server: _Server) -> None:
 
 
 async def name_answer(request: web.Request, response: web.StreamResponse) -> None:
-    """Before an answer's head is sent: who we are, and the request's id, the client's own if it
-    gave one."""
+    """Add the server's name and the request's id, the client's own if it sent one, to an answer's
+    headers."""
     response.headers["Server"] = PRODUCT
     given = request.headers.get("X-Request-Id", "")
     response.headers["X-Request-Id"] = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex

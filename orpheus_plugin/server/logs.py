@@ -12,8 +12,8 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 
 class LineFormatter(logging.Formatter):
-    """Escapes control characters wherever they come from. Only a traceback spans lines, each of
-    them marked as its own: the text of an exception may be a client's."""
+    """Escapes control characters. Only a traceback spans lines, and each of them is marked, because
+    the text of an exception may come from a client."""
 
     def format(self, record: logging.LogRecord) -> str:
         parts = [
@@ -48,7 +48,7 @@ def set_up(*, level: str, file: Path | None) -> None:
             file, maxBytes=5_000_000, backupCount=2, encoding="utf-8"
         )
     handler.setFormatter(LineFormatter())
-    # A full disk must cost log lines, not speech, and not a traceback per line either.
+    # With a full disk, log lines are lost, without a traceback for each; speech goes on.
     logging.raiseExceptions = False
     root = logging.getLogger()
     for old in list(root.handlers):

@@ -1,5 +1,5 @@
-"""Prometheus metrics. Without prometheus-client the server runs all the same and `/metrics` says
-what is missing."""
+"""Prometheus metrics. Without prometheus-client the server runs, and `/metrics` says what is
+missing."""
 
 from __future__ import annotations
 
@@ -33,10 +33,11 @@ class Snapshot:
 
 
 class Metrics:
-    """What happened, in a registry of its own, so that several servers in one process do not mix.
+    """Counters and histograms, in a registry of its own, so that several servers in one process do
+    not mix.
 
     Args:
-        now: gives the state whenever the metrics are asked for.
+        now: gives the state when the metrics are read.
     """
 
     def __init__(self, now: Callable[[], Snapshot]) -> None:
@@ -48,7 +49,7 @@ class Metrics:
         self._registry = registry = prometheus.CollectorRegistry()
         self._turns = prometheus.Counter(
             "orpheus_turns",
-            "Turns that ended, by how: done, cancelled, or an error's code",
+            "Turns that ended, by outcome: done, cancelled, or an error's code",
             ("protocol", "outcome"),
             registry=registry,
         )
@@ -67,7 +68,7 @@ class Metrics:
         )
         self._rtfx = prometheus.Histogram(
             "orpheus_rtfx",
-            "Seconds of audio per second of work, per finished turn; below 1 a listener hears gaps",
+            "Seconds of audio per second of work, per finished turn; below 1 there are underruns",
             buckets=_RTFX_BUCKETS,
             registry=registry,
         )
@@ -83,11 +84,11 @@ class Metrics:
             "orpheus_audio_seconds", "Seconds of audio delivered", registry=registry
         )
         self._retries = prometheus.Counter(
-            "orpheus_retries", "Utterances begun anew with another seed", registry=registry
+            "orpheus_retries", "Utterances generated again with another seed", registry=registry
         )
         self._abandoned = prometheus.Counter(
             "orpheus_abandoned_turns",
-            "Turns that their task left open, freed afterwards: a mistake in the server",
+            "Turns that their task left open, freed afterwards: an error in the server",
             ("protocol",),
             registry=registry,
         )
@@ -116,7 +117,7 @@ class Metrics:
         self._retries.inc(stats.retries)
 
     def render(self) -> bytes | None:
-        """The text exposition; None where prometheus-client is not installed."""
+        """The text exposition; None if prometheus-client is not installed."""
         if self._registry is None:
             return None
         from prometheus_client import generate_latest
@@ -125,7 +126,7 @@ class Metrics:
 
 
 class _Gauges:
-    """The state of now, read when it is asked for."""
+    """The present state, read when the metrics are read."""
 
     def __init__(self, now: Callable[[], Snapshot]) -> None:
         self._now = now
@@ -149,7 +150,7 @@ class _Gauges:
             ("orpheus_tasks", "Tasks of the server's event loop", len(asyncio.all_tasks())),
             ("orpheus_generating", "Utterances in the token generator's batch", load.generating),
             ("orpheus_decoding", "Utterances in the codec", load.decoding),
-            ("orpheus_queued", "Utterances that wait for their time", load.queued),
+            ("orpheus_queued", "Utterances that wait to be generated", load.queued),
         ]
         if load.margin_s is not None:
             name = "orpheus_margin_seconds"

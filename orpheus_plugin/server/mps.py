@@ -1,8 +1,8 @@
 """NVIDIA's Multi-Process Service for this server: processes that share a GPU run on it at once
 instead of taking turns.
 
-Without it the GPU switches between the codec's process and vLLM's, and each waits for the other's
-turn to end. The daemon `nvidia-cuda-mps-control` comes with NVIDIA's driver. A process uses it if
+Without it the GPU switches between the codec's process and vLLM's, and each waits for the other.
+The daemon `nvidia-cuda-mps-control` comes with NVIDIA's driver. A process uses it if
 CUDA_MPS_PIPE_DIRECTORY names the daemon's directory when the process first uses CUDA
 (docs.nvidia.com/deploy/mps).
 """
@@ -33,7 +33,7 @@ _TIMEOUT_S = 10.0
 
 
 class Mps:
-    """A running daemon: one of our own, which `close` ends, or one that was there."""
+    """A running daemon: our own, which `close` ends, or one that ran already."""
 
     def __init__(self, directory: Path, *, own: bool) -> None:
         self.directory = directory
@@ -49,8 +49,8 @@ class Mps:
         ]  # fmt: skip
 
     def check(self, processes: int) -> str:
-        """One line for the log: whether so many processes of this server use the daemon. Blocking,
-        up to seconds."""
+        """A line for the log: whether this number of processes uses the daemon. Blocking, up to
+        seconds."""
         try:
             attached = len(self.clients())
         except InvalidOptions as error:
@@ -76,11 +76,11 @@ class Mps:
 
 @contextlib.contextmanager
 def mps() -> Iterator[Mps]:
-    """A daemon that this process, and those that it starts, use; ended with the block if it was
-    started here.
+    """A daemon for this process and those that it starts. It ends with the block if it was started
+    here.
 
-    Enter it before anything uses CUDA. Blocking, up to seconds. Raises InvalidOptions, in one line,
-    where MPS cannot be used: no daemon program, a daemon that does not start.
+    To be entered before anything uses CUDA. Blocking, up to seconds. Raises InvalidOptions if MPS
+    cannot be used: no daemon program, or a daemon that does not start.
     """
     before = {name: os.environ.get(name) for name in (PIPE_VARIABLE, LOG_VARIABLE)}
     daemon = _find_or_start()

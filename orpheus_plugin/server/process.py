@@ -1,4 +1,4 @@
-"""The server process: its life from listening over loading to the last turn."""
+"""The server process: listening, loading, serving, and the end after the last turn."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ class Server:
 
     Args:
         idle_exit_s: end when nobody has been connected for so long; None is never.
-        drain_s: how long running turns may go on after the wish to end.
-        on_listening: told the URL as soon as the socket is open, before the model is loaded.
+        drain_s: how long running turns may go on when the server is asked to end.
+        on_listening: called with the URL when the socket is open, before the model is loaded.
         on_ready: called when the model is loaded, before the first turn.
 
     Attributes:
-        url: where it listens, once it does.
+        url: where it listens; "" before that.
         ready: set when it takes turns.
     """
 
@@ -81,7 +81,7 @@ class Server:
         self._stop.set()
 
     async def run(self) -> int:
-        # Pages, health checks and connections that are not yet a request come on top of clients.
+        # Pages, health checks and connections without a request come in addition to clients.
         runner = Runner(self._app, connections=2 * self._service.limits.connections + 64)
         await runner.setup()
         site = self._site(runner)
@@ -120,7 +120,7 @@ class Server:
             logger.error("the model could not be loaded: %s", error)
             code = 1
         finally:
-            # A task of its own: whoever cancels this one wants the end sooner, but all of it.
+            # A task of its own: cancelling this one shortens the end, but does not skip it.
             ending = asyncio.create_task(self._end(runner, site, [*helpers, loading]))
             while not ending.done():
                 try:
@@ -176,8 +176,8 @@ class Server:
 
 
 async def _free(path: Path) -> None:
-    """Raises OSError where a server listens at this path already; asyncio would take it from that
-    server."""
+    """Raises OSError if a server listens at this path already; asyncio would take the path from
+    it."""
     try:
         _, writer = await asyncio.open_unix_connection(str(path))
     except OSError:
@@ -188,8 +188,8 @@ async def _free(path: Path) -> None:
 
 @contextlib.contextmanager
 def _for_this_user_alone() -> Iterator[None]:
-    """What is made here, a Unix socket, nobody else may open; not even for the moment a chmod would
-    come later."""
+    """Files made in the block, here a Unix socket, can be opened by this user only, from the first
+    moment on."""
     before = os.umask(0o177)
     try:
         yield
@@ -198,8 +198,8 @@ def _for_this_user_alone() -> Iterator[None]:
 
 
 def serve(config: ServerConfig) -> int:
-    """Run the server until it is told to end; the exit code. Raises OrpheusError for what cannot be
-    served."""
+    """Run the server until it is asked to end; the exit code. Raises OrpheusError if it cannot
+    serve."""
     if config.uds is None:
         check_bind(config.host, api_key=config.api_key, insecure=config.insecure)
     logs.set_up(level=config.log_level, file=config.log_file)
@@ -223,8 +223,7 @@ async def _run(server: Server) -> int:
 def make_server(
     config: ServerConfig, engine: SpeechEngine, voices: VoiceMap, daemon: Mps | None = None
 ) -> Server:
-    """The server that `config` describes, around `engine`, which it starts and ends. Not yet
-    listening."""
+    """The server of `config` with `engine`, which it starts and ends. Not yet listening."""
     service = SpeechService(
         engine,
         limits=config.limits,
@@ -269,7 +268,7 @@ def _ready(config: ServerConfig, daemon: Mps | None) -> None:
 
 
 def _keep_what_is_loaded() -> None:
-    """The garbage collector need not look again at what is there by now. With torch loaded a full
-    collection holds up every thread, and so everyone's audio, for a tenth of a second."""
+    """Exclude all present objects from garbage collection. With torch loaded a full collection
+    stops every thread, and so all audio, for a tenth of a second."""
     gc.collect()
     gc.freeze()

@@ -22,7 +22,7 @@ def main() -> int:
 
 
 def _follow_parent() -> None:
-    """The parent holds standard input open while it lives."""
+    """End with the parent, which keeps standard input open while it runs."""
     sys.stdin.buffer.read()
     os.kill(os.getpid(), signal.SIGTERM)
 

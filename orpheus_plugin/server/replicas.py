@@ -1,9 +1,9 @@
 """Several engines on one GPU behind one listener: `orpheus-tts serve --replicas N`.
 
 One vLLM leaves a large GPU idle most of the time, because each step waits for the host. Replicas
-are servers of their own processes, each with its engine and its cores, on Unix sockets that only
-this user can open. The listener's server gives each turn to the replica with the most room. They
-share the GPU well under MPS only (see `mps`).
+are servers in processes of their own, each with its engine and its cores, on Unix sockets that only
+this user can open. The listener's server gives each turn to the replica with the most free places.
+They share the GPU well only with MPS (see `mps`).
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ logger = logging.getLogger(__name__)
 _START_S = 900.0
 _END_S = 20.0
 _AGAIN_S = 5.0
-"""A replica that ended is started again after so long."""
+"""Seconds after which a replica that ended is started again."""
 
 
 class ReplicatedEngine:
     """A SpeechEngine of `config.replicas` servers, started here and ended with `aclose`.
 
-    A turn costs one hop over a Unix socket more than on an engine of this process. A replica that
-    ends fails its own turns with ConnectionFailed; it is started again, and new turns go to the
-    others meanwhile.
+    A turn costs one hop over a Unix socket more than with an engine in this process. When a replica
+    ends, its turns fail with ConnectionFailed or go on at the next one; it is started again, and
+    new turns go to the others meanwhile.
     """
 
     def __init__(self, config: ServerConfig) -> None:
@@ -52,8 +52,8 @@ class ReplicatedEngine:
         self._starting = asyncio.Lock()
 
     async def start(self) -> None:
-        """Start all replicas, one after the other: each measures how many turns it carries while
-        the others rest."""
+        """Start all replicas, one after the other, so that each measures its number of turns while
+        the others are idle."""
         async with self._starting:
             if self._replicas:
                 return
@@ -153,7 +153,7 @@ class _Replica:
 
     @property
     def room(self) -> int:
-        """Places that are free, by our own count: the server's word is up to a second old."""
+        """Free places by our own count: the server's report is up to a second old."""
         return self.engine.health().max_turns - sum(not turn.ended for turn in self.turns)
 
     async def start(self) -> None:
@@ -178,8 +178,8 @@ class _Replica:
         self._keeping = asyncio.create_task(self._keep(), name="orpheus-replica")
 
     async def _connected(self) -> None:
-        """Until it takes turns; while it loads its model, a server says so, before that nobody
-        answers."""
+        """Returns when it takes turns. While it loads its model it answers so; before that it does
+        not answer."""
         async with asyncio.timeout(_START_S):
             while not self.engine.health().ready:
                 with contextlib.suppress(ConnectionFailed):
@@ -216,7 +216,7 @@ class _Replica:
             "-m",
             "orpheus_plugin.server.replica",
             stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.DEVNULL,  # where it listens is nobody else's business
+            stdout=asyncio.subprocess.DEVNULL,  # it would print its address
         )
         self._process = process
         assert process.stdin is not None
@@ -228,7 +228,7 @@ class _Replica:
 
 
 def replica_config(config: ServerConfig, uds: Path) -> ServerConfig:
-    """What one of `config.replicas` servers is told."""
+    """The configuration of one of `config.replicas` servers."""
     engine = config.engine
     if engine.max_turns is not None:
         engine = replace(engine, max_turns=-(-engine.max_turns // config.replicas))
@@ -238,8 +238,8 @@ def replica_config(config: ServerConfig, uds: Path) -> ServerConfig:
 
 
 def _shares(count: int) -> list[list[int]]:
-    """This process' cores, split into as many neighbouring groups; all of them for each where there
-    are too few."""
+    """This process' cores, split into groups of neighbours; all cores for each if there are too
+    few."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     size = len(cores) // count
     if not size:
@@ -248,7 +248,7 @@ def _shares(count: int) -> list[list[int]]:
 
 
 def check_replicas(config: ServerConfig) -> None:
-    """Raises InvalidOptions for a number that makes no sense."""
+    """Raises InvalidOptions for an impossible number."""
     if config.replicas < 1:
         raise InvalidOptions(f"--replicas must be at least 1, not {config.replicas}")
     if config.replicas > 1 and not hasattr(os, "sched_setaffinity"):

@@ -1,4 +1,4 @@
-"""Requests' bodies as objects, and errors as HTTP answers, in the shape OpenAI's clients expect.
+"""Request bodies as objects, and errors as HTTP answers in the form that OpenAI's clients expect.
 Other clients read the status."""
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 BODY_S = 10.0
-"""A request's body must have come by then."""
+"""Seconds within which a request's body must have come."""
 
 REFUSALS = 20
-"""Requests of one connection that may be wrong. It is closed after them."""
+"""Wrong requests after which a connection is closed."""
 
 _CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 415: "unsupported_media"}
 
@@ -45,11 +45,11 @@ def http_error(status: int, code: str, message: str, **headers: str) -> web.Resp
 
 
 async def json_body(request: web.Request, kind: type[T]) -> T:
-    """The body as an object. Raises what `json_object` does, TurnTimedOut where it does not come,
-    and HTTP's own errors.
+    """The body as an object. Raises what `json_object` raises, TurnTimedOut if it does not come,
+    and HTTP errors.
 
-    A body is JSON in UTF-8 and never compressed: a small one could become a large one, and slow to
-    decode.
+    A body is JSON in UTF-8 and not compressed: a small compressed body could become large and slow
+    to decode.
     """
     if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
         raise web.HTTPUnsupportedMediaType(text="send the body without Content-Encoding")
@@ -67,12 +67,12 @@ async def json_body(request: web.Request, kind: type[T]) -> T:
 
 
 async def continue_later(request: web.Request) -> None:
-    """For routes with a body: whoever asks whether to send it is told to by `json_body`, after the
-    key was checked."""
+    """For routes with a body: `json_body` answers "Expect: 100-continue", after the key was
+    checked."""
 
 
 class Options(msgspec.Struct, kw_only=True):
-    """What every JSON protocol of this server takes of a turn's options; null is not given."""
+    """The options of a turn that every JSON protocol of this server takes; null means not given."""
 
     voice: str | None = None
     temperature: float | None = None
@@ -92,7 +92,7 @@ class Options(msgspec.Struct, kw_only=True):
 
 
 def json_object(text: bytes | str, kind: type[T]) -> T:
-    """Raises InvalidOptions for fields that are wrong, BadMessage for what is no JSON."""
+    """Raises InvalidOptions for wrong fields, BadMessage for a text that is not a JSON object."""
     try:
         return msgspec.json.decode(text, type=kind)
     except msgspec.ValidationError as error:
@@ -109,11 +109,11 @@ def _plain(error: msgspec.ValidationError) -> str:
 
 @web.middleware
 async def errors_as_responses(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Our errors get their status, HTTP's become JSON; anything else is logged here and told
-    without its insides."""
+    """OrpheusErrors get their status and HTTP errors become JSON. Other exceptions are logged and
+    answered without details."""
     response = await _answer(request, handler)
     if response.status >= 400 and not response.prepared:
-        # A client that asks to no purpose has to connect again now and then.
+        # A client that sends only wrong requests has to connect again after some of them.
         seen = getattr(request.protocol, "refusals", 0) + 1
         request.protocol.refusals = seen  # type: ignore[attr-defined]
         if response.status in (401, 403) or seen >= REFUSALS:

@@ -1,4 +1,4 @@
-"""Who may speak with the server: key, origin, host, and where it may listen."""
+"""Access to the server: key, origin, host, and the addresses on which it may listen."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ logger = logging.getLogger(__name__)
 Signal = Callable[[web.Request, web.StreamResponse], Awaitable[None]]
 
 OPEN_PATHS = status.PATHS | {"/health", "/healthz", "/readyz", "/api/build_info"}
-"""Answered without a key: they tell no secret and start no work."""
+"""Paths that need no key: they contain no secrets and start no work."""
 
 
 EXPOSED = "x-request-id, x-sample-rate, retry-after"
-"""Headers of ours that pages of other origins may read."""
+"""Our headers that pages of other origins may read."""
 
 
 def is_loopback(host: str) -> bool:
@@ -38,7 +38,7 @@ def is_loopback(host: str) -> bool:
 
 
 def check_bind(host: str, *, api_key: str | None, insecure: bool) -> None:
-    """Raises InvalidOptions for an address that others reach while nothing asks them for a key."""
+    """Raises InvalidOptions for an address that other machines can reach if there is no key."""
     if not is_loopback(host) and not api_key and not insecure:
         raise InvalidOptions(
             f"listening on {host} lets others in: give --api-key (or ORPHEUS_API_KEY), or"
@@ -48,7 +48,7 @@ def check_bind(host: str, *, api_key: str | None, insecure: bool) -> None:
 
 
 def given_keys(request: web.Request) -> list[str]:
-    """The keys a client sent, wherever its protocol puts them."""
+    """The keys that a client sent, in all places that protocols use."""
     scheme, _, credentials = request.headers.get("Authorization", "").partition(" ")
     keys = [
         credentials.strip() if scheme.lower() in ("bearer", "api-key") else "",
@@ -68,12 +68,12 @@ def _matches(given: list[str], expected: bytes) -> bool:
 
 
 def guard(*, api_key: str | None, loopback_only: bool, origins: Collection[str] = ()) -> Middleware:
-    """A middleware that lets in whoever has the key; before any upgrade or body, and in the same
-    time for every wrong key.
+    """A middleware that checks the key before any upgrade or body, in the same time for every wrong
+    key.
 
-    Browsers reach loopback too: a page of another origin is refused, and without a key so is a name
-    that someone made point to this machine (DNS rebinding). Pages of the `origins` ("*": of any)
-    may ask, and may read the answers.
+    Browsers reach loopback, too: a page of another origin is refused, and without a key also a host
+    name that was made to point to this machine (DNS rebinding). Pages of the `origins` ("*": of
+    any) may send requests and read the answers.
     """
     expected = api_key.encode() if api_key else None
 
@@ -81,12 +81,12 @@ def guard(*, api_key: str | None, loopback_only: bool, origins: Collection[str] 
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         if not _origin_allowed(request, origins):
             return http_error(
-                403, "origin_not_allowed", "pages of this origin are not let in; see --allow-origin"
+                403, "origin_not_allowed", "pages of this origin are refused; see --allow-origin"
             )
         if expected is None and loopback_only and not _host_is_loopback(request):
             return http_error(403, "host_not_allowed", "this server answers to localhost only")
         if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
-            return web.Response(status=204)  # a browser asks first, without the key
+            return web.Response(status=204)  # a browser's preflight request has no key
         if (
             expected is not None
             and request.path not in OPEN_PATHS
@@ -102,7 +102,7 @@ def guard(*, api_key: str | None, loopback_only: bool, origins: Collection[str] 
 
 
 def cors(origins: Collection[str]) -> Signal:
-    """What a browser wants to read before it lets a page of another origin see the answer."""
+    """Add the headers with which a browser lets a page of another origin read the answer."""
 
     async def add(request: web.Request, response: web.StreamResponse) -> None:
         if not origins:
@@ -139,7 +139,7 @@ def _host_is_loopback(request: web.Request) -> bool:
     if request.transport is not None and not isinstance(
         request.transport.get_extra_info("peername"), tuple
     ):
-        return True  # a Unix socket: the file system says who may connect
+        return True  # a Unix socket: the file's mode decides who may connect
     try:
         name = urlsplit(f"//{request.headers.get('Host', '')}").hostname
     except ValueError:

@@ -1,9 +1,9 @@
-"""What every protocol opens its turns with: within the server's limits, counted, ended when they
-hang, freed whatever happens.
+"""The service with which every protocol opens its turns: it limits and counts them, ends turns that
+hang, and frees each one.
 
-Whoever serves a turn may be cancelled at any await, also within its cleanup. So freeing a turn
-never awaits, and a turn belongs to the task that opened it: a turn left over when that task ends is
-freed, counted and logged.
+A task that serves a turn may be cancelled at any await, also in its cleanup. So freeing a turn
+never awaits, and a turn belongs to the task that opened it: a turn that is open when that task ends
+is freed, counted and logged.
 """
 
 from __future__ import annotations
@@ -39,22 +39,22 @@ from orpheus_plugin.turn import (
 logger = logging.getLogger(__name__)
 
 FREEING_S = 0.25
-"""A client that closes in mid-speech and opens the next turn at once finds its place not yet free.
-Every turn waits this long before it is refused. unmute gives up on a server that says nothing for
-half a second."""
+"""Seconds every turn waits before it is refused: when a client interrupts and opens the next turn
+at once, its place is not free yet. unmute leaves a server that does not answer for half a
+second."""
 
 SILENCE = bytes(2 * SAMPLE_RATE // 10)
 """0.1 s."""
 
 
 RECENT = 100
-"""Turns whose figures are kept."""
+"""Number of last turns whose figures are kept."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recent:
-    """A turn that was heard: when it ended (monotonic), seconds to its first sound, seconds of
-    audio a second of work."""
+    """A turn with audio: when it ended (monotonic), its time to first audio in seconds, its
+    RTFx."""
 
     at: float
     ttfa_s: float
@@ -62,14 +62,14 @@ class Recent:
 
 
 class SpeechService:
-    """The engine as the protocols see it.
+    """The engine for the protocols.
 
     Attributes:
-        ready: the engine is warm; before that every endpoint answers 503.
-        draining: the server ends: running turns go on, new ones are refused.
-        recent: the last turns that were heard.
-        abandoned: turns whose task ended without freeing them. Always 0, unless there is a mistake
-            in this server.
+        ready: whether the engine is warm; before that every endpoint answers 503.
+        draining: whether the server is about to end: running turns go on, new ones are refused.
+        recent: the last turns with audio.
+        abandoned: turns whose task ended without freeing them: 0, unless there is an error in this
+            server.
     """
 
     def __init__(
@@ -118,8 +118,8 @@ class SpeechService:
 
     @contextlib.contextmanager
     def connection(self) -> Iterator[None]:
-        """Count a client in. Raises AtCapacity when there are too many, ShuttingDown, or EngineDied
-        before readiness."""
+        """Count a client while the block runs. Raises AtCapacity when there are too many,
+        ShuttingDown, or EngineDied before it is ready."""
         if self.draining.is_set():
             raise ShuttingDown("the server is shutting down")
         if not self.ready:
@@ -140,8 +140,8 @@ class SpeechService:
         this task or another.
 
         It waits in line for a place for `max_wait_s`, at least for FREEING_S. Raises what the
-        engine raises, and ShuttingDown; what comes later (AtCapacity) is raised by `admitted` and
-        where it is iterated.
+        engine raises, and ShuttingDown; later errors (AtCapacity) are raised by `admitted` and by
+        iterating it.
         """
         try:
             check_number("max_wait_s", max_wait_s, 0.0, MAX_WAIT_S)
@@ -200,8 +200,8 @@ class SpeechService:
         return len(self._turns)
 
     async def drain(self, timeout_s: float) -> bool:
-        """Refuse new turns and wait for the running ones. False if some were still speaking at the
-        end of it."""
+        """Refuse new turns and wait for the running ones. False if some still speak after
+        `timeout_s`."""
         self.draining.set()
         try:
             async with asyncio.timeout(timeout_s):
@@ -211,18 +211,18 @@ class SpeechService:
         return True
 
     def cut_off(self) -> None:
-        """End the turns that are still speaking: their clients are told so, and may go on
-        elsewhere."""
+        """End the turns that still speak. Their clients get the reason and may go on at another
+        server."""
         for served in list(self._turns):
             served.cut_off(ShuttingDown("the server ended before this turn did"))
 
 
 class ServedTurn:
-    """A turn on the server. One task holds it inside `async with`: there its events are read and
-    sent on.
+    """A turn on the server. One task uses it inside `async with`, where it reads its events and
+    sends them.
 
-    When nothing moves for too long that task is interrupted, wherever it waits, and `async with`
-    raises TurnTimedOut. Leaving it frees the engine.
+    If there is no text in or audio out for too long, that task is interrupted, and `async with`
+    raises TurnTimedOut. Leaving the block frees the engine.
     """
 
     def __init__(self, service: SpeechService, turn: Turn, protocol: str) -> None:
@@ -267,7 +267,7 @@ class ServedTurn:
         self.touch()
 
     def cut_off(self, reason: OrpheusError) -> None:
-        """Interrupt the task that holds the turn; its `async with` raises the reason."""
+        """Interrupt the task that uses the turn; its `async with` raises the reason."""
         self._cut_off = reason
         if self._scope is None:
             self.release()
@@ -275,7 +275,7 @@ class ServedTurn:
             self._scope.reschedule(asyncio.get_running_loop().time())
 
     def touch(self) -> None:
-        """Something moved: the idle time starts anew."""
+        """There was text in or audio out: restart the idle time."""
         if self._scope is not None and self._cut_off is None and not self._scope.expired():
             idle = asyncio.get_running_loop().time() + self._service.limits.turn_idle_s
             self._scope.reschedule(min(idle, self._ends_at))
@@ -283,13 +283,12 @@ class ServedTurn:
     # ---- out
 
     async def admitted(self) -> None:
-        """Returns when the turn holds a place. Raises what ended it before, as iterating it
-        would."""
+        """Returns when the turn has a place. Raises the error that ended it before that."""
         await self._turn.admitted()
 
     async def pcm(self) -> AsyncIterator[bytes]:
-        """The turn's audio. For a text in which nothing can be spoken, such as "...", 0.1 s of
-        silence: many clients take an answer without any audio for a failure."""
+        """The turn's audio. For a text without anything to speak, such as "...", it is 0.1 s of
+        silence: many clients take an answer without audio for a failure."""
         async for event in self:
             if isinstance(event, AudioChunk):
                 yield event.pcm
@@ -350,7 +349,7 @@ class ServedTurn:
             self._service._closed(self, self._outcome)
 
     async def freed(self) -> None:
-        """Returns when the engine holds nothing more of a turn that was released."""
+        """Returns when the engine has freed a turn that was released."""
         if self._freed is not None:
             await asyncio.shield(asyncio.wrap_future(self._freed))
 

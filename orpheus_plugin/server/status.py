@@ -1,5 +1,4 @@
-"""The status page at `/`: voices to try, and how the server does. Its files are served as they
-are."""
+"""The status page at `/`: voices to try, and the server's state. Its files are served unchanged."""
 
 from __future__ import annotations
 
@@ -17,7 +16,7 @@ _FILES = {
 }
 PATHS = frozenset(_FILES)
 _HEADERS = {
-    # The page takes nothing from elsewhere, and nobody frames it.
+    # The page loads nothing from other hosts, and no page may frame it.
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src"
         " data:;"

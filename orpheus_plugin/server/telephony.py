@@ -1,7 +1,7 @@
 """Audio for telephone lines: 24 kHz s16le down to 16 or 8 kHz, and to mu-law or A-law (G.711).
 
-Resampling is soxr's, the G.711 tables are FFmpeg's through PyAV; both come with the `server` extra
-and are loaded only when something other than 24 kHz s16le is asked for.
+soxr resamples, FFmpeg gives the G.711 tables through PyAV. Both come with the `server` extra and
+are loaded only for other formats than 24 kHz s16le.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from orpheus_plugin.turn import SAMPLE_RATE
 
 
 class Converter:
-    """One stream of audio into one format, in pieces of any size; joined, the pieces are what one
-    call would give."""
+    """Converts one stream of audio to one format, in pieces of any size. The result does not depend
+    on the pieces."""
 
     def __init__(self, audio_format: AudioFormat) -> None:
         self.format = audio_format
@@ -31,11 +31,11 @@ class Converter:
         self._table = None if audio_format.encoding == "s16le" else _table(audio_format.encoding)
 
     def push(self, pcm: bytes) -> bytes:
-        """The converted audio that is certain by now; resampling holds some milliseconds back."""
+        """The converted audio that is final; resampling holds some milliseconds back."""
         return self._convert(pcm, last=False)
 
     def finish(self) -> bytes:
-        """What was held back. The converter is not used again."""
+        """The audio that was held back. The converter is not used again."""
         return self._convert(b"", last=True)
 
     def _convert(self, pcm: bytes, *, last: bool) -> bytes:
@@ -43,8 +43,8 @@ class Converter:
             return pcm
         samples: npt.NDArray[np.int16] = np.frombuffer(pcm, "<i2")
         if self._resampler is not None:
-            # As floats: on integers soxr dithers, and the same audio would not give the same bytes
-            # twice.
+            # As floats: soxr dithers integers, so the same audio would not give the same bytes
+            # again.
             floats = self._resampler.resample_chunk(samples.astype(np.float32), last=last)
             samples = np.clip(np.rint(floats), -32_768, 32_767).astype(np.int16)
         if self._table is not None:

@@ -1,8 +1,8 @@
-"""A table of voice names of the operator's own, in front of those that `models.voices` knows.
+"""The operator's own table of voice names, which comes before those in `models.voices`.
 
 A JSON object: {"voices": {"name or pattern *": "tara", ...}, "custom": "default" or "error"}.
-"custom" says what happens to voices that a client brings along as an embedding, which Orpheus
-cannot speak with.
+"custom" decides what happens to voices that a client sends as an embedding, which Orpheus cannot
+use.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from orpheus_plugin.errors import InvalidOptions
 
 @dataclass(frozen=True)
 class VoiceMap:
-    """What to speak with when a client asks for a name of the table."""
+    """The voices that speak for names of the table."""
 
     voices: Mapping[str, str] = field(default_factory=dict)
     custom: Literal["default", "error"] = "default"

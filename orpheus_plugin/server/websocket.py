@@ -1,4 +1,4 @@
-"""The server's websockets: alive by their pongs, fair to other connections, never compressed."""
+"""The server's websockets: with pings, fair to other connections, without compression."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from orpheus_plugin.errors import BadMessage
 from orpheus_plugin.server.config import Limits
 
 BURST = 32
-"""Messages of one connection that are read before other connections have their turn."""
+"""Messages of one connection that are read before other connections are served."""
 
 READ_BYTES = 16 * 1024
-"""Bytes taken from a socket at once. aiohttp parses them in one go; 2,700 empty messages fit, some
-3 ms of work."""
+"""Bytes read from a socket at once. aiohttp parses them without a pause; 2,700 empty messages fit,
+some 3 ms of work."""
 
 IDLE_MESSAGES = 1_000
 IDLE_MESSAGES_PER_S = 50.0
-"""Messages that ask for nothing (of ended turns, of unknown types, refused openings) a client may
-send at once, and on and on. A client whose turn has ended meanwhile sends some; one that sends more
-than this is cut off."""
+"""Messages without effect (of ended turns, of unknown types, refused openings) that a client may
+send at once, and the rate at which it may send more. A client whose turn has just ended sends some;
+a client that sends more is disconnected."""
 
 
 class Socket:
     """One client's websocket. One task receives; any task sends.
 
-    Made by `accept`. Receiving also answers pings, so whoever holds a Socket keeps receiving.
+    Made by `accept`. Receiving also answers pings, so its owner has to keep receiving.
     """
 
     def __init__(
@@ -74,14 +74,13 @@ class Socket:
         return message
 
     def idle_message(self) -> None:
-        """Count a message that asked for nothing. Raises BadMessage for a client that sends them on
-        and on."""
+        """Count a message without effect. Raises BadMessage for a client that sends too many."""
         now = time.monotonic()
         more = IDLE_MESSAGES_PER_S * (now - self._allowed_at)
         self._allowed = min(IDLE_MESSAGES, self._allowed + more) - 1
         self._allowed_at = now
         if self._allowed < 0:
-            raise BadMessage("too many messages that ask for nothing")
+            raise BadMessage("too many messages without effect")
 
     # ---- out
 
@@ -93,15 +92,14 @@ class Socket:
             await self.response.send_bytes(data)
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
-        # A close frame holds 123 bytes of whole characters.
+        # A close frame takes 123 bytes of whole characters.
         short = reason.encode()[:120].decode(errors="ignore").encode()
         await self.response.close(code=code, message=short)
 
     async def watch(self, every_s: float) -> None:
-        """Ping the client for ever, and cut it off when no pong comes within half of `every_s`.
+        """Ping the client, and close the connection when no pong comes within half of `every_s`.
 
-        Only a pong counts: a client that sends a byte now and then, but never a whole message, is
-        not alive.
+        Only a pong counts: a client may send a byte now and then, but never a whole message.
         """
         with contextlib.suppress(ConnectionError):
             while True:

@@ -1,9 +1,9 @@
-"""The protocol of Baseten's Orpheus deployments, which LiveKit's Baseten plugin speaks: change its
+"""The protocol of Baseten's Orpheus deployments. LiveKit's Baseten plugin uses it: change its
 endpoint's address.
 
 Websocket: a JSON object with the options, text messages, `__END__`; binary s16le 24 kHz back, then
-the end. Unlike the original we read on while speaking, and a client that leaves stops the speech.
-POST: {"prompt", "voice", ...} -> the audio.
+the end. Unlike the original, this server reads while it speaks, and stops speaking when the client
+leaves. POST: {"prompt", "voice", ...} -> the audio.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def add_routes(app: web.Application, service: SpeechService) -> None:
         with service.connection():
             body = await json_body(request, _Body)
             if not body.prompt.strip():
-                raise InvalidOptions("prompt must be a text that is not empty")
+                raise InvalidOptions("prompt must be a string that is not empty")
             async with service.open("baseten", body.speech()) as turn:
                 return await _stream(request, turn, body.prompt)
 
@@ -78,13 +78,13 @@ def add_routes(app: web.Application, service: SpeechService) -> None:
 
 
 class _Body(Options, kw_only=True):
-    """Word counts and token limits are ours to find; the sampling is the client's."""
+    """A request. Sampling parameters count; word counts and token limits are ignored."""
 
     prompt: str
 
 
 async def _stream(request: web.Request, turn: ServedTurn, text: str) -> web.StreamResponse:
-    # The original says audio/wav of what has no header; LiveKit's plugin does not look.
+    # The original sends audio/wav without a WAV header; LiveKit's plugin does not check it.
     response = web.StreamResponse(
         headers={
             "Content-Type": "audio/pcm;rate=24000;channels=1",
@@ -119,9 +119,9 @@ async def _send(socket: Socket, turn: ServedTurn) -> None:
 
 
 class Joiner:
-    """Puts a client's pieces together. Baseten's own clients send bare words; LiveKit sends an
-    LLM's deltas, whose spaces are in them. The first piece that begins or ends with a space tells;
-    four without one are words."""
+    """Joins a client's pieces. Baseten's own clients send bare words; LiveKit sends an LLM's
+    deltas, which contain spaces. The first piece that begins or ends with a space decides; four
+    without one are words."""
 
     def __init__(self) -> None:
         self._spaced: bool | None = None
@@ -129,7 +129,7 @@ class Joiner:
         self._begun = False
 
     def push(self, piece: str) -> str:
-        """What can be spoken by now."""
+        """Text that can be spoken now."""
         if not piece:
             return ""
         self._held.append(piece)

@@ -1,5 +1,5 @@
 """The native protocol: many turns on one websocket. `protocol.py` has its messages,
-`docs/protocol.md` their table."""
+`docs/protocol.md` describes them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ logger = logging.getLogger(__name__)
 HEALTH_EVERY_S = 1.0
 
 MAX_UNSENT_ANSWERS = 1_000
-"""Refusals that wait for the client to read. A client that asks on without reading is cut off."""
+"""The most refusals that wait to be read. A client that sends more requests without reading is
+disconnected."""
 
 
 def add_routes(app: web.Application, service: SpeechService) -> None:
@@ -64,8 +65,8 @@ class _Connection:
         except ConnectionError:
             pass
         finally:
-            # First what needs no waiting: this may be cancelled, too. A stream whose task had not
-            # begun frees nothing.
+            # First cleanup that does not wait, because this may be cancelled, too. A stream whose
+            # task has not begun frees nothing.
             streams = list(self._streams.values())
             tasks = [*helpers, *self._answers, *(stream.task for stream in streams)]
             for task in tasks:
@@ -103,7 +104,7 @@ class _Connection:
             self._open(message)
             return
         stream = None if message is None else self._streams.get(message.id)
-        if stream is None:  # of a newer protocol; or the turn ended while this was on its way
+        if stream is None:  # of a newer protocol, or of a turn that has just ended
             self._socket.idle_message()
             return
         match message:
@@ -138,7 +139,7 @@ class _Connection:
         self._streams[message.id] = _Stream(self, message.id, turn, converter, window_s)
 
     def _answer(self, message: protocol.ServerMessage) -> None:
-        """Send without holding up the reading of other turns' messages."""
+        """Send without delaying messages of other turns."""
         if len(self._answers) >= MAX_UNSENT_ANSWERS:
             raise BadMessage("too many answers have not been read")
         task = asyncio.create_task(_quietly(self, message), name="orpheus-native-answer")
@@ -165,7 +166,7 @@ class _Connection:
             self._last_retired.set()
 
     async def _tell_news(self) -> None:
-        """The health when it changed; and the end of a connection nobody uses."""
+        """Send the health when it changes; close a connection that is not used."""
         told = self._health()
         while True:
             await asyncio.sleep(HEALTH_EVERY_S)
@@ -179,8 +180,8 @@ class _Connection:
                 await self._send(health)
 
     async def _say_goodbye(self) -> None:
-        """When the server shuts down: tell the client to take new turns elsewhere; close after its
-        last turn."""
+        """When the server shuts down: tell the client to open new turns at another server; close
+        after its last turn."""
         await self._service.draining.wait()
         await self._send(protocol.Goodbye())
         if self._streams:
@@ -230,7 +231,7 @@ class _Stream:
     def _stop(self, last: protocol.ServerMessage) -> None:
         if self._last is None:
             self._last = last
-            if self._began:  # cancelling a task that has not begun would skip its clearing up
+            if self._began:  # cancelling a task that has not begun would skip its cleanup
                 self.task.cancel()
 
     async def _run(self) -> None:
@@ -248,7 +249,7 @@ class _Stream:
         except OrpheusError as error:
             self._last = protocol.error_message(error, self._id)
         except ConnectionError:
-            return  # its end is the connection's to see
+            return  # the connection handles its end
         except Exception:
             logger.exception("a turn failed", extra={"turn": self.turn.id})
             unknown = OrpheusError("internal error; the server's log has it")

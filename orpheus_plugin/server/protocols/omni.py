@@ -1,4 +1,4 @@
-"""vLLM-Omni's websocket `/v1/audio/speech/stream`, which LiveKit's Baseten plugin speaks too
+"""vLLM-Omni's websocket `/v1/audio/speech/stream`, which LiveKit's Baseten plugin uses, too
 (model="qwen3-tts").
 
 JSON text messages: `session.config` first, then `input.text` and `input.done` for each utterance;
@@ -6,8 +6,8 @@ the connection stays open. Back come `audio.start`, the audio (binary), `audio.d
 sentence, and `session.done`. Facts: vLLM-Omni's Speech API documentation, serving_speech_stream.py
 and protocol/audio.py; livekit-plugins-baseten's qwen3_tts.py.
 
-An utterance is a turn here. The next one waits for it: its audio comes after, and it would take a
-second place.
+An utterance is a turn here. The next one waits for its end: its audio comes after, and it would
+take a second place.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ logger = logging.getLogger(__name__)
 
 PATH = "/v1/audio/speech/stream"
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
-"""A configuration may hold a recording, which is not used."""
+"""Longest message: a configuration may contain a recording, which is not used."""
 
 CONFIG_S = 10.0
 IDLE_S = 30.0
-"""The configuration must have come by then; then a client that says nothing and hears nothing is
-closed. LiveKit's parks its connections and says something every 15 s."""
+"""Seconds within which the configuration must come; after it, a connection without messages for so
+long is closed. LiveKit's plugin keeps idle connections and sends a message every 15 s."""
 
 NO_CLONES = "Orpheus cannot speak with a recorded voice; choose a named one"
 
 
 class Config(Options, kw_only=True, tag_field="type", tag="session.config"):
-    """What is not here (language, instructions, task_type, max_new_tokens ...) is taken and means
-    nothing."""
+    """Other fields (language, instructions, task_type, max_new_tokens ...) are accepted and
+    ignored."""
 
     speaker: str | None = None
     response_format: Literal["wav", "pcm", "flac", "mp3", "opus"] | None = None
@@ -142,7 +142,7 @@ class _Session:
     # ---- in
 
     async def read(self) -> None:
-        """Until the client is gone, or says nothing for too long."""
+        """Runs until the client is gone, or sends nothing for too long."""
         while True:
             try:
                 async with asyncio.timeout(IDLE_S if self._configured else CONFIG_S):
@@ -177,7 +177,7 @@ class _Session:
             if message.ref_audio is not None:
                 if self._service.voices.custom == "error":
                     raise InvalidOptions(NO_CLONES)
-                logger.warning("a recorded voice was asked for; a named one speaks")
+                logger.warning("a recorded voice was asked for; a named one is used")
             self._configured = True
         elif isinstance(message, Text | Done) and not self._configured:
             raise BadMessage("session.config comes first")
@@ -199,7 +199,7 @@ class _Session:
     # ---- out
 
     async def speak(self) -> None:
-        """Until `session.close`."""
+        """Runs until `session.close`."""
         while True:
             message = await self._next()
             if isinstance(message, Close):
@@ -218,7 +218,7 @@ class _Session:
             self._busy = self._sent = False
 
     async def _speak(self, first: Text) -> int:
-        """One utterance, up to its `input.done`. The number of its sentences."""
+        """Speak one utterance, up to its `input.done`. Returns the number of its sentences."""
         ended = asyncio.Event()
         sentences = Sentences(self._tell, self._audio, self._config.format(), self._utterance)
         try:
@@ -227,7 +227,7 @@ class _Session:
                 await drive(self._feed(turn, ended), sentences.send(turn))
         except OrpheusError as error:
             await self.fail(error)
-            while not ended.is_set():  # what still comes of it is not spoken
+            while not ended.is_set():  # the rest of it is not spoken
                 if not isinstance(message := await self._next(), Text):
                     self._end(message, ended)
         return sentences.count
@@ -237,7 +237,7 @@ class _Session:
             turn.push_text(message.text)
         self._end(message, ended)
         turn.end()
-        await asyncio.Event().wait()  # the sending ends it
+        await asyncio.Event().wait()  # cancelled when the audio is sent
 
     def _end(self, message: Config | Done | Close, ended: asyncio.Event) -> None:
         ended.set()

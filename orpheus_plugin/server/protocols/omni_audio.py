@@ -1,5 +1,4 @@
-"""Audio and words as vLLM-Omni's websocket carries them: sentence by sentence, in one of its
-forms."""
+"""Audio and words of vLLM-Omni's websocket: sentence by sentence, in one of its forms."""
 
 from __future__ import annotations
 
@@ -16,11 +15,11 @@ from orpheus_plugin.turn import SAMPLE_RATE, AudioChunk, Word
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """How a client wants its audio.
+    """The form of a client's audio.
 
     Attributes:
         name: of the file format.
-        speed: of the speech; 1 where it is streamed.
+        speed: of the speech; 1 if it is streamed.
         streamed: pieces of pcm as they come, not one file a sentence.
         word_chunks: audio in JSON, base64, and after it the times of its words (vLLM-Omni's
             word_timestamps).
@@ -36,11 +35,11 @@ class Format:
 
 
 class Sentences:
-    """The audio of one utterance. A sentence is what the engine speaks in one go.
+    """The audio of one utterance. A sentence of the protocol is an utterance of the engine.
 
     Args:
         tell: sends a JSON message.
-        audio: sends audio, or a message that holds it.
+        audio: sends audio, or a message that contains it.
     """
 
     def __init__(
@@ -66,7 +65,7 @@ class Sentences:
         return {"utterance_index": self._utterance, "sentence_index": self.count}
 
     async def send(self, turn: ServedTurn) -> None:
-        """All of it, until the turn's end."""
+        """Send everything until the turn's end."""
         current, position = -1, 0
         early: list[Word] = []
         async for event in turn:
@@ -168,7 +167,7 @@ class Sentences:
         self.count += 1
 
     def _seconds(self, of_turn: float) -> float:
-        """Of the sentence."""
+        """Seconds of the turn as seconds of the sentence."""
         return round(max(0.0, of_turn - self._began / SAMPLE_RATE) / self._format.speed, 3)
 
 

@@ -1,5 +1,5 @@
-"""OpenAI's speech API: `/v1/audio/speech`, `/v1/models`, and the `/v1/audio/voices` that its
-imitators agree on."""
+"""OpenAI's speech API: `/v1/audio/speech`, `/v1/models`, and `/v1/audio/voices`, which compatible
+servers have."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from orpheus_plugin.server.service import ServedTurn, SpeechService
 from orpheus_plugin.turn import SAMPLE_RATE, SpeechOptions
 
 NAMES = ("tts-1", "tts-1-hd")
-"""The one model's other names: some clients ask whether the server has what they were written
+"""Other names of the one model: some clients check that the server has the model they were written
 for."""
 
 
@@ -35,7 +35,7 @@ def add_routes(app: web.Application, service: SpeechService) -> None:
         with service.connection():
             asked = await json_body(request, _Asked)
             if not asked.input.strip():
-                raise InvalidOptions("input must be a text that is not empty")
+                raise InvalidOptions("input must be a string that is not empty")
             with contextlib.closing(OffLoop(asked.encoder())) as encoder:
                 sender = _Events(request) if asked.sse else _Bytes(request, asked.format)
                 try:
@@ -86,11 +86,11 @@ class _Voice(msgspec.Struct):
 
 
 class _Asked(Options, kw_only=True):
-    """A request. `model` and `instructions` are taken and mean nothing: there is one model, and it
-    takes none.
+    """A request. `model` and `instructions` are accepted and ignored: there is one model, and it
+    takes no instructions.
 
-    The sampling is not OpenAI's, but harmless to its clients: it reaches us through `extra_body`.
-    `stream` is how vLLM-Omni's and SGLang's clients ask for events.
+    Sampling parameters are not OpenAI's; its clients send them with `extra_body`. With `stream`
+    vLLM-Omni's and SGLang's clients ask for events.
     """
 
     input: str
@@ -153,7 +153,8 @@ class _Bytes:
     async def fail(self, error: OrpheusError) -> web.StreamResponse:
         if not self.response.prepared:
             return error_response(error)
-        # Half of the audio is on its way: cut the line, so that nobody takes it for the whole.
+        # A part of the audio is sent already: abort the connection, so that the client does not
+        # take it for the whole.
         if self._request.transport is not None:
             self._request.transport.abort()
         return self.response

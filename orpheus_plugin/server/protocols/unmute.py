@@ -1,8 +1,7 @@
-"""kyutai's text-to-speech protocol, as unmute speaks it: `/api/tts_streaming` and
-`/api/build_info`.
+"""kyutai's text-to-speech protocol, as unmute uses it: `/api/tts_streaming` and `/api/build_info`.
 
-One connection is one turn. Clients strip the spaces around their words; closing the connection is
-how they interrupt. Facts: unmute's text_to_speech.py, moshi-server's tts.rs and py_module.rs.
+One connection is one turn. Clients strip the spaces around their words, and interrupt by closing
+the connection. Facts: unmute's text_to_speech.py, moshi-server's tts.rs and py_module.rs.
 """
 
 from __future__ import annotations
@@ -28,10 +27,10 @@ from orpheus_plugin.version import __version__
 logger = logging.getLogger(__name__)
 
 NO_ROOM = "no free channels"
-"""What kyutai's server says at capacity; unmute then tries its next server."""
+"""The message of kyutai's server at capacity; unmute then tries its next server."""
 
 MAX_MESSAGE_BYTES = 2 * 1024 * 1024
-"""A voice embedding is long."""
+"""Longest message: a voice embedding is long."""
 
 FORMATS = ("PcmMessagePack", "Pcm", "OggOpusMessagePack", "OggOpus")
 
@@ -63,8 +62,7 @@ def add_routes(app: web.Application, service: SpeechService) -> None:
             custom = service.voices.custom
             reader = _Reader(socket, turn, custom)
             if custom == "error":
-                # A voice embedding comes before anything else, and must be refused before Ready to
-                # be noticed.
+                # A voice embedding comes first, and clients notice a refusal only before Ready.
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(0.05):
                         reader.take(await socket.receive())
@@ -78,8 +76,8 @@ def add_routes(app: web.Application, service: SpeechService) -> None:
 
 
 def _options(request: web.Request) -> SpeechOptions:
-    """Of what kyutai's models take, voice and seed mean something here; their temperature is
-    another model's."""
+    """Of the options of kyutai's models, voice and seed are used; their temperature is for another
+    model."""
     seed = request.query.get("seed", "")
     return SpeechOptions(
         voice=request.query.get("voice"),
@@ -88,10 +86,10 @@ def _options(request: web.Request) -> SpeechOptions:
 
 
 async def _refuse(socket: Socket, out: _Out, error: OrpheusError) -> WSCloseCode:
-    """Say why. Returns the code to close with: its client overlooks an Error after Ready, but not
+    """Send the reason. Returns the code to close with: clients ignore an Error after Ready, but not
     an unclean close."""
     logger.info("refused or ended", extra={"protocol": "unmute", "code": error.code})
-    # Whatever keeps us from speaking now, unmute has one word for it.
+    # unmute has one message for all reasons not to speak now.
     message = NO_ROOM if error.retryable and not out.ready else error.message
     await out.send(socket, out.message({"type": "Error", "message": message}))
     return WSCloseCode.INTERNAL_ERROR if out.ready else WSCloseCode.OK
@@ -110,7 +108,7 @@ async def _send(socket: Socket, turn: ServedTurn, out: _Out) -> None:
 
 
 class _Reader:
-    """The client's messages into the turn."""
+    """Passes the client's messages to the turn."""
 
     def __init__(self, socket: Socket, turn: ServedTurn, custom: str) -> None:
         self._socket = socket
@@ -119,7 +117,7 @@ class _Reader:
         self._any_text = False
 
     async def run(self) -> None:
-        """Until the client is gone; also after Eos, to notice that it is."""
+        """Runs until the client is gone; also after Eos, to notice that."""
         async for data in self._socket:
             self.take(data)
 
@@ -152,7 +150,7 @@ class _Text(msgspec.Struct, tag_field="type", tag="Text"):
 
 
 class _Voice(msgspec.Struct, tag_field="type", tag="Voice"):
-    """An embedding, which is passed over unread."""
+    """An embedding, which is not read."""
 
 
 class _Eos(msgspec.Struct, tag_field="type", tag="Eos"):
@@ -187,7 +185,7 @@ class _Out:
             await socket.send(data)
 
     async def begin(self) -> bytes | None:
-        """The container's header, where there is one."""
+        """The container's header, if it has one."""
         return None if self._opus is None else self._encoded(await self._opus.push(b""))
 
     async def audio(self, pcm: bytes) -> bytes | None:
@@ -206,7 +204,7 @@ class _Out:
     def _encoded(self, data: bytes) -> bytes | None:
         if not data:
             return None
-        # As kyutai's server has it: an array of numbers, not MessagePack's bin.
+        # As kyutai's server sends it: an array of numbers, not MessagePack's bin.
         return self.message({"type": "OggOpus", "data": list(data)}) if self._maps else data
 
 
@@ -215,7 +213,7 @@ _FLOAT = np.dtype([("tag", "u1"), ("value", ">f4")])
 
 
 def _audio_map(samples: npt.NDArray[np.floating]) -> bytes:
-    """{"type": "Audio", "pcm": [float32...]}, written as a whole: thousands of floats, ten times a
+    """{"type": "Audio", "pcm": [float32...]}, packed with NumPy: thousands of floats, ten times a
     second, per turn."""
     array = np.empty(samples.size, _FLOAT)
     array["tag"] = 0xCA
