@@ -1,4 +1,4 @@
-"""What a request has been told and its consumer has not taken yet. Used on one event loop."""
+"""Ids of a request that its consumer has not taken yet. Used on one event loop."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from orpheus_plugin.tokens.base import FinishReason, TokenChunk
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class Arrivals:
-    """The ids of one request on their way to its consumer, and how it ended.
+    """The ids of one request for its consumer, and how it ended.
 
     Attributes:
         arrived: ids that came and were not taken.
         finish_reason: set with the last ids.
-        error: what ended the request instead.
+        error: the error that ended the request.
     """
 
     arrived: list[int] = field(default_factory=list)
@@ -26,26 +26,26 @@ class Arrivals:
 
     @property
     def over(self) -> bool:
-        """Nothing more comes."""
+        """Whether nothing more comes."""
         return self.finish_reason is not None or self.error is not None
 
     def put(self, ids: list[int], finish_reason: FinishReason | None) -> None:
-        """More ids, perhaps the last."""
+        """Add ids, perhaps the last."""
         self.arrived += ids
         self.finish_reason = finish_reason
         self._news.set()
 
     def fail(self, error: OrpheusError | None) -> None:
-        """The request ends with this error, unless it is over."""
+        """End the request with this error, unless it has ended."""
         if not self.over:
             self.error = error
             self._news.set()
 
     async def take(self) -> TokenChunk:
-        """All that came since the last call; waits for something. After the chunk with a
+        """All ids since the last call; waits for at least one. After the chunk with a
         `finish_reason` nothing comes.
 
-        Raises `error` once all ids before it are taken.
+        Raises `error` when all ids before it are taken.
         """
         while not (self.arrived or self.over):
             self._news.clear()

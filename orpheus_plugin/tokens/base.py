@@ -17,7 +17,7 @@ FinishReason = Literal["stop", "length", "abort"]
 
 @dataclass(frozen=True, slots=True)
 class TokenChunk:
-    """Newly generated ids, in order. Never holds the stop id.
+    """Newly generated ids, in order, without the stop id.
 
     `ids` is empty only in the last chunk (a stop id that came alone). `finish_reason` is set in the
     last chunk only.
@@ -51,8 +51,8 @@ class TokenGenerator(Protocol):
     ) -> AsyncIterator[TokenChunk]:
         """Generate until the stop id or `sampling.max_tokens`.
 
-        Where requests wait for a place, those with the lowest `priority` go first, equal ones in
-        order of arrival. Requests that hold a place advance together, whatever their priority.
+        Of requests that wait for a place, those with the lowest `priority` go first, equal ones in
+        order of arrival. Requests that have a place advance together, whatever their priority.
 
         Closing the iterator (`aclose`, or leaving it by cancellation) aborts in the engine within
         one step. Raises InvalidOptions for ids outside the vocabulary, a duplicate request id, or a
@@ -63,14 +63,13 @@ class TokenGenerator(Protocol):
 
     @property
     def running(self) -> int:
-        """Requests that hold a slot in the engine now."""
+        """Requests that have a place in the engine now."""
         ...
 
     @property
     def failure(self) -> EngineDied | None:
-        """Why it generates nothing any more: dead, at a standstill, or not started; None while it
-        works.
+        """Why it does not generate any more: dead, hanging, or not started; None while it works.
 
-        Cheap; read from any thread several times a second, and by health checks.
+        Cheap: it is read from any thread several times a second, and by health checks.
         """
         ...

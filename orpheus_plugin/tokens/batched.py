@@ -16,7 +16,7 @@ from orpheus_plugin.tokens.worker import Request, Stepper, Worker
 
 
 class BatchedGenerator(abc.ABC):
-    """What the generators of this process share; `load` is theirs.
+    """The common part of the generators of this process; each has its own `_load`.
 
     Ids keep slot order by construction: at slot s only the 4096 ids of slot s can be drawn, and at
     slot 0 the stop id too. Requests beyond `max_streams` wait.
@@ -57,7 +57,7 @@ class BatchedGenerator(abc.ABC):
 
     @property
     def running(self) -> int:
-        """Requests that hold one of the `max_streams` places now."""
+        """Requests that have one of the `max_streams` places now."""
         return self._worker.holding if self._worker is not None else 0
 
     @property

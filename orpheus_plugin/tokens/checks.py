@@ -1,4 +1,5 @@
-"""Checks of a request before it reaches an engine: one bad request can end an engine for all."""
+"""Checks of a request before it reaches an engine: one bad request can end an engine for all
+requests."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from orpheus_plugin.tokens.base import SamplingParams
 def checked_prompt(
     prompt_ids: Sequence[int], vocabulary_size: int, context: int | None = None
 ) -> list[int]:
-    """The prompt as plain ints. Raises InvalidOptions if it is empty, holds an id outside
+    """The prompt as plain ints. Raises InvalidOptions if it is empty, has an id outside
     0..vocabulary_size - 1, or leaves no room in a context of `context` ids."""
     prompt = [int(i) for i in prompt_ids]
     if not prompt:

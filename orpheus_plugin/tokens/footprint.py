@@ -13,7 +13,7 @@ _RUNTIME = 3 << 29
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """Bytes on the GPU: weights, attention cache, and what an engine needs to run at all."""
+    """Bytes on the GPU: weights, attention cache, and the runtime of an engine."""
 
     weights: int
     cache: int

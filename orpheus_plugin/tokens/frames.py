@@ -17,8 +17,8 @@ class FrameAssembler:
     """Turns the ids of one utterance into the codec's codes. One object per utterance.
 
     A frame's slots 0..6 hold: coarse, mid, fine, fine, mid, fine, fine. It gives four rows of codes
-    (coarse, mid, fine) of 512 samples each, complete after slots 2, 3, 5 and 6. Each row is
-    returned as soon as it is complete.
+    (coarse, mid, fine) of 512 samples each, which are complete after slots 2, 3, 5 and 6. Each row
+    is returned as soon as it is complete.
 
     The slot is read from the id. An id of another slot than the expected one breaks its frame: the
     rows returned so far stay, the rest of the frame is dropped, and reading resumes at the next id

@@ -22,7 +22,7 @@ from orpheus_plugin.tokens.vocabulary import CODES, SLOTS, Vocabulary
 
 @dataclass(frozen=True)
 class LlamaShape:
-    """What config.json says about the network. `rope` holds the parameters of its rotary
+    """The network's configuration in config.json. `rope` has the parameters of its rotary
     embedding."""
 
     vocab: int
@@ -53,7 +53,7 @@ class LlamaShape:
                 if config.get(key):
                     raise BadCheckpoint(f"{path}: {key} is not supported by this engine")
             if config.get("hidden_act", "silu") != "silu":
-                raise BadCheckpoint(f"{path}: activation {config['hidden_act']!r} is no Llama's")
+                raise BadCheckpoint(f"{path}: activation {config['hidden_act']!r} is not a Llama's")
             heads = int(config["num_attention_heads"])
             hidden = int(config["hidden_size"])
             shape = cls(
@@ -128,7 +128,7 @@ def rotary_frequencies(shape: LlamaShape) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class LayerTensors:
-    """One block's weights as they lie in the file: matrices are [out, in]."""
+    """One block's weights as in the file: matrices are [out, in]."""
 
     attention_norm: Tensor  # [hidden]
     q: Tensor  # [heads * head_dim, hidden]
@@ -142,18 +142,18 @@ class LayerTensors:
 
 
 class LlamaTensors:
-    """The weights of a checkpoint: views of its files, of any of `tensors`' kinds.
+    """The weights of a checkpoint: views of its files (see `tensors`).
 
     Attributes:
         embedding: [vocab, hidden].
         layers: iterates over the blocks.
         norm: [hidden].
-        head: of each slot [4096, hidden]; of the output head only the ids that speech draws are
+        head: for each slot [4096, hidden]; of the output head only the ids that speech draws are
             used.
         stop: the stop id's row, [1, hidden].
 
     Raises ModelNotFound without weight files, BadCheckpoint if they are corrupt, incomplete or of
-    other shapes than config.json says.
+    other shapes than in config.json.
     """
 
     def __init__(self, model_dir: Path, shape: LlamaShape, vocabulary: Vocabulary) -> None:

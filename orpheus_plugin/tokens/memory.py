@@ -1,5 +1,5 @@
-"""Memory that takes from the system what is written to, page by page, and can give it back while
-its place stays."""
+"""Memory that takes a page from the system when it is written to, and can give pages back while its
+address stays."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from numpy.typing import DTypeLike, NDArray
 
 
 class LazyArray:
-    """A zeroed array of which only the pages in use are held. It begins at a page.
+    """A zeroed array that only has memory for its pages in use. It begins at a page boundary.
 
-    torch.zeros and numpy.zeros hold more: the one writes all of it at once, the other asks for
+    torch.zeros and numpy.zeros take more: the first writes all of it at once, the second asks for
     pages of 2 MiB, so that one id's keys and values take 2 MiB a layer.
     """
 
@@ -33,8 +33,8 @@ class LazyArray:
         self.array: NDArray[Any] = np.frombuffer(self._map, dtype).reshape(sizes)
 
     def give_back(self, part: NDArray[Any]) -> None:
-        """Free the whole pages of a contiguous part of `array`, whose values are lost: zeros, or
-        what they were."""
+        """Free the whole pages of a contiguous part of `array`. Its values become zeros or stay as
+        they were."""
         if not hasattr(mmap, "MADV_DONTNEED"):
             return
         start = part.ctypes.data - self.array.ctypes.data

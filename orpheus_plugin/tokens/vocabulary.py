@@ -1,5 +1,4 @@
-"""What an Orpheus model's ids mean: text, control marks and audio, and how a prompt is made of
-them.
+"""The meaning of an Orpheus model's ids: text, control marks and audio; and prompts.
 
 An Orpheus tokenizer is a text tokenizer plus a contiguous run of `<custom_token_N>`. N = 1..6 are
 control marks, N >= 10 is audio: 7 slots of 4096 codes, `<custom_token_{10 + 4096 * slot + code}>`.
@@ -7,7 +6,7 @@ A frame is one id of each slot in order and decodes to 2048 samples (canopyai/Or
 engine_class.py:80-86 and decoder.py:28-52).
 
 Every id is read from the model's own tokenizer, so fine-tunes and small models with another text
-vocabulary just work.
+vocabulary work, too.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ class Vocabulary:
 
     @classmethod
     def load(cls, model_dir: Path) -> Vocabulary:
-        """Read `tokenizer.json` (and `vocab_size` of `config.json`, when there) of a model
+        """Read `tokenizer.json` (and `vocab_size` of `config.json`, if it is there) of a model
         directory.
 
         Raises BadCheckpoint if the tokenizer cannot be read or lacks Orpheus' tokens. Takes about
@@ -71,7 +70,7 @@ class Vocabulary:
             raise BadCheckpoint(f"{path.parent}: no tokenizer.json")
         try:
             tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises bare Exception for anything it cannot parse
+        except Exception as error:  # the library raises bare Exception for what it cannot parse
             raise BadCheckpoint(f"{path}: not a tokenizer: {error}") from error
         tokenizer.no_truncation()
         tokenizer.no_padding()
@@ -86,7 +85,7 @@ class Vocabulary:
         for number in range(_CUSTOM_TOKENS):
             if token_id(f"<custom_token_{number}>") != base + number:
                 raise BadCheckpoint(
-                    f"{path}: <custom_token_{number}> breaks the run that starts at id {base}"
+                    f"{path}: <custom_token_{number}> is not in the run that starts at id {base}"
                 )
         highest = max(tokenizer.get_vocab(with_added_tokens=True).values())
         size = _model_vocabulary(path.with_name("config.json"), default=highest + 1)
@@ -127,8 +126,8 @@ class Vocabulary:
         return [i for i in ids if i not in self._not_text]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids, control marks written out: a server's tokenizer makes the same ids of
-        it.
+        """The text of ids with control marks written out, from which a server's tokenizer makes the
+        same ids.
 
         Raises BadCheckpoint if this vocabulary was made without a tokenizer.
         """
@@ -141,8 +140,8 @@ class Vocabulary:
         """The ids that make the model speak `text`; its next id is the first audio id.
 
         `[start_of_human, bos, "voice: text"..., eot, end_of_human, start_of_ai, start_of_speech]`,
-        with one bos whatever the tokenizer's own template does. Without a voice (None or empty) the
-        text stands alone.
+        with one bos whatever the tokenizer's own template does. Without a voice (None or empty) it
+        has the text alone.
         """
         body = self.text_ids(f"{voice}: {text}" if voice else text)
         return [

@@ -1,6 +1,6 @@
 """Continuous batching: the thread that steps a model for all requests at once.
 
-Each step reads some ids of a joining request's prompt and draws one id for every running one,
+Each step reads some ids of a joining request's prompt and draws one id for every running request,
 whatever its slot. Requests join and leave between steps.
 """
 
@@ -20,21 +20,21 @@ from orpheus_plugin.tokens.vocabulary import CODES, SLOTS
 from orpheus_plugin.worker_thread import WorkerThread
 
 STOP = CODES
-"""What a stepper draws in place of a code when the utterance is over."""
+"""Drawn by a stepper in place of a code at the end of the utterance."""
 
 
 @dataclass(eq=False)
 class Request(Arrivals):
-    """One generation. The worker owns `place`, `read` and `drawn`; the event loop owns what has
-    arrived.
+    """One generation. The worker's thread owns `place`, `read` and `drawn`; the event loop owns the
+    arrived ids.
 
     Attributes:
         limit: ids to draw at most.
-        priority: of those that wait, the lowest go first.
+        priority: of the waiting requests, the lowest go first.
         place: where the stepper keeps its cache.
-        read: prompt ids in the cache; the last one is read by the step that draws first.
+        read: prompt ids in the cache; the first step that draws reads the last one.
         drawn: ids drawn.
-        aborted: nobody wants it any more.
+        aborted: it is not wanted any more.
     """
 
     request_id: str
@@ -49,13 +49,13 @@ class Request(Arrivals):
 
     @property
     def ready(self) -> bool:
-        """All of the prompt but its last id is read."""
+        """Whether all of the prompt except its last id is read."""
         return self.read == len(self.prompt) - 1
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Prompt ids to read in a step: those from `request.read` on."""
+    """Prompt ids to read in a step, from `request.read` on."""
 
     request: Request
     ids: list[int]
@@ -66,7 +66,7 @@ class Stepper(Protocol):
 
     Attributes:
         context: prompt and drawn ids of a stream.
-        aligned: streams should begin to draw where the others are at slot 0; then all share one
+        aligned: streams should begin to draw when the others are at slot 0, so that all share one
             pass over the head.
     """
 
@@ -81,14 +81,14 @@ class Stepper(Protocol):
         `step`."""
 
     def begin(self, request: Request) -> None:
-        """The request is ready: it draws from the next step on."""
+        """The request is ready and draws from the next step on."""
 
     def leave(self, request: Request) -> None:
-        """Free the place, in whatever state the request is."""
+        """Free the place, whatever the request's state."""
 
     def step(self, drawing: Sequence[Request], reading: Reading | None) -> list[int]:
-        """Draw one code (or STOP) for each request that draws, in order; read some ids of a prompt
-        beside it."""
+        """Draw one code (or STOP) for each request in `drawing`, in order, and read some ids of a
+        prompt."""
         ...
 
 
@@ -99,7 +99,8 @@ class Worker:
     """Runs a stepper on a thread of its own.
 
     Args:
-        places: requests that hold a place at once; the rest wait, by priority, then as they came.
+        places: requests that have a place at once; the others wait, by priority, then in order of
+            arrival.
         chunk: prompt ids read in a step.
         died: called on the loop when the thread ended by an exception.
     """
@@ -123,7 +124,7 @@ class Worker:
         self._changed = threading.Condition()
         self._waiting: list[Request] = []
         self._stopping = False
-        self._joining: list[Request] = []  # they hold a place and do not draw yet
+        self._joining: list[Request] = []  # they have a place and do not draw yet
         self._running: list[Request] = []
         self.thread = WorkerThread(
             "orpheus-tokens", "the token generator", self._work, self._tell_death
@@ -133,7 +134,7 @@ class Worker:
 
     @property
     def holding(self) -> int:
-        """Requests that hold a place."""
+        """Requests that have a place."""
         return len(self._running) + len(self._joining)
 
     def submit(self, request: Request) -> None:
@@ -166,7 +167,7 @@ class Worker:
         self._call(self._died, self, error)
 
     def _wait(self) -> bool:
-        """Until there is something to do. False: to stop."""
+        """Wait until there is work. False if it is to stop."""
         with self._changed:
             while not (self._stopping or self._running or self._joining or self._waiting):
                 self._changed.wait()
@@ -187,7 +188,8 @@ class Worker:
             self._joining.append(request)
 
     def _begin_ready(self) -> None:
-        """Where the stepper wants it, all that run are at one slot: they began at slot 0."""
+        """Begin ready requests. If the stepper is aligned, only when the running ones are at slot
+        0."""
         if self.stepper.aligned and self._running and self._running[0].drawn % SLOTS:
             return
         for request in [r for r in self._joining if r.ready]:
@@ -196,7 +198,7 @@ class Worker:
             self._running.append(request)
 
     def _next_reading(self) -> Reading | None:
-        """One prompt is read at a time, in the order in which they joined."""
+        """Prompts are read one after the other, in the order in which their requests joined."""
         for request in self._joining:
             if not request.ready:
                 return Reading(request, request.prompt[request.read : -1][: self._chunk])
@@ -228,12 +230,12 @@ class Worker:
         try:
             self._loop.call_soon_threadsafe(function, *arguments)
         except RuntimeError:
-            if not self._loop.is_closed():  # else nobody listens any more
+            if not self._loop.is_closed():  # a closed loop has no consumer
                 raise
             self._stopping = True
 
 
 def _deliver(news: News) -> None:
-    """Hand a step's ids to their requests. On the event loop."""
+    """Give a step's ids to their requests. On the event loop."""
     for request, token_id, finish in news:
         request.put([] if token_id is None else [token_id], finish)

@@ -1,10 +1,10 @@
 """Tokens from OpenAI-style `/v1/completions` servers (vLLM, SGLang, llama.cpp and compatible ones),
 over HTTP.
 
-What a server supports is found by use: vLLM gives token ids in its events (`return_token_ids`),
-others give the text `<custom_token_N>`; most take the prompt as ids, some only as text. Sampling
-options that not all servers know are sent under every name in use; servers ignore names that they
-do not know.
+What a server supports is found out by its answers: vLLM gives token ids in its events
+(`return_token_ids`), others give the text `<custom_token_N>`; most take the prompt as ids, some
+only as text. Sampling parameters with different names are sent under every name; servers ignore
+names that they do not know.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(eq=False, slots=True)
 class _Request(Arrivals):
-    """One generation. Its task puts ids, its iterator takes them."""
+    """One generation. Its task adds ids, its iterator takes them."""
 
     request_id: str
     prompt: list[int]
     sampling: SamplingParams
     priority: int
-    begun: bool = False  # an id came
+    begun: bool = False  # an id has come
 
     def put(self, ids: list[int], finish_reason: FinishReason | None) -> None:
         self.begun = self.begun or bool(ids)
@@ -61,8 +61,8 @@ class _Request(Arrivals):
 class CompletionsGenerator:
     """A TokenGenerator on one or several servers of the same model.
 
-    A request goes to the healthy server with the fewest of our requests. Until its first id it
-    moves on to the next server when one refuses, is full or cannot be reached. After that a lost
+    A request goes to the healthy server with the fewest of our requests. Before its first id it
+    goes to the next server when one refuses, is full or cannot be reached. After that a lost
     connection ends it with ConnectionFailed; requests on other servers continue. Closing the
     iterator closes the connection, which makes these servers abort.
 
@@ -108,12 +108,12 @@ class CompletionsGenerator:
 
     @property
     def running(self) -> int:
-        """Requests sent and not known to be over."""
+        """Requests that were sent and have not ended."""
         return sum(not request.over for request in self._requests.values())
 
     @property
     def failure(self) -> EngineDied | None:
-        """Always None: servers come and go, and each request says what became of it."""
+        """Always None: servers come and go, and each request has an error of its own."""
         return None
 
     # ---- requests
@@ -178,13 +178,13 @@ class CompletionsGenerator:
                     server.running -= 1
         except OrpheusError as error:
             failure = error
-        except Exception as error:  # a bug of ours must not leave the consumer waiting
+        except Exception as error:  # an error in this module must not leave the consumer waiting
             failure = GenerationFailed(f"internal error while reading tokens: {error!r}")
             failure.__cause__ = error
         request.fail(failure)
 
     async def _ask(self, server: Server, request: _Request) -> None:
-        """The request on one server, to its end."""
+        """Run the request on one server, to its end."""
         try:
             async with contextlib.AsyncExitStack() as stack:
                 await self._read(server, await self._post(server, stack, request), request)
@@ -194,7 +194,7 @@ class CompletionsGenerator:
     async def _post(
         self, server: Server, stack: contextlib.AsyncExitStack, request: _Request
     ) -> aiohttp.ClientResponse:
-        """The answer to the request, of status 200. `stack` closes it."""
+        """The answer to the request, with status 200. `stack` closes it."""
         as_text = self.options.prompt == "text" or (
             self.options.prompt == "auto" and server.takes_ids is False
         )
@@ -233,7 +233,7 @@ class CompletionsGenerator:
             "top_p": sampling.top_p,
             "repetition_penalty": sampling.repetition_penalty,  # vLLM, SGLang
             "repeat_penalty": sampling.repetition_penalty,  # llama.cpp, which...
-            "repeat_last_n": -1,  # ...otherwise looks at 64 ids only
+            "repeat_last_n": -1,  # ...otherwise reads 64 ids only
             "stop_token_ids": [vocabulary.end_of_speech],
             "return_token_ids": True,
             "stream_interval": self.options.stream_interval,
@@ -280,7 +280,7 @@ class CompletionsGenerator:
 
 
 async def _events(server: Server, response: aiohttp.ClientResponse) -> AsyncIterator[list[str]]:
-    """The data of the answer's events, as many at a time as arrive together.
+    """The data of the answer's events, in lists of those that arrive together.
 
     A server that does not stream sends one JSON object, which is its only event. Raises
     GenerationFailed for a web page.

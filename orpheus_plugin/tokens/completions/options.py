@@ -15,8 +15,8 @@ class CompletionsOptions:
         model: the model's name on the server; None takes the first that the server lists.
         prompt: "ids" or "text"; "auto" is ids, and text for a server that refuses ids.
         stream_interval: ids per event after the first, where the server supports it (vLLM). A frame
-            of 7 ids gives audio after ids 3, 4, 6 and 7, so 1 and 3 add the least delay; more costs
-            less on both sides.
+            of 7 ids gives audio after ids 3, 4, 6 and 7, so 1 and 3 add the least delay; higher
+            values cost less on both sides.
         connect_timeout_s: seconds to open a connection.
         silence_timeout_s: seconds between two parts of an answer, also before the first.
         health_interval_s: seconds between two health checks of each server.

@@ -1,4 +1,4 @@
-"""What a completions server sends: server-sent events, their choices, ids written as ids or as
+"""Reads the answers of completions servers: server-sent events, their choices, ids as numbers or as
 text."""
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ _WORDS = 60
 """Characters of a server's text that an error message quotes."""
 _PROSE_CHARS = 400
 _PROSE_IDS = 64
-"""So much text, or so many ids, without one audio id: the server does not run an Orpheus model.
-Orpheus itself begins with audio; a server that repeats the prompt stays below both."""
+"""Characters of text, and ids, without one audio id, from which on the server does not run an
+Orpheus model. Orpheus begins with audio; a server that repeats the prompt stays below both."""
 
 
 class EventReader:
@@ -122,8 +122,8 @@ class ChoiceReader:
 
     @property
     def prose(self) -> str | None:
-        """What an answer without audio says instead, quoted for an error message; None if it says
-        nothing."""
+        """The content of an answer without audio, quoted for an error message; None if it has
+        none."""
         if self.audio:
             return None
         if words := self._text.words.strip():
@@ -181,8 +181,8 @@ def first_model(body: bytes) -> str | None:
 
 
 def error_message(body: bytes) -> str:
-    """What a server says went wrong: OpenAI's {"error": {"message": ...}}, or the first 500
-    characters of anything else."""
+    """A server's error message: OpenAI's {"error": {"message": ...}}, or the first 500 characters
+    of another body."""
     text = body.decode("utf-8", "replace")
     with contextlib.suppress(ValueError, AttributeError):
         value = json.loads(text)

@@ -27,14 +27,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Server:
-    """One server and what is known of it.
+    """One server and its state.
 
     Attributes:
         base: url up to and including `/v1`.
         running: requests of ours on it.
-        healthy: it answered the last time it was asked.
+        healthy: whether it answered the last health check.
         model: the model's name on it.
-        takes_ids: whether it takes prompts as ids; None until it was tried.
+        takes_ids: whether it takes prompts as ids; None until it has been tried.
     """
 
     base: str
@@ -122,7 +122,7 @@ class ServerPool:
             await session.close()
 
     def in_order(self) -> list[Server]:
-        """Healthy servers first, the least loaded of them first, equal ones in turn."""
+        """Healthy servers first, by load; servers of equal load in rotation."""
         shift = next(self._turn) % len(self.servers)
         turned = self.servers[shift:] + self.servers[:shift]
         return sorted(turned, key=lambda server: (not server.healthy, server.running))
@@ -163,7 +163,7 @@ class ServerPool:
 
 
 def refusal(server: Server, status: int, said: str) -> OrpheusError:
-    """The error for an answer of this HTTP status. `said`: the server's own words."""
+    """The error for an answer of this HTTP status. `said`: the server's message."""
     if status in (401, 403):
         return InvalidOptions(
             f"{server.base} refuses the api key ({status}); give the right one as api_key"
@@ -176,7 +176,7 @@ def refusal(server: Server, status: int, said: str) -> OrpheusError:
 
 
 def reason(error: BaseException) -> str:
-    """An exception as words; timeouts have no message of their own."""
+    """An exception as text; timeouts have no message of their own."""
     return str(error) or type(error).__name__
 
 

@@ -1,5 +1,5 @@
-"""TorchLlama: the token generator that needs nothing but torch, for a GPU without vLLM; on a CPU
-the reference."""
+"""TorchLlama: the token generator that needs only torch, for a GPU without vLLM; on a CPU the
+reference."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ logger = logging.getLogger(__name__)
 class TorchLlama(BatchedGenerator):
     """A TokenGenerator for any Orpheus-shaped Llama checkpoint, on a CPU or a CUDA device.
 
-    With equal seeds a single request gives equal ids; in a batch the same random numbers meet
-    logits that may differ in their last bits.
+    With equal seeds a single request gives equal ids; in a batch the random numbers are the same,
+    but the last bits of the logits may differ.
 
     A step costs, for B streams: one pass over the blocks' weights, `4096 * hidden` products a
     stream for the head, a read of each stream's cache up to the longest one, and some 20 operations
@@ -51,8 +51,8 @@ class TorchLlama(BatchedGenerator):
         Args:
             device: "cpu", "cuda", "cuda:1", or "auto".
             dtype: of the weights. By default bfloat16 on CUDA and on CPUs with instructions for it,
-                where the blocks are large enough to gain from it; else float32. On a CPU all but
-                the matrix products is float32 always.
+                where the blocks are large enough to gain from it; else float32. On a CPU everything
+                but the matrix products is float32.
             prefill_chunk: by default 64 on a CPU, 512 on CUDA.
 
         Raises InvalidOptions also for an unknown dtype or device.
@@ -83,7 +83,7 @@ class TorchLlama(BatchedGenerator):
 
     @property
     def dtype(self) -> str:
-        """Of the weights, "" before `start`."""
+        """The dtype of the weights; "" before `start`."""
         if self._worker is None:
             return ""
         stepper = self._worker.stepper
@@ -101,7 +101,7 @@ class TorchLlama(BatchedGenerator):
                 self._model_dir, shape, self._vocabulary, self._device, dtype, inner
             )
             with torch.inference_mode():
-                # One place more than streams: prompts are read there while the others go on.
+                # One place more than streams: prompts are read there while the others run.
                 places = self._max_streams + 1
                 model = Llama(shape, weights, streams=places, context=context, dtype=inner)
                 sampler = Sampler(self._max_streams, context, self._device)

@@ -1,5 +1,5 @@
 """Drawing ids for a batch of streams: exact temperature, nucleus and repetition penalty, and a seed
-of each one's own."""
+for each stream."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Sampler:
         self._index = torch.arange(streams, device=device)
 
     def join(self, stream: int, options: SamplingParams) -> None:
-        """Take a new request's options into a stream's place."""
+        """Set a new request's options at a stream's place."""
         seed = secrets.randbits(64) if options.seed is None else options.seed % 2**64
         self._options[stream] = options
         self._random[stream] = np.random.Generator(np.random.Philox(seed))

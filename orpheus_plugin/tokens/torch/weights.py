@@ -29,8 +29,8 @@ class Layer:
 
 @dataclass(frozen=True)
 class LlamaWeights:
-    """All of the network that speech needs: of the output head, the audio rows and the stop id's
-    row alone."""
+    """The weights that speech needs: of the output head, only the audio rows and the stop id's
+    row."""
 
     embedding: Tensor  # [vocab, hidden]
     layers: tuple[Layer, ...]
@@ -83,7 +83,7 @@ def load_weights(
 
 
 def _tensor(array: Array) -> Tensor:
-    """In memory of its own: an array is a view of its file."""
+    """A copy: an array is a view of its file."""
     if array.dtype == np.uint16:
         return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
     return torch.from_numpy(array.copy())

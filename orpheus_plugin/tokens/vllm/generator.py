@@ -1,4 +1,4 @@
-"""Tokens from vLLM's AsyncLLM: one engine in processes of its own, which batches every request of
+"""Tokens from vLLM's AsyncLLM: one engine in processes of its own, which batches all requests of
 this process.
 
 Tested with vLLM 0.32: its CPU build in every test run, its CUDA build twice on an H200 (CUDA
@@ -6,7 +6,7 @@ graphs, FlashAttention 3, restricted head; not fp8, and without FlashInfer). The
 runs are in benchmarks/results/gpu_*.json.
 
 vLLM starts its processes by spawning. A script that starts this generator at import time, without
-the usual `if __name__ == "__main__":`, would start itself again in each of them.
+`if __name__ == "__main__":`, would start itself again in each of them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from orpheus_plugin.tokens.vocabulary import Vocabulary
 logger = logging.getLogger(__name__)
 
 _LOOK_S = 0.25
-"""While a call into the worker is unanswered, vLLM's health is checked so often."""
+"""Seconds between checks of vLLM's health while a call into the worker is unanswered."""
 _WARM_BATCH = 65
 """Requests of the second warm-up round. Without FlashInfer, vLLM 0.32 samples for more than 64
 requests with another kernel, which is compiled at first use: 2.5 s on an H200, during which all
@@ -48,7 +48,7 @@ class VllmGenerator:
         worker: qualified name of a subclass of OrpheusWorker, for more methods in vLLM's worker.
         max_streams: in place of `options.max_streams`.
         device: "cpu", "cuda" or "cuda:N", as torch counts the GPUs of CUDA_VISIBLE_DEVICES; None is
-            whatever the installed vLLM was built for.
+            the device the installed vLLM was built for.
 
     Attributes:
         loop: the event loop that called `start`, the only one on which vLLM may be used.
@@ -79,9 +79,9 @@ class VllmGenerator:
         """Start vLLM's processes, load the model, generate once. Seconds on a CPU, up to minutes on
         a GPU.
 
-        Raises ModelNotFound, BadCheckpoint; InvalidOptions where vLLM is missing, refuses the
-        options, or cannot run in this process; EngineDied when its processes fail, whose own
-        message is then on standard error.
+        Raises ModelNotFound, BadCheckpoint; InvalidOptions if vLLM is missing, refuses the options,
+        or cannot run in this process; EngineDied if its processes fail (their own message is on
+        standard error).
         """
         async with self._starting:
             if self._engine is not None:
@@ -111,17 +111,17 @@ class VllmGenerator:
 
         engine.output_processor.propagate_error(EngineDeadError())
         if engine.output_handler is not None:
-            engine.output_handler.cancel()  # else it logs our own shutdown as an error
+            engine.output_handler.cancel()  # otherwise it logs our own shutdown as an error
         await asyncio.shield(asyncio.ensure_future(asyncio.to_thread(process.shut_down, engine)))
 
     @property
     def running(self) -> int:
-        """Requests handed to vLLM and not over, running or waiting for a place."""
+        """Requests that were passed to vLLM and have not ended, running or waiting for a place."""
         return 0 if self._engine is None else int(self._engine.get_num_unfinished_requests())
 
     @property
     def failure(self) -> EngineDied | None:
-        """See TokenGenerator: what vLLM says of its own processes."""
+        """See TokenGenerator: from vLLM's own health check."""
         if self._engine is None or self._engine.errored:
             return EngineDied("vLLM is not running")
         return None
@@ -141,7 +141,7 @@ class VllmGenerator:
         engine = self._alive()
         call = asyncio.ensure_future(engine.collective_rpc(method, args=args))
         try:
-            # vLLM leaves a call unanswered when its process dies.
+            # vLLM does not answer a call when its process dies.
             while not (await asyncio.wait({call}, timeout=_LOOK_S))[0]:
                 if engine is not self._engine or engine.errored:
                     raise EngineDied(f"vLLM died or was stopped during {method}")
@@ -166,7 +166,7 @@ class VllmGenerator:
         """Switch vLLM's sampler between two steps (see VllmOptions.sampler). Returns the one now in
         use.
 
-        Meant for no requests running: a request that goes on has drawn its ids with both.
+        To be called while no requests run: a running request would draw its ids with both.
         """
         config = self._alive().vllm_config.parallel_config
         if config.worker_extension_cls != self.worker:  # engine_args has another one
@@ -197,7 +197,7 @@ class VllmGenerator:
         from vllm.platforms import current_platform
 
         if current_platform.is_cuda_alike():
-            # Long enough that the first still runs when the last arrives.
+            # Long enough for the first to run still when the last arrives.
             many = min(_WARM_BATCH, self.options.max_streams)
             await asyncio.gather(*(speak(f"warm-up-{number}", 64) for number in range(many)))
 
@@ -214,7 +214,7 @@ class VllmGenerator:
         """See TokenGenerator. The request is checked here and queued at the first step of the
         iterator. Besides:
 
-        priority: where the cache is full, requests with the highest number lose their place.
+        priority: when the cache is full, requests with the highest number lose their place.
         """
         context = _context(self._alive())
         prompt = checked_prompt(prompt_ids, self._vocabulary.size, context)
@@ -282,7 +282,8 @@ class VllmGenerator:
                 top_p=sampling.top_p,
                 repetition_penalty=sampling.repetition_penalty,
                 max_tokens=min(sampling.max_tokens, context - prompt_length),
-                # A seed in any request takes vLLM's whole step off its fused GPU sampler.
+                # With a seed in any request, vLLM does not use its fused GPU sampler in the whole
+                # step.
                 seed=sampling.seed,
                 stop_token_ids=[self._vocabulary.end_of_speech],
                 ignore_eos=True,
@@ -308,8 +309,8 @@ def _coarsen(engine: Any, request_id: str, interval: int) -> None:
     """Make vLLM return this request's ids in groups of `interval` from now on.
 
     vLLM fixes the interval when a request is added. Its output side runs in this process and on
-    this event loop, so its bookkeeping can be changed between two outputs. In a vLLM that keeps it
-    elsewhere, ids still come one by one.
+    this event loop, so its bookkeeping can be changed between two outputs. If another version of
+    vLLM keeps it elsewhere, ids come one by one.
     """
     if interval <= 1:
         return

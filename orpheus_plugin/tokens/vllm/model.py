@@ -3,8 +3,8 @@
 Of Orpheus 3B's 156,940 ids, 128,256 are text that never follows `start_of_speech`. Reading their
 rows of the head costs 0.79 GB of memory traffic a step in bf16, 12 % of the whole step (21 % with
 an fp8 body). This class reads the rows of the control and audio ids. For vLLM's own sampler it
-fills the other columns with -inf, so ids, penalties and stop ids stay as they are; a sampler of
-ours (see `sampler`) takes the computed columns alone.
+fills the other columns with -inf, so ids, penalties and stop ids stay the same; our sampler (see
+`sampler`) takes only the computed columns.
 
 vLLM's processes load it by name (see `plugin`). Importing it imports vLLM. It ran on vLLM 0.32's
 CPU and CUDA runners. On an H200 its logits took 62 us for one stream and 68 us for 32, the whole
@@ -35,8 +35,8 @@ heads to it."""
 class OrpheusForCausalLM(LlamaForCausalLM):  # type: ignore[misc]  # vLLM is untyped here
     """vLLM's Llama, with the head restricted to `config.orpheus_head_rows`.
 
-    Falls back to the whole head, with a warning, where a slice of its weight is not its logits: a
-    quantised head, a head sharded over several GPUs, scaled or converted logits.
+    Falls back to the whole head, with a warning, if a slice of its weight does not give its logits:
+    a quantised head, a head sharded over several GPUs, scaled or converted logits.
     """
 
     def __init__(self, *, vllm_config: Any, prefix: str = "", **kwargs: Any) -> None:
@@ -49,8 +49,8 @@ class OrpheusForCausalLM(LlamaForCausalLM):  # type: ignore[misc]  # vLLM is unt
         self._compact = False
 
     def use_compact_logits(self, use: bool, audio_base: int, stop: int) -> Layout | None:
-        """From now on return the computed logits alone, in this layout, or whole rows. None for
-        whole rows."""
+        """From now on return only the computed logits, in this layout, or whole rows. Returns None
+        for whole rows."""
         self._compact = use and self._head_rows is not None
         if not self._compact or self._head_rows is None:
             return None

@@ -1,4 +1,4 @@
-"""How vLLM is run: our options, and vLLM's arguments made of them."""
+"""Options for vLLM, and vLLM's arguments made of them."""
 
 from __future__ import annotations
 
@@ -30,31 +30,31 @@ class VllmOptions:
 
     Attributes:
         max_streams: requests generated at once; others wait in vLLM's queue.
-        max_model_len: ids of prompt and speech together; None is 4,096, or the model's own limit
-            where that is less. Orpheus 3B's own limit (131,072) would need 14 GiB of cache.
+        max_model_len: ids of prompt and speech together; None is 4,096, or the model's own limit if
+            that is less. Orpheus 3B's own limit (131,072) would need 14 GiB of cache.
         kv_cache_bytes: memory for attention keys and values. Orpheus 3B needs 112 KiB an id in
             bf16, so 4 GiB hold 38,000 ids: 64 utterances of 7 s. An exact size, unlike vLLM's share
-            of the whole card, leaves room for the codec whichever of the two starts first.
+            of the whole GPU, leaves room for the codec, whichever of the two starts first.
         dtype: of weights and activations; "auto" is the checkpoint's (Orpheus 3B says float32:
             twice the memory).
         quantization: vLLM's name of a method, such as "fp8" (weights quantised while loading; needs
             a GPU that has it). None uses the checkpoint's. The effect of fp8 on the voice was not
             measured here.
         kv_cache_dtype: "auto" or vLLM's name of a type, such as "fp8".
-        restricted_head: compute the logits of control and audio ids only (see `model`). Ignored
-            where the model is not a Llama or the package's vLLM plugin is not installed.
+        restricted_head: compute the logits of control and audio ids only (see `model`). Ignored if
+            the model is not a Llama or the package's vLLM plugin is not installed.
         sampler: "compact" draws from the codes of a request's slot only (see `sampler`), which also
             keeps every frame in order; "whole" is vLLM's own sampler over all ids. "auto" is
-            compact on a CPU and whole on a GPU, where compact has not run yet. Compact needs the
+            compact on a CPU and whole on a GPU, on which compact has not run yet. Compact needs the
             restricted head.
         prefix_caching: reuse the cache of equal prompt beginnings. It costs nothing and helps only
-            where the same text is spoken again: prompts share their first six ids or so, less than
-            a cache block.
+            if the same text is spoken again: prompts share about their first six ids, less than a
+            cache block.
         eager: no CUDA graphs. None is False on CUDA and True elsewhere. True starts tens of seconds
-            sooner and makes few streams much slower.
-        fine_tokens: this many ids of a request are returned one by one, so that its first audio
-            comes early...
-        stream_interval: ...and the following ones in groups of this many, which costs the event
+            sooner, but makes few streams much slower.
+        fine_tokens: so many ids of a request are returned one by one, so that its first audio comes
+            early.
+        stream_interval: the following ids are returned in groups of so many, which costs the event
             loop less.
         engine_args: more arguments of vLLM's `AsyncEngineArgs`; they override all of the above.
     """
@@ -88,7 +88,7 @@ def engine_args(
     """The arguments of vLLM's `AsyncEngineArgs` for a model. Imports vLLM.
 
     Args:
-        device: "cpu", "cuda" or "cuda:N"; None is whatever the installed vLLM was built for.
+        device: "cpu", "cuda" or "cuda:N"; None is the device the installed vLLM was built for.
 
     Raises ModelNotFound, BadCheckpoint, or InvalidOptions for a device that the installed vLLM does
     not run on.
@@ -116,17 +116,17 @@ def engine_args(
         "device_ids": device_ids(device, current_platform.device_type),
     }
     if current_platform.is_cuda_alike():
-        # vLLM refuses to start where less than this share of the card is free, although the cache's
-        # size is given. Its default would refuse a card that already has the codec or anything else
-        # on it.
+        # vLLM refuses to start if less than this share of the GPU is free, although the cache's
+        # size is given. Its default would refuse a GPU that already has the codec or another
+        # program on it.
         index = (args["device_ids"] or [0])[0]
         total = int(current_platform.get_device_total_memory(index))
         needed = footprint(model_dir, options).total
         args["gpu_memory_utilization"] = min(_MOST_OF_A_GPU, needed / total)
     if current_platform.device_type == "cpu" and os.environ.get("OMP_NUM_THREADS") == "1":
         # Scheduler and model in one process, as on one GPU. On a CPU vLLM uses two by default, to
-        # bind the model's threads to cores, and the scheduler's process spins on a core of its own.
-        # One thread needs no binding.
+        # bind the model's threads to cores, and the scheduler's process keeps a core busy. One
+        # thread needs no binding.
         args["distributed_executor_backend"] = _ONE_PROCESS
     if not eager:
         args["cudagraph_capture_sizes"] = graph_sizes(options.max_streams)
@@ -148,8 +148,8 @@ def compact_sampler(options: VllmOptions, device_type: str) -> bool:
 
 
 def graph_sizes(max_streams: int) -> list[int]:
-    """Batch sizes to capture a CUDA graph for: every batch runs in the next larger one. Each costs
-    start time and memory."""
+    """Batch sizes for which a CUDA graph is captured; every batch runs in the next larger one. Each
+    costs start time and memory."""
     sizes = [1, 2, 4, *range(8, 65, 8), *range(80, max_streams + 1, 16)]
     return [size for size in sizes if size < max_streams] + [max_streams]
 

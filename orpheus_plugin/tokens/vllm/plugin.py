@@ -1,8 +1,8 @@
 """The vLLM plugin that registers our model class in vLLM's processes, and the configuration that
 selects it.
 
-Importing this module imports nothing of vLLM: it is the target of an entry point that every process
-of every vLLM in this environment runs.
+Importing this module imports nothing of vLLM: every process of every vLLM in this environment runs
+it as an entry point.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _TARGET = f"{__name__}:register"
 
 
 PARENT_KEY = "ORPHEUS_VLLM_PARENT"
-"""Environment variable: the id of the process that starts an engine for itself."""
+"""Environment variable: the id of the process that starts an engine."""
 
 
 def register() -> None:
     """Register the architecture with vLLM. Its class is imported when a model of it is loaded.
 
-    In an engine process of ours, also end with the process that started it.
+    An engine process of ours also ends with the process that started it.
     """
     _follow_parent()
     from vllm import ModelRegistry
@@ -46,8 +46,8 @@ def register() -> None:
 
 
 def _follow_parent() -> None:
-    """vLLM's engine process would outlive a killed parent and keep the GPU's memory, so that no new
-    one could start."""
+    """End with the parent. After the parent was killed, vLLM's engine process would keep the GPU's
+    memory, so that no new one could start."""
     parent = multiprocessing.parent_process()
     if parent is None or os.environ.get(PARENT_KEY) != str(parent.pid):
         return

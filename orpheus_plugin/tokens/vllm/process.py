@@ -1,4 +1,4 @@
-"""vLLM's AsyncLLM and its processes: making one on a worker thread, and stopping it."""
+"""Starts and stops vLLM's AsyncLLM and its processes, on a worker thread."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from orpheus_plugin.tokens.vllm import plugin
 logger = logging.getLogger(__name__)
 
 _ENVIRONMENT = {
-    # Forking a process that has threads, an event loop and perhaps CUDA fails later and in unclear
-    # ways.
+    # Forking a process that has threads, an event loop and perhaps CUDA fails later, with unclear
+    # errors.
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
     "VLLM_LOGGING_LEVEL": "WARNING",
     "VLLM_NO_USAGE_STATS": "1",
@@ -28,7 +28,7 @@ _SHUTDOWN_S = 2.0
 
 
 def check_process() -> None:
-    """Raises InvalidOptions where vLLM is missing or cannot start in this process."""
+    """Raises InvalidOptions if vLLM is missing or cannot start in this process."""
     if importlib.util.find_spec("vllm") is None:
         raise InvalidOptions("vLLM is not installed: pip install 'orpheus_plugin[vllm]'")
     process = multiprocessing.current_process()
@@ -85,21 +85,20 @@ def shut_down(engine: Any) -> None:
     """Stop an engine's processes. Blocking, up to seconds."""
     try:
         engine.shutdown(timeout=_SHUTDOWN_S)
-    except Exception:  # a dead engine may not even shut down cleanly; nothing is lost with it
+    except Exception:  # a dead engine may not shut down cleanly
         logger.debug("vLLM's shutdown failed", exc_info=True)
-    # vLLM calls it again from __del__, perhaps while the interpreter ends.
+    # vLLM calls it again from __del__, perhaps when the interpreter ends.
     engine.shutdown = _nothing
 
 
 def discard(building: Future[Any]) -> None:
-    """Stop an engine whose start was cancelled as soon as it is there, on the thread that made
-    it."""
+    """Stop an engine whose start was cancelled when it is built, on the thread that built it."""
     if not building.cancelled() and building.exception() is None:
         shut_down(building.result())
 
 
 def _missing_guard() -> str:
-    """A hint for the error message if the main script seems to lack its guard."""
+    """A hint for the error message if the main script seems to have no `if __name__` guard."""
     path = getattr(sys.modules.get("__main__"), "__file__", None)
     try:
         unguarded = path is not None and "__name__" not in Path(path).read_text("utf-8")

@@ -1,15 +1,15 @@
-"""Drawing ids in vLLM from the codes that may follow, instead of from its whole vocabulary.
+"""Samplers for vLLM that draw from the codes that may follow, instead of from the whole vocabulary.
 
 A model that keeps Orpheus' frames can draw 4,096 codes of one slot and, between two frames, the
-stop id. vLLM's samplers work on rows of 156,940 logits: on a CPU most of a step is then sorting and
-counting columns that are -inf. The samplers here take the logits of the restricted head as they
-are, pick the columns of each request's slot (the slot mask), apply temperature, penalty, top_p,
-top_k, min_p and seeds to these 4,097 columns with vLLM's own kernels (FlashInfer's where vLLM uses
-them), and return ids of the whole vocabulary.
+stop id. vLLM's samplers work on rows of 156,940 logits: on a CPU most of a step is sorting and
+counting columns that are -inf. These samplers take the logits of the restricted head, pick the
+columns of each request's slot (the slot mask), apply temperature, penalty, top_p, top_k, min_p and
+seeds to these 4,097 columns with vLLM's own kernels (FlashInfer's where vLLM uses them), and return
+ids of the whole vocabulary.
 
-Which ids are likely does not change; which of them a seed draws does, because random numbers belong
-to columns. Requests with options that are written in ids (logit_bias, bad words, logprobs, allowed
-ids, other logits processors) go to vLLM's own sampler, together with their whole batch.
+The probabilities of ids do not change, but the ids that a seed draws do, because random numbers
+belong to columns. Requests with options that are written in ids (logit_bias, bad words, logprobs,
+allowed ids, other logits processors) go to vLLM's own sampler, together with their whole batch.
 
 vLLM 0.32 has two runners. `CompactSampler` is for the first (CPUs, and GPUs with
 VLLM_USE_V2_MODEL_RUNNER=0), `CompactSamplerV2` for the second (GPUs). The second has not run on a
@@ -36,7 +36,7 @@ COLUMNS = CODES + 1
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where the columns of compact logits come from.
+    """The ids of the columns of compact logits.
 
     Attributes:
         first, end: the rows of the head that were computed: column c of compact logits is id
@@ -57,7 +57,7 @@ class Layout:
             and self.audio_base + SLOTS * CODES <= min(self.end, self.size)
             and self.first <= self.stop < self.end
         ):
-            raise ValueError(f"the computed logits do not hold all audio ids: {self}")
+            raise ValueError(f"the computed logits do not contain all audio ids: {self}")
 
     def whole(self, logits: Tensor) -> Tensor:
         """Compact logits [n, end - first] -> [n, size], -inf elsewhere."""
@@ -96,11 +96,11 @@ def penalise(logits: Tensor, seen: Tensor, penalty: Tensor) -> None:
 
 
 class CompactSampler:
-    """In place of vLLM's sampler in its first runner.
+    """Replaces vLLM's sampler in its first runner.
 
     Args:
         runner: vLLM's GPUModelRunner (or the CPU's, which is one).
-        layout: what its model computes.
+        layout: the logits that its model computes.
     """
 
     def __init__(self, runner: Any, layout: Layout) -> None:
@@ -184,12 +184,12 @@ class CompactSampler:
 
 
 class CompactSamplerV2:
-    """In place of vLLM's sampler in its second runner. Everything stays on the GPU; nothing waits
-    for it.
+    """Replaces vLLM's sampler in its second runner. Everything stays on the GPU, without
+    synchronisation.
 
     Args:
         runner: vLLM's GPUModelRunner of `vllm.v1.worker.gpu`.
-        layout: what its model computes.
+        layout: the logits that its model computes.
     """
 
     def __init__(self, runner: Any, layout: Layout) -> None:
@@ -276,7 +276,7 @@ class CompactSamplerV2:
 
 
 def _to(tensor: Tensor, device: torch.device) -> Tensor:
-    """To a GPU from pinned memory, so that nobody waits for the copy."""
+    """Copy to a GPU from pinned memory, without waiting."""
     if device.type == "cpu":
         return tensor
     return tensor.pin_memory().to(device, non_blocking=True)

@@ -17,9 +17,9 @@ class OrpheusWorker:
 
     def orpheus_use_sampler(self, kind: str, audio_base: int, stop: int) -> str:
         """Draw with the "compact" sampler (see `sampler`) or with vLLM's own, "whole". Returns the
-        one now in use.
+        one in use.
 
-        The compact one needs the restricted head; without it vLLM's own stays in use.
+        The compact sampler needs the restricted head; without it vLLM's own stays in use.
         """
         from orpheus_plugin.tokens.vllm.model import OrpheusForCausalLM
         from orpheus_plugin.tokens.vllm.sampler import CompactSampler, CompactSamplerV2
