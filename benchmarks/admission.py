@@ -7,6 +7,7 @@ trying all sensible ones, and C100 of the admitted.
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import sys
 from dataclasses import replace
@@ -17,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from benchmarks.report import save  # noqa: E402
+from benchmarks.report import add_save_option, save  # noqa: E402
 from tests.engine.test_admission import GPU, LARGE, PACE, SMALL  # noqa: E402
 from tests.support.open_load import Machine, measured, run  # noqa: E402
 
@@ -43,6 +44,9 @@ def _cell(value: object) -> str:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_save_option(parser)
+    parser.parse_args()
     rows: list[dict[str, Any]] = []
     print(
         "| machine | pace | load | best fixed | goodput, share of it | C100 |\n"

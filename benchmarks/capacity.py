@@ -1,10 +1,10 @@
-"""How many listeners one machine serves, and how soon they hear something:
+"""How many listeners one machine serves, and their time to first audio:
 `python benchmarks/capacity.py`.
 
 N turns begin together on one LocalEngine. Each listener plays from the first sample on. For each N:
-milliseconds to the first samples, the share of listeners who ever ran dry and for how long, and
-seconds of speech made a second. The largest N at which at most one listener in twenty ran dry is
-the capacity.
+milliseconds to the first samples, the share of listeners with underruns and the longest silence,
+and seconds of speech per second. The capacity is the largest N at which at most one listener in
+twenty has an underrun.
 
     python benchmarks/capacity.py --model DIR --codec DIR     default: what the engine chooses
 """
@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from benchmarks.report import save  # noqa: E402
+from benchmarks.report import add_save_option, save  # noqa: E402
 from orpheus_plugin.engine.config import EngineConfig  # noqa: E402
 from orpheus_plugin.engine.local import LocalEngine  # noqa: E402
 from orpheus_plugin.turn import AudioChunk, SpeechOptions  # noqa: E402
@@ -37,16 +37,16 @@ TEXT = (
 
 @dataclass(frozen=True)
 class Listener:
-    """What one listener lived through, in seconds."""
+    """What one listener heard, in seconds."""
 
     first: float
-    dry: float
+    silence: float
     spoken: float
 
 
 async def listen(engine: LocalEngine) -> Listener:
     began = time.perf_counter()
-    first = played_until = dry = spoken = 0.0
+    first = played_until = silence = spoken = 0.0
     async with engine.open_turn(SpeechOptions()) as turn:
         turn.push_text(TEXT)
         turn.end()
@@ -58,10 +58,10 @@ async def listen(engine: LocalEngine) -> Listener:
             if not spoken:
                 first = now - began
             elif now > played_until:
-                dry += now - played_until
+                silence += now - played_until
             played_until = max(now, played_until if spoken else now) + length
             spoken += length
-    return Listener(first, dry, spoken)
+    return Listener(first, silence, spoken)
 
 
 async def together(engine: LocalEngine, streams: int) -> dict[str, Any]:
@@ -69,24 +69,25 @@ async def together(engine: LocalEngine, streams: int) -> dict[str, Any]:
     listeners = await asyncio.gather(*(listen(engine) for _ in range(streams)))
     wall = time.perf_counter() - began
     first = sorted(1e3 * listener.first for listener in listeners)
-    dry = [listener.dry for listener in listeners]
+    silences = [listener.silence for listener in listeners]
     return {
         "first_ms_p50": statistics.median(first),
         "first_ms_p95": first[min(streams - 1, int(0.95 * streams))],
-        "ran_dry": sum(d > 0.005 for d in dry) / streams,
-        "dry_ms_max": 1e3 * max(dry),
+        "with_underruns": sum(silence > 0.005 for silence in silences) / streams,
+        "longest_silence_ms": 1e3 * max(silences),
         "speech_s_per_s": sum(listener.spoken for listener in listeners) / wall,
     }
 
 
-HEADING = """| listeners | first sound p50, p95 ms | ran dry | longest, ms | s of speech a second |
+HEADING = """| listeners | first sound p50, p95 ms | underruns | longest silence, ms | RTFx |
 |---|---|---|---|---|"""
 
 
 def show(streams: int, row: dict[str, Any]) -> None:
     print(
         f"| {streams} | {row['first_ms_p50']:.0f}, {row['first_ms_p95']:.0f}"
-        f" | {row['ran_dry']:.0%} | {row['dry_ms_max']:.0f} | {row['speech_s_per_s']:.1f} |",
+        f" | {row['with_underruns']:.0%} | {row['longest_silence_ms']:.0f}"
+        f" | {row['speech_s_per_s']:.1f} |",
         flush=True,
     )
 
@@ -95,6 +96,7 @@ async def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
+    add_save_option(parser)
     parser.add_argument("--model", default="auto")
     parser.add_argument("--codec", type=Path)
     parser.add_argument("--generator", default="auto", choices=["auto", "cpu", "torch", "vllm"])
@@ -125,9 +127,9 @@ async def main() -> None:
         for streams in args.streams:
             row = figures["streams"][streams] = await together(engine, streams)
             show(streams, row)
-            if row["ran_dry"] <= 0.05:
+            if row["with_underruns"] <= 0.05:
                 capacity = streams
-            elif row["ran_dry"] > 0.5:
+            elif row["with_underruns"] > 0.5:
                 break
     finally:
         await engine.aclose()

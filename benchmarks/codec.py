@@ -44,7 +44,7 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from benchmarks.report import save  # noqa: E402
+from benchmarks.report import add_save_option, save  # noqa: E402
 from orpheus_plugin.codec.config import SnacConfig  # noqa: E402
 from orpheus_plugin.codec.cpu.decoder import CpuDecoder  # noqa: E402
 from orpheus_plugin.codec.step import StreamingDecoder  # noqa: E402
@@ -127,6 +127,7 @@ def measure(size: str, lanes: int, rounds: int, frames: int, device: str) -> dic
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    add_save_option(parser)
     parser.add_argument("--lanes", default="1,4,16,32", help="streams in a batch")
     parser.add_argument("--rounds", type=int, default=2, help="of the largest batches")
     parser.add_argument(

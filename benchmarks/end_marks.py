@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from benchmarks.report import save  # noqa: E402
+from benchmarks.report import add_save_option, save  # noqa: E402
 from orpheus_plugin import AudioChunk, LocalEngine, SpeechOptions  # noqa: E402
 from orpheus_plugin.engine.config import EngineConfig  # noqa: E402
 from training.judge import Listener, errors  # noqa: E402
@@ -119,11 +119,10 @@ async def measure(seeds: int, show: bool) -> dict[str, dict[str, float]]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
+    add_save_option(parser)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--show", action="store_true", help="print what was heard wrongly")
-    parser.add_argument("--save", action="store_true")
     options = parser.parse_args()
     LISTENER = Listener()
     figures = asyncio.run(measure(options.seeds, options.show))
-    if options.save:
-        save("end_marks", {"texts": len(TEXTS), "seeds": options.seeds, **figures})
+    save("end_marks", {"texts": len(TEXTS), "seeds": options.seeds, **figures})

@@ -37,7 +37,7 @@ if str(ROOT) not in sys.path:
 for _name, _value in (("OMP_NUM_THREADS", "1"), ("HF_HUB_OFFLINE", "1")):
     os.environ.setdefault(_name, _value)
 
-from benchmarks.report import save  # noqa: E402
+from benchmarks.report import add_save_option, save  # noqa: E402
 from benchmarks.vllm_models import Choice, add_model_arguments, options_for  # noqa: E402
 from benchmarks.vllm_raw import Runs, children, medians, pin, ratio, raw_ids, speed  # noqa: E402
 from orpheus_plugin.codec import open_decoder  # noqa: E402
@@ -149,6 +149,7 @@ async def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
+    add_save_option(parser)
     add_model_arguments(parser)
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--ids", type=int, default=280, help="ids of a request or turn")

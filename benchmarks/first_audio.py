@@ -37,7 +37,7 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from benchmarks.report import save  # noqa: E402
+from benchmarks.report import add_save_option, save  # noqa: E402
 from orpheus_plugin.codec.batcher import CodecBatcher  # noqa: E402
 from orpheus_plugin.codec.cpu.decoder import CpuDecoder  # noqa: E402
 from orpheus_plugin.codec.weights import SnacWeights  # noqa: E402
@@ -173,6 +173,7 @@ def random_codec() -> tuple[SnacWeights, list[Codes]]:
 
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    add_save_option(parser)
     parser.add_argument("--codec", type=Path, help="SNAC snapshot directory")
     parser.add_argument("--codes", type=Path, help="npz of int arrays [n, 3]")
     parser.add_argument("--rates", default="90,120,200", help="tokens a second (82 is real time)")

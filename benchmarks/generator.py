@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from benchmarks.report import save  # noqa: E402
+from benchmarks.report import add_save_option, save  # noqa: E402
 from orpheus_plugin.tokens.base import SamplingParams  # noqa: E402
 from orpheus_plugin.tokens.batched import BatchedGenerator  # noqa: E402
 from orpheus_plugin.tokens.cpu.generator import CpuLlama  # noqa: E402
@@ -164,6 +164,7 @@ async def run(arguments: argparse.Namespace) -> list[Row]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    add_save_option(parser)
     parser.add_argument("--ids", type=int, default=420, help="ids a request (7 a frame of 85 ms)")
     parser.add_argument("--streams", default="1,4,8,16,32")
     parser.add_argument("--repeats", type=int, default=3)

@@ -40,7 +40,7 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from benchmarks import capacity, engine_cost, load, vllm_engine  # noqa: E402
-from benchmarks.report import save  # noqa: E402
+from benchmarks.report import add_save_option, save  # noqa: E402
 from benchmarks.vllm_models import Choice, crafted_3b  # noqa: E402
 from orpheus_plugin.codec import CodecStep, open_decoder  # noqa: E402
 from orpheus_plugin.codec.batcher import CodecBatcher  # noqa: E402
@@ -130,7 +130,7 @@ class Bench:
         for level in levels:
             row = found[level] = await capacity.together(self.engine, level)
             capacity.show(level, row)
-            if row["ran_dry"] > 0.5:
+            if row["with_underruns"] > 0.5:
                 break
         return found
 
@@ -142,7 +142,7 @@ class Bench:
 
 
 def served(rows: dict[int, Any]) -> int:
-    return max((n for n, row in rows.items() if row["ran_dry"] <= WELL_SERVED), default=0)
+    return max((n for n, row in rows.items() if row["with_underruns"] <= WELL_SERVED), default=0)
 
 
 async def details(
@@ -178,6 +178,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
+    add_save_option(parser)
     parser.add_argument("--model", type=Path, help="directory of a model")
     parser.add_argument("--codec", type=Path, help="directory of SNAC 24 kHz")
     parser.add_argument("--device", default="cuda")

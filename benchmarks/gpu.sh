@@ -6,7 +6,8 @@
 #
 # MODEL_DIR is a snapshot of an Orpheus model, CODEC_DIR one of SNAC 24 kHz. Without them the weights are made up, in the
 # size of Orpheus 3B: the times are then as good as real, what is spoken is noise.
-# Figures go to benchmarks/results/gpu_*.json, the output of each step to benchmarks/results/gpu_*.log.
+# Figures go to benchmarks/results/gpu_*.json (of a dry run to benchmarks/new), the output of each step to
+# benchmarks/results/gpu_*.log.
 # A step that fails or takes too long does not stop the others; the exit status is the number of such steps. When the
 # time is over, the remaining steps are not begun. vLLM alone takes one to two minutes to start, each time, so one start
 # measures several ways to run codec and sampler. ONLY="worker load" runs some of the steps.
@@ -35,9 +36,9 @@ export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
 
 model=${1:-}
 codec=${2:-}
-device=cuda gpu="gpu and" minutes=${MINUTES:-9} most_turns=256 levels="16 32" seconds=15 lanes=1,4,16,32,64 prefix=gpu
+device=cuda gpu="gpu and" minutes=${MINUTES:-9} most_turns=256 levels="16 32" seconds=15 lanes=1,4,16,32,64 prefix=gpu save=--save
 if [ -n "$dry" ]; then
-    device=cpu gpu="" minutes=${MINUTES:-60} most_turns=2 levels=0.5 seconds=8 lanes=1 prefix=gpu_dry
+    device=cpu gpu="" minutes=${MINUTES:-60} most_turns=2 levels=0.5 seconds=8 lanes=1 prefix=gpu_dry save=
     stand_in=$(mktemp -d)
     trap 'rm -rf "$stand_in"' EXIT
     "$python" -c "import pathlib, sys; from tests.support.mps_control import write_control; \
@@ -80,7 +81,7 @@ bench() { # name of the results, arguments of gpu.py...
     out=$1
     shift
     step "$out" 240 "$python" benchmarks/gpu.py ${dry:+--dry-run} --model "$model" --codec "$codec" \
-        --out "${prefix}_$out" "$@"
+        $save --out "${prefix}_$out" "$@"
 }
 replicas() { # how many
     case " ${ONLY:-replicas$1} " in *" replicas$1 "*) ;; *) return ;; esac
@@ -90,7 +91,7 @@ replicas() { # how many
         failed=$((failed + 1))
         return
     fi
-    step "replicas$1" 330 "$python" benchmarks/load.py --out "${prefix}_replicas$1" --model "$model" --device "$device" \
+    step "replicas$1" 330 "$python" benchmarks/load.py $save --out "${prefix}_replicas$1" --model "$model" --device "$device" \
         --max-turns "$most_turns" --rates $levels --rounds 1 --seconds "$seconds" \
         -- --codec "$codec" --generator vllm --codec-step tuned --sampler compact --mps --replicas "$1"
 }
@@ -110,14 +111,14 @@ step contract 240 "$python" -m pytest -q -m vllm tests/tokens/test_vllm_head.py 
 replicas 2
 replicas 3
 # The codec alone: milliseconds of a step for so many streams.
-step codec 40 "$python" benchmarks/codec.py --device "$device" --lanes "$lanes" --rounds 10 --out "${prefix}_codec"
+step codec 40 "$python" benchmarks/codec.py $save --device "$device" --lanes "$lanes" --rounds 10 --out "${prefix}_codec"
 # What the runs before this one had, if it is named: fp8 weights, the whole head, vLLM's own figures, the torch engine.
 step fp8 150 "$python" benchmarks/vllm_head.py --model "$model" --streams 1 8 32 --ids 1680 --rounds 2 \
-    --only restricted --quantization fp8 --out "${prefix}_fp8"
+    --only restricted --quantization fp8 $save --out "${prefix}_fp8"
 step head 150 "$python" benchmarks/vllm_head.py --model "$model" --streams 1 8 32 --ids 1680 --rounds 2 \
-    --only whole --out "${prefix}_head"
+    --only whole $save --out "${prefix}_head"
 case " ${ONLY:-} " in *" details "*) bench details --ways own,plain,whole --rates --details ;; esac
-step torch 60 "$python" benchmarks/generator.py --device "$device" --repeats 1 --out "${prefix}_generator"
+step torch 60 "$python" benchmarks/generator.py $save --device "$device" --repeats 1 --out "${prefix}_generator"
 
 echo "== done in $(($(date +%s) - began)) s, $failed steps failed"
 exit $failed

@@ -3,8 +3,7 @@
 
 Headless AgentSessions answer with sentences the bundled voice was not trained on, through
 `orpheus-tts serve`; what their audio output captured is read by Whisper tiny.en. Prints the word
-error rate, beside that of the recordings the voice learnt from, and writes
-benchmarks/results/livekit_hearing.json.
+error rate, and that of the recordings the voice was trained on.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import save
+from benchmarks.report import add_save_option, save
 from benchmarks.server_process import server_process
 from orpheus_plugin.livekit import OrpheusTTS
 from tests.livekit.fakes import RoteLLM, on_stage
@@ -47,6 +46,7 @@ async def capture(url: str, texts: list[str]) -> list[bytes]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
+    add_save_option(parser)
     parser.add_argument("--sentences", type=int, default=20)
     chosen = sentences(parser.parse_args().sentences)
     with server_process("--model", "mini", "--device", "cpu", "--max-turns", "1") as server:

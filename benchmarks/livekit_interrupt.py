@@ -4,7 +4,7 @@
 
 A headless AgentSession speaks with the bundled voice through a server on loopback and is
 interrupted at random moments. Then a LiveKit worker takes two jobs, which are processes of their
-own, through `orpheus-tts serve`. Prints tables and writes benchmarks/results/livekit.json.
+own, through `orpheus-tts serve`. Prints tables.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import save
+from benchmarks.report import add_save_option, save
 from orpheus_plugin.engine.config import EngineConfig
 from orpheus_plugin.engine.local import LocalEngine
 from orpheus_plugin.livekit import OrpheusTTS
@@ -146,6 +146,7 @@ async def run(times: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    add_save_option(parser)
     parser.add_argument("--times", type=int, default=50)
     found = asyncio.run(run(parser.parse_args().times))
     print(

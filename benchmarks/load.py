@@ -40,7 +40,7 @@ if str(ROOT) not in sys.path:
 
 import numpy as np  # noqa: E402
 
-from benchmarks.report import save  # noqa: E402
+from benchmarks.report import add_save_option, save  # noqa: E402
 from benchmarks.server_process import server_process  # noqa: E402
 from orpheus_plugin.engine.playout import PlayoutClock  # noqa: E402
 from orpheus_plugin.errors import AtCapacity  # noqa: E402
@@ -229,6 +229,7 @@ def plot(rows: Sequence[dict[str, Any]], path: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
+    add_save_option(parser)
     parser.add_argument("--model", default="mini")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--max-turns", help="a fixed limit, in place of the measured one")

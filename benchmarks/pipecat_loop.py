@@ -4,9 +4,8 @@ how soon is it silent.
     python -m benchmarks.pipecat_loop [--seconds 60] [--interruptions 50] [options of bot.py]
 
 Chromium opens the page, types, and records what it receives over WebRTC; the agent runs in a
-process of its own, with a heartbeat on its event loop, and puts down what it made and sent. A hole
-is silence in the browser where there was none in what was made. Writes
-benchmarks/results/pipecat_loop.json and pipecat_interrupt.json. Needs Chromium and
+process of its own, with a heartbeat on its event loop, and records what it made and sent. A hole
+is silence in the browser where the agent's audio had none. Needs Chromium and
 `pip install "orpheus_plugin[test]"`.
 """
 
@@ -19,6 +18,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.report import add_save_option, save
 from orpheus_plugin.turn import SAMPLE_RATE
 
 if TYPE_CHECKING:
@@ -172,19 +172,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
+    add_save_option(parser)
     parser.add_argument("--seconds", type=float, default=60.0, help="of conversation; 0: none")
     parser.add_argument("--interruptions", type=int, default=50, help="0: none")
-    parser.add_argument("--no-save", action="store_true", help="only print")
     args, options = parser.parse_known_args()
-    from benchmarks.report import save
-
     figures = asyncio.run(measure(args.seconds, args.interruptions, options))
     for name, values in figures.items():
         for figure, value in values.items():
             print(f"{figure:42} {value}")
-        values.pop("loop_blocked_worst_doing", None)  # for who looks at it now
-        if not args.no_save:
-            save(name, values)
+        values.pop("loop_blocked_worst_doing", None)  # of use only now
+        save(name, values)
 
 
 if __name__ == "__main__":

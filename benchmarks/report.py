@@ -1,8 +1,11 @@
-"""Where benchmarks leave their figures: `benchmarks/results/NAME.json`, with the machine they were
-taken on."""
+"""Where benchmarks write their figures, with the machine they were taken on.
+
+`benchmarks/new/NAME.json`, which git ignores; with `--save` `benchmarks/results/NAME.json`.
+"""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
@@ -13,14 +16,36 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
+_folder = Path(__file__).parent / "new"
+
+
+def add_save_option(parser: argparse.ArgumentParser) -> None:
+    """The option `--save`, which counts for `save`."""
+    parser.add_argument(
+        "--save",
+        action=_Save,
+        nargs=0,
+        help="write the figures to benchmarks/results, not to benchmarks/new, which git ignores",
+    )
+
+
+class _Save(argparse.Action):
+    def __call__(self, *_: object) -> None:
+        keep()
+
+
+def keep() -> None:
+    """From now on `save` writes to benchmarks/results."""
+    global _folder
+    _folder = RESULTS
 
 
 def save(name: str, figures: dict[str, Any]) -> None:
     """Write figures with date, machine and versions."""
-    RESULTS.mkdir(exist_ok=True)
+    _folder.mkdir(exist_ok=True)
     whole = {"taken": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), "machine": machine()}
     text = json.dumps(rounded(whole | figures), indent=1)
-    path = RESULTS / f"{name}.json"
+    path = _folder / f"{name}.json"
     path.write_text(text + "\n", "utf-8")
     print(f"written to {path}")
 

@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from benchmarks.report import save  # noqa: E402
+from benchmarks.report import add_save_option, save  # noqa: E402
 from benchmarks.shapes import AUDIO_ROWS, ORPHEUS_3B  # noqa: E402
 
 SLOTS = 7
@@ -279,6 +279,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
+    add_save_option(parser)
     parser.add_argument("--config", type=Path, help="config.json of a Llama (default: Orpheus 3B)")
     parser.add_argument("--gpu", help="name:GB/s:bf16 TFLOPS:fp8 TFLOPS:GB")
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 8, 32, 64, 128])

@@ -32,7 +32,7 @@ if str(ROOT) not in sys.path:
 
 import aiohttp  # noqa: E402
 
-from benchmarks.report import save  # noqa: E402
+from benchmarks.report import add_save_option, save  # noqa: E402
 from benchmarks.server_process import SERVE, ServerProcess, server_process  # noqa: E402
 from orpheus_plugin import protocol  # noqa: E402
 from orpheus_plugin.errors import OrpheusError, Unauthorized  # noqa: E402
@@ -155,8 +155,8 @@ def free_port() -> str:
 
 
 async def wrong_key(options: list[str]) -> tuple[str, float]:
-    """no key, a wrong one, the beginning of the right one, on every door"""
-    doors = {
+    """no key, a wrong one, the beginning of the right one, on every endpoint"""
+    endpoints = {
         "native": ("GET", protocol.PATH),
         "unmute": ("GET", "/api/tts_streaming"),
         "Baseten": ("GET", "/v1/websocket"),
@@ -168,7 +168,7 @@ async def wrong_key(options: list[str]) -> tuple[str, float]:
     seen: Counter[str] = Counter()
     async with served(*options, "--api-key", "right") as server:
         async with aiohttp.ClientSession() as session:
-            for method, path in doors.values():
+            for method, path in endpoints.values():
                 for key in ("", "wrong", "righ", "right\u00e9", "rightright"):
                     for name in names:
                         value = f"Bearer {key}" if name == "Authorization" else key
@@ -321,6 +321,7 @@ CASES: tuple[Callable[[list[str]], Awaitable[tuple[str, float]]], ...] = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
+    add_save_option(parser)
     parser.add_argument("--only", nargs="*", help="names of cases")
     parser.add_argument("server", nargs="*", help="options of `orpheus-tts serve`, after --")
     args = parser.parse_args()

@@ -32,7 +32,7 @@ if str(ROOT) not in sys.path:
 import aiohttp  # noqa: E402
 import msgpack  # noqa: E402
 
-from benchmarks.report import save  # noqa: E402
+from benchmarks.report import add_save_option, save  # noqa: E402
 from benchmarks.server_process import ServerProcess, server_process  # noqa: E402
 from orpheus_plugin import protocol  # noqa: E402
 from orpheus_plugin.errors import AtCapacity  # noqa: E402
@@ -184,11 +184,10 @@ class Harm:
                 assert transport is not None
                 transport.close()
         waits = ", ".join(f"{1000 * wait:.0f}" for wait, _ in beside)
-        dry = sum(underruns for _, underruns in beside)
+        underruns = sum(count for _, count in beside)
         return (
-            f"four turns beside them began after {waits} ms (alone {1000 * alone_s:.0f}) and ran"
-            f" dry {dry} times;"
-            f" the server grew by {grown:.1f} MB"
+            f"four turns beside them began after {waits} ms (alone {1000 * alone_s:.0f}) and had"
+            f" {underruns} underruns; the server grew by {grown:.1f} MB"
         )
 
     async def truncated(self) -> str:
@@ -273,8 +272,7 @@ class Harm:
         return self.spoken_s
 
     async def hear(self) -> tuple[float, int]:
-        """The same; seconds to its first sound, and how often a listener who plays at once ran
-        dry."""
+        """The same; seconds to its first sound, and its underruns."""
         engine = RemoteEngine(self.server.url)
         try:
             await engine.start()
@@ -293,17 +291,17 @@ class Harm:
         turn.push_text(TEXT)
         turn.end()
         samples = underruns = 0
-        first_s = dry_at = 0.0
+        first_s = silent_at = 0.0
         async for event in turn:
             if isinstance(event, AudioChunk):
                 now = time.monotonic()
                 if not samples:
                     first_s = now - began
-                elif now > dry_at + 0.001:
+                elif now > silent_at + 0.001:
                     underruns += 1
                 assert event.position == samples
                 samples += event.samples
-                dry_at = max(dry_at, now) + event.duration_s
+                silent_at = max(silent_at, now) + event.duration_s
         assert samples >= 2_048
         self.spoken_s = samples / 24_000
         return first_s, underruns
@@ -502,6 +500,7 @@ async def inflict(harm: Harm, fault: Callable[[], Awaitable[str]]) -> dict[str, 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
+    add_save_option(parser)
     parser.add_argument("--turns", type=int, default=1_000)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--fuzz", type=int, default=10_000)

@@ -30,7 +30,7 @@ if str(ROOT) not in sys.path:
 import aiohttp  # noqa: E402
 import msgspec  # noqa: E402
 
-from benchmarks.report import save  # noqa: E402
+from benchmarks.report import add_save_option, save  # noqa: E402
 from benchmarks.server_process import ServerProcess, server_process  # noqa: E402
 from orpheus_plugin import protocol  # noqa: E402
 from orpheus_plugin.errors import OrpheusError  # noqa: E402
@@ -320,6 +320,7 @@ async def soak(server: ServerProcess, minutes: float, callers: int) -> dict[str,
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    add_save_option(parser)
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--callers", type=int, default=6)
     parser.add_argument("--out", default="soak_server", help="name of the results' file")

@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="names of samples, with commas")
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--save", action="store_true")
+    parser.add_argument("--save", action="store_true", help="write to benchmarks/results")
     parser.add_argument("--child", default="", help=argparse.SUPPRESS)
     options = parser.parse_args()
     samples = ORDINARY | HOSTILE
@@ -147,9 +147,10 @@ def main() -> None:
         print(line)
     if options.save:
         sys.path.insert(0, str(ROOT))
-        from benchmarks.report import save
+        from benchmarks import report
 
-        save(
+        report.keep()
+        report.save(
             "text",
             {"characters": CHARS, "now": best[0], **({"before": best[1]} if len(best) > 1 else {})},
         )

@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from benchmarks.report import save  # noqa: E402
+from benchmarks.report import add_save_option, save  # noqa: E402
 from orpheus_plugin.engine.config import EngineConfig  # noqa: E402
 from orpheus_plugin.engine.local import LocalEngine  # noqa: E402
 from orpheus_plugin.turn import SAMPLE_RATE, AudioChunk, SpeechOptions, Word  # noqa: E402
@@ -195,6 +195,7 @@ async def measure(model: str, sentences: Sequence[str]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    add_save_option(parser)
     parser.add_argument("--model", default="mini", help="as in `orpheus-tts say --model`")
     parser.add_argument("--sentences", type=int, default=len(SENTENCES))
     arguments = parser.parse_args()
