@@ -438,6 +438,10 @@ class EngineLoad:
         codec_steps: steps of the codec since the start.
         codec_eager_steps: how many of them had a shape that was not captured on the GPU; they take
             several times as long.
+        cache_hits, cache_misses: utterances that came from the phrase cache, and that had to be
+            generated although there is one.
+        cached_s: seconds of audio that came from it.
+        cache_bytes: what it holds.
     """
 
     generating: int = 0
@@ -449,6 +453,10 @@ class EngineLoad:
     orphaned: int = 0
     codec_steps: int = 0
     codec_eager_steps: int = 0
+    cache_hits: int = 0
+    cache_misses: int = 0
+    cached_s: float = 0.0
+    cache_bytes: int = 0
 
 
 class SpeechEngine(Protocol):

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 
 from orpheus_plugin.engine.config import EngineConfig
+from orpheus_plugin.errors import InvalidOptions
+from orpheus_plugin.tokens.phrases import CacheOptions
 from orpheus_plugin.tokens.vllm.options import VllmOptions
 
 
@@ -67,3 +69,49 @@ def engine_config(args: argparse.Namespace, *, ahead_s: float | None = 20.0) -> 
 def vllm_options(args: argparse.Namespace) -> VllmOptions | None:
     """None unless an option of vLLM was given: other token engines take no such options."""
     return None if args.sampler == "auto" else VllmOptions(sampler=args.sampler)
+
+
+def add_cache_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the phrase cache: any of them switches it on."""
+    group = parser.add_argument_group("phrase cache (off by default)")
+    group.add_argument(
+        "--cache",
+        type=int,
+        metavar="MIB",
+        help="replay what was spoken before where the same is asked for again; keeps so many MiB,"
+        " some 50 minutes of speech each (default with the other options: 64)",
+    )
+    group.add_argument(
+        "--cache-dir",
+        type=Path,
+        metavar="DIR",
+        help="keep it in files, too, beyond this process (default: in memory only)",
+    )
+    group.add_argument(
+        "--takes",
+        type=int,
+        metavar="N",
+        help="takes of a phrase without a seed, of which one is replayed (default: 3)",
+    )
+    group.add_argument(
+        "--prime", type=Path, metavar="FILE", help="speak each line of it into the cache at start"
+    )
+
+
+def cache_options(args: argparse.Namespace) -> CacheOptions | None:
+    """None if no option of `add_cache_arguments` was given. Raises InvalidOptions."""
+    if args.cache is args.cache_dir is args.takes is args.prime is None:
+        return None
+    default = CacheOptions()
+    prime: tuple[str, ...] = ()
+    if args.prime is not None:
+        try:
+            prime = tuple(filter(None, map(str.strip, args.prime.read_text("utf-8").splitlines())))
+        except (OSError, ValueError) as error:
+            raise InvalidOptions(f"--prime {args.prime}: {error}") from None
+    return CacheOptions(
+        max_bytes=default.max_bytes if args.cache is None else args.cache * 2**20,
+        directory=args.cache_dir,
+        takes=default.takes if args.takes is None else args.takes,
+        prime=prime,
+    )

@@ -10,7 +10,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from orpheus_plugin.cli.options import add_engine_arguments, engine_config
+from orpheus_plugin.cli.options import (
+    add_cache_arguments,
+    add_engine_arguments,
+    cache_options,
+    engine_config,
+)
 from orpheus_plugin.errors import InvalidOptions
 from orpheus_plugin.server.config import DEFAULT_PORT, Limits, ServerConfig
 from orpheus_plugin.text.pronunciations import Pronunciations
@@ -118,6 +123,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="write numbers out in words before the model reads them (default: the model's own)",
     )
+    add_cache_arguments(parser)
     life = parser.add_argument_group("life and log")
     life.add_argument(
         "--idle-exit", type=float, metavar="S", help="end when nobody was connected for so long"
@@ -192,6 +198,7 @@ def server_config(args: argparse.Namespace) -> ServerConfig:
             measure=args.max_turns is None,
             max_text_chars=args.max_text,
             strict_voices=args.strict_voices,
+            cache=cache_options(args),
             spell_numbers=args.spell_numbers,
             pronunciations=(
                 Pronunciations.from_file(args.pronunciations) if args.pronunciations else None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from orpheus_plugin.codec import CodecStep
 from orpheus_plugin.errors import InvalidOptions
 from orpheus_plugin.text.pronunciations import Pronunciations
+from orpheus_plugin.tokens.phrases import CacheOptions
 from orpheus_plugin.turn import MAX_TEXT_CHARS
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ class EngineConfig:
             reliably.
         pronunciations: written word -> how it is spoken, for names that no rule can know; see
             `text.Pronunciations`.
+        cache: keep what was spoken and replay it where the same is asked for again (the phrase
+            cache); None keeps nothing.
         strict_voices: a voice that the model does not have is always an error. Otherwise a voice of
             another Orpheus model or of a known vendor is replaced by one of the model's own.
     """
@@ -72,6 +75,7 @@ class EngineConfig:
     spell_numbers: bool | None = None
     pronunciations: Mapping[str, str] | None = None
     strict_voices: bool = False
+    cache: CacheOptions | None = None
 
     def __post_init__(self) -> None:
         for name, value, low in (

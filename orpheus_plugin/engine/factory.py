@@ -17,6 +17,7 @@ from orpheus_plugin.text.cutter import TextOptions
 from orpheus_plugin.text.pronunciations import Pronunciations
 from orpheus_plugin.text.spelling import prepare as prepare_language
 from orpheus_plugin.tokens.base import TokenGenerator
+from orpheus_plugin.tokens.phrases import CachedGenerator, PhraseCache
 from orpheus_plugin.tokens.vocabulary import Vocabulary
 from orpheus_plugin.turn import SpeechOptions
 
@@ -47,6 +48,7 @@ def build_parts(
     device: str,
     streams: int,
     generator: MakeGenerator | None = None,
+    phrases: PhraseCache | None = None,
 ) -> EngineParts:
     """Read vocabulary and codec, make the token engine. Blocking.
 
@@ -57,6 +59,7 @@ def build_parts(
         device: "cpu", "cuda" or "cuda:N".
         streams: utterances that are generated and decoded at once.
         generator: makes the token engine in place of `build_generator`.
+        phrases: is asked before the token engine; its directory is read here.
     """
     from orpheus_plugin.codec import open_decoder
     from orpheus_plugin.codec.batcher import CodecBatcher
@@ -73,6 +76,9 @@ def build_parts(
         decoder = open_decoder(files.codec, device=device, slots=streams, step=config.codec_step)
         codec = CodecBatcher(decoder)
         codec.start()
+    if phrases is not None:
+        phrases.open()
+        made = CachedGenerator(made, phrases)
     return EngineParts(vocabulary, made, codec, files.spec.sampling)
 
 

@@ -7,7 +7,8 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 
 from orpheus_plugin import models
 from orpheus_plugin.engine.admission import TICK_S, Admission, Progress, Work
@@ -16,13 +17,15 @@ from orpheus_plugin.engine.factory import MakeGenerator, build_parts, find_files
 from orpheus_plugin.engine.pauses import SpeakingRate
 from orpheus_plugin.engine.places import Places
 from orpheus_plugin.engine.prebuffer import Prebuffer
+from orpheus_plugin.engine.priming import prime
 from orpheus_plugin.engine.probe import measure, speak_once
 from orpheus_plugin.engine.scheduler import Scheduler
 from orpheus_plugin.engine.supervisor import Supervisor
 from orpheus_plugin.engine.utterance_job import EngineParts
-from orpheus_plugin.errors import AtCapacity, EngineDied, OrpheusError
+from orpheus_plugin.errors import AtCapacity, EngineDied, InvalidOptions, OrpheusError
 from orpheus_plugin.models.devices import pick_device
 from orpheus_plugin.models.files import ModelFiles
+from orpheus_plugin.tokens.phrases import CacheLoad, PhraseCache, fingerprint
 from orpheus_plugin.turn import (
     MAX_WAIT_S,
     EngineHealth,
@@ -67,6 +70,11 @@ class LocalEngine:
         self._places = Places(lambda: self._admission.limit)
         self._ended = Work(0.0, 0.0)  # of the turns that ended
         self._orphaned = 0
+        self._phrases: PhraseCache | None = None
+        if self.config.cache is not None:
+            model = fingerprint(self._files.spec.name, self._files.lm)
+            self._phrases = PhraseCache(self.config.cache, model)
+        self._primed = False
 
     # ---- life
 
@@ -93,44 +101,65 @@ class LocalEngine:
             device=device,
             streams=max_turns * self.config.look_ahead,
             generator=self._make_generator,
+            phrases=self._phrases,
         )
 
     async def _warm_up(self, parts: EngineParts) -> None:
-        """Speak a word, so that the first caller does not wait for work that is done at first
-        use."""
+        """Speak a word, so that the first caller does not wait for work that is done at first use.
+        Then prime the phrase cache, where that is wanted."""
         began = time.monotonic()
-
-        async def running() -> EngineParts:
-            return parts
-
-        # Not the engine's: several turns at once on a busy machine would teach it wrong values.
-        prebuffer = Prebuffer()
-
-        def open_turn() -> Turn:
-            scheduler = self._scheduler(
-                "warm-up-" + uuid.uuid4().hex[:8],
-                asyncio.get_running_loop(),
-                self.check_voice(None),
-                SpeechOptions(),
-                running,
-                prebuffer,
-                on_end=lambda error: None,
-            )
-            turn = scheduler.link.make_turn(scheduler.id, max_chars=self.config.max_text_chars)
-            scheduler.admit()
-            scheduler.start()
-            return turn
-
-        await speak_once(open_turn)
+        new = partial(self._open_warm_up, parts.uncached, Prebuffer())
+        await speak_once(new)
         if self.config.measure:
-            await measure(open_turn, self._admission)
+            await measure(new, self._admission)
             self._supervisor.watch(self._observe())
         logger.info(
             "orpheus engine warm in %.1f s: model %s on %s, %d turns at once",
             time.monotonic() - began,
             self._files.spec.name,
-            type(parts.generator).__name__,
+            type(parts.uncached.generator).__name__,
             self._admission.limit,
+        )
+        texts = self._phrases.options.prime if self._phrases is not None else ()
+        if self._phrases is not None and texts and not self._primed:
+            cached = partial(self._open_warm_up, parts, Prebuffer())
+            await prime(cached, self._phrases, texts)
+            self._primed = True
+
+    def _open_warm_up(self, parts: EngineParts, prebuffer: Prebuffer) -> Turn:
+        """A turn before the engine is ready. The prebuffer is not the engine's: several turns at
+        once on a busy machine would teach it wrong values."""
+
+        async def running() -> EngineParts:
+            return parts
+
+        scheduler = self._scheduler(
+            "warm-up-" + uuid.uuid4().hex[:8],
+            asyncio.get_running_loop(),
+            self.check_voice(None),
+            SpeechOptions(),
+            running,
+            prebuffer,
+            on_end=lambda error: None,
+        )
+        turn = scheduler.link.make_turn(scheduler.id, max_chars=self.config.max_text_chars)
+        scheduler.admit()
+        scheduler.start()
+        return turn
+
+    async def prime(self, texts: Iterable[str], options: SpeechOptions | None = None) -> None:
+        """Put what an agent always says into the phrase cache: speak each text, for nobody, until
+        the cache replays it. `EngineConfig(cache=CacheOptions(prime=...))` does it at start.
+
+        Raises InvalidOptions without a cache, and what a turn raises.
+        """
+        if self._phrases is None:
+            raise InvalidOptions(
+                "prime needs a phrase cache: EngineConfig(cache=CacheOptions()), and a started"
+                " engine"
+            )
+        await prime(
+            lambda: self.open_turn(options, max_wait_s=MAX_WAIT_S), self._phrases, list(texts)
         )
 
     async def _observe(self) -> None:
@@ -261,7 +290,7 @@ class LocalEngine:
         return EngineHealth(
             ready=supervisor.ready,
             model=self._files.spec.name,
-            generator=type(parts.generator).__name__ if parts is not None else "none",
+            generator=type(parts.uncached.generator).__name__ if parts is not None else "none",
             active_turns=self._places.taken,
             max_turns=self._admission.limit,
             restarts=supervisor.restarts,
@@ -272,6 +301,7 @@ class LocalEngine:
     def load(self) -> EngineLoad:
         """From any thread."""
         parts, turns = self._supervisor.parts, list(self._turns.values())
+        cache = self._phrases.load() if self._phrases is not None else CacheLoad()
         steps, eager = parts.codec.steps if parts is not None else (0, 0)
         margins = [t.clock.ahead_s for t in turns if t.generating and t.stats.audio_s]
         return EngineLoad(
@@ -284,6 +314,10 @@ class LocalEngine:
             orphaned=self._orphaned,
             codec_steps=steps,
             codec_eager_steps=eager,
+            cache_hits=cache.hits,
+            cache_misses=cache.misses,
+            cached_s=cache.hit_s,
+            cache_bytes=cache.bytes,
         )
 
 

@@ -15,8 +15,9 @@ from orpheus_plugin.engine.runaway import RunawayGuard, token_ceiling
 from orpheus_plugin.engine.trim import LeadingTrim, Samples
 from orpheus_plugin.errors import EngineDied, GenerationFailed
 from orpheus_plugin.text.cutter import Utterance
-from orpheus_plugin.tokens.base import SamplingParams, TokenChunk, TokenGenerator
+from orpheus_plugin.tokens.base import RETRY, SamplingParams, TokenChunk, TokenGenerator
 from orpheus_plugin.tokens.frames import FrameAssembler
+from orpheus_plugin.tokens.phrases import CachedGenerator
 from orpheus_plugin.tokens.vocabulary import Vocabulary
 from orpheus_plugin.turn import SAMPLE_RATE, SpeechOptions, TurnStats
 
@@ -38,6 +39,14 @@ class EngineParts:
     generator: TokenGenerator
     codec: CodecBatcher
     sampling: SamplingParams
+
+    @property
+    def uncached(self) -> EngineParts:
+        """The same without the phrase cache."""
+        generator = self.generator
+        if isinstance(generator, CachedGenerator):
+            return replace(self, generator=generator.inner)
+        return self
 
     @property
     def failure(self) -> EngineDied | None:
@@ -180,7 +189,7 @@ class UtteranceJob:
                 self._parts.generator.generate(
                     prompt,
                     sampling,
-                    self._request_id if attempt == 0 else f"{self._request_id}-retry{attempt}",
+                    self._request_id if attempt == 0 else f"{self._request_id}{RETRY}{attempt}",
                     priority=self._priority,
                 ),
             )

@@ -151,13 +151,14 @@ class _Gauges:
             ("orpheus_generating", "Utterances in the token generator's batch", load.generating),
             ("orpheus_decoding", "Utterances in the codec", load.decoding),
             ("orpheus_queued", "Utterances that wait to be generated", load.queued),
+            ("orpheus_cache_bytes", "What the phrase cache holds", load.cache_bytes),
         ]
         if load.margin_s is not None:
             name = "orpheus_margin_seconds"
             gauges.append((name, "Audio left to the listener who has least", load.margin_s))
         for name, text, value in gauges:
             yield GaugeMetricFamily(name, text, value=float(value))
-        counters = (
+        counters: list[tuple[str, str, float]] = [
             ("orpheus_engine_restarts", "Times a dead engine was restarted", health.restarts),
             ("orpheus_codec_steps", "Steps of the codec since its start", load.codec_steps),
             (
@@ -165,6 +166,9 @@ class _Gauges:
                 "Steps of the codec in a shape that the GPU had not captured",
                 load.codec_eager_steps,
             ),
-        )
-        for name, text, count in counters:
-            yield CounterMetricFamily(name, text, value=count)
+            ("orpheus_cache_hits", "Utterances from the phrase cache", load.cache_hits),
+            ("orpheus_cache_misses", "Utterances that were not in it", load.cache_misses),
+            ("orpheus_cached_audio_seconds", "Audio from the phrase cache", load.cached_s),
+        ]
+        for name, text, value in counters:
+            yield CounterMetricFamily(name, text, value=float(value))

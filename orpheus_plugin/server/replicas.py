@@ -130,6 +130,10 @@ class ReplicatedEngine:
             waiting=sum(part.waiting for part in parts),
             codec_steps=sum(part.codec_steps for part in parts),
             codec_eager_steps=sum(part.codec_eager_steps for part in parts),
+            cache_hits=sum(part.cache_hits for part in parts),
+            cache_misses=sum(part.cache_misses for part in parts),
+            cached_s=sum(part.cached_s for part in parts),
+            cache_bytes=sum(part.cache_bytes for part in parts),
         )
 
     def _running(self) -> list[_Replica]:

@@ -296,8 +296,8 @@ class Letters:
         """ "20 degrees C", a note or a mark: "F#", "A-"."""
         if core in _SCALES and self._text.before(at)[-1:] in (["degrees"], ["degree"]):
             return _SCALES[core]
-        if match := re.fullmatch(r"([A-G])(#|-)", core):
-            return f"{match[1]} {'sharp' if match[2] == '#' else 'minus'}"
+        if len(core) == 2 and core[0] in "ABCDEFG" and core[1] in "#-":
+            return f"{core[0]} {'sharp' if core[1] == '#' else 'minus'}"
         return None
 
 

@@ -206,8 +206,10 @@ class Normalizer:
         text = without_links(unescaped(text))
         text = say_addresses(text, self._language)
         text = without_formulas(text, self._language)
-        text = plain(text.replace("`", "").replace("+/-", "±")).strip()
-        if self._language.code == "en":
+        if "/" in text:
+            text = text.replace("+/-", "±")
+        text = plain(text.replace("`", "")).strip()
+        if "º" in text and self._language.code == "en":
             text = text.replace("º", "°")  # elsewhere it marks an ordinal
         bare = text.rstrip(",.;:!?")
         if bare in self._lone:

@@ -11,6 +11,7 @@ from orpheus_plugin.cli.options import add_engine_arguments
 from orpheus_plugin.cli.serve import add_arguments, read_environment, server_config
 from orpheus_plugin.errors import InvalidOptions
 from orpheus_plugin.server.config import Limits, ServerConfig
+from orpheus_plugin.tokens.phrases import CacheOptions
 
 
 def parsed(*arguments: str, **environment: str) -> ServerConfig:
@@ -86,3 +87,17 @@ def test_the_key_comes_from_the_option_a_file_or_the_environment(
     for wrong in (file, tmp_path / "missing"):
         with pytest.raises(InvalidOptions, match="--api-key-file"):
             parsed("--api-key-file", str(wrong))
+
+
+def test_any_option_of_the_phrase_cache_switches_it_on(tmp_path: Path) -> None:
+    assert parsed().engine.cache is None
+    lines = tmp_path / "lines.txt"
+    lines.write_text("Hello.\n\n  Goodbye. \n")
+    cache = parsed("--prime", str(lines), "--takes", "2").engine.cache
+    assert cache == CacheOptions(takes=2, prime=("Hello.", "Goodbye."))
+    cache = parsed("--cache", "8", ORPHEUS_CACHE_DIR=str(tmp_path)).engine.cache
+    assert cache == CacheOptions(max_bytes=8 * 2**20, directory=tmp_path)
+    with pytest.raises(InvalidOptions, match=r"--prime .*missing"):
+        parsed("--prime", str(tmp_path / "missing"))
+    with pytest.raises(InvalidOptions, match="takes"):
+        parsed("--takes", "0")
