@@ -7,21 +7,19 @@ use.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
+import msgspec
+
 from orpheus_plugin.errors import InvalidOptions
 
 
-@dataclass(frozen=True)
-class VoiceMap:
+class VoiceMap(msgspec.Struct, frozen=True):
     """The voices that speak for names of the table."""
 
-    voices: Mapping[str, str] = field(default_factory=dict)
+    voices: dict[str, str] = {}
     custom: Literal["default", "error"] = "default"
 
     @classmethod
@@ -30,21 +28,12 @@ class VoiceMap:
         if path is None:
             return cls()
         try:
-            value = json.loads(path.read_text("utf-8"))
+            return msgspec.json.decode(path.read_bytes(), type=cls)
         except (OSError, ValueError) as error:
-            raise InvalidOptions(f"{path}: {error}") from None
-        voices = value.get("voices") if isinstance(value, dict) else None
-        custom = value.get("custom", "default") if isinstance(value, dict) else None
-        if (
-            not isinstance(voices, dict)
-            or not all(isinstance(voice, str) for voice in voices.values())
-            or custom not in ("default", "error")
-        ):
             raise InvalidOptions(
-                f'{path}: expected {{"voices": {{"their name": "our voice"}},'
+                f'{path}: {error}; expected {{"voices": {{"their name": "our voice"}},'
                 f' "custom": "default" or "error"}}'
-            )
-        return cls(voices, custom)
+            ) from None
 
     def __call__(self, name: str | None) -> str | None:
         """The name to ask the engine for."""

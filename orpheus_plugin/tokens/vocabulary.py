@@ -36,7 +36,7 @@ class Vocabulary:
 
     Attributes:
         bos, eot: begin of text and end of turn of the text tokenizer.
-        start_of_speech, end_of_speech, start_of_human, end_of_human, start_of_ai, end_of_ai:
+        start_of_speech, end_of_speech, start_of_human, end_of_human, start_of_ai:
             control marks. `end_of_speech` is the id that stops a generation.
         audio_base: id of slot 0, code 0.
         size: number of ids the language model knows (rows of its embedding).
@@ -49,7 +49,6 @@ class Vocabulary:
     start_of_human: int
     end_of_human: int
     start_of_ai: int
-    end_of_ai: int
     audio_base: int
     size: int
     _tokenizer: Any = field(default=None, repr=False, compare=False)
@@ -108,7 +107,6 @@ class Vocabulary:
             start_of_human=base + 3,
             end_of_human=base + 4,
             start_of_ai=base + 5,
-            end_of_ai=base + 6,
             audio_base=base + _AUDIO_OFFSET,
             size=size,
             _tokenizer=tokenizer,

@@ -21,7 +21,6 @@ ORPHEUS = Vocabulary(
     start_of_human=128259,
     end_of_human=128260,
     start_of_ai=128261,
-    end_of_ai=128262,
     audio_base=128266,
     size=156940,
 )

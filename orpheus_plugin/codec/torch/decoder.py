@@ -5,15 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from orpheus_plugin.codec.torch.layers import (
-    EAGER,
-    Block,
-    Elementwise,
-    Head,
-    ResidualUnit,
-    Snake,
-    Stem,
-)
+from orpheus_plugin.codec.torch.elementwise import EAGER, Elementwise
+from orpheus_plugin.codec.torch.layers import Block, Head, ResidualUnit, Snake, Stem
 from orpheus_plugin.codec.weights import SnacWeights
 
 
@@ -49,7 +42,7 @@ class SnacDecoder(nn.Module):
         self.eval()
 
     def use(self, work: Elementwise) -> None:
-        """How the work between the products is done, in place of `layers.EAGER`."""
+        """How the work between the products is done, in place of `elementwise.EAGER`."""
         self.work = work
         for module in self.modules():
             if isinstance(module, Snake | ResidualUnit | Block):

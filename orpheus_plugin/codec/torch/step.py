@@ -15,7 +15,8 @@ from orpheus_plugin.codec.config import Stage
 from orpheus_plugin.codec.policy import GPU, GPU_TUNED
 from orpheus_plugin.codec.step import Lane, StreamingDecoder
 from orpheus_plugin.codec.torch.decoder import SnacDecoder
-from orpheus_plugin.codec.torch.layers import Block, Elementwise, Tails
+from orpheus_plugin.codec.torch.elementwise import Elementwise
+from orpheus_plugin.codec.torch.layers import Block, Tails
 from orpheus_plugin.codec.torch.output import OutputRing, on_host
 from orpheus_plugin.codec.weights import SnacWeights
 from orpheus_plugin.models.devices import compiler_missing, compute_alone

@@ -25,7 +25,8 @@ from orpheus_plugin.errors import BadMessage, InvalidOptions, OrpheusError, Text
 from orpheus_plugin.server.duplex import drive
 from orpheus_plugin.server.protocols.omni_audio import Format, Sentences
 from orpheus_plugin.server.replies import Options, json_object
-from orpheus_plugin.server.service import ServedTurn, SpeechService
+from orpheus_plugin.server.served_turn import ServedTurn
+from orpheus_plugin.server.service import SpeechService
 from orpheus_plugin.server.websocket import Socket, accept
 from orpheus_plugin.turn import SpeechOptions
 

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from orpheus_plugin.server.encoders import OffLoop, WholeFile
-from orpheus_plugin.server.service import SILENCE, ServedTurn
+from orpheus_plugin.server.served_turn import SILENCE, ServedTurn
 from orpheus_plugin.turn import SAMPLE_RATE, AudioChunk, Word
 
 

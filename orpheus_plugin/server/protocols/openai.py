@@ -22,7 +22,8 @@ from orpheus_plugin.server.replies import (
     http_error,
     json_body,
 )
-from orpheus_plugin.server.service import ServedTurn, SpeechService
+from orpheus_plugin.server.served_turn import ServedTurn
+from orpheus_plugin.server.service import SpeechService
 from orpheus_plugin.turn import SAMPLE_RATE, SpeechOptions
 
 NAMES = ("tts-1", "tts-1-hd")

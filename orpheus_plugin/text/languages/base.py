@@ -74,7 +74,6 @@ class Language:
             counted.
         parts: "1/2" and the like -> their names.
         out_of: between the numbers of a rating: 4.5/5.
-        abbreviations: in lower case, with their stop -> what they stand for.
         symbols: signs on their own or between words.
         lone_currencies: the spoken form of a currency sign on its own.
         address: dot, slash, at, dash, underscore as they are read in an address.
@@ -126,7 +125,6 @@ class Language:
     counted: Callable[[str, str, str], str] = _uncounted
     parts: Mapping[str, str] = field(default_factory=dict)
     out_of: str = ""
-    abbreviations: Mapping[str, str] = field(default_factory=dict)
     symbols: Mapping[str, str] = field(default_factory=dict)
     lone_currencies: Mapping[str, str] = field(default_factory=dict)
     operations: Mapping[str, str] = field(default_factory=dict)
