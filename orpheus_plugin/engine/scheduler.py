@@ -1,5 +1,4 @@
-"""The engine's side of a turn: cuts its text, generates utterances a little ahead of the listener,
-delivers their audio in order."""
+"""The engine's side of a turn: cuts its text, generates utterances ahead, delivers their audio."""
 
 from __future__ import annotations
 
@@ -19,7 +18,7 @@ from orpheus_plugin.engine.utterance_job import EngineParts, UtteranceJob
 from orpheus_plugin.engine.word_timing import WordTimer
 from orpheus_plugin.errors import GenerationFailed, OrpheusError
 from orpheus_plugin.text.cutter import TextOptions, Utterance, UtteranceCutter
-from orpheus_plugin.turn import (
+from orpheus_plugin.turn import (  # fmt: skip
     SAMPLE_RATE,
     AudioChunk,
     SpeechOptions,
@@ -90,9 +89,7 @@ class Scheduler:
         self._rate = rate
         self._outlet = Outlet(prebuffer, self.clock, self._hand_on)
         self._on_end = on_end
-        self._queued: deque[tuple[Utterance, float]] = (
-            deque()
-        )  # with the time when its text was there
+        self._queued: deque[tuple[Utterance, float]] = deque()  # with the time of its text
         self._live: deque[UtteranceJob] = deque()  # in the engine, or not yet delivered whole
         self._started: asyncio.Queue[UtteranceJob | None] = asyncio.Queue()
         self._text_ended = False

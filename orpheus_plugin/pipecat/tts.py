@@ -41,13 +41,7 @@ from orpheus_plugin.pipecat.settings import OrpheusTTSSettings, complete_setting
 from orpheus_plugin.remote.resolve import resolve
 from orpheus_plugin.reply import PLACE_WAIT_S, OpenTurns
 from orpheus_plugin.text.speech_content import is_sayable, may_be_sayable
-from orpheus_plugin.turn import (
-    SAMPLE_RATE,
-    AudioChunk,
-    SpeechEngine,
-    Turn,
-    Word,
-)
+from orpheus_plugin.turn import SAMPLE_RATE, AudioChunk, SpeechEngine, Turn, Word
 
 _UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 """Scripts whose words are not separated by spaces."""

@@ -17,12 +17,7 @@ from orpheus_plugin.server.config import Limits
 from orpheus_plugin.server.metrics import Metrics, Snapshot
 from orpheus_plugin.server.served_turn import ServedTurn
 from orpheus_plugin.server.voicemap import VoiceMap
-from orpheus_plugin.turn import (
-    MAX_WAIT_S,
-    SpeechEngine,
-    SpeechOptions,
-    check_number,
-)
+from orpheus_plugin.turn import MAX_WAIT_S, SpeechEngine, SpeechOptions, check_number
 
 logger = logging.getLogger(__name__)
 
