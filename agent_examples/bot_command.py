@@ -1,4 +1,4 @@
-"""`bot.py` as a command: its options, what it loads before the first caller, and how it ends."""
+"""`bot.py` as a command: its options, its loading before the first caller, and its end."""
 
 from __future__ import annotations
 
@@ -38,8 +38,7 @@ def options() -> argparse.ArgumentParser:
 
 
 class Command(argparse.ArgumentParser):
-    """Takes this bot's options and those Pipecat's runner adds; with them, makes ready what every
-    call needs.
+    """Parses this bot's options and those of Pipecat's runner, and loads what every call needs.
 
     Args:
         warm: loads it.
@@ -55,16 +54,16 @@ class Command(argparse.ArgumentParser):
             self.exit(1, f"error: port {given.port} is taken; choose another with --port\n")
         print("loading the voice ...", file=sys.stderr)
         asyncio.run(self._warm(given))
-        # What is loaded by now stays: looking through it for garbage would hold up every call for
-        # 50 ms and more.
+        # Present objects stay: a garbage collection over them would delay every call by 50 ms and
+        # more.
         gc.collect()
         gc.freeze()
         return given
 
 
 def end_calls_on_ctrl_c(calls: set[PipelineWorker]) -> None:
-    """Have ctrl-c and SIGTERM end these calls first: Pipecat's web server does not end before they
-    do."""
+    """Make ctrl-c and SIGTERM end these calls first: Pipecat's web server does not end before
+    them."""
     global _loop
     if _loop is not None:
         return

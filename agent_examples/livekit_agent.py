@@ -7,18 +7,18 @@
 `dev` and `start` need LIVEKIT_URL, LIVEKIT_API_KEY and LIVEKIT_API_SECRET: of LiveKit Cloud, or of
 your own server (`livekit-server --dev` gives ws://localhost:7880, devkey and secret).
 
-What hears and answers:
-    OPENAI_API_KEY or OPENAI_BASE_URL   an OpenAI-compatible language model, chosen by OPENAI_MODEL;
+Speech recognition and language model: OPENAI_API_KEY or OPENAI_BASE_URL   an OpenAI-compatible
+    language model, chosen by OPENAI_MODEL;
                                         and OpenAI's speech recognition with a key.
                                         Needs `pip install livekit-plugins-openai`.
     a LiveKit Cloud project             LiveKit Inference, if there is neither of them
     nothing                             a small built-in responder, which reads text only
 
-What speaks: Orpheus 3B where there is an NVIDIA GPU, else the small bundled voice. `dev` and
-`start` speak through the server at ORPHEUS_URL, else this machine's (`orpheus-tts serve`; one is
-started if none runs); `console` in this process. ORPHEUS_VOICE chooses the voice.
+The voice is Orpheus 3B with an NVIDIA GPU, else the small bundled voice. `dev` and `start` speak
+through the server at ORPHEUS_URL, else this machine's (`orpheus-tts serve`; one is started if none
+runs); `console` in this process. ORPHEUS_VOICE chooses the voice.
 
-`console` uses your microphone and loudspeaker where it has both and something that hears; else you
+`console` uses your microphone and loudspeaker if there are both and speech recognition; else you
 type, and it speaks on the sound card, or into the file named by `--out` (default:
 livekit_agent.wav).
 
@@ -66,7 +66,7 @@ INSTRUCTIONS = (
 
 
 class SmallTalk(llm.LLM[Any]):
-    """Keeps a conversation going where no language model is configured."""
+    """Answers if no language model is configured."""
 
     def chat(
         self,
@@ -109,8 +109,7 @@ def answer(said: str) -> str:
 
 
 def stt_and_llm() -> dict[str, Any]:
-    """The session's `stt` and `llm`, by what is configured. Without an stt it understands text
-    only."""
+    """The configured `stt` and `llm` of the session. Without an stt it takes text only."""
     key, url = os.environ.get("OPENAI_API_KEY"), os.environ.get("OPENAI_BASE_URL")
     if key or url:
         if importlib.util.find_spec("livekit.plugins.openai") is None:
@@ -135,13 +134,13 @@ def make_session(speech: OrpheusTTS) -> AgentSession[None]:
     text_only: dict[str, Any] = (
         {} if "stt" in parts else {"vad": None, "turn_handling": {"turn_detection": None}}
     )
-    # Captions and, after an interruption, the history hold the words that were spoken.
+    # Captions and, after an interruption, the history have the words that were spoken.
     return AgentSession(tts=speech, use_tts_aligned_transcript=True, **parts, **text_only)
 
 
 # ---- rooms
 
-# New calls go to workers whose speech server has a place for them, and to none that cannot speak
+# New calls go to workers whose speech server has a place for them, not to those that cannot speak
 # yet.
 speech_load = load_fnc()
 server = AgentServer(load_fnc=speech_load)
@@ -157,8 +156,7 @@ async def entry(ctx: JobContext) -> None:
 
 
 def place() -> str | None:
-    """Where the speech is made; None leaves it to ORPHEUS_URL, and else to this machine's
-    server."""
+    """The url of the speech engine; None is ORPHEUS_URL, else this machine's server."""
     return "in-process" if "console" in sys.argv and not os.environ.get("ORPHEUS_URL") else None
 
 
@@ -166,7 +164,7 @@ def place() -> str | None:
 
 
 class Player(io.AudioOutput):
-    """Plays into a sink: the sound card, which takes its time, or a file, which does not."""
+    """Plays into a sink: the sound card, in real time, or a file, at once."""
 
     def __init__(self, sink: Sink) -> None:
         super().__init__(
@@ -196,7 +194,7 @@ class Player(io.AudioOutput):
 
 
 class Terminal(io.TextOutput):
-    """Shows what is being said."""
+    """Shows the spoken text."""
 
     def __init__(self) -> None:
         super().__init__(label="terminal", next_in_chain=None)
@@ -209,7 +207,7 @@ class Terminal(io.TextOutput):
 
 
 async def typed_lines() -> AsyncIterator[str]:
-    """On a thread that nobody waits for, so that ctrl-c need not be followed by a line."""
+    """Lines that are typed. Read on a daemon thread, so that ctrl-c works without another line."""
     loop, lines = asyncio.get_running_loop(), asyncio.Queue[str]()
 
     def read() -> None:
@@ -224,7 +222,7 @@ async def typed_lines() -> AsyncIterator[str]:
 
 
 async def typed_console(sink: Sink) -> None:
-    """Each line typed is answered; it interrupts what is being said."""
+    """Answers each line that is typed; a new line interrupts the answer."""
     speech = OrpheusTTS(voice=os.environ.get("ORPHEUS_VOICE"), url=place())
     print("loading the voice ...", file=sys.stderr)
     await speech.connect()
@@ -268,7 +266,7 @@ def has_microphone() -> bool:
 
 
 def lacking(arguments: list[str]) -> list[str]:
-    """What it takes to reach a LiveKit server and neither the environment nor an option gives."""
+    """The settings of a LiveKit server that neither the environment nor an option gives."""
     given = {argument.partition("=")[0] for argument in arguments}
     needed = {
         "LIVEKIT_URL": "--url",

@@ -1,9 +1,9 @@
-"""Lets Pipecat's bundled web page work without the internet.
+"""Makes Pipecat's bundled web page work without the internet.
 
-The page leaves microphones to a script that it loads from c.daily.co when one presses Connect;
-without the internet that fails, and so does the call. `serve_offline` answers for the one asset
-that does so: with the internet it hands out the original, without it a stand-in that asks the
-browser for the microphone.
+The page gets the microphone through a script that it loads from c.daily.co when one presses
+Connect. Without the internet that fails, and so does the call. `serve_offline` replaces the one
+asset that loads it: with the internet the page uses the original, without it a substitute that asks
+the browser for the microphone.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def serve_offline(app: FastAPI) -> bool:
 
 
 def _find_asset() -> tuple[Path, str] | None:
-    """The asset that goes elsewhere, and the name of its only export."""
+    """The asset that loads the script, and the name of its only export."""
     package = find_spec("pipecat_ai_prebuilt")
     if package is None or not package.submodule_search_locations:
         return None

@@ -1,4 +1,4 @@
-"""What `bot.py` answers where no language model is configured: a few rules."""
+"""The answers of `bot.py` if no language model is configured: a few rules."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pipecat.services.settings import LLMSettings
 
 
 class Responder(LLMService):
-    """Keeps a conversation going with a few rules, where no language model is configured."""
+    """Answers with a few rules if no language model is configured."""
 
     def __init__(self) -> None:
         nothing = dict.fromkeys(
@@ -45,15 +45,15 @@ class Responder(LLMService):
         ]
         reply = answer(str(said[-1].get("content", "")) if said else "")
         await self.push_frame(LLMFullResponseStartFrame())
-        # By the sentence: seventy words at once would keep the loop from sending sound for a tenth
-        # of a second.
+        # Sentence by sentence: seventy words at once would stop the loop from sending sound for a
+        # tenth of a second.
         for sentence in re.split(r"(?<=[.!?])\s+", reply) if reply else ():
             await self.push_frame(LLMTextFrame(f"{sentence} "))
         await self.push_frame(LLMFullResponseEndFrame())
 
 
 def answer(said: str) -> str:
-    """What the built-in responder says to this."""
+    """The built-in responder's answer."""
     text = said.lower()
     if match := re.search(r"(\d+)\s*(plus|\+|minus|-|times|\*|x)\s*(\d+)", text):
         left, right = int(match[1]), int(match[3])

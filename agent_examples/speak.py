@@ -1,5 +1,5 @@
-"""Speak into any Pipecat transport, headless: an announcement into a room, a call, a loudspeaker or
-a file.
+"""Speak into any Pipecat transport without a user interface: an announcement into a room, a call, a
+loudspeaker or a file.
 
     python agent_examples/speak.py "Dinner is ready." wav path=dinner.wav
     python agent_examples/speak.py "Dinner is ready." local
@@ -47,7 +47,7 @@ LISTENER_CAME = {
     "daily": "on_first_participant_joined",
     "websocket": "on_connected",
 }
-"""The event of a transport that says there is somebody to speak to."""
+"""The event with which a transport reports a listener."""
 
 
 def make_transport(name: str, arguments: dict[str, str]) -> BaseTransport:

@@ -18,8 +18,8 @@ Figures are milliseconds of CPU time per frame and stream: on an idle machine th
 on a shared one it is what other processes change least. All take turns within a round; the median
 over the rounds counts. Small batches, whose rounds are short, have more of them.
 
-On a GPU (``--device cuda``) they are wall time, from codes in the machine's memory to samples
-there; b runs captured graphs.
+On a GPU (``--device cuda``) they are wall time, from codes in host memory to samples in host
+memory; b runs captured graphs.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def contenders(
         lane.position = 1000  # somewhere in an utterance
 
     def peers() -> object:
-        # What they keep of it: the second of the four frames.
+        # They keep the second of the four frames.
         return snac.decode(window)[:, :, 2048:4096].cpu().numpy()
 
     runs: dict[str, tuple[Callable[[], object], float]] = {"a_peers": (peers, 1.0)}

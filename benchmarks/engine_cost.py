@@ -1,17 +1,17 @@
 """What the speech engine costs over vLLM alone: `python benchmarks/engine_cost.py`.
 
-ids/s of N listeners at once on one vLLM, in three ways that take turns, so that their ratios hardly
-see what else the machine does:
+ids/s of N listeners at once on one vLLM, in three alternating ways, so that other work of the
+machine hardly changes their ratios:
 
-* alone: N requests to vLLM's AsyncLLM, as its documentation shows, the ids thrown away;
+* alone: N requests to vLLM's AsyncLLM, as its documentation shows, the ids discarded;
 * decoded: the same, and every id decoded to sound by the codec, which any speech server must do;
 * engine: N turns of LocalEngine, from text to events.
 
 On a machine without a GPU vLLM runs the crafted test checkpoint with a cheap sampler (temperature
-only), and the codec is one with 16 channels to 1, which takes the operations of a real one and
-hardly any arithmetic: that of a real one would fill the cores and hide what is measured here.
-Beside the wall clock, the processor time of this process (engine, codec and caller; vLLM runs in
-another) for an id.
+only), and the codec is one with 16 channels to 1, which has the operations of a real one and hardly
+any arithmetic: a real one would fill the cores and hide the figure that is measured here. Beside
+the wall clock, the processor time of this process (engine, codec and caller; vLLM runs in another)
+for an id.
 
 Where everything shares the cores, what this process computes may be taken from vLLM. So there is a
 second view, `--pinned`: vLLM on one core and this process on another, as where the model runs on a
@@ -133,7 +133,7 @@ class Bench:
         runs = {"alone": self.alone, "decoded": self.decoded, "engine": self.turn}
         found: dict[str, Runs] = {name: [] for name in runs}
         for number in range(rounds + 1):
-            # In another order each round, so that nobody always comes after the same one.
+            # In another order each round, so that none always comes after the same one.
             names = list(runs)[number % 3 :] + list(runs)[: number % 3]
             for name in names:
                 result = await speed(runs[name], streams)

@@ -2,9 +2,9 @@
 ``python benchmarks/engine_deaths.py --deaths 1000``.
 
 An exception of a random kind is raised at a random bytecode of the token generator's or the codec's
-thread, while up to three turns speak. Each death must be told to every turn that held something of
-the dead engine, and the next turn must be spoken. Told: how many, and the time from the moment the
-death can be seen to the last turn that was told.
+thread, while up to three turns speak. Every turn that used the dead engine must get an error, and
+the next turn must be spoken. Printed: how many did, and the time from the moment the death can be
+detected to the last turn's error.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ HUNG_S = 60.0
 
 
 async def one(engine: LocalEngine, chance: random.Random) -> tuple[str, float]:
-    """What became of one death, and seconds until the last turn was told."""
+    """The outcome of one death, and seconds until the last turn's error."""
     restarts = engine.health().restarts
     told_at: list[float] = []
 

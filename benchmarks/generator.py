@@ -9,7 +9,7 @@ Each row runs so many requests at once to the same length and prints
 * seconds of the worker's own CPU for a thousand ids, which other jobs on the machine change least;
 * microseconds of the event loop's CPU for an id.
 
-On a CPU, CpuLlama and TorchLlama take turns, so that what else the machine does meets both alike.
+On a CPU, CpuLlama and TorchLlama alternate, so that other work of the machine affects both alike.
 
 The models: the crafted checkpoint of the tests (20M parameters, almost all of them embeddings), and
 one with the shape of the bundled voice. Each figure is the best of `--repeats` runs. Sampling is

@@ -1,4 +1,4 @@
-"""What LiveKit costs: how soon an interruption frees the engine, and what job processes weigh.
+"""The cost of LiveKit: how soon an interruption frees the engine, and the memory of job processes.
 
     python -m benchmarks.livekit_interrupt [--times 50]
 

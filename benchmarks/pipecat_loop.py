@@ -1,5 +1,5 @@
-"""The example agent under a real browser: is its event loop ever blocked, does sound ever break,
-how soon is it silent.
+"""The example agent with a real browser: blocks of its event loop, gaps in its sound, and the time
+to silence.
 
     python -m benchmarks.pipecat_loop [--seconds 60] [--interruptions 50] [options of bot.py]
 
@@ -112,8 +112,8 @@ async def converse(page: Page, folder: Path, seconds: float) -> dict[str, Any]:
 
 
 async def interrupt(page: Page, folder: Path, times: int) -> dict[str, Any]:
-    """A second into a story, again and again: when is it silent, from the frame on, and on the way
-    to the listener."""
+    """Interruptions a second into a story: the time to silence, from the frame on, and at the
+    listener."""
     from tests.pipecat.hearing import last_audible_s, levels
     from tests.pipecat.listening import Record, say, speech
     from tests.support.chromium import AUDIBLE, RECORD_RATE

@@ -3,7 +3,7 @@
 
 Each case starts servers of its own (`orpheus-tts serve`, by default on the bundled voice), has four
 clients listen to a turn each while it happens, and ends with one more turn from its first to its
-last sample. What wrong clients can do to a server that lives on is in server_faults.py.
+last sample. server_faults.py has wrong clients of a server that keeps running.
 """
 # ruff: noqa: ASYNC110, ASYNC220, ASYNC240 - this waits for processes
 
@@ -136,7 +136,7 @@ async def listening(url: str) -> AsyncIterator[Listeners]:
 
 @contextlib.asynccontextmanager
 async def served(*options: str, program: Sequence[str] = SERVE) -> AsyncIterator[ServerProcess]:
-    """`server_process`, without holding up whoever listens meanwhile."""
+    """`server_process`, without blocking the event loop."""
     manager = server_process(*options, program=program)
     server = await asyncio.to_thread(manager.__enter__)
     try:

@@ -1,10 +1,8 @@
-"""What the server does when clients and the machine do wrong:
-``python benchmarks/server_faults.py``.
+"""The server with faulty clients and faults of the machine: ``python benchmarks/server_faults.py``.
 
-Every fault is inflicted on a running `orpheus-tts serve` (by default on the bundled voice); after
-each, one turn must be spoken from its first to its last sample, and no turn, connection or file may
-be left over. Memory is told as it was before and after. `--turns`, `--kills` and `--fuzz` set how
-often.
+Every fault happens to a running `orpheus-tts serve` (by default on the bundled voice); after each,
+one turn must be spoken from its first to its last sample, and no turn, connection or file may be
+left over. Memory is printed before and after. `--turns`, `--kills` and `--fuzz` set how often.
 """
 
 from __future__ import annotations
@@ -45,7 +43,7 @@ SHORT = "Yes."
 
 
 class Harm:
-    """The faults, each a coroutine that tells what its clients saw."""
+    """The faults, each a coroutine that returns what its clients saw."""
 
     def __init__(self, server: ServerProcess, args: argparse.Namespace) -> None:
         self.server = server
@@ -110,7 +108,7 @@ class Harm:
         return f"{self.args.kills} killed while hearing audio"
 
     async def half_open(self) -> str:
-        """half-open sockets: they connect, say half a word or nothing, and fall silent"""
+        """half-open sockets: they connect, send a part of a message or nothing, and stop"""
         beginnings = (
             b"",
             b"GET ",

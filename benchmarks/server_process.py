@@ -1,4 +1,4 @@
-"""A server of its own for the benchmarks: started, asked how it does, ended."""
+"""A server process for the benchmarks: start, measurement, end."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ class Callers:
     # ---- visits
 
     async def adapter(self) -> str:
-        """Our own client: turns on one connection, pieces of text, interruptions."""
+        """The package's client: turns on one connection, pieces of text, interruptions."""
         options = SpeechOptions(voice=self.random.choice((None, "alloy", "tara")))
         async with self.engine.open_turn(options, max_wait_s=20) as turn:
             for word in self.text.split(" "):

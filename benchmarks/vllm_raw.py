@@ -1,5 +1,5 @@
-"""vLLM without us, and how runs beside each other are compared: what the benchmarks of our part of
-it share."""
+"""Requests to vLLM alone, and the comparison of alternating runs: shared by the benchmarks of our
+vLLM code."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ app = modal.App("orpheus-tts", image=image)
 
 
 def command() -> list[str]:
-    """What a container runs. Model, port, turns and key are in its environment."""
+    """The command of a container. Model, port, turns and key are in its environment."""
     return [
         sys.executable,
         "-m",

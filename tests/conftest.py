@@ -25,8 +25,7 @@ settings.register_profile(
 )
 settings.load_profile("repeatable")
 
-# A shell starts what it runs in the background deaf to ctrl-c, and programs hand that on to those
-# they start.
+# A shell starts background programs with SIGINT ignored, and they pass that on to those they start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

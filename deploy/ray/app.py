@@ -13,8 +13,8 @@ Settings are environment variables: those of `orpheus-tts serve` for the server 
     ORPHEUS_MAX_REPLICAS       replicas at most (as many); more turns autoscaling on
     ORPHEUS_GPUS_PER_REPLICA   GPUs of a replica, or a share of one (0)
 
-Connections and requests beyond ORPHEUS_MAX_TURNS a replica go to another one; where all are full,
-the proxy answers 503 at once instead of letting callers wait in silence.
+Connections and requests beyond ORPHEUS_MAX_TURNS a replica go to another one; if all are full, the
+proxy answers 503 at once instead of letting callers wait.
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ async def _outward(socket: aiohttp.ClientWebSocketResponse, send: Send) -> None:
 
 class Replica:
     """One server: started with the actor, watched by Ray's health check, drained when the actor is
-    told to go."""
+    stopped."""
 
     async def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="orpheus-ray-")
@@ -226,7 +226,7 @@ async def _answer(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def _build() -> Callable[[Scope, Receive, Send], Awaitable[None]]:
-    """Ray takes a function for the maker of an application."""
+    """Ray takes a function for a builder of an application."""
     return _answer
 
 

@@ -135,7 +135,7 @@ def test_noise_does_not_depend_on_chunks_or_batch(made: Made) -> None:
 
 
 @pytest.mark.parametrize("made", [CpuDecoder, TorchDecoder])
-def test_a_streams_samples_are_the_same_to_the_last_bit_in_any_chunks_and_company(
+def test_a_streams_samples_are_the_same_to_the_last_bit_in_any_chunks_and_batch(
     made: Made,
 ) -> None:
     """What makes one seed write one file: how a turn is chunked hangs on the machine's load."""

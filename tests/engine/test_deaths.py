@@ -141,7 +141,7 @@ async def test_a_step_that_never_ends_is_a_death(
         await engine.aclose()
 
 
-async def test_the_engines_loop_outlives_what_interrupts_it(engine: LocalEngine) -> None:
+async def test_the_engines_loop_goes_on_after_an_interruption(engine: LocalEngine) -> None:
     await engine.start()
     try:
         turn = asyncio.create_task(listen(engine))
@@ -159,7 +159,7 @@ async def test_the_engines_loop_outlives_what_interrupts_it(engine: LocalEngine)
         await engine.aclose()
 
 
-async def test_a_turn_that_holds_nothing_outlives_a_death(engine: LocalEngine) -> None:
+async def test_a_turn_that_uses_no_parts_goes_on_after_a_death(engine: LocalEngine) -> None:
     await engine.start()
     try:
         async with engine.open_turn() as waiting:
@@ -217,7 +217,7 @@ async def test_a_turn_whose_loop_is_closed_is_ended_though_somebody_holds_it(
     assert kept is not None
 
 
-def test_a_worker_says_whether_it_lives_and_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_reports_whether_it_runs_or_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[EngineDied] = []
     stop, stuck, in_step = threading.Event(), threading.Event(), threading.Event()
 

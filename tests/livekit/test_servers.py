@@ -42,7 +42,7 @@ async def server(crafted_files: ModelFiles) -> AsyncIterator[RunningTestServer]:
 
 
 class Proxy:
-    """A door before a server that can stop letting anything through."""
+    """A proxy in front of a server that can stop passing data on."""
 
     def __init__(self, port: int) -> None:
         self.blocked = False

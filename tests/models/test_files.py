@@ -424,7 +424,7 @@ def test_a_gpu_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
         pick_device("cuda:2")
 
 
-def test_without_torch_a_gpu_is_asked_for_in_vain_and_one_line_says_what_to_install(
+def test_with_a_gpu_and_without_torch_one_line_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(devices, "torch_installed", lambda: False)

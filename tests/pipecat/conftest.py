@@ -37,8 +37,7 @@ def mini_engine() -> Iterator[LocalEngine]:
 
 @pytest.fixture
 def real_time(mini_engine: LocalEngine) -> float:
-    """For tests with a listener who hears at the speed of life: a machine that is too slow or too
-    busy skips them.
+    """For tests with a listener in real time: a machine that is too slow or too busy skips them.
 
     How fast the voice is just now, in seconds of audio per second.
     """

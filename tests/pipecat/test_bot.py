@@ -96,11 +96,11 @@ async def test_a_language_model_that_does_not_answer_is_said(
     bot: Any = importlib.import_module("bot")
     engine = ToneEngine()
 
-    async def deaf() -> None:
+    async def no_recogniser() -> None:
         return None
 
     monkeypatch.setattr(bot, "make_tts", lambda args: OrpheusTTS(engine=engine))
-    monkeypatch.setattr(bot, "make_stt", deaf)
+    monkeypatch.setattr(bot, "make_stt", no_recogniser)
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
     transport = WavTransport(tmp_path / "call.wav")
 

@@ -37,8 +37,7 @@ async def converse(
     *steps: list[Frame] | float | Callable[[], bool],
     settings: OrpheusTTSSettings | None = None,
 ) -> list[str]:
-    """Frames, seconds to wait, and what to wait for, before a listener who hears at the speed of
-    life.
+    """Frames, seconds to wait, and what to wait for, before a listener in real time.
 
     Returns what the agent remembers having said.
     """

@@ -57,8 +57,8 @@ async def serving(
     voices: VoiceMap | None = None,
     origins: Sequence[str] = (),
 ) -> AsyncIterator[RunningTestServer]:
-    """The engine behind all doors, until the block ends; the engine is closed with it, unless it is
-    KeptOpen."""
+    """A server with all protocols for the engine, until the block ends; the engine is closed with
+    it, unless it is KeptOpen."""
     service = SpeechService(engine, limits=limits, max_text_chars=MAX_TEXT_CHARS, voices=voices)
     app = make_app(service, api_key=api_key, origins=origins)
     server = Server(service, app, port=port, drain_s=drain_s)
