@@ -63,9 +63,8 @@ GREETING = (
 NO_ANSWER = "I am sorry, my language model does not answer. Please look into the log."
 INSTRUCTION = (
     "You are a friendly voice agent. Your replies are spoken aloud: use one to three short"
-    " sentences, no lists, no"
-    " markdown, no emoji. Where it fits you may use one of <laugh>, <chuckle>, <sigh>, which are"
-    " spoken as sounds."
+    " sentences, no lists, no markdown, no emoji. Where it fits you may use one of <laugh>,"
+    " <chuckle>, <sigh>, which are spoken as sounds."
 )
 
 

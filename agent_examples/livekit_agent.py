@@ -59,9 +59,8 @@ from orpheus_plugin.livekit import OrpheusTTS, load_fnc
 GREETING = "Hello! I am speaking with Orpheus. What would you like to talk about?"
 INSTRUCTIONS = (
     "You are a friendly voice agent. Your replies are spoken aloud: one to three short sentences,"
-    " no lists, no markdown,"
-    " no emoji. Where it fits you may write one of <laugh>, <chuckle> or <sigh>, which is heard as"
-    " a sound."
+    " no lists, no markdown, no emoji. Where it fits you may write one of <laugh>, <chuckle> or"
+    " <sigh>, which is heard as a sound."
 )
 
 
@@ -96,10 +95,9 @@ def answer(said: str) -> str:
     if "story" in text:
         return (
             "Once there was a small model that lived on a machine without a network. It had read"
-            " many books and seen"
-            " nothing of the world. One day somebody asked it to speak. It thought for a fifth of"
-            " a second, which is"
-            " long for a model, and said: hello. From then on it was never quite alone."
+            " many books and seen nothing of the world. One day somebody asked it to speak. It"
+            " thought for a fifth of a second, which is long for a model, and said: hello. From"
+            " then on it was never quite alone."
         )
     if "bye" in text:
         return "Good bye. It was nice to talk with you."
@@ -284,8 +282,8 @@ def main() -> int:
     if joins and (missing := lacking(arguments)):
         print(
             f"{arguments[0]} joins the rooms of a LiveKit server and needs {', '.join(missing)}"
-            " (`livekit-server --dev`"
-            " gives ws://localhost:7880, devkey and secret). Without a server: console",
+            " (`livekit-server --dev` gives ws://localhost:7880, devkey and secret). Without a"
+            " server: console",
             file=sys.stderr,
         )
         return 2

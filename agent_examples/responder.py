@@ -99,9 +99,7 @@ def answer(said: str) -> str:
 
 STORY = (
     "Once there was a lighthouse at the end of a long road. Every evening a keeper climbed its"
-    " stairs to light the lamp."
-    " One night the wind was so strong that no ship could find the harbour. The keeper rang a bell"
-    " until the morning."
-    " When the sun came up, seven ships lay safely in the bay, and their crews sang all the way to"
-    " the town."
+    " stairs to light the lamp. One night the wind was so strong that no ship could find the"
+    " harbour. The keeper rang a bell until the morning. When the sun came up, seven ships lay"
+    " safely in the bay, and their crews sang all the way to the town."
 )

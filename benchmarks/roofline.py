@@ -329,8 +329,7 @@ def main() -> None:
         speeds = " / ".join(f"{speed:.0f}" for speed in row["ids_per_s"].values())
         print(
             f"| {row['gpu']} | {row['weights']} | {row['head']} | {row['gb_per_step']:.2f} |"
-            f" {speeds}"
-            f" | {row['real_time_streams']} | {row['first_audio_ms']:.0f} |"
+            f" {speeds} | {row['real_time_streams']} | {row['first_audio_ms']:.0f} |"
         )
     everything = with_everything(gpus, config, a)
     save(

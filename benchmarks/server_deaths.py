@@ -243,8 +243,7 @@ async def sigterm(options: list[str]) -> tuple[str, float]:
         tracebacks = server.log.read_text("utf-8").count("Traceback")
     return (
         f"{told}; exit code {code} after {took:.1f} s, {tracebacks} tracebacks; a turn asked for"
-        " meanwhile was"
-        " spoken by the successor",
+        " meanwhile was spoken by the successor",
         audio_s,
     )
 

@@ -73,9 +73,8 @@ class Harm:
         await engine.aclose()
         later = memory[1:] or memory
         return (
-            f"{self.args.turns} spoken, TTFA p50 {1000 * statistics.median(waits):.0f} ms;"
-            f" server {later[0]:.0f} -> {later[-1]:.0f} MB and {tasks[0]:.0f} -> {tasks[-1]:.0f}"
-            " tasks"
+            f"{self.args.turns} spoken, TTFA p50 {1000 * statistics.median(waits):.0f} ms; server"
+            f" {later[0]:.0f} -> {later[-1]:.0f} MB and {tasks[0]:.0f} -> {tasks[-1]:.0f} tasks"
             " between the first and the last tenth"
         )
 

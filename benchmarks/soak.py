@@ -143,8 +143,7 @@ def main() -> int:
     verdict = "flat" if result["flat"] else "NOT FLAT"
     print(
         f"{verdict}: {result['mean_second_third_mib']:.1f} -> {result['mean_last_third_mib']:.1f}"
-        " MiB"
-        f" ({result['growth_percent']:+.2f} %), left behind: {result['left']}"
+        f" MiB ({result['growth_percent']:+.2f} %), left behind: {result['left']}"
     )
     save("soak", {"model": args.model} | result)
     return 0 if result["flat"] else 1

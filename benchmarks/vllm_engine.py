@@ -183,10 +183,8 @@ async def main() -> None:
         raw, by_7, ours = row["raw"], row["raw_by_7"], row["ours"]
         print(
             f"| {streams} | {raw['ids_per_s']:.0f} | {by_7['ids_per_s']:.0f} |"
-            f" {ours['ids_per_s']:.0f}"
-            f" | {row['ours_to_raw']:.3f} | {raw['cpu_us_per_id']:.0f},"
-            f" {by_7['cpu_us_per_id']:.0f},"
-            f" {ours['cpu_us_per_id']:.0f} |",
+            f" {ours['ids_per_s']:.0f} | {row['ours_to_raw']:.3f} | {raw['cpu_us_per_id']:.0f},"
+            f" {by_7['cpu_us_per_id']:.0f}, {ours['cpu_us_per_id']:.0f} |",
             flush=True,
         )
     figures["first_id"] = await first_id_ms(bench)

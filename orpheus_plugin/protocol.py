@@ -245,8 +245,7 @@ def opening(turn_id: str, options: SpeechOptions, max_wait_s: float) -> Open:
     if len(packed) > MAX_OPTIONS_BYTES:
         raise InvalidOptions(
             f"a turn's options have at most {MAX_OPTIONS_BYTES} bytes, these {len(packed)}; give a"
-            " long table of"
-            " pronunciations to the server (serve --pronunciations)"
+            " long table of pronunciations to the server (serve --pronunciations)"
         )
     return Open(turn_id, options=msgspec.Raw(packed), max_wait_s=msgspec.Raw(pack(max_wait_s)))
 

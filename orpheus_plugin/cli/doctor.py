@@ -255,8 +255,8 @@ async def _speaks(engine: LocalEngine) -> bool:
     stats = turn.stats
     speaks = stats.audio_s > 0.3 and level > -50
     print(
-        f"  {'speaks' if speaks else 'FAILED'}: {stats.audio_s:.1f} s of sound at {level:.0f} dBFS,"
-        f" first sound after {(stats.ttfa_s or 0) * 1000:.0f} ms,"
-        f" {stats.rtfx or 0:.1f} x real time"
+        f"  {'speaks' if speaks else 'FAILED'}: {stats.audio_s:.1f} s of sound at {level:.0f}"
+        f" dBFS, first sound after {(stats.ttfa_s or 0) * 1000:.0f} ms, {stats.rtfx or 0:.1f} x"
+        " real time"
     )
     return speaks

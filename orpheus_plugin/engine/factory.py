@@ -28,8 +28,7 @@ logger = logging.getLogger(__name__)
 
 TORCH_IS_SLOW = (
     "vLLM is not installed, so torch generates on the GPU, which is slow and carries few turns at"
-    " once:"
-    " pip install 'orpheus_plugin[vllm]'"
+    " once: pip install 'orpheus_plugin[vllm]'"
 )
 
 MakeGenerator = Callable[[ModelFiles, Vocabulary], TokenGenerator]

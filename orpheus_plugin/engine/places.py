@@ -49,8 +49,8 @@ class Places:
             else:
                 raise AtCapacity(
                     f"all {limit} turns of this engine are speaking; try again, let turns wait"
-                    " (max_wait_s), use"
-                    " another server, or raise max_turns if the machine is fast enough"
+                    " (max_wait_s), use another server, or raise max_turns if the machine is fast"
+                    " enough"
                 )
 
     def leave(self, turn_id: str) -> None:

@@ -16,10 +16,9 @@ PROBE_S = 1.5
 
 PROBE_TEXT = (
     "This is how long it takes to speak a few sentences on this machine. Nobody will ever hear"
-    " them, and that is fine. They only have to be long enough, so that nobody is finished"
-    " before the clock is."
-    " Then we know how many people may be spoken to at the same time, without a gap for any of"
-    " them."
+    " them, and that is fine. They only have to be long enough, so that nobody is finished before"
+    " the clock is. Then we know how many people may be spoken to at the same time, without a gap"
+    " for any of them."
 )
 
 

@@ -113,8 +113,8 @@ class EngineService(TTSService):
             self.recover()
             raise EngineDied(
                 f"the speech engine was not ready after {READY_TIMEOUT_S:.0f} s and is still"
-                " loading; call"
-                " `await OrpheusTTS.warm()` once before the first pipeline is started"
+                " loading; call `await OrpheusTTS.warm()` once before the first pipeline is"
+                " started"
             ) from None
         except OrpheusError as error:
             if error.retryable:

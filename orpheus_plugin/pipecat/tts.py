@@ -117,8 +117,8 @@ class OrpheusTTS(EngineService):
         if sample_rate not in (None, SAMPLE_RATE):
             logger.warning(
                 f"OrpheusTTS: sample_rate={sample_rate} is not used; frames are {SAMPLE_RATE} Hz"
-                " and the transport"
-                " resamples. Set audio_out_sample_rate in PipelineParams instead."
+                " and the transport resamples. Set audio_out_sample_rate in PipelineParams"
+                " instead."
             )
         asked = settings or OrpheusTTSSettings()
         if model is None and is_given(asked.model):

@@ -59,9 +59,8 @@ class Mps:
             return f"MPS is in use: {attached} processes attached"
         return (
             f"MPS is not fully in use: {attached} processes are attached, {processes} were"
-            " expected. Processes must run as"
-            " the user who started the daemon, and a container needs the host's IPC namespace"
-            " (--ipc=host)"
+            " expected. Processes must run as the user who started the daemon, and a container"
+            " needs the host's IPC namespace (--ipc=host)"
         )
 
     def close(self) -> None:
@@ -107,8 +106,7 @@ def _find_or_start() -> Mps:
         except InvalidOptions as error:
             raise InvalidOptions(
                 f"{PIPE_VARIABLE} is {named}, but no MPS daemon answers there ({error.message});"
-                " start it, or unset the"
-                " variable so that one is started"
+                " start it, or unset the variable so that one is started"
             ) from error
         return Mps(Path(named), own=False)
     directory = Path(tempfile.mkdtemp(prefix="orpheus-mps-", dir=_PARENT))

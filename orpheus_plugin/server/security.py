@@ -42,8 +42,7 @@ def check_bind(host: str, *, api_key: str | None, insecure: bool) -> None:
     if not is_loopback(host) and not api_key and not insecure:
         raise InvalidOptions(
             f"listening on {host} lets others in: give --api-key (or ORPHEUS_API_KEY), or"
-            " --insecure to serve"
-            " everyone who can reach it"
+            " --insecure to serve everyone who can reach it"
         )
 
 

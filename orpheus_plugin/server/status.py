@@ -19,8 +19,7 @@ _HEADERS = {
     # The page loads nothing from other hosts, and no page may frame it.
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src"
-        " data:;"
-        " frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+        " data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",

@@ -29,9 +29,8 @@ def test_held_out_sentences_are_understood_and_sound_natural(
     figures = summary(found)
     record_property(
         "bundled voice",
-        f"word error rate {100 * figures['wer']:.1f} % on {SENTENCES} held-out sentences"
-        f" (teacher {100 * figures['teacher_wer']:.1f} %), naturalness {figures['natural']:.2f} of"
-        " 5"
+        f"word error rate {100 * figures['wer']:.1f} % on {SENTENCES} held-out sentences (teacher"
+        f" {100 * figures['teacher_wer']:.1f} %), naturalness {figures['natural']:.2f} of 5"
         f" (teacher {figures['teacher_natural']:.2f})",
     )
     assert figures["wer"] <= MOST_WRONG, [(s.text, s.heard) for s in found if s.wrong]

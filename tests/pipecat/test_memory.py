@@ -26,8 +26,7 @@ from tests.support.virtual_time import in_virtual_time
 
 LONG = (
     "Once there was a lighthouse at the end of a long road. Every evening a keeper climbed its"
-    " stairs."
-    " One night the wind was so strong that no ship could find the harbour."
+    " stairs. One night the wind was so strong that no ship could find the harbour."
 )
 
 

@@ -181,10 +181,9 @@ class Page:
         """WebRTC's own counts of the audio received: concealed samples, the jitter buffer's delay
         and the like."""
         found = await self.run(
-            "(async () => { for (const r of (await window.__peer.getStats()).values())"
-            " if (r.type === 'inbound-rtp' && r.kind === 'audio')"
-            " return Object.fromEntries(Object.entries(r).filter(([, v]) => typeof v ==="
-            " 'number')); })()"
+            "(async () => { for (const r of (await window.__peer.getStats()).values()) if (r.type"
+            " === 'inbound-rtp' && r.kind === 'audio') return"
+            " Object.fromEntries(Object.entries(r).filter(([, v]) => typeof v === 'number')); })()"
         )
         return dict(found)
 

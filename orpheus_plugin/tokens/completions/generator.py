@@ -289,8 +289,7 @@ async def _events(server: Server, response: aiohttp.ClientResponse) -> AsyncIter
         page = " ".join((await response.text(errors="replace")).split())[:60]
         raise GenerationFailed(
             f"{server.base} answers with a web page ({page!r}), not a completion: check the url,"
-            " and a proxy or login"
-            " page before the server"
+            " and a proxy or login page before the server"
         )
     if response.content_type == "application/json":
         yield [(await response.read()).decode("utf-8", "replace"), "[DONE]"]
@@ -312,11 +311,9 @@ def _choice(server: Server, event: str) -> dict[str, Any]:
 def _not_orpheus(server: Server, choices: ChoiceReader) -> GenerationFailed:
     return GenerationFailed(
         f"{server.base} does not answer as an Orpheus server: it sends {choices.prose} instead of"
-        " audio tokens"
-        f" (<custom_token_N>). Check that the model it serves ({server.model or 'unknown'}) is an"
-        " Orpheus model, that"
-        " /v1/completions gets the prompt as it is, without a chat template, and that the server"
-        " returns token ids"
+        " audio tokens (<custom_token_N>). Check that the model it serves"
+        f" ({server.model or 'unknown'}) is an Orpheus model, that /v1/completions gets the prompt"
+        " as it is, without a chat template, and that the server returns token ids"
         " (return_token_ids) or shows special tokens in its text"
     )
 

@@ -172,8 +172,7 @@ def device_ids(device: str | None, built_for: str) -> list[int] | None:
     if kind != built_for:
         raise InvalidOptions(
             f"the vLLM that is installed was built for {built_for} and cannot run on {device!r}:"
-            " install the other build,"
-            f" use device={built_for!r}, or use generator='torch'"
+            f" install the other build, use device={built_for!r}, or use generator='torch'"
         )
     return [int(index)] if index else None
 

@@ -39,9 +39,9 @@ def check_process() -> None:
         )
     if process.daemon:
         raise InvalidOptions(
-            "vLLM cannot start in a daemonic process, which may have no children: run `orpheus-tts"
-            " serve` and give"
-            " this process its url, or start the process with daemon=False"
+            "vLLM cannot start in a daemonic process, which may have no children: run"
+            " `orpheus-tts serve` and give this process its url, or start the process with"
+            " daemon=False"
         )
 
 
