@@ -31,27 +31,26 @@ import aiohttp  # noqa: E402
 import msgpack  # noqa: E402
 
 from benchmarks.report import add_save_option, save  # noqa: E402
+from benchmarks.server_checks import TEXT, Checks  # noqa: E402
 from benchmarks.server_process import ServerProcess, server_process  # noqa: E402
+from benchmarks.wrong_messages import fuzz, truncated  # noqa: E402
 from orpheus_plugin import protocol  # noqa: E402
-from orpheus_plugin.errors import AtCapacity  # noqa: E402
 from orpheus_plugin.remote.engine import RemoteEngine  # noqa: E402
-from orpheus_plugin.turn import AudioChunk, Turn, TurnEnd  # noqa: E402
+from orpheus_plugin.turn import TurnEnd  # noqa: E402
 
-TEXT = "The quick brown fox jumps over the lazy dog. "
 LONG = TEXT * 60
 SHORT = "Yes."
 
 
-class Harm:
+class Harm(Checks):
     """The faults, each a coroutine that returns what its clients saw."""
 
     def __init__(self, server: ServerProcess, args: argparse.Namespace) -> None:
-        self.server = server
+        super().__init__(server)
         self.args = args
         self.ws = server.url.replace("http", "ws", 1)
         self.port = int(server.url.rsplit(":", 1)[1])
         self.random = random.Random(7)
-        self.spoken_s = 0.0
 
     async def short_turns(self) -> str:
         """1,000 short turns in a row on one connection"""
@@ -259,211 +258,6 @@ class Harm:
                     message = await ws.receive()
                 seen.append(f"close {ws.close_code} for a message of 1 MB")
         return ", ".join(seen)
-
-    # ---- after each
-
-    async def speak(self) -> float:
-        """One whole turn over a new connection; seconds of audio."""
-        self.spoken_s = 0.0
-        await self.hear()
-        return self.spoken_s
-
-    async def hear(self) -> tuple[float, int]:
-        """The same; seconds to its first sound, and its underruns."""
-        engine = RemoteEngine(self.server.url)
-        try:
-            await engine.start()
-            async with asyncio.timeout(120):
-                while True:
-                    try:
-                        async with engine.open_turn() as turn:
-                            return await self._hear(turn)
-                    except AtCapacity:
-                        await asyncio.sleep(0.2)
-        finally:
-            await engine.aclose()
-
-    async def _hear(self, turn: Turn) -> tuple[float, int]:
-        began = time.monotonic()
-        turn.push_text(TEXT)
-        turn.end()
-        samples = underruns = 0
-        first_s = silent_at = 0.0
-        async for event in turn:
-            if isinstance(event, AudioChunk):
-                now = time.monotonic()
-                if not samples:
-                    first_s = now - began
-                elif now > silent_at + 0.001:
-                    underruns += 1
-                assert event.position == samples
-                samples += event.samples
-                silent_at = max(silent_at, now) + event.duration_s
-        assert samples >= 2_048
-        self.spoken_s = samples / 24_000
-        return first_s, underruns
-
-    # ---- how it is
-
-    async def clean(self) -> None:
-        """Until no turn and no connection is left."""
-        async with asyncio.timeout(60), aiohttp.ClientSession() as session:
-            while True:
-                async with session.get(f"{self.server.url}/healthz") as response:
-                    state = await response.json()
-                if state["active_turns"] == state["connections"] == 0:
-                    return
-                await asyncio.sleep(0.05)
-
-    async def metric(self, name: str) -> float:
-        async with (
-            aiohttp.ClientSession() as session,
-            session.get(f"{self.server.url}/metrics") as response,
-        ):
-            lines = (await response.text()).splitlines()
-        return next(float(line.split()[1]) for line in lines if line.startswith(f"{name} "))
-
-
-# ---- wrong messages
-
-Case = tuple[str, list[bytes | str]]
-"""An endpoint, and what is sent there, as binary and text messages."""
-
-ENDPOINTS = {
-    "native": protocol.PATH,
-    "unmute": "/api/tts_streaming?format=PcmMessagePack",
-    "baseten": "/v1/websocket",
-    "omni": "/v1/audio/speech/stream",
-}
-
-
-async def send_wrong(session: aiohttp.ClientSession, url: str, case: Case) -> str:
-    """One connection with these messages; how the server ended it."""
-    endpoint, messages = case
-    try:
-        async with session.ws_connect(url + ENDPOINTS[endpoint], max_msg_size=0) as ws:
-            for message in messages:
-                if isinstance(message, str):
-                    await ws.send_str(message)
-                else:
-                    await ws.send_bytes(message)
-            try:
-                async with asyncio.timeout(0.05):
-                    while not (await ws.receive()).type.value & 0x8:
-                        pass
-            except TimeoutError:
-                return "left open"
-            return f"closed {ws.close_code}"
-    except aiohttp.WSServerHandshakeError as error:
-        return f"refused {error.status}"
-    except ConnectionError:
-        return "cut"
-
-
-async def truncated(session: aiohttp.ClientSession, url: str) -> Counter[str]:
-    """How the server ended connections with each message cut short at each byte."""
-    binary: list[tuple[str, dict[str, Any]]] = [
-        ("native", {"type": "open", "id": "a", "options": {"voice": "tara", "seed": 3}}),
-        ("native", {"type": "text", "id": "a", "text": "Hello there."}),
-        ("native", {"type": "consumed", "id": "a", "samples": 300}),
-        ("unmute", {"type": "Text", "text": "Hello there."}),
-        ("unmute", {"type": "Voice", "embeddings": [0.5, 1.5], "shape": [1, 2]}),
-        ("unmute", {"type": "Eos"}),
-    ]
-    text = [
-        ("omni", '{"type": "session.config", "voice": "tara", "seed": 3}'),
-        ("omni", '{"type": "input.text", "text": "Hello."}'),
-        ("baseten", '{"voice": "tara", "seed": 3}'),
-    ]
-    cases: list[Case] = [
-        (endpoint, [whole[:length]])
-        for endpoint, message in binary
-        for whole in (protocol.pack(message),)
-        for length in range(len(whole))
-    ]
-    cases += [(name, [whole[:length]]) for name, whole in text for length in range(len(whole))]
-    seen: Counter[str] = Counter()
-    for start in range(0, len(cases), 16):
-        ends = (send_wrong(session, url, case) for case in cases[start : start + 16])
-        seen.update(await asyncio.gather(*ends))
-    return seen
-
-
-async def fuzz(session: aiohttp.ClientSession, url: str, cases: int) -> Counter[str]:
-    """How the server ended the connections of so many cases that hypothesis made up."""
-    from hypothesis import HealthCheck, given, settings
-
-    loop = asyncio.get_running_loop()
-    seen: Counter[str] = Counter()
-
-    @settings(
-        max_examples=cases,
-        deadline=None,
-        database=None,
-        derandomize=True,
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(_cases())
-    def one(case: Case) -> None:
-        sent = asyncio.run_coroutine_threadsafe(send_wrong(session, url, case), loop)
-        outcome = sent.result(timeout=30)
-        seen[outcome] += 1
-        assert outcome in ("left open", "closed 1000", "closed 1008", "closed 1011"), outcome
-
-    await asyncio.to_thread(one)
-    return seen
-
-
-def _cases() -> Any:
-    """Messages of the protocols with wrong values, some of them cut short or with flipped bits;
-    others are no messages."""
-    from hypothesis import strategies as st
-
-    numbers = st.integers(-(2**63), 2**64 - 1) | st.floats()
-    plain = st.none() | st.booleans() | numbers | st.text(max_size=20) | st.binary(max_size=20)
-    odd = st.sampled_from(["a", "x" * 7_000, {"voice": "nobody"}, {"voice": [], "seed": -1}, 1e308])
-    values = st.recursive(
-        plain | odd,
-        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
-        max_leaves=6,
-    )
-    kinds = st.sampled_from(
-        ["open", "text", "flush", "end", "cancel", "consumed", "Text", "Eos", "Voice", "x", 7]
-    )
-    names = st.sampled_from(
-        ["id", "text", "samples", "options", "format", "window_s", "embeddings", "voice"]
-    )
-    ids = st.sampled_from(["a", "a", "a", "b", "", 7])
-    maps = st.builds(
-        lambda kind, own, turn_id: {**own, "id": turn_id, "type": kind},
-        kinds,
-        st.dictionaries(names, values, max_size=4),
-        ids,
-    )
-    whole = maps.map(protocol.pack)
-    cut = st.builds(lambda data, where: data[: where % len(data)], whole, st.integers(0, 10_000))
-    broken = st.builds(_flipped, whole, st.lists(st.integers(0, 80_000), min_size=1, max_size=3))
-    texts = st.sampled_from(["__END__", "{}", "[]", '{"voice": 3}', '{"temperature": NaN}', "Hi."])
-    tags = st.sampled_from(
-        ["session.config", "input.text", "input.done", "voice.add", "voice.list"]
-    )
-    fields = st.dictionaries(
-        st.sampled_from(["text", "voice", "speed", "stream_audio", "response_format", "seed"]),
-        st.none() | st.booleans() | st.integers() | st.text(max_size=9) | st.just("pcm"),
-        max_size=3,
-    )
-    json_maps = st.builds(lambda tag, own: json.dumps({**own, "type": tag}), tags, fields)
-    message = (
-        whole | cut | broken | st.binary(max_size=64) | texts | json_maps | st.text(max_size=40)
-    )
-    return st.tuples(st.sampled_from(sorted(ENDPOINTS)), st.lists(message, min_size=1, max_size=5))
-
-
-def _flipped(data: bytes, places: list[int]) -> bytes:
-    out = bytearray(data)
-    for place in places:
-        out[place // 8 % len(out)] ^= 1 << place % 8
-    return bytes(out)
 
 
 # ---- the run

@@ -1,9 +1,8 @@
 """An hour of mixed clients on a server: ``python benchmarks/soak_server.py [--minutes 60]``.
 
 Callers on every protocol speak, interrupt, vanish, change formats, send hostile texts and nonsense,
-and come back. Memory, file descriptors, threads and tasks are read every few seconds. The run ends
-with no client, and passes if no place, task or connection is left, memory is flat and the log has
-no traceback.
+and come back. Memory, file descriptors, threads and tasks are read every few seconds. It passes if
+in the end no place, task or connection is left, memory is flat and there is no traceback.
 """
 
 from __future__ import annotations

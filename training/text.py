@@ -16,315 +16,71 @@ from pathlib import Path
 
 from num2words import num2words
 
+from training import wordnet
 from training.held_out import HAND_WRITTEN
 
-WORDNET = Path("/usr/share/wordnet")
-"""Where Debian's ``wordnet-base`` puts its data files."""
 
-WORD = re.compile(r"[a-z]{3,14}")
-PLAIN = re.compile(r"[A-Za-z ,.'?!\-]+")
+def _list(text: str) -> list[str]:
+    return text.split(", ")
 
-FIRST_NAMES = [
-    "Anna",
-    "Ben",
-    "Carla",
-    "David",
-    "Emma",
-    "Frank",
-    "Grace",
-    "Henry",
-    "Isabel",
-    "Jack",
-    "Karen",
-    "Liam",
-    "Maria",
-    "Noah",
-    "Olivia",
-    "Peter",
-    "Quinn",
-    "Rachel",
-    "Sam",
-    "Tina",
-    "Victor",
-    "Wendy",
-    "Zoe",
-    "Alex",
-    "Brian",
-    "Chloe",
-    "Daniel",
-    "Elena",
-    "Fiona",
-    "George",
-    "Hannah",
-    "Ivan",
-    "Julia",
-    "Kevin",
-    "Laura",
-    "Mark",
-    "Nina",
-    "Oscar",
-    "Paula",
-    "Robert",
-    "Sarah",
-    "Thomas",
-    "Ursula",
-    "Vera",
-    "William",
-    "Yusuf",
-    "Priya",
-    "Chen",
-    "Omar",
-    "Fatima",
-    "Diego",
-    "Sofia",
-    "Kenji",
-    "Amara",
-    "Leo",
-    "Mia",
-    "Jordan",
-    "Taylor",
-    "Morgan",
-    "Casey",
-    "Jamie",
-    "Riley",
-    "Michael",
-    "Jennifer",
-    "Linda",
-    "James",
-    "Patricia",
-    "Elizabeth",
-    "Susan",
-    "Jessica",
-    "Joseph",
-    "Charles",
-]
-LAST_NAMES = [
-    "Smith",
-    "Johnson",
-    "Williams",
-    "Brown",
-    "Jones",
-    "Garcia",
-    "Miller",
-    "Davis",
-    "Wilson",
-    "Anderson",
-    "Thomas",
-    "Taylor",
-    "Moore",
-    "Jackson",
-    "Martin",
-    "Lee",
-    "Thompson",
-    "White",
-    "Harris",
-    "Clark",
-    "Lewis",
-    "Robinson",
-    "Walker",
-    "Young",
-    "Allen",
-    "King",
-    "Wright",
-    "Scott",
-    "Green",
-    "Baker",
-    "Adams",
-    "Nelson",
-    "Hill",
-    "Campbell",
-    "Mitchell",
-    "Roberts",
-    "Carter",
-    "Phillips",
-    "Evans",
-    "Turner",
-    "Parker",
-    "Collins",
-    "Edwards",
-    "Stewart",
-    "Morris",
-    "Murphy",
-    "Cook",
-    "Rogers",
-]
+
+FIRST_NAMES = _list(
+    "Anna, Ben, Carla, David, Emma, Frank, Grace, Henry, Isabel, Jack, Karen, Liam, Maria, "
+    "Noah, Olivia, Peter, Quinn, Rachel, Sam, Tina, Victor, Wendy, Zoe, Alex, Brian, Chloe, "
+    "Daniel, Elena, Fiona, George, Hannah, Ivan, Julia, Kevin, Laura, Mark, Nina, Oscar, Paula, "
+    "Robert, Sarah, Thomas, Ursula, Vera, William, Yusuf, Priya, Chen, Omar, Fatima, Diego, "
+    "Sofia, Kenji, Amara, Leo, Mia, Jordan, Taylor, Morgan, Casey, Jamie, Riley, Michael, "
+    "Jennifer, Linda, James, Patricia, Elizabeth, Susan, Jessica, Joseph, Charles"
+)
+LAST_NAMES = _list(
+    "Smith, Johnson, Williams, Brown, Jones, Garcia, Miller, Davis, Wilson, Anderson, Thomas, "
+    "Taylor, Moore, Jackson, Martin, Lee, Thompson, White, Harris, Clark, Lewis, Robinson, "
+    "Walker, Young, Allen, King, Wright, Scott, Green, Baker, Adams, Nelson, Hill, Campbell, "
+    "Mitchell, Roberts, Carter, Phillips, Evans, Turner, Parker, Collins, Edwards, Stewart, "
+    "Morris, Murphy, Cook, Rogers"
+)
 DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
-MONTHS = [
-    "January",
-    "February",
-    "March",
-    "April",
-    "May",
-    "June",
-    "July",
-    "August",
-    "September",
-    "October",
-    "November",
-    "December",
-]
-CITIES = [
-    "London",
-    "Paris",
-    "Berlin",
-    "Madrid",
-    "Rome",
-    "New York",
-    "Boston",
-    "Chicago",
-    "Seattle",
-    "Denver",
-    "Austin",
-    "Toronto",
-    "Sydney",
-    "Tokyo",
-    "Delhi",
-    "Dublin",
-    "San Francisco",
-    "Los Angeles",
-    "Miami",
-    "Atlanta",
-    "Portland",
-    "Vienna",
-    "Zurich",
-    "Oslo",
-    "Lisbon",
-    "Singapore",
-    "Houston",
-    "Dallas",
-    "Philadelphia",
-]
-STREETS = [
-    "Main Street",
-    "Oak Avenue",
-    "Park Road",
-    "Maple Drive",
-    "High Street",
-    "Station Road",
-    "Church Lane",
-    "Elm Street",
-    "Lake Avenue",
-    "Mill Road",
-]
-THINGS = [
-    "order",
-    "package",
-    "parcel",
-    "booking",
-    "reservation",
-    "appointment",
-    "account",
-    "invoice",
-    "refund",
-    "ticket",
-    "subscription",
-    "delivery",
-    "payment",
-    "flight",
-    "room",
-    "table",
-    "prescription",
-    "password",
-    "request",
-    "claim",
-    "card",
-    "contract",
-    "policy",
-    "bill",
-    "shipment",
-    "replacement",
-    "receipt",
-    "message",
-    "call",
-    "meeting",
-    "report",
-    "warranty",
-    "router",
-    "phone",
-    "laptop",
-    "battery",
-    "printer",
-    "screen",
-    "headset",
-    "keyboard",
-    "charger",
-    "software",
-]
-SERVICES = [
-    "haircut",
-    "dental cleaning",
-    "check up",
-    "eye exam",
-    "massage",
-    "car service",
-    "oil change",
-    "tire rotation",
-    "consultation",
-    "vaccination",
-    "blood test",
-    "physical therapy session",
-    "inspection",
-    "viewing",
-    "interview",
-    "training session",
-    "repair visit",
-    "installation",
-]
-FOODS = [
-    "large pepperoni pizza",
-    "chicken salad",
-    "veggie burger",
-    "bowl of soup",
-    "cup of coffee",
-    "glass of water",
-    "green tea",
-    "cheese sandwich",
-    "plate of pasta",
-    "grilled salmon",
-    "chocolate cake",
-    "order of fries",
-    "bottle of orange juice",
-    "turkey wrap",
-    "side of rice",
-    "ham omelette",
-]
-WEATHER = [
-    "sunny",
-    "cloudy",
-    "rainy",
-    "windy",
-    "foggy",
-    "snowy",
-    "warm and dry",
-    "cold and clear",
-    "mild with light showers",
-    "hot and humid",
-]
-TEAMS = [
-    "billing",
-    "support",
-    "sales",
-    "shipping",
-    "technical",
-    "customer care",
-    "claims",
-    "returns",
-    "pharmacy",
-    "front desk",
-    "scheduling",
-]
-ADJECTIVES = [
-    "great",
-    "good",
-    "perfect",
-    "wonderful",
-    "excellent",
-    "fantastic",
-    "lovely",
-    "fine",
-    "all right",
-    "super",
-]
+MONTHS = _list(
+    "January, February, March, April, May, June, July, August, September, October, November, "
+    "December"
+)
+CITIES = _list(
+    "London, Paris, Berlin, Madrid, Rome, New York, Boston, Chicago, Seattle, Denver, Austin, "
+    "Toronto, Sydney, Tokyo, Delhi, Dublin, San Francisco, Los Angeles, Miami, Atlanta, "
+    "Portland, Vienna, Zurich, Oslo, Lisbon, Singapore, Houston, Dallas, Philadelphia"
+)
+STREETS = _list(
+    "Main Street, Oak Avenue, Park Road, Maple Drive, High Street, Station Road, Church Lane, "
+    "Elm Street, Lake Avenue, Mill Road"
+)
+THINGS = _list(
+    "order, package, parcel, booking, reservation, appointment, account, invoice, refund, "
+    "ticket, subscription, delivery, payment, flight, room, table, prescription, password, "
+    "request, claim, card, contract, policy, bill, shipment, replacement, receipt, message, "
+    "call, meeting, report, warranty, router, phone, laptop, battery, printer, screen, headset, "
+    "keyboard, charger, software"
+)
+SERVICES = _list(
+    "haircut, dental cleaning, check up, eye exam, massage, car service, oil change, tire "
+    "rotation, consultation, vaccination, blood test, physical therapy session, inspection, "
+    "viewing, interview, training session, repair visit, installation"
+)
+FOODS = _list(
+    "large pepperoni pizza, chicken salad, veggie burger, bowl of soup, cup of coffee, glass of "
+    "water, green tea, cheese sandwich, plate of pasta, grilled salmon, chocolate cake, order "
+    "of fries, bottle of orange juice, turkey wrap, side of rice, ham omelette"
+)
+WEATHER = _list(
+    "sunny, cloudy, rainy, windy, foggy, snowy, warm and dry, cold and clear, mild with light "
+    "showers, hot and humid"
+)
+TEAMS = _list(
+    "billing, support, sales, shipping, technical, customer care, claims, returns, pharmacy, "
+    "front desk, scheduling"
+)
+ADJECTIVES = _list(
+    "great, good, perfect, wonderful, excellent, fantastic, lovely, fine, all right, super"
+)
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 
@@ -425,65 +181,6 @@ class Filler:
         return re.sub(r"\{(\w+)\}", lambda m: self.blanks[m.group(1)](), template)
 
 
-def clean(text: str) -> str:
-    """Letters, spaces and ``,.?!'-`` only, single spaces; hyphens only inside words."""
-    text = re.sub(r"\s+-+\s*|-+\s+", ", ", text.strip())
-    return re.sub(r"\s+", " ", text).replace(" ,", ",").strip()
-
-
-def wordnet_files(root: Path, kind: str) -> list[Path]:
-    """WordNet's files of a kind (``data`` or ``index``), sorted. Ends the program where there are
-    none."""
-    found = sorted(root.glob(f"{kind}.*"))
-    if not found:
-        raise SystemExit(
-            f"{root} holds no WordNet ({kind}.noun and so on), whose sentences the voice learns to"
-            " read: "
-            "install Debian's or Ubuntu's package wordnet-base"
-        )
-    return found
-
-
-def wordnet_sentences(root: Path = WORDNET) -> list[str]:
-    """WordNet's quoted examples as sentences, sorted, without duplicates."""
-    found: set[str] = set()
-    for path in wordnet_files(root, "data"):
-        for line in path.read_text(errors="ignore").splitlines():
-            for quote in re.findall(r'"([^"]{8,150})"', line):
-                quote = clean(quote.strip().rstrip(";"))
-                if PLAIN.fullmatch(quote) and len(quote.split()) >= 2:
-                    quote = quote[0].upper() + quote[1:]
-                    found.add(quote if quote[-1] in ".?!" else quote + ".")
-    return sorted(found)
-
-
-def wordnet_glosses(root: Path = WORDNET) -> list[str]:
-    """WordNet's definitions (lower-case fragments), up to 80 characters, sorted."""
-    found: set[str] = set()
-    for path in wordnet_files(root, "data"):
-        for line in path.read_text(errors="ignore").splitlines():
-            gloss = clean(line.partition("| ")[2].partition(";")[0].partition(' "')[0].strip())
-            if 12 <= len(gloss) <= 80 and PLAIN.fullmatch(gloss):
-                found.add(gloss if gloss[-1] in ".?!" else gloss + ".")
-    return sorted(found)
-
-
-def wordnet_words(root: Path = WORDNET) -> set[str]:
-    """Single words of WordNet: its entries and whatever its definitions and examples are written
-    with."""
-    found: set[str] = set()
-    for path in wordnet_files(root, "index"):
-        for line in path.read_text(errors="ignore").splitlines():
-            if WORD.fullmatch(entry := line.partition(" ")[0]):
-                found.add(entry)
-    for path in wordnet_files(root, "data"):
-        for line in path.read_text(errors="ignore").splitlines():
-            found.update(
-                w for w in re.split(r"[^A-Za-z'-]+", line.partition("| ")[2]) if WORD.fullmatch(w)
-            )
-    return found
-
-
 def word_lists(words: list[str], rng: random.Random) -> list[str]:
     """Every word once, two to five of them to an utterance, as a list or as if they belonged
     together."""
@@ -525,7 +222,7 @@ def build(
     templates = (Path(__file__).parent / "templates.txt").read_text().splitlines()
     templates = [line for line in templates if line and not line.startswith("#")]
     filler = Filler(rng)
-    natural = wordnet_sentences()
+    natural = wordnet.sentences()
     rng.shuffle(natural)
 
     held = {
@@ -541,8 +238,8 @@ def build(
         if rng.random() < 0.25:
             line += " " + filler.fill(rng.choice(templates))
         if len(line) <= 190 and line.lower() not in secret:
-            spoken.append(clean(line))
-    glosses = wordnet_glosses()
+            spoken.append(wordnet.clean(line))
+    glosses = wordnet.glosses()
     rng.shuffle(glosses)
     lines = [("wordnet", s) for s in natural[:sentences]]
     lines += [("agents", s) for s in spoken]
@@ -580,7 +277,7 @@ def build(
     wide = [("wordnet", s) for s in natural[sentences:]]
     wide += [("gloss", s) for s in glosses[6000:18000]]
     read = {w for _, line in lines + wide for w in re.findall(r"[a-z]+", line.lower())}
-    fresh = sorted(wordnet_words() - read)
+    fresh = sorted(wordnet.words() - read)
     wide += [("list", line) for _ in range(2) for line in word_lists(fresh, rng)]
     rng.shuffle(wide)
     lines += wide

@@ -14,7 +14,7 @@ import aiohttp
 import msgpack
 import pytest
 
-from benchmarks.server_faults import fuzz, truncated
+from benchmarks.wrong_messages import fuzz, truncated
 from orpheus_plugin import protocol
 from orpheus_plugin.engine.config import EngineConfig
 from orpheus_plugin.engine.local import LocalEngine
