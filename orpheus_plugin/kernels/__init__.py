@@ -1,2 +1,2 @@
-"""Compiled arithmetic for a CPU, shared by the token engine and the codec. Importing a module of it
-loads numba."""
+"""Compiled arithmetic for a CPU, shared by the token engine and the codec. Importing one of its
+modules loads numba."""

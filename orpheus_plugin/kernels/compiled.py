@@ -1,5 +1,4 @@
-"""How loops become machine code: numba's options, and where the code is kept so that it is made
-once."""
+"""Compilation of loops: numba's options, and the folder in which compiled code is cached."""
 
 from __future__ import annotations
 
@@ -23,13 +22,13 @@ logger = logging.getLogger(__name__)
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 ROOMS = ("kernels", "tokens/cpu", "codec/cpu")
-"""Folders of the package with compiled loops. A change in any of their files makes all of the kept
-code stale; numba by itself looks at the file of the outermost function only."""
+"""Folders of the package with compiled loops. A change in any of their files makes all of the
+cached code stale; numba itself checks only the file of the outermost function."""
 
 
 def _folder() -> Path | None:
-    """Where compiled code is kept: for these sources, where they lie, this numba and this kind of
-    CPU. None: nowhere can be written."""
+    """The cache of compiled code for these sources, their path, this numba and this kind of CPU.
+    None if no folder can be written to."""
     package = Path(__file__).parents[1]
     key = hashlib.sha256(repr((package, numba.__version__, sys.version_info[:2])).encode())
     key.update(repr(_cpu()).encode())
@@ -43,7 +42,7 @@ def _folder() -> Path | None:
         folder = root / "compiled" / key.hexdigest()[:16]
         try:
             if str(root) != chosen:
-                private(root)  # kept code is run
+                private(root)  # cached code is executed
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
                 return folder
@@ -53,8 +52,8 @@ def _folder() -> Path | None:
 
 
 def _cpu() -> tuple[str, str]:
-    """Name and features ("+avx2,-avx512f,...") of the CPU that is compiled for; numba's settings
-    may name another."""
+    """Name and features ("+avx2,-avx512f,...") of the CPU that code is compiled for; numba's
+    settings may name another CPU."""
     name = numba.config.CPU_NAME or binding.get_host_cpu_name()
     features = numba.config.CPU_FEATURES
     return name, binding.get_host_cpu_features().flatten() if features is None else features
@@ -79,8 +78,8 @@ def _options(fastmath: set[str]) -> dict[str, Any]:
 def compiled(function: Function) -> Function:
     """Compile loops; they run without the interpreter's lock.
 
-    Multiplications and additions may be fused; sums keep their order, so that vector code and what
-    is left over at a row's end give the same bits.
+    Multiplications and additions may be fused; sums keep their order, so that vector code and the
+    scalar code at a row's end give the same bits.
     """
     return _kept(function, _options({"contract", "nsz"}))
 
@@ -94,7 +93,7 @@ def compiled_sum(function: Function) -> Function:
 def _kept(function: Function, options: dict[str, Any]) -> Function:
     made = numba.njit(**options)(function)
     if FOLDER is not None:
-        # numba has one cache folder for the whole process, which belongs to the application.
+        # numba has one cache folder for the whole process; the application may have set it.
         own, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(FOLDER)
         try:
             made.enable_caching()
@@ -105,7 +104,7 @@ def _kept(function: Function, options: dict[str, Any]) -> Function:
 
 @contextlib.contextmanager
 def first_use(what: str, seconds: int) -> Iterator[None]:
-    """Around the first calls of `what`: says so where they have to compile it."""
+    """Around the first calls of `what`: logs a warning if they have to compile it."""
     mark = None if FOLDER is None else FOLDER / f"{what.replace(' ', '-')}.compiled"
     if mark is None or not mark.exists():
         once = "for this process" if mark is None else "once for this machine"

@@ -1,4 +1,4 @@
-"""Matrix products with few rows: the one place that is written as LLVM code instead of plain loops.
+"""Matrix products with few rows, generated as LLVM code.
 
 A matrix is packed once into panels, [panels, K, 16]. A panel is 16 columns of float32 (`pack`), of
 float16 (a cache of keys and values), or 32 columns of bfloat16 (`pack_bfloat16`): a word holds
@@ -6,9 +6,10 @@ column j in its low half, column j + 16 in its high half. A panel is read from f
 for up to 8 rows.
 
 Every value of a product is one chain of fused multiply-adds over k = 0, 1, ... K - 1, whatever the
-number of rows: the numbers of a stream do not depend, to the last bit, on who shares its step.
+number of rows: a stream's values do not depend, to the last bit, on the streams that share its
+step.
 
-Why not plain loops: they keep no sums in registers. A token step takes 1.7 times as long with them.
+Plain loops do not keep the sums in registers: a token step takes 1.7 times as long with them.
 """
 
 from __future__ import annotations
@@ -26,8 +27,7 @@ from .compiled import compiled, cpu_has
 
 LANES = 16
 TOGETHER = 4
-"""Panels that are read side by side where there are few rows, to have enough sums that do not wait
-for each other."""
+"""Panels that are read side by side for few rows, so that there are enough independent sums."""
 
 _SUMS = 256 if cpu_has("avx512f") else 64
 """Sums of a tile: they fill half of the registers of AVX-512 (32 of 16 floats), all but those of
@@ -39,7 +39,7 @@ _HALVES = ir.VectorType(ir.HalfType(), LANES)
 
 
 def aligned(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-    """Zeros that begin at a cache line: a vector that lies in two of them costs two reads."""
+    """Zeros that begin at a cache line: a vector across two lines costs two reads."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     memory = np.zeros(size + 64, np.uint8)
     start = -memory.ctypes.data % 64
@@ -73,12 +73,12 @@ def add_product(rows: int, x: Any, x_stride: int, panels: Any, y: Any, y_stride:
     values apart.
 
     `panels` is a packed matrix, or the first part of each panel of one: [panels, K, 16] with any
-    distance between panels. Rows of x may overlap, as those of a convolution do. Memory behind each
-    row of y is written to, up to the end of the last panel, but with what it held: so 31 values
-    have to lie behind the last row.
+    distance between panels. Rows of x may overlap, as those of a convolution do. Memory after each
+    row of y is written to, up to the end of the last panel, with the values it had: so there must
+    be 31 values after the last row.
 
-    Cost: reads the matrix once for 8 rows (4 with AVX2 or ARM; bfloat16: 2) from the L2 cache, else
-    from where it lies.
+    Cost: reads the matrix once for 8 rows (4 with AVX2 or ARM; bfloat16: 2), from the L2 cache or
+    from memory.
     """
     count = panels.shape[0]
     width = _columns(panels)

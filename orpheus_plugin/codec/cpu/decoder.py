@@ -26,11 +26,10 @@ fit the L2 cache."""
 
 
 class CpuDecoder(StreamingDecoder):
-    """See StreamingDecoder. One thread of its own, no other: products are compiled loops, not a
-    BLAS.
+    """See StreamingDecoder. It uses one thread: products are compiled loops, not a BLAS.
 
-    Cost: benchmarks/codec.py has figures. A step of any shape costs what its lanes and latents do;
-    its working memory, kept for the largest so far, is some 0.3 MB a latent and lane at full size.
+    Cost: benchmarks/codec.py has figures. A step's cost is proportional to its lanes and rows; its
+    working memory, kept for the largest so far, is some 0.3 MB a row and lane at full size.
     """
 
     def __init__(self, weights: SnacWeights, *, slots: int = 32) -> None:
@@ -67,7 +66,7 @@ class CpuDecoder(StreamingDecoder):
         return audio
 
     def _work_for(self, lanes: int, latents: int) -> Work:
-        """Room for a step, kept for the next."""
+        """Working memory of a step, kept for the next one."""
         if self._work is None or lanes * latents > self._room[0] or latents > self._room[1]:
             most, longest = max(lanes * latents, self._room[0]), max(latents, self._room[1])
             self._room = most, longest
@@ -76,7 +75,7 @@ class CpuDecoder(StreamingDecoder):
 
 
 def _packed(weights: SnacWeights) -> Decoder:
-    """The weights as the compiled step wants them, and how the step is divided."""
+    """The weights for the compiled step, and how the step is divided."""
     config = weights.config
     stages, tails = config.stages, _tails(config)
     first = weights.below("decoder.model.0."), weights.below("decoder.model.1.")
@@ -201,7 +200,7 @@ def _tails(config: SnacConfig) -> list[list[int]]:
 
 
 def _work(decoder: Decoder, most: int, longest: int) -> Work:
-    """Room for `most` latents over all lanes, `longest` of one lane."""
+    """Working memory for `most` latents of all lanes, `longest` of one lane."""
     stem, blocks, head = decoder.stem, decoder.blocks, decoder.head
     shared, own = blocks[: decoder.shared], blocks[decoder.shared :]
     tile = min(decoder.tile, longest)

@@ -1,10 +1,8 @@
-"""The loops between the products of SNAC's decoder, on rows of channels that lie one after the
-other.
+"""The loops between the products of SNAC's decoder, on contiguous rows of channels.
 
 Parameters of a channel (`alpha`, `bias`, a tap) come tiled: repeated for some rows (`tiled`), so
-that a loop over them is long enough for vector code where there are few channels. Each value is
-worked out in the same order wherever its row stands: a stream's samples do not depend on how it is
-cut.
+that a loop over them is long enough for vector code if there are few channels. Each value is
+computed in the same order wherever its row is: a stream's samples do not depend on its chunks.
 """
 
 from __future__ import annotations
@@ -74,7 +72,7 @@ def convolve_snake(
     scale: Floats,
     out: Floats,
 ) -> None:
-    """`convolve`, and the snake behind it, in one pass."""
+    """`convolve` and the snake after it, in one pass."""
     period = len(bias)
     for start in range(0, len(out), period):
         x0, x1, x2 = x[start:], x[start + apart :], x[start + 2 * apart :]
@@ -180,8 +178,7 @@ def normal(keys: NDArray[np.int64], first: int, out: Floats) -> None:
 
 
 def tiled(values: Floats, rows: int) -> Floats:
-    """[..., channels] -> [..., k * channels], for the k that makes 64 values, as far as k divides
-    `rows`."""
+    """[..., channels] -> [..., k * channels], with k for 64 values, if k divides `rows`."""
     channels, k = values.shape[-1], 1
     while k * channels < 64 and rows % (2 * k) == 0:
         k *= 2

@@ -1,10 +1,10 @@
-"""One step of SNAC's streaming decoder, compiled: many lanes, each somewhere in its own utterance,
-advance by n latents.
+"""One step of SNAC's streaming decoder, compiled: many lanes, each at its own position of its
+utterance, advance by n latents.
 
-Rows lie lane by lane, in time, [lanes, rows, channels]. The first blocks have large weights and few
-rows: all lanes share a pass over them. The others have few weights and many rows: each lane goes
-through them and the head some latents at a time, so that what is between two of them stays in the
-cache.
+Rows are in order of lanes, then of time, [lanes, rows, channels]. The first blocks have large
+weights and few rows: all lanes share a pass over them. The others have few weights and many rows:
+each lane goes through them and the head some latents at a time, so that values between two blocks
+stay in the cache.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Block(NamedTuple):
     """Snake, transposed convolution, noise, three units.
 
     The transposed convolution is one product: its kernel is twice its stride, so `stride` rows out
-    mix a row in and the one before it.
+    mix an input row and the one before it.
     """
 
     number: int
@@ -101,8 +101,8 @@ class Head(NamedTuple):
 
 
 class Decoder(NamedTuple):
-    """All of it. The first `shared` blocks are run for all lanes at once, the rest for `tile`
-    latents of a lane."""
+    """The whole decoder. The first `shared` blocks are run for all lanes at once, the others for
+    `tile` latents of a lane."""
 
     stem: Stem
     blocks: tuple[Block, ...]
@@ -123,8 +123,8 @@ class Lanes(NamedTuple):
 
 
 class Work(NamedTuple):
-    """Room, with 32 values more behind each (`add_product`). The first two for all lanes, the
-    others for one lane's tile; `filtered` and `windows` for either."""
+    """Working memory, each with 32 values more (`add_product`). The first two are for all lanes,
+    the others for one lane's tile; `filtered` and `windows` for either."""
 
     shared_a: Floats
     shared_b: Floats
@@ -266,7 +266,7 @@ def run_block(
 
 @compiled
 def idle(block: Block, first: int, latents: int, lane: int, stop: int, lanes: Lanes) -> bool:
-    """Whether nothing of any lane has reached the block yet, or nothing more leaves it."""
+    """Whether no lane has rows for the block yet, or none has rows left."""
     for i in range(lane, stop):
         position, end = lanes.position[i] + first, lanes.end[i]
         waiting = (position + latents) * block.rate <= block.late

@@ -26,16 +26,16 @@ logger = logging.getLogger(__name__)
 
 _NO_IDS = np.zeros(0, np.int32)
 _HEADS_SHARE = 0.05
-"""Streams wait for a common slot 0, six steps at most, where reading one slot's head is more than
-this of a step."""
+"""Streams wait for a common slot 0, six steps at most, if reading one slot's head is more than this
+share of a step."""
 
 
 class CpuLlama(BatchedGenerator):
     """A TokenGenerator for any Orpheus-shaped Llama checkpoint on one thread of a CPU.
 
     With equal seeds a request gives equal ids, alone and among others. Greedy ids are those of
-    float32 arithmetic on the checkpoint's weights; keys and values are kept as float16 where the
-    CPU has it.
+    float32 arithmetic on the checkpoint's weights; keys and values are kept as float16 if the CPU
+    has it.
 
     A step costs one pass over the weights for up to 8 streams, of 2 bytes a weight for a bfloat16
     checkpoint, and of the head 4096 rows for each slot at which streams stand.
@@ -87,7 +87,7 @@ class CpuLlama(BatchedGenerator):
 
 
 class CpuStepper:
-    """The compiled step with the places and the room it works on. See worker.Stepper.
+    """The compiled step with its places and its working memory. See worker.Stepper.
 
     Memory of the cache: 2 bytes (4 without float16) * 2 * layers * kv_heads * head_dim a position
     in use.
@@ -199,7 +199,7 @@ class CpuStepper:
 
 
 def _room(rows: int, columns: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    """float32 [rows, columns] with 32 values behind it, which add_product may write to."""
+    """float32 [rows, columns] with 32 values after it, which add_product may write to."""
     return aligned((rows * columns + 2 * LANES,), np.float32)[: rows * columns].reshape(
         rows, columns
     )

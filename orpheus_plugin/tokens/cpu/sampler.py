@@ -1,4 +1,4 @@
-"""Drawing one id from a row of logits: temperature, nucleus, repetition penalty, and a stream's own
+"""Draws one id from a row of logits: temperature, nucleus, repetition penalty, and a stream's own
 random numbers."""
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def draw(
     penalty: Any,
     random: NDArray[np.uint64],
 ) -> int:
-    """A column of `logits`, [n] with n a multiple of 16, which is changed. -inf is never drawn.
+    """A column of `logits`, [n] with n a multiple of 16, changed in place. -inf is never drawn.
 
     The nucleus is drawn from without sorting: draw from all, keep what lies in the nucleus (the
     mass of what is more probable stays below top_p), and where it does not, draw again among the

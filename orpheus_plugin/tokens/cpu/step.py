@@ -1,9 +1,9 @@
-"""One step of the language model, compiled: some streams draw an id each, and one reads ids of its
-prompt.
+"""One step of the language model, compiled: each of some streams draws an id, and one stream reads
+ids of its prompt.
 
-A stream is a place in the cache. Whoever joins takes a free place, whoever leaves frees it, and
-nothing is copied. A row of a step is one id at one position of a place; rows of many places lie in
-any order. `step` is all that happens to a row, from its id to the next one.
+A stream has a place in the cache, which it takes when it joins and frees when it leaves; nothing is
+copied. A row of a step is one id at one position of a place; rows of many places are in any order.
+`step` is all the work on a row, from its id to the next one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
 
 STOP = CODES
-"""Column of the stop id behind a slot's 4096 codes."""
+"""Column of the stop id, after a slot's 4096 codes."""
 COLUMNS = CODES + LANES
 
 
@@ -54,7 +54,7 @@ class Weights(NamedTuple):
 
 
 class Streams(NamedTuple):
-    """What each place holds: its cache, where it is, how it draws.
+    """The state of each place: its cache, its position, its sampling parameters.
 
     Keys and values lie as packed matrices, float16 (as uint16) or float32: attention is two
     products.
@@ -73,7 +73,7 @@ class Streams(NamedTuple):
 
 
 class Work(NamedTuple):
-    """Room for the numbers of one step, of up to R rows. Behind each array of floats lie 32 more
+    """Working memory of one step of up to R rows. Each array of floats has 32 values more
     (`add_product`)."""
 
     ids: Ints  # [R]
@@ -226,8 +226,8 @@ def rotate_and_keep(r: int, layer: int, weights: Weights, streams: Streams, work
 
 @compiled
 def attend(r: int, layer: int, weights: Weights, streams: Streams, work: Work) -> None:
-    """What the row's heads find at its own position and before: work.mixed. Heads that share keys
-    go together."""
+    """Attention of the row's heads over its position and those before, into work.mixed. Heads that
+    share keys are computed together."""
     size = weights.head_dim
     group = weights.heads // weights.kv_heads
     place, length = work.place[r], work.position[r] + 1
