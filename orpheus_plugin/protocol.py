@@ -124,6 +124,7 @@ class Hello(_Message, kw_only=True):
     health: EngineHealth
     load: EngineLoad = EngineLoad()
     voices: tuple[str, ...] = ()
+    adapters: tuple[str, ...] = ()
     strict_voices: bool = False
     languages: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()

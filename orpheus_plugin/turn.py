@@ -493,6 +493,12 @@ class SpeechEngine(Protocol):
         ...
 
     @property
+    def adapters(self) -> tuple[str, ...]:
+        """The voices that are LoRA adapters; the other ones of `voices` are the base model's
+        own."""
+        ...
+
+    @property
     def languages(self) -> tuple[str, ...]:
         """Codes ("en") of the languages the model speaks, the default first; empty when they are
         not known (yet)."""

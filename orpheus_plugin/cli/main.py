@@ -78,15 +78,38 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     voices.set_defaults(run=_voices)
 
     download = commands.add_parser("download", help="fetch a model's files from the hub")
-    download.add_argument("model", help="a name of `orpheus-tts voices` or a hub repository")
+    download.add_argument(
+        "model", nargs="?", help="a name of `orpheus-tts voices` or a hub repository"
+    )
+    download.add_argument(
+        "--adapter",
+        action="append",
+        default=[],
+        metavar="[NAME=]REPOSITORY",
+        help="fetch this LoRA adapter, a voice; may be given several times",
+    )
     download.set_defaults(run=_download)
 
     doctor = commands.add_parser("doctor", help="check this machine and speak one sentence")
     add_engine_arguments(doctor)
     doctor.set_defaults(run=_doctor)
 
+    _add_evaluate_command(commands, argv)
     _add_server_command(commands, argv)
     return parser
+
+
+def _add_evaluate_command(
+    commands: argparse._SubParsersAction[_OneLineParser], argv: Sequence[str]
+) -> None:
+    evaluate = commands.add_parser(
+        "evaluate", help="how well voices speak: words understood, naturalness, speed, in one table"
+    )
+    if "evaluate" in argv:
+        from orpheus_plugin.cli.evaluate import add_arguments, run
+
+        add_arguments(evaluate)
+        evaluate.set_defaults(run=run)
 
 
 def _add_server_command(
@@ -188,9 +211,16 @@ def _voices(args: argparse.Namespace) -> int:
 
 
 def _download(args: argparse.Namespace) -> int:
-    files = models.download(args.model)
-    print(f"{files.spec.name}: model in {files.lm}, codec in {files.codec}")
-    print(f"license: {files.spec.license}")
+    if args.model is None and not args.adapter:
+        raise InvalidOptions("say what to fetch: a model, or --adapter owner/name")
+    if args.model is not None:
+        files = models.download(args.model)
+        print(f"{files.spec.name}: model in {files.lm}, codec in {files.codec}")
+        print(f"license: {files.spec.license}")
+    for text in args.adapter:
+        name, _, source = text.rpartition("=")
+        folder = models.download_adapter(source)
+        print(f"{name or source}: adapter in {folder}")
     return 0
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from orpheus_plugin.engine.config import EngineConfig
 from orpheus_plugin.errors import InvalidOptions
+from orpheus_plugin.models.adapters import adapter_option
 from orpheus_plugin.tokens.phrases import CacheOptions
 from orpheus_plugin.tokens.vllm.options import VllmOptions
 
@@ -17,6 +19,14 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
         "--model", default="auto", help="name, hub repository or directory (default: auto)"
     )
     parser.add_argument("--codec", type=Path, help="SNAC snapshot directory (default: the model's)")
+    parser.add_argument(
+        "--adapter",
+        action="append",
+        default=[],
+        metavar="NAME=DIR",
+        help="a voice of your own: a LoRA adapter of the model, in a directory or hub repository;"
+        " #PROMPT behind it is the name it was trained with; may be given several times",
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument(
         "--generator", default="auto", choices=("auto", "cpu", "torch", "vllm", "completions")
@@ -56,6 +66,7 @@ def engine_config(args: argparse.Namespace, *, ahead_s: float | None = 20.0) -> 
     return EngineConfig(
         model=args.model,
         codec=args.codec,
+        adapters=adapters(args.adapter),
         device=args.device,
         generator=args.generator,
         urls=tuple(args.token_server),
@@ -64,6 +75,15 @@ def engine_config(args: argparse.Namespace, *, ahead_s: float | None = 20.0) -> 
         codec_step=args.codec_step,
         ahead_s=ahead_s,
     )
+
+
+def adapters(given: Sequence[str]) -> dict[str, str]:
+    """The values of --adapter. Raises InvalidOptions."""
+    pairs = [adapter_option(text) for text in given]
+    names = [name for name, _ in pairs]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise InvalidOptions(f"--adapter {twice}=... is given twice")
+    return dict(pairs)
 
 
 def vllm_options(args: argparse.Namespace) -> VllmOptions | None:

@@ -52,6 +52,10 @@ class EngineConfig:
             reliably.
         pronunciations: written word -> how it is spoken, for names that no rule can know; see
             `text.Pronunciations`.
+        adapters: voices of one's own, LoRA adapters of this model: name -> directory or hub
+            repository, each perhaps with "#" and the name that its training put before the text
+            (see `models.adapters`). With `urls`: name -> model name on the token servers (vLLM's
+            --lora-modules).
         cache: keep what was spoken and replay it where the same is asked for again (the phrase
             cache); None keeps nothing.
         strict_voices: a voice that the model does not have is always an error. Otherwise a voice of
@@ -74,6 +78,7 @@ class EngineConfig:
     max_text_chars: int = MAX_TEXT_CHARS
     spell_numbers: bool | None = None
     pronunciations: Mapping[str, str] | None = None
+    adapters: Mapping[str, str | Path] | tuple[tuple[str, str], ...] = ()
     strict_voices: bool = False
     cache: CacheOptions | None = None
 
@@ -87,3 +92,10 @@ class EngineConfig:
                 raise InvalidOptions(f"{name} must be at least {low}, not {value}")
         if self.pronunciations is not None:
             object.__setattr__(self, "pronunciations", Pronunciations(self.pronunciations))
+        try:  # so that configurations can be compared and hashed
+            pairs = tuple((name, str(source)) for name, source in dict(self.adapters).items())
+        except (TypeError, ValueError):
+            raise InvalidOptions(
+                f"adapters must be a table of names and directories, not {self.adapters!r}"
+            ) from None
+        object.__setattr__(self, "adapters", pairs)

@@ -5,17 +5,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orpheus_plugin import models
 from orpheus_plugin.engine.config import EngineConfig, GeneratorName
 from orpheus_plugin.engine.utterance_job import EngineParts
-from orpheus_plugin.errors import InvalidOptions
+from orpheus_plugin.errors import BadCheckpoint, InvalidOptions, ModelNotFound
 from orpheus_plugin.models.devices import torch_installed, vllm_installed
 from orpheus_plugin.models.files import ModelFiles, ModelSpec
 from orpheus_plugin.text.cutter import TextOptions
 from orpheus_plugin.text.pronunciations import Pronunciations
 from orpheus_plugin.text.spelling import prepare as prepare_language
+from orpheus_plugin.tokens.adapters import read_config
 from orpheus_plugin.tokens.base import TokenGenerator
 from orpheus_plugin.tokens.phrases import CachedGenerator, PhraseCache
 from orpheus_plugin.tokens.vocabulary import Vocabulary
@@ -38,6 +40,28 @@ def find_files(config: EngineConfig) -> ModelFiles:
     """The model's files on this machine (`models.find`). Raises ModelNotFound with the command that
     fetches it, or BadCheckpoint."""
     return models.find(config.model, device=config.device, codec=config.codec)
+
+
+def add_adapters(config: EngineConfig, files: ModelFiles) -> ModelFiles:
+    """The files with the configuration's adapters, of which the weights are checked when the engine
+    starts.
+
+    Raises InvalidOptions for a name that cannot be a voice's, ModelNotFound, or BadCheckpoint for a
+    kind of adapter that is not supported.
+    """
+    on_servers = bool(config.urls)
+    adapters = models.find_adapters(
+        dict(config.adapters),
+        voices=files.spec.voices or tuple(files.adapters),
+        on_servers=on_servers,
+    )
+    if not on_servers:
+        for name, adapter in adapters.items():
+            try:
+                read_config(Path(adapter.source))
+            except (BadCheckpoint, ModelNotFound) as error:
+                raise type(error)(f"adapter {name!r}: {error.message}") from error
+    return files.with_adapters(adapters)
 
 
 def build_parts(
@@ -78,7 +102,7 @@ def build_parts(
     if phrases is not None:
         phrases.open()
         made = CachedGenerator(made, phrases)
-    return EngineParts(vocabulary, made, codec, files.spec.sampling)
+    return EngineParts(vocabulary, made, codec, files.spec.sampling, files.adapters)
 
 
 def _codec_in_vllm(
@@ -111,6 +135,7 @@ def build_generator(
     """The token engine of a configuration, not yet started. `streams` is how many requests run at
     once."""
     name, options = generator_name(config, device), config.generator_options
+    folders = {voice: Path(adapter.source) for voice, adapter in files.adapters.items()}
     if name == "completions":
         from orpheus_plugin.tokens.completions.generator import CompletionsGenerator
         from orpheus_plugin.tokens.completions.options import CompletionsOptions
@@ -122,7 +147,11 @@ def build_generator(
         if options is not None and not isinstance(options, CompletionsOptions):
             raise InvalidOptions("generator_options must be CompletionsOptions for this generator")
         return CompletionsGenerator(
-            config.urls, vocabulary, api_key=config.api_key, options=options
+            config.urls,
+            vocabulary,
+            api_key=config.api_key,
+            options=options,
+            adapters={voice: adapter.source for voice, adapter in files.adapters.items()},
         )
     if name == "vllm":
         from orpheus_plugin.engine.codec_in_vllm import WORKER
@@ -132,7 +161,13 @@ def build_generator(
         if options is not None and not isinstance(options, VllmOptions):
             raise InvalidOptions("generator_options must be VllmOptions for this generator")
         return VllmGenerator(
-            files.lm, vocabulary, options, worker=WORKER, max_streams=streams, device=device
+            files.lm,
+            vocabulary,
+            options,
+            worker=WORKER,
+            max_streams=streams,
+            device=device,
+            adapters=folders,
         )
     if options is not None:
         raise InvalidOptions(f"the {name} generator takes no generator_options")
@@ -141,14 +176,14 @@ def build_generator(
 
         if device != "cpu":
             raise InvalidOptions(f"the cpu generator runs on device='cpu', not {device!r}")
-        return CpuLlama(files.lm, vocabulary, max_streams=streams)
+        return CpuLlama(files.lm, vocabulary, max_streams=streams, adapters=folders)
     if not torch_installed():
         raise InvalidOptions("the torch generator needs torch: pip install 'orpheus_plugin[gpu]'")
     from orpheus_plugin.tokens.torch.generator import TorchLlama
 
     if config.generator == "auto" and device.startswith("cuda"):
         logger.warning("%s", TORCH_IS_SLOW)
-    return TorchLlama(files.lm, vocabulary, max_streams=streams, device=device)
+    return TorchLlama(files.lm, vocabulary, max_streams=streams, device=device, adapters=folders)
 
 
 def _language(spec: ModelSpec) -> str:

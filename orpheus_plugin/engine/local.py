@@ -8,12 +8,18 @@ import threading
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
 from functools import partial
 
-from orpheus_plugin import models
 from orpheus_plugin.engine.admission import TICK_S, Admission, Progress, Work
 from orpheus_plugin.engine.config import EngineConfig
-from orpheus_plugin.engine.factory import MakeGenerator, build_parts, find_files, text_options
+from orpheus_plugin.engine.factory import (
+    MakeGenerator,
+    add_adapters,
+    build_parts,
+    find_files,
+    text_options,
+)
 from orpheus_plugin.engine.pauses import SpeakingRate
 from orpheus_plugin.engine.places import Places
 from orpheus_plugin.engine.prebuffer import Prebuffer
@@ -60,7 +66,7 @@ class LocalEngine:
         generator: MakeGenerator | None = None,
     ) -> None:
         self.config = config or EngineConfig()
-        self._files = files or find_files(self.config)
+        self._files = add_adapters(self.config, files or find_files(self.config))
         self._make_generator = generator
         self._supervisor = Supervisor(self._build, self._warm_up, self._end_turns, self._tick)
         self._turns: dict[str, Scheduler] = {}
@@ -72,7 +78,8 @@ class LocalEngine:
         self._orphaned = 0
         self._phrases: PhraseCache | None = None
         if self.config.cache is not None:
-            model = fingerprint(self._files.spec.name, self._files.lm)
+            adapters = (Path(one.source) for one in self._files.adapters.values())
+            model = fingerprint(self._files.spec.name, self._files.lm, *adapters)
             self._phrases = PhraseCache(self.config.cache, model)
         self._primed = False
 
@@ -270,6 +277,10 @@ class LocalEngine:
         return self._files.spec.voices
 
     @property
+    def adapters(self) -> tuple[str, ...]:
+        return tuple(self._files.adapters)
+
+    @property
     def languages(self) -> tuple[str, ...]:
         return self._files.spec.languages
 
@@ -282,7 +293,7 @@ class LocalEngine:
         return self._files
 
     def check_voice(self, voice: str | None) -> str | None:
-        return models.check_voice(self._files.spec, voice, strict=self.config.strict_voices)
+        return self._files.check_voice(voice, strict=self.config.strict_voices)
 
     def health(self) -> EngineHealth:
         supervisor = self._supervisor

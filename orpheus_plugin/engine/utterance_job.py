@@ -7,13 +7,14 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from dataclasses import dataclass, replace
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, cast
 
 from orpheus_plugin.engine.runaway import RunawayGuard, token_ceiling
 from orpheus_plugin.engine.trim import LeadingTrim, Samples
 from orpheus_plugin.errors import EngineDied, GenerationFailed
+from orpheus_plugin.models.adapters import AdapterVoice
 from orpheus_plugin.text.cutter import Utterance
 from orpheus_plugin.tokens.base import RETRY, SamplingParams, TokenChunk, TokenGenerator
 from orpheus_plugin.tokens.frames import FrameAssembler
@@ -33,12 +34,14 @@ ATTEMPTS = 2
 
 @dataclass(frozen=True, slots=True)
 class EngineParts:
-    """The engine's running parts, as an utterance needs them."""
+    """The engine's running parts, as an utterance needs them; `adapters` are the voices that the
+    generator has as such."""
 
     vocabulary: Vocabulary
     generator: TokenGenerator
     codec: CodecBatcher
     sampling: SamplingParams
+    adapters: Mapping[str, AdapterVoice] = field(default_factory=dict)
 
     @property
     def uncached(self) -> EngineParts:
@@ -182,7 +185,9 @@ class UtteranceJob:
         assembler = FrameAssembler(self._parts.vocabulary)
         trouble: str | None = None
         try:
-            prompt = self._parts.vocabulary.prompt(self._voice, self.utterance.text)
+            adapter = self._parts.adapters.get(self._voice or "")
+            named = self._voice if adapter is None else adapter.prompt
+            prompt = self._parts.vocabulary.prompt(named, self.utterance.text)
             self.stats.prompt_tokens += len(prompt)
             tokens = cast(
                 "AsyncGenerator[TokenChunk, None]",
@@ -191,6 +196,7 @@ class UtteranceJob:
                     sampling,
                     self._request_id if attempt == 0 else f"{self._request_id}{RETRY}{attempt}",
                     priority=self._priority,
+                    adapter=None if adapter is None else self._voice,
                 ),
             )
             async with contextlib.aclosing(tokens):

@@ -1,5 +1,6 @@
 """Which models exist, where their files lie, and fetching them."""
 
+from orpheus_plugin.models.adapters import AdapterVoice, download_adapter, find_adapters
 from orpheus_plugin.models.catalog import ModelSpec
 from orpheus_plugin.models.files import (
     ModelFiles,
@@ -12,12 +13,15 @@ from orpheus_plugin.models.files import (
 )
 
 __all__ = [
+    "AdapterVoice",
     "ModelFiles",
     "ModelSpec",
     "check_voice",
     "choose",
     "download",
+    "download_adapter",
     "find",
+    "find_adapters",
     "known_models",
     "locate",
 ]

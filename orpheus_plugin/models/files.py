@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from orpheus_plugin.errors import BadCheckpoint, ModelNotFound
+from orpheus_plugin.models.adapters import AdapterVoice
 from orpheus_plugin.models.catalog import ALIASES, CATALOG, SNAC_24KHZ, ModelSpec
 from orpheus_plugin.models.devices import cuda_available
 from orpheus_plugin.models.hub import (
@@ -59,11 +60,33 @@ _CODEC_FILES = ("config.json", "pytorch_model.bin", "model.safetensors")
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """A model on this machine: its language model's directory and its codec's."""
+    """A model on this machine.
+
+    Attributes:
+        spec: what it can do; its voices are the model's own and those of `adapters`.
+        lm, codec: directories of its language model and its codec.
+        adapters: voices that are LoRA adapters.
+    """
 
     spec: ModelSpec
     lm: Path
     codec: Path
+    adapters: Mapping[str, AdapterVoice] = field(default_factory=dict)
+
+    def with_adapters(self, adapters: Mapping[str, AdapterVoice]) -> ModelFiles:
+        """These besides. Where the model does not name its voices, the adapters' are not in
+        `spec.voices` either: then any name is taken for one of the model's."""
+        voices = self.spec.voices + tuple(adapters) if self.spec.voices else ()
+        return replace(
+            self, spec=replace(self.spec, voices=voices), adapters={**self.adapters, **adapters}
+        )
+
+    def check_voice(self, voice: str | None, *, strict: bool = False) -> str:
+        """The voice that speaks (`check_voice`), an adapter's spelled as in `adapters`. Raises
+        UnknownVoice."""
+        found = check_voice(self.spec, voice, strict=strict)
+        named = {name.casefold(): name for name in self.adapters}
+        return named.get(found.strip().casefold(), found)
 
 
 def known_models() -> dict[str, ModelSpec]:

@@ -23,14 +23,17 @@ def looks_like_repo(text: str) -> bool:
     )
 
 
-def cached(repo: str, revision: str | None, cache_dir: str | Path | None) -> Path | None:
-    """The snapshot directory of a repository in the hub cache; it may be incomplete."""
+def cached(
+    repo: str, revision: str | None, cache_dir: str | Path | None, file: str = "config.json"
+) -> Path | None:
+    """The snapshot directory of a repository in the hub cache; it may be incomplete. `file` is one
+    that all repositories of its kind have."""
     try:
         from huggingface_hub import try_to_load_from_cache
     except ImportError:
         return None
     try:
-        found = try_to_load_from_cache(repo, "config.json", cache_dir=cache_dir, revision=revision)
+        found = try_to_load_from_cache(repo, file, cache_dir=cache_dir, revision=revision)
     except ValueError as error:  # not a valid repository name
         raise InvalidOptions(str(error)) from error
     return Path(found).parent if isinstance(found, str) else None

@@ -247,6 +247,11 @@ class RemoteEngine:
         return () if self._connection is None else self._connection.hello.voices
 
     @property
+    def adapters(self) -> tuple[str, ...]:
+        """The server's voices that are adapters; empty until the first connection."""
+        return () if self._connection is None else self._connection.hello.adapters
+
+    @property
     def languages(self) -> tuple[str, ...]:
         """The languages of the server's model; empty until the first connection."""
         return () if self._connection is None else self._connection.hello.languages

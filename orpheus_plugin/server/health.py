@@ -67,6 +67,7 @@ def _state(service: SpeechService) -> dict[str, object]:
         "model": health.model,
         "generator": health.generator,
         "voices": list(service.engine.voices),
+        "adapters": list(service.engine.adapters),
         "languages": list(service.engine.languages),
         "tags": list(service.engine.tags),
         "active_turns": health.active_turns,

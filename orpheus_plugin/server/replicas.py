@@ -95,6 +95,10 @@ class ReplicatedEngine:
         return self._replicas[0].engine.voices if self._replicas else ()
 
     @property
+    def adapters(self) -> tuple[str, ...]:
+        return self._replicas[0].engine.adapters if self._replicas else ()
+
+    @property
     def languages(self) -> tuple[str, ...]:
         return self._replicas[0].engine.languages if self._replicas else ()
 

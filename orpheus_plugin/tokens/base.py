@@ -51,16 +51,18 @@ class TokenGenerator(Protocol):
         request_id: str,
         *,
         priority: int = 0,
+        adapter: str | None = None,
     ) -> AsyncIterator[TokenChunk]:
-        """Generate until the stop id or `sampling.max_tokens`.
+        """Generate until the stop id or `sampling.max_tokens`, with one of the generator's adapters
+        or with none.
 
         Of requests that wait for a place, those with the lowest `priority` go first, equal ones in
         order of arrival. Requests that have a place advance together, whatever their priority.
 
         Closing the iterator (`aclose`, or leaving it by cancellation) aborts in the engine within
-        one step. Raises InvalidOptions for ids outside the vocabulary, a duplicate request id, or a
-        prompt that does not fit; EngineDied when the engine dies, also for every other request
-        running on it.
+        one step. Raises InvalidOptions for ids outside the vocabulary, a duplicate request id, an
+        unknown adapter, or a prompt that does not fit; EngineDied when the engine dies, also for
+        every other request running on it.
         """
         ...
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import abc
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
 from orpheus_plugin.errors import EngineDied, InvalidOptions
+from orpheus_plugin.tokens.adapters import Adapter, index_of, read_adapters
 from orpheus_plugin.tokens.base import SamplingParams, TokenChunk
 from orpheus_plugin.tokens.checks import check_sampling, checked_prompt
+from orpheus_plugin.tokens.llama import LlamaShape
 from orpheus_plugin.tokens.vocabulary import Vocabulary
 from orpheus_plugin.tokens.worker import Request, Stepper, Worker
 
@@ -27,6 +29,8 @@ class BatchedGenerator(abc.ABC):
         max_streams: requests running at once.
         max_context: prompt and generated ids of a request; the model's own limit holds too.
         prefill_chunk: prompt ids read in a step.
+        adapters: folders of LoRA adapters by name (see `tokens.adapters`); each request has one of
+            them, or none.
 
     Raises InvalidOptions for sizes below 1. Nothing is loaded before `start`.
     """
@@ -39,6 +43,7 @@ class BatchedGenerator(abc.ABC):
         max_streams: int,
         max_context: int,
         prefill_chunk: int,
+        adapters: Mapping[str, Path] | None = None,
     ) -> None:
         if max_streams < 1 or max_context < 2 or prefill_chunk < 1:
             raise InvalidOptions("max_streams, max_context and prefill_chunk must be positive")
@@ -47,6 +52,7 @@ class BatchedGenerator(abc.ABC):
         self._max_streams = max_streams
         self._max_context = max_context
         self._chunk = prefill_chunk
+        self._adapters = dict(adapters or {})
         self._requests: dict[str, Request] = {}
         self._worker: Worker | None = None
         self._failure = EngineDied("the token generator has not been started")
@@ -54,6 +60,9 @@ class BatchedGenerator(abc.ABC):
     @abc.abstractmethod
     def _load(self) -> Stepper:
         """Load the weights and draw one id. Blocking, on a thread that is not the worker's."""
+
+    def _read_adapters(self, shape: LlamaShape) -> list[Adapter]:
+        return list(read_adapters(self._adapters, self._model_dir, shape).values())
 
     @property
     def running(self) -> int:
@@ -69,8 +78,8 @@ class BatchedGenerator(abc.ABC):
         """Load the weights and draw one id, on another thread. May be called again after `aclose`
         or a death.
 
-        Raises ModelNotFound, BadCheckpoint (also for weights that give no finite numbers), or
-        EngineDied (no memory).
+        Raises ModelNotFound, BadCheckpoint (also for weights that give no finite numbers, and for
+        an adapter that does not fit), or EngineDied (no memory).
         """
         if self._worker is not None:
             return
@@ -100,6 +109,7 @@ class BatchedGenerator(abc.ABC):
         request_id: str,
         *,
         priority: int = 0,
+        adapter: str | None = None,
     ) -> AsyncIterator[TokenChunk]:
         """See TokenGenerator. The request is checked here and queued at the first step of the
         iterator.
@@ -113,7 +123,8 @@ class BatchedGenerator(abc.ABC):
         prompt = checked_prompt(prompt_ids, self._vocabulary.size, context)
         check_sampling(sampling)
         limit = min(sampling.max_tokens, context - len(prompt))
-        return self._stream(Request(request_id, prompt, sampling, limit, priority))
+        chosen = index_of(adapter, self._adapters)
+        return self._stream(Request(request_id, prompt, sampling, limit, priority, chosen))
 
     async def _stream(self, request: Request) -> AsyncIterator[TokenChunk]:
         worker = self._worker

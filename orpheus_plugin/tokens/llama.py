@@ -38,9 +38,9 @@ class LlamaShape:
     rope: dict[str, Any]
 
     @classmethod
-    def read(cls, model_dir: Path) -> LlamaShape:
+    def read(cls, model_dir: Path, *, quantized: bool = False) -> LlamaShape:
         """Raises ModelNotFound without a config.json, BadCheckpoint for anything but a plain
-        Llama."""
+        Llama. `quantized`: one with quantised weights will do."""
         path = model_dir / "config.json"
         if not path.is_file():
             raise ModelNotFound(f"{model_dir}: no config.json")
@@ -50,7 +50,7 @@ class LlamaShape:
             if kind != "llama":
                 raise BadCheckpoint(f"{path}: a {kind!r} model, not a Llama")
             for key in ("attention_bias", "mlp_bias", "quantization_config"):
-                if config.get(key):
+                if config.get(key) and not (quantized and key == "quantization_config"):
                     raise BadCheckpoint(f"{path}: {key} is not supported by this engine")
             if config.get("hidden_act", "silu") != "silu":
                 raise BadCheckpoint(f"{path}: activation {config['hidden_act']!r} is not a Llama's")

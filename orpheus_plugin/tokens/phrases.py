@@ -244,10 +244,11 @@ class CachedGenerator:
         request_id: str,
         *,
         priority: int = 0,
+        adapter: str | None = None,
     ) -> AsyncIterator[TokenChunk]:
         if self.inner.failure is not None:
             raise self.inner.failure
-        key = self.cache.key(prompt_ids, sampling, None)
+        key = self.cache.key(prompt_ids, sampling, adapter)
         asked, retry, _ = request_id.partition(RETRY)
         if retry and (useless := self._given.get(asked)):
             self.cache.drop(useless)
@@ -268,7 +269,9 @@ class CachedGenerator:
         made = array("I")
         tokens = cast(
             "AsyncGenerator[TokenChunk, None]",
-            self.inner.generate(prompt_ids, sampling, request_id, priority=priority),
+            self.inner.generate(
+                prompt_ids, sampling, request_id, priority=priority, adapter=adapter
+            ),
         )
         async with contextlib.aclosing(tokens):
             async for chunk in tokens:

@@ -31,6 +31,7 @@ class Request(Arrivals):
     Attributes:
         limit: ids to draw at most.
         priority: of the waiting requests, the lowest go first.
+        adapter: number of its adapter, -1 for none.
         place: where the stepper keeps its cache.
         read: prompt ids in the cache; the first step that draws reads the last one.
         drawn: ids drawn.
@@ -42,6 +43,7 @@ class Request(Arrivals):
     sampling: SamplingParams
     limit: int
     priority: int
+    adapter: int = -1
     place: int = -1
     read: int = 0
     drawn: int = 0

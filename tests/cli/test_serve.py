@@ -42,6 +42,7 @@ def test_every_option_has_its_variable(tmp_path: Path) -> None:
         ORPHEUS_LOG_LEVEL="debug",
         ORPHEUS_PRONUNCIATIONS=str(table),
         ORPHEUS_SPELL_NUMBERS="no",
+        ORPHEUS_ADAPTER="alice=voices/alice, bob=someone/bob#robert",
     )
     assert (config.engine.model, config.host, config.port) == ("mini", "0.0.0.0", 9000)
     assert (config.engine.max_turns, config.engine.measure) == (7, False)
@@ -54,6 +55,7 @@ def test_every_option_has_its_variable(tmp_path: Path) -> None:
     )
     assert config.engine.pronunciations == {"Nguyen": "win"}
     assert config.engine.spell_numbers is False
+    assert config.engine.adapters == (("alice", "voices/alice"), ("bob", "someone/bob#robert"))
 
 
 def test_an_option_wins_over_its_variable() -> None:

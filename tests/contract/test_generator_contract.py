@@ -7,11 +7,12 @@ directory and its vocabulary and gives a started generator.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import aiohttp
@@ -27,10 +28,13 @@ from orpheus_plugin.tokens.torch.generator import TorchLlama
 from orpheus_plugin.tokens.vllm.generator import VllmGenerator
 from orpheus_plugin.tokens.vllm.options import VllmOptions
 from orpheus_plugin.tokens.vocabulary import Vocabulary
-from tests.support.checkpoints import crafted_checkpoint
+from tests.support.adapters import random_adapter, steering_adapter
+from tests.support.checkpoints import crafted_checkpoint, kept
+from tests.support.generators import Wrapper
 from tests.support.token_servers import openai_server, vllm_server
 
-Make = Callable[[Path, Vocabulary], AbstractAsyncContextManager[TokenGenerator]]
+Make = Callable[..., AbstractAsyncContextManager[TokenGenerator]]
+Adapters = Mapping[str, Path]
 
 
 @dataclass(frozen=True)
@@ -51,9 +55,12 @@ class Case:
 
 @asynccontextmanager
 async def torch_llama(
-    model_dir: Path, vocabulary: Vocabulary, device: str = "cpu"
+    model_dir: Path,
+    vocabulary: Vocabulary,
+    device: str = "cpu",
+    adapters: Adapters | None = None,
 ) -> AsyncIterator[TokenGenerator]:
-    generator = TorchLlama(model_dir, vocabulary, max_streams=8, device=device)
+    generator = TorchLlama(model_dir, vocabulary, max_streams=8, device=device, adapters=adapters)
     await generator.start()
     try:
         yield generator
@@ -62,8 +69,10 @@ async def torch_llama(
 
 
 @asynccontextmanager
-async def cpu_llama(model_dir: Path, vocabulary: Vocabulary) -> AsyncIterator[TokenGenerator]:
-    generator = CpuLlama(model_dir, vocabulary, max_streams=8)
+async def cpu_llama(
+    model_dir: Path, vocabulary: Vocabulary, adapters: Adapters | None = None
+) -> AsyncIterator[TokenGenerator]:
+    generator = CpuLlama(model_dir, vocabulary, max_streams=8, adapters=adapters)
     await generator.start()
     try:
         yield generator
@@ -83,16 +92,19 @@ async def completions(model_dir: Path, vocabulary: Vocabulary) -> AsyncIterator[
 
 @asynccontextmanager
 async def vllm(
-    model_dir: Path, vocabulary: Vocabulary, sampler: Literal["auto", "compact"] = "auto"
+    model_dir: Path,
+    vocabulary: Vocabulary,
+    sampler: Literal["auto", "compact"] = "auto",
+    adapters: Adapters | None = None,
 ) -> AsyncIterator[TokenGenerator]:
-    key = model_dir, sampler
+    key = model_dir, sampler, adapters is not None
     if key in _running:  # two vLLM at once would be slow, and gigabytes
         yield _running[key]
         return
     options = VllmOptions(
         max_streams=32, max_model_len=2048, kv_cache_bytes=256 << 20, sampler=sampler
     )
-    generator = _running[key] = VllmGenerator(model_dir, vocabulary, options)
+    generator = _running[key] = VllmGenerator(model_dir, vocabulary, options, adapters=adapters)
     await generator.start()
     try:
         yield generator
@@ -101,13 +113,51 @@ async def vllm(
         await generator.aclose()
 
 
+class AsAlice(Wrapper[TokenGenerator]):
+    """Every request speaks with the adapter "alice"."""
+
+    def generate(
+        self,
+        prompt_ids: Sequence[int],
+        sampling: SamplingParams,
+        request_id: str,
+        *,
+        priority: int = 0,
+        adapter: str | None = "alice",
+    ) -> AsyncIterator[TokenChunk]:
+        return super().generate(
+            prompt_ids, sampling, request_id, priority=priority, adapter=adapter
+        )
+
+
+@asynccontextmanager
+async def as_alice(
+    make: Make, model_dir: Path, vocabulary: Vocabulary
+) -> AsyncIterator[TokenGenerator]:
+    """All that a generator must do, with an adapter."""
+
+    def write(folder: Path) -> None:
+        random_adapter(model_dir, folder, size=0.05)
+
+    folder = kept(("adapter", str(model_dir)), write)
+    async with make(model_dir, vocabulary, adapters={"alice": folder}) as generator:
+        yield AsAlice(generator)
+
+
 @asynccontextmanager
 async def completions_vllm(
     model_dir: Path, vocabulary: Vocabulary
 ) -> AsyncIterator[TokenGenerator]:
     async with AsyncExitStack() as stack:
         if model_dir not in _urls:
-            server = vllm_server(model_dir, "--api-key", API_KEY, "--scheduling-policy", "priority")
+            steady = stack.enter_context(TemporaryDirectory())
+            _frames[model_dir] = steering_adapter(model_dir, vocabulary, Path(steady), seed=0)
+            server = vllm_server(
+                model_dir,
+                *("--api-key", API_KEY, "--scheduling-policy", "priority"),
+                # Two places: on a CPU the last one counts for requests without an adapter.
+                *("--enable-lora", "--max-loras", "2", "--lora-modules", f"steady={steady}"),
+            )
             _urls[model_dir] = await stack.enter_async_context(server)
             stack.callback(_urls.pop, model_dir)
         yield await stack.enter_async_context(
@@ -122,7 +172,9 @@ async def on_server(
     api_key: str | None = None,
     options: CompletionsOptions | None = None,
 ) -> AsyncIterator[TokenGenerator]:
-    generator = CompletionsGenerator([url], vocabulary, api_key=api_key, options=options)
+    generator = CompletionsGenerator(
+        [url], vocabulary, api_key=api_key, options=options, adapters={"sam": "steady"}
+    )
     await generator.start()
     try:
         yield generator
@@ -131,8 +183,9 @@ async def on_server(
 
 
 API_KEY = "a-secret"
-_running: dict[tuple[Path, str], VllmGenerator] = {}
+_running: dict[tuple[Path, str, bool], VllmGenerator] = {}
 _urls: dict[Path, str] = {}
+_frames: dict[Path, list[int]] = {}
 
 # vLLM's own sampler sorts the whole vocabulary for top_p, 12 ms an id on a CPU; the compact one
 # hardly anything.
@@ -141,8 +194,11 @@ GENERATORS: list[Any] = [
     pytest.param(Case(cpu_llama), id="cpu_llama"),
     pytest.param(Case(torch_llama), id="torch_llama"),
     pytest.param(Case(partial(torch_llama, device="cuda")), id="torch_cuda", marks=pytest.mark.gpu),
+    pytest.param(Case(partial(as_alice, cpu_llama)), id="cpu_adapter"),
+    pytest.param(Case(partial(as_alice, torch_llama)), id="torch_adapter"),
     pytest.param(Case(completions), id="completions"),
     pytest.param(Case(vllm), id="vllm", marks=pytest.mark.vllm),
+    pytest.param(Case(partial(as_alice, vllm)), id="vllm_adapter", marks=pytest.mark.vllm),
     pytest.param(
         Case(partial(vllm, sampler="compact")),
         id="vllm_compact",
@@ -426,6 +482,17 @@ async def test_text_of_a_server_that_gives_no_ids_is_the_same_ids(
         found = await collect(as_text.generate(prompt, sampling, "no-ids"))
     assert found[1] == "stop"
     assert found == await collect(generator.generate(prompt, sampling, "with-ids"))
+
+
+@on_a_real_server
+async def test_a_server_speaks_with_an_adapter_of_its_own(
+    generator: TokenGenerator, case: Case, checkpoint: Path, prompt: list[int]
+) -> None:
+    greedy = replace(case.sampling, temperature=0.0, max_tokens=21)
+    found = await collect(generator.generate(prompt, greedy, "sam", adapter="sam"))
+    assert found == (_frames[checkpoint] * 3, "length")
+    with pytest.raises(InvalidOptions, match="loaded are: sam"):
+        await collect(generator.generate(prompt, greedy, "else", adapter="else"))
 
 
 @on_a_real_server

@@ -333,6 +333,7 @@ class Wrapped(Wrapper[TorchLlama]):
         request_id: str,
         *,
         priority: int = 0,
+        adapter: str | None = None,
     ) -> AsyncIterator[TokenChunk]:
         index = self.requests
         self.requests += 1
@@ -341,7 +342,9 @@ class Wrapped(Wrapper[TorchLlama]):
             while True:
                 await asyncio.sleep(0)
                 yield TokenChunk(frame)
-        async for chunk in super().generate(prompt_ids, sampling, request_id, priority=priority):
+        async for chunk in super().generate(
+            prompt_ids, sampling, request_id, priority=priority, adapter=adapter
+        ):
             self.most = max(self.most, self.inner.running)
             if self.dead:
                 raise EngineDied("killed by the test")

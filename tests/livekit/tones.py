@@ -49,6 +49,7 @@ class ToneEngine:
     start_s: float = 0.0
     max_chars: int = MAX_TEXT_CHARS
     voices: tuple[str, ...] = ("tara", "leo")
+    adapters: tuple[str, ...] = ()
     languages: tuple[str, ...] = ("en",)
     tags: tuple[str, ...] = (
         "laugh",

@@ -45,6 +45,7 @@ class ToneEngine:
     first_s: float = 0.01
     speed: float = 50.0
     voices: tuple[str, ...] = ("tara", "leo")
+    adapters: tuple[str, ...] = ()
     languages: tuple[str, ...] = ("en",)
     tags: tuple[str, ...] = (
         "laugh",

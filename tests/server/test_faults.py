@@ -113,8 +113,11 @@ class Mortal(TorchLlama):
         request_id: str,
         *,
         priority: int = 0,
+        adapter: str | None = None,
     ) -> AsyncIterator[TokenChunk]:
-        chunks = super().generate(prompt_ids, sampling, request_id, priority=priority)
+        chunks = super().generate(
+            prompt_ids, sampling, request_id, priority=priority, adapter=adapter
+        )
         return self._until_death(cast("AsyncGenerator[TokenChunk, None]", chunks))
 
 

@@ -175,7 +175,7 @@ async def test_models_are_listed_by_every_name_they_are_asked_for(
 async def test_voices_are_objects_or_names(server: RunningTestServer) -> None:
     async with aiohttp.ClientSession() as session:
         for query, voices in (
-            ("", [{"id": "tara", "name": "tara"}, {"id": "leo", "name": "leo"}]),
+            ("", [{"id": name, "name": name, "kind": "base"} for name in ("tara", "leo")]),
             ("?legacy=true", ["tara", "leo"]),
         ):
             async with session.get(f"{server.url}/v1/audio/voices{query}") as response:

@@ -38,5 +38,8 @@ class Wrapper(Generic[G]):
         request_id: str,
         *,
         priority: int = 0,
+        adapter: str | None = None,
     ) -> AsyncIterator[TokenChunk]:
-        return self.inner.generate(prompt_ids, sampling, request_id, priority=priority)
+        return self.inner.generate(
+            prompt_ids, sampling, request_id, priority=priority, adapter=adapter
+        )

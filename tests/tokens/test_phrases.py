@@ -34,9 +34,12 @@ class Counted(Wrapper[TorchLlama]):
         request_id: str,
         *,
         priority: int = 0,
+        adapter: str | None = None,
     ) -> AsyncIterator[TokenChunk]:
         self.requests += 1
-        return super().generate(prompt_ids, sampling, request_id, priority=priority)
+        return super().generate(
+            prompt_ids, sampling, request_id, priority=priority, adapter=adapter
+        )
 
 
 class Speaker:

@@ -49,8 +49,11 @@ class Watched(Wrapper[TokenGenerator]):
         request_id: str,
         *,
         priority: int = 0,
+        adapter: str | None = None,
     ) -> AsyncIterator[TokenChunk]:
-        chunks = super().generate(prompt_ids, sampling, request_id, priority=priority)
+        chunks = super().generate(
+            prompt_ids, sampling, request_id, priority=priority, adapter=adapter
+        )
         self.asked += 1
         async with aclosing(cast("Any", chunks)):
             async for chunk in chunks:

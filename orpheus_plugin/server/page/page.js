@@ -84,7 +84,7 @@ function show(state) {
   plot($("plot-turns"), turns, { line: state.max_turns, dots: false });
   $("ttfa").textContent = first.length ? `${Math.round(first.at(-1))} ms` : "–";
   $("rtfx").textContent = speeds.length ? `${speeds.at(-1).toFixed(1)}×` : "–";
-  if ($("voice").options.length !== state.voices.length) $("voice").replaceChildren(...state.voices.map((voice) => new Option(voice, voice)));
+  if ($("voice").options.length !== state.voices.length) $("voice").replaceChildren(...state.voices.map((voice) => new Option(state.adapters.includes(voice) ? `${voice} (adapter)` : voice, voice)));
   $("voice-row").hidden = !state.voices.length;
   if ($("tags").children.length !== state.tags.length) $("tags").replaceChildren(...state.tags.map(tagButton));
   $("tags").hidden = !state.tags.length;

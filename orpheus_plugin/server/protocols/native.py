@@ -84,6 +84,7 @@ class _Connection:
             health=health.health,
             load=health.load,
             voices=service.engine.voices,
+            adapters=service.engine.adapters,
             strict_voices=service.strict_voices,
             languages=service.engine.languages,
             tags=service.engine.tags,

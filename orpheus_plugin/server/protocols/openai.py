@@ -59,10 +59,14 @@ def add_routes(app: web.Application, service: SpeechService) -> None:
         return web.json_response({"models": [{"id": name, "name": name} for name in names()]})
 
     async def list_voices(request: web.Request) -> web.Response:
-        voices = service.engine.voices
+        voices, adapters = service.engine.voices, service.engine.adapters
         if request.query.get("legacy", "").lower() in ("1", "true"):
             return web.json_response({"voices": list(voices)})
-        return web.json_response({"voices": [{"id": voice, "name": voice} for voice in voices]})
+        kinds = {
+            voice: "adapter" if voice in adapters else "base" for voice in (*voices, *adapters)
+        }
+        described = [{"id": voice, "name": voice, "kind": kind} for voice, kind in kinds.items()]
+        return web.json_response({"voices": described})
 
     def names() -> tuple[str, ...]:
         return (service.engine.health().model, *NAMES)

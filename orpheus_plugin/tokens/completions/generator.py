@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -26,6 +26,7 @@ from orpheus_plugin.errors import (
     InvalidOptions,
     OrpheusError,
 )
+from orpheus_plugin.tokens.adapters import index_of
 from orpheus_plugin.tokens.arrivals import Arrivals
 from orpheus_plugin.tokens.base import FinishReason, SamplingParams, TokenChunk
 from orpheus_plugin.tokens.checks import check_sampling, checked_prompt
@@ -51,6 +52,7 @@ class _Request(Arrivals):
     prompt: list[int]
     sampling: SamplingParams
     priority: int
+    model: str | None = None  # an adapter's name on the servers
     begun: bool = False  # an id has come
 
     def put(self, ids: list[int], finish_reason: FinishReason | None) -> None:
@@ -71,6 +73,8 @@ class CompletionsGenerator:
         vocabulary: the model's ids.
         api_key: sent as a bearer token.
         options: how the servers are used.
+        adapters: names of adapters, and the model names by which the servers have them (vLLM's
+            --lora-modules).
     """
 
     def __init__(
@@ -80,10 +84,12 @@ class CompletionsGenerator:
         *,
         api_key: str | None = None,
         options: CompletionsOptions | None = None,
+        adapters: Mapping[str, str] | None = None,
     ) -> None:
         self.options = options or CompletionsOptions()
         self._pool = ServerPool(urls, self.options, api_key=api_key)
         self._vocabulary = vocabulary
+        self._adapters = dict(adapters or {})
         self._requests: dict[str, _Request] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -125,6 +131,7 @@ class CompletionsGenerator:
         request_id: str,
         *,
         priority: int = 0,
+        adapter: str | None = None,
     ) -> AsyncGenerator[TokenChunk, None]:
         """See TokenGenerator. The request is checked here and sent at the first step of the
         iterator.
@@ -136,7 +143,9 @@ class CompletionsGenerator:
         self._pool.check_open()
         prompt = checked_prompt(prompt_ids, self._vocabulary.size)
         check_sampling(sampling)
-        return self._stream(_Request(request_id, prompt, sampling, priority))
+        index_of(adapter, self._adapters)
+        model = None if adapter is None else self._adapters[adapter]
+        return self._stream(_Request(request_id, prompt, sampling, priority, model))
 
     async def _stream(self, request: _Request) -> AsyncGenerator[TokenChunk, None]:
         """The request's ids. A task of its own reads them, so that a slow consumer does not slow
@@ -225,7 +234,7 @@ class CompletionsGenerator:
     def _body(self, server: Server, request: _Request, as_text: bool) -> dict[str, Any]:
         vocabulary, sampling = self._vocabulary, request.sampling
         body: dict[str, Any] = {
-            "model": server.model or "orpheus",
+            "model": request.model or server.model or "orpheus",
             "prompt": vocabulary.decode(request.prompt) if as_text else request.prompt,
             "stream": True,
             "max_tokens": sampling.max_tokens,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,9 +38,9 @@ class CpuLlama(BatchedGenerator):
     has it.
 
     A step costs one pass over the weights for up to 8 streams, of 2 bytes a weight for a bfloat16
-    checkpoint, and of the head 4096 rows for each slot at which streams stand.
-    benchmarks/generator.py has figures. The first start on a machine compiles the step, once: some
-    10 s.
+    checkpoint, and of the head 4096 rows for each slot at which streams stand. An adapter is read
+    besides, by the streams that speak with it. benchmarks/generator.py has figures. The first start
+    on a machine compiles the step, once: some 10 s.
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class CpuLlama(BatchedGenerator):
         max_streams: int = 16,
         max_context: int = 2048,
         prefill_chunk: int = 64,
+        adapters: Mapping[str, Path] | None = None,
     ) -> None:
         """See BatchedGenerator."""
         super().__init__(
@@ -59,13 +60,15 @@ class CpuLlama(BatchedGenerator):
             max_streams=max_streams,
             max_context=max_context,
             prefill_chunk=prefill_chunk,
+            adapters=adapters,
         )
 
     def _load(self) -> CpuStepper:
         shape = LlamaShape.read(self._model_dir)
         context = min(self._max_context, shape.max_positions)
         try:
-            weights = load_weights(self._model_dir, shape, self._vocabulary, context)
+            adapters = self._read_adapters(shape)
+            weights = load_weights(self._model_dir, shape, self._vocabulary, context, adapters)
             stepper = CpuStepper(
                 weights, places=self._max_streams, context=context, chunk=self._chunk
             )
@@ -114,6 +117,7 @@ class CpuStepper:
             top_p=np.ones(places, np.float32),
             penalty=np.ones(places, np.float32),
             random=np.zeros(places, np.uint64),
+            adapter=np.full(places, -1, np.int32),
             seen=np.zeros((places, SLOTS, CODES), np.uint8),
         )
         inner = weights.down.shape[2]
@@ -121,12 +125,14 @@ class CpuStepper:
             ids=np.zeros(rows, np.int32),
             place=np.zeros(rows, np.int32),
             position=np.zeros(rows, np.int32),
+            adapter=np.full(rows, -1, np.int32),
             x=_room(rows, hidden),
             normed=_room(rows, hidden),
             qkv=_room(rows, (weights.heads + 2 * weights.kv_heads) * size),
             mixed=_room(rows, weights.heads * size),
             wide=_room(rows, 2 * inner),
             gated=_room(rows, inner),
+            low=_room(rows, max(low.up.shape[3] for low in weights.low_ranks)),
             scores=_room(weights.heads // weights.kv_heads, blocks * LANES),
             picked=_room(places, hidden),
             order=np.zeros(places, np.int32),
@@ -158,6 +164,7 @@ class CpuStepper:
     def join(self, request: Request) -> None:
         """See Stepper."""
         request.place = self._free.pop()
+        self.streams.adapter[request.place] = request.adapter
 
     def begin(self, request: Request) -> None:
         """See Stepper."""
@@ -184,17 +191,21 @@ class CpuStepper:
         if reading is not None:
             place, position = reading.request.place, reading.request.read
             ids = np.array(reading.ids, np.int32)
+        # Those with the same adapter stand side by side, so that they share its products.
+        order = sorted(range(len(drawing)), key=lambda n: drawing[n].adapter)
         step(
             self.weights,
             self.streams,
             self.work,
-            np.array([request.place for request in drawing], np.int32),
+            np.array([drawing[n].place for n in order], np.int32),
             place,
             position,
             ids,
             self._codes,
         )
-        codes: list[int] = self._codes[: len(drawing)].tolist()
+        codes = [0] * len(drawing)
+        for n, code in zip(order, self._codes[: len(drawing)].tolist(), strict=True):
+            codes[n] = code
         return codes
 
 

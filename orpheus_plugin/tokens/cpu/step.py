@@ -27,6 +27,15 @@ STOP = CODES
 COLUMNS = CODES + LANES
 
 
+class LowRanks(NamedTuple):
+    """What each adapter adds to one of the products below, float32 and packed. R: ranks of the
+    matrices that share the product's input, one behind the other, filled up with zeros to whole
+    16."""
+
+    down: Floats  # packed [inputs, R] of each adapter and layer
+    up: Floats  # packed [R, outputs]
+
+
 class Weights(NamedTuple):
     """A Llama for speech. Matrices are packed (`kernels.products`), those of all layers in one
     array.
@@ -51,6 +60,14 @@ class Weights(NamedTuple):
     stop: Floats  # [hidden]
     cosine: Floats  # [context, head_dim / 2]
     sine: Floats
+    qkv_low: LowRanks
+    out_low: LowRanks
+    gate_up_low: LowRanks
+    down_low: LowRanks
+
+    @property
+    def low_ranks(self) -> tuple[LowRanks, ...]:
+        return self.qkv_low, self.out_low, self.gate_up_low, self.down_low
 
 
 class Streams(NamedTuple):
@@ -69,6 +86,7 @@ class Streams(NamedTuple):
     top_p: Floats
     penalty: Floats
     random: NDArray[np.uint64]  # [places]; state of the random numbers
+    adapter: Ints  # [places]; -1: none
     seen: NDArray[np.uint8]  # [places, 7, 4096]; 1: the code was drawn in that slot
 
 
@@ -79,12 +97,14 @@ class Work(NamedTuple):
     ids: Ints  # [R]
     place: Ints
     position: Ints
+    adapter: Ints
     x: Floats  # [R, hidden]; the residual stream
     normed: Floats  # [R, hidden]
     qkv: Floats  # [R, (heads + 2 kv_heads) head_dim]
     mixed: Floats  # [R, heads head_dim]
     wide: Floats  # [R, 2 inner]
     gated: Floats  # [R, inner]
+    low: Floats  # [R, ranks of an adapter]
     scores: Floats  # [heads / kv_heads, context, to whole 16]
     picked: Floats  # [R, hidden]; rows that draw, by slot
     order: Ints  # [R]; which they are
@@ -123,6 +143,8 @@ def step(
         work.place[r] = read_place
         work.position[r] = read_from + r - draws
         work.ids[r] = read_ids[r - draws]
+    for r in range(rows):
+        work.adapter[r] = streams.adapter[work.place[r]]
 
     x, normed, mixed, gated = work.x, work.normed, work.mixed, work.gated
     hidden, inner = x.shape[1], gated.shape[1]
@@ -132,16 +154,20 @@ def step(
     for layer in range(len(weights.attention_norm)):
         norm(rows, x, weights.attention_norm[layer], weights.eps, normed)
         product(rows, normed, weights.qkv[layer], work.qkv)
+        add_low_rank(rows, normed, weights.qkv_low, layer, work, work.qkv)
         for r in range(rows):
             rotate_and_keep(r, layer, weights, streams, work)
         for r in range(rows):
             attend(r, layer, weights, streams, work)
         add_product(rows, mixed, mixed.shape[1], weights.out[layer], x, hidden)
+        add_low_rank(rows, mixed, weights.out_low, layer, work, x)
         norm(rows, x, weights.mlp_norm[layer], weights.eps, normed)
         product(rows, normed, weights.gate_up[layer], work.wide)
+        add_low_rank(rows, normed, weights.gate_up_low, layer, work, work.wide)
         for r in range(rows):
             gate(work.wide[r, :inner], work.wide[r, inner:], gated[r])
         add_product(rows, gated, inner, weights.down[layer], x, hidden)
+        add_low_rank(rows, gated, weights.down_low, layer, work, x)
 
     norm(draws, x, weights.norm, weights.eps, normed)
     logits_by_slot(draws, weights, streams, work)
@@ -171,6 +197,29 @@ def product(rows: int, x: Floats, matrix: NDArray[Any], y: Floats) -> None:
     for r in range(rows):
         y[r] = 0
     add_product(rows, x, x.shape[1], matrix, y, y.shape[1])
+
+
+@compiled
+def add_low_rank(rows: int, x: Floats, low: LowRanks, layer: int, work: Work, y: Floats) -> None:
+    """y += x @ down @ up with each row's own adapter. Rows side by side that have the same one
+    share a pass over it."""
+    if len(low.down) == 0:
+        return
+    r = 0
+    while r < rows:
+        adapter = work.adapter[r]
+        end = r + 1
+        while end < rows and work.adapter[end] == adapter:
+            end += 1
+        if adapter >= 0:
+            up = low.up[adapter, layer]
+            between, ranks = work.low[r:end], up.shape[1]
+            for i in range(end - r):
+                between[i, :ranks] = 0
+            stride = between.shape[1]
+            add_product(end - r, x[r:end], x.shape[1], low.down[adapter, layer], between, stride)
+            add_product(end - r, between, stride, up, y[r:end], y.shape[1])
+        r = end
 
 
 @compiled_sum

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from orpheus_plugin.kernels.products import aligned, pack, pack_bfloat16
+from orpheus_plugin.kernels.products import LANES, aligned, pack, pack_bfloat16
 from orpheus_plugin.tensors import Tensor, float32
-from orpheus_plugin.tokens.cpu.step import Floats, Weights
+from orpheus_plugin.tokens.adapters import Adapter, stacked
+from orpheus_plugin.tokens.cpu.step import Floats, LowRanks, Weights
 from orpheus_plugin.tokens.llama import LayerTensors, LlamaShape, LlamaTensors, rotary_frequencies
 from orpheus_plugin.tokens.vocabulary import Vocabulary
 
 
 def load_weights(
-    model_dir: Path, shape: LlamaShape, vocabulary: Vocabulary, context: int
+    model_dir: Path,
+    shape: LlamaShape,
+    vocabulary: Vocabulary,
+    context: int,
+    adapters: Sequence[Adapter] = (),
 ) -> Weights:
     """Read and pack the weights. Matrices stay bfloat16 where the checkpoint has that, else they
     are float32: the step's numbers are those of the file. Raises what LlamaTensors does.
@@ -68,4 +73,24 @@ def load_weights(
         stop=float32(tensors.stop)[0],
         cosine=np.cos(angles).astype(np.float32),
         sine=np.sin(angles).astype(np.float32),
+        qkv_low=low_ranks(adapters, shape, ("q_proj", "k_proj", "v_proj")),
+        out_low=low_ranks(adapters, shape, ("o_proj",)),
+        gate_up_low=low_ranks(adapters, shape, ("gate_proj", "up_proj")),
+        down_low=low_ranks(adapters, shape, ("down_proj",)),
     )
+
+
+def low_ranks(adapters: Sequence[Adapter], shape: LlamaShape, modules: tuple[str, ...]) -> LowRanks:
+    """What the adapters add to the product of these matrices, which share their input."""
+    down, up = stacked(adapters, shape, modules, multiple=LANES)
+
+    def packed(matrices: Floats) -> Floats:
+        """[adapters, layers, K, N] -> packed."""
+        count, layers, inputs, columns = matrices.shape
+        made = aligned((count, layers, -(-columns // LANES), inputs, LANES), np.float32)
+        for adapter in range(count):
+            for layer in range(layers):
+                made[adapter, layer] = pack(matrices[adapter, layer])
+        return made
+
+    return LowRanks(packed(down), packed(up))

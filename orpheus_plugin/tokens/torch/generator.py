@@ -4,7 +4,7 @@ reference."""
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -45,6 +45,7 @@ class TorchLlama(BatchedGenerator):
         device: str = "cpu",
         dtype: torch.dtype | str | None = None,
         prefill_chunk: int | None = None,
+        adapters: Mapping[str, Path] | None = None,
     ) -> None:
         """See BatchedGenerator.
 
@@ -79,6 +80,7 @@ class TorchLlama(BatchedGenerator):
             max_streams=max_streams,
             max_context=max_context,
             prefill_chunk=default if prefill_chunk is None else prefill_chunk,
+            adapters=adapters,
         )
 
     @property
@@ -98,7 +100,13 @@ class TorchLlama(BatchedGenerator):
             dtype = self._dtype or _best_dtype(shape, on_cpu)
             inner = torch.float32 if on_cpu else dtype
             weights = load_weights(
-                self._model_dir, shape, self._vocabulary, self._device, dtype, inner
+                self._model_dir,
+                shape,
+                self._vocabulary,
+                self._device,
+                dtype,
+                inner,
+                self._read_adapters(shape),
             )
             with torch.inference_mode():
                 # One place more than streams: prompts are read there while the others run.
@@ -191,6 +199,7 @@ class TorchStepper:
     def step(self, drawing: Sequence[Request], reading: Reading | None) -> list[int]:
         """See Stepper."""
         if reading is not None:
+            self.model.choose(self._spare, reading.request.adapter)
             prompt = torch.tensor(reading.ids, device=self.model.device)
             self.model.prefill(self._spare, prompt, reading.request.read)
         if not drawing:

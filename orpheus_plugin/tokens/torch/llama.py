@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from orpheus_plugin.tokens.llama import LlamaShape, rotary_frequencies
 from orpheus_plugin.tokens.memory import LazyArray
-from orpheus_plugin.tokens.torch.weights import LlamaWeights
+from orpheus_plugin.tokens.torch.weights import LlamaWeights, LowRanks
 from orpheus_plugin.tokens.vocabulary import CODES, SLOTS
 
 Tensor = torch.Tensor
@@ -65,6 +65,17 @@ class Llama:
         )
         self._eps = torch.tensor(shape.eps, device=self.device)
         self._places = torch.arange(context, device=self.device)
+        # Of each stream a 1 where its adapter is.
+        self._adapters = torch.zeros(
+            (streams, weights.adapters), device=self.device, dtype=weights.head[0].dtype
+        )
+
+    def choose(self, stream: int, adapter: int) -> None:
+        """The adapter of a stream, -1 for none."""
+        if self.weights.adapters:
+            self._adapters[stream] = 0
+            if adapter >= 0:
+                self._adapters[stream, adapter] = 1
 
     def prefill(self, stream: int, ids: Tensor, start: int) -> None:
         """Read `ids` (int64 [n]) into a stream's cache at positions start .. start + n - 1.
@@ -130,7 +141,8 @@ class Llama:
         return out
 
     def move(self, source: int, target: int, length: int) -> None:
-        """Copy the first `length` positions of one stream's cache to another's."""
+        """Copy the first `length` positions of one stream's cache to another's, and its adapter."""
+        self._adapters[target] = self._adapters[source]
         self.cache[:, :, target, :, :length] = self.cache[:, :, source, :, :length]
 
     def clear(self, stream: int) -> None:
@@ -157,12 +169,17 @@ class Llama:
         group = shape.heads // shape.kv_heads
         turns = self._turns[positions][:, None]
         x = F.embedding(ids, self.weights.embedding).to(self.dtype)
+        chosen = self._adapters[rows]
         keys, values = self.cache[:, :, streams, :, :end].unbind(1)
         for layer, cache, key, value in zip(
             self.weights.layers, self.cache, keys.unbind(0), values.unbind(0), strict=True
         ):
             normed = self._normed(x, layer.attention_norm)
-            qkv = _product(normed, layer.qkv).float().view(len(x), -1, shape.head_dim)
+            added = layer.adapters
+            qkv = _product(normed, layer.qkv)
+            if added is not None:
+                qkv = _add_low_rank(qkv, normed, added.qkv, chosen)
+            qkv = qkv.float().view(len(x), -1, shape.head_dim)
             pairs = torch.view_as_complex(qkv[:, :rotated].view(len(x), rotated, half, 2))
             pairs *= turns  # in place: queries and keys are views of it
             qkv = qkv.to(x.dtype)
@@ -175,10 +192,19 @@ class Llama:
             q = q.transpose(1, 2).reshape(count, shape.kv_heads, -1, shape.head_dim)
             seen = F.scaled_dot_product_attention(q, key, value, attn_mask=mask)
             seen = seen.view(count, shape.kv_heads, -1, group, shape.head_dim).transpose(1, 2)
-            x = _add_product(x, seen.reshape(len(x), -1), layer.out)
+            mixed = seen.reshape(len(x), -1)
+            x = _add_product(x, mixed, layer.out)
+            if added is not None:
+                x = _add_low_rank(x, mixed, added.out, chosen)
             normed = self._normed(x, layer.mlp_norm)
-            gate, up = _product(normed, layer.gate_up).chunk(2, -1)
-            x = _add_product(x, F.silu(gate) * up, layer.down)
+            wide = _product(normed, layer.gate_up)
+            if added is not None:
+                wide = _add_low_rank(wide, normed, added.gate_up, chosen)
+            gate, up = wide.chunk(2, -1)
+            gated = F.silu(gate) * up
+            x = _add_product(x, gated, layer.down)
+            if added is not None:
+                x = _add_low_rank(x, gated, added.down, chosen)
         return x
 
     def _normed(self, x: Tensor, gain: Tensor) -> Tensor:
@@ -198,3 +224,14 @@ def _add_product(x: Tensor, y: Tensor, matrix: Tensor) -> Tensor:
     if x.dtype == matrix.dtype:
         return torch.addmm(x, y, matrix)
     return x + torch.mm(y.to(matrix.dtype), matrix)
+
+
+def _add_low_rank(y: Tensor, x: Tensor, low: LowRanks, chosen: Tensor) -> Tensor:
+    """y [rows, out] + what each row's adapter makes of x [rows, in]; chosen [rows, adapters] is 1
+    for it.
+
+    All adapters are computed for all rows, and those that a row does not have are dropped between
+    the two products.
+    """
+    between = _product(x, low.down).view(len(x), chosen.shape[1], -1) * chosen[:, :, None]
+    return _add_product(y, between.flatten(1), low.up)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,10 +10,30 @@ import numpy as np
 import torch
 
 from orpheus_plugin.tensors import Tensor as Array
+from orpheus_plugin.tokens.adapters import Adapter, stacked
 from orpheus_plugin.tokens.llama import LayerTensors, LlamaShape, LlamaTensors
 from orpheus_plugin.tokens.vocabulary import Vocabulary
 
 Tensor = torch.Tensor
+
+
+@dataclass(frozen=True)
+class LowRanks:
+    """What n adapters add to one product. R: ranks of an adapter; the adapters' lie behind each
+    other."""
+
+    down: Tensor  # [inputs, n * R]
+    up: Tensor  # [n * R, outputs]
+
+
+@dataclass(frozen=True)
+class LayerAdapters:
+    """What the adapters add to the products of one block."""
+
+    qkv: LowRanks
+    out: LowRanks
+    gate_up: LowRanks
+    down: LowRanks
 
 
 @dataclass(frozen=True)
@@ -25,6 +46,7 @@ class Layer:
     mlp_norm: Tensor  # [hidden]
     gate_up: Tensor  # [hidden, 2 * inner]
     down: Tensor  # [inner, hidden]
+    adapters: LayerAdapters | None = None
 
 
 @dataclass(frozen=True)
@@ -37,6 +59,7 @@ class LlamaWeights:
     norm: Tensor  # [hidden]
     head: tuple[Tensor, ...]  # of each slot [hidden, 4096]
     stop: Tensor  # [hidden, 1]
+    adapters: int = 0
 
 
 def load_weights(
@@ -46,6 +69,7 @@ def load_weights(
     device: torch.device,
     dtype: torch.dtype,
     norm_dtype: torch.dtype,
+    adapters: Sequence[Adapter] = (),
 ) -> LlamaWeights:
     """Read the weights onto `device`: matrices as `dtype`, the gains of the norms as `norm_dtype`.
 
@@ -59,7 +83,9 @@ def load_weights(
     def gain(array: Array) -> Tensor:
         return _tensor(array).to(device=device, dtype=norm_dtype)
 
-    def block(layer: LayerTensors) -> Layer:
+    added = low_ranks(adapters, shape, device, dtype) if adapters else [None] * shape.layers
+
+    def block(number: int, layer: LayerTensors) -> Layer:
         q, k = (_pairs(_tensor(part), shape.head_dim) for part in (layer.q, layer.k))
         return Layer(
             attention_norm=gain(layer.attention_norm),
@@ -68,6 +94,7 @@ def load_weights(
             mlp_norm=gain(layer.mlp_norm),
             gate_up=matrix(_tensor(layer.gate), _tensor(layer.up)),
             down=matrix(_tensor(layer.down)),
+            adapters=added[number],
         )
 
     embedding = _tensor(tensors.embedding)
@@ -75,11 +102,40 @@ def load_weights(
     narrow = min(embedding.dtype, dtype, key=lambda kind: kind.itemsize)
     return LlamaWeights(
         embedding=embedding.to(device=device, dtype=narrow),
-        layers=tuple(block(layer) for layer in tensors.layers),
+        layers=tuple(block(number, layer) for number, layer in enumerate(tensors.layers)),
         norm=gain(tensors.norm),
         head=tuple(matrix(_tensor(slot)) for slot in tensors.head),
         stop=matrix(_tensor(tensors.stop)),
+        adapters=len(adapters),
     )
+
+
+def low_ranks(
+    adapters: Sequence[Adapter], shape: LlamaShape, device: torch.device, dtype: torch.dtype
+) -> list[LayerAdapters]:
+    """What the adapters add, of each block."""
+
+    def site(*modules: str) -> list[LowRanks]:
+        downs, ups = (torch.from_numpy(part) for part in stacked(adapters, shape, modules))
+        if modules[0] == "q_proj":
+            rotated = (shape.heads + shape.kv_heads) * shape.head_dim
+            turned = _pairs(ups[..., :rotated].reshape(-1, rotated).T, shape.head_dim).T
+            ups = torch.cat([turned.view(*ups.shape[:3], rotated), ups[..., rotated:]], -1)
+        return [
+            LowRanks(
+                down.permute(1, 0, 2).flatten(1).to(device, dtype),
+                up.flatten(0, 1).to(device, dtype),
+            )
+            for down, up in zip(downs.unbind(1), ups.unbind(1), strict=True)
+        ]
+
+    parts = (
+        site("q_proj", "k_proj", "v_proj"),
+        site("o_proj"),
+        site("gate_proj", "up_proj"),
+        site("down_proj"),
+    )
+    return [LayerAdapters(*some) for some in zip(*parts, strict=True)]
 
 
 def _tensor(array: Array) -> Tensor:

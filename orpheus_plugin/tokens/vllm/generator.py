@@ -14,15 +14,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from orpheus_plugin.errors import EngineDied, GenerationFailed, InvalidOptions
+from orpheus_plugin.errors import BadCheckpoint, EngineDied, GenerationFailed, InvalidOptions
+from orpheus_plugin.tokens.adapters import index_of, read_adapters
 from orpheus_plugin.tokens.base import FinishReason, SamplingParams, TokenChunk
 from orpheus_plugin.tokens.checks import check_sampling, checked_prompt
+from orpheus_plugin.tokens.llama import LlamaShape
 from orpheus_plugin.tokens.vllm import plugin, process
 from orpheus_plugin.tokens.vllm.options import VllmOptions, compact_sampler, engine_args
 from orpheus_plugin.tokens.vocabulary import Vocabulary
@@ -49,6 +51,8 @@ class VllmGenerator:
         max_streams: in place of `options.max_streams`.
         device: "cpu", "cuda" or "cuda:N", as torch counts the GPUs of CUDA_VISIBLE_DEVICES; None is
             the device the installed vLLM was built for.
+        adapters: folders of LoRA adapters by name (see `tokens.adapters`); each request has one of
+            them, or none. All of them lie beside the model on its device.
 
     Attributes:
         loop: the event loop that called `start`, the only one on which vLLM may be used.
@@ -63,6 +67,7 @@ class VllmGenerator:
         worker: str = plugin.WORKER,
         max_streams: int | None = None,
         device: str | None = None,
+        adapters: Mapping[str, Path] | None = None,
     ) -> None:
         options = options or VllmOptions()
         self.options = options if max_streams is None else replace(options, max_streams=max_streams)
@@ -70,6 +75,7 @@ class VllmGenerator:
         self._vocabulary = vocabulary
         self.worker = worker
         self._device = device
+        self._adapters = dict(adapters or {})
         self.loop: asyncio.AbstractEventLoop | None = None
         self._engine: Any = None
         self._requests: set[str] = set()
@@ -79,9 +85,9 @@ class VllmGenerator:
         """Start vLLM's processes, load the model, generate once. Seconds on a CPU, up to minutes on
         a GPU.
 
-        Raises ModelNotFound, BadCheckpoint; InvalidOptions if vLLM is missing, refuses the options,
-        or cannot run in this process; EngineDied if its processes fail (their own message is on
-        standard error).
+        Raises ModelNotFound, BadCheckpoint, also for an adapter that does not fit; InvalidOptions
+        if vLLM is missing, refuses the options, or cannot run in this process; EngineDied if its
+        processes fail (their own message is on standard error).
         """
         async with self._starting:
             if self._engine is not None:
@@ -95,6 +101,7 @@ class VllmGenerator:
                 building.add_done_callback(process.discard)
                 raise
             try:
+                await self._load_adapters()
                 await self._choose_sampler()
                 await self._warm_up()
             except BaseException:
@@ -159,8 +166,31 @@ class VllmGenerator:
     def _build(self) -> Any:
         """The engine. Blocking: on a worker thread."""
         process.prepare()
-        args = engine_args(self._model_dir, self._vocabulary, self.options, self._device)
+        found = {}
+        if self._adapters:
+            shape = LlamaShape.read(self._model_dir, quantized=True)
+            found = read_adapters(self._adapters, self._model_dir, shape)
+        adapters = tuple(found.values())
+        args = engine_args(self._model_dir, self._vocabulary, self.options, self._device, adapters)
         return process.build({"worker_extension_cls": self.worker} | args)
+
+    async def _load_adapters(self) -> None:
+        for name in self._adapters:
+            try:
+                await self._alive().add_lora(self._lora(name))
+            except EngineDied:
+                raise
+            except Exception as error:  # vLLM's own are of many kinds
+                raise BadCheckpoint(f"adapter {name!r}: vLLM refuses it: {error}") from error
+
+    def _lora(self, adapter: str | None) -> Any:
+        """vLLM's name of an adapter, None for none. Raises InvalidOptions for an unknown one."""
+        number = index_of(adapter, self._adapters)
+        if adapter is None:
+            return None
+        from vllm.lora.request import LoRARequest
+
+        return LoRARequest(adapter, number + 1, str(self._adapters[adapter].resolve()))
 
     async def use_sampler(self, kind: Literal["whole", "compact"]) -> str:
         """Switch vLLM's sampler between two steps (see VllmOptions.sampler). Returns the one now in
@@ -187,13 +217,15 @@ class VllmGenerator:
         Orpheus' own sampling."""
         prompt = self._vocabulary.prompt(None, "")
 
-        async def speak(name: str, ids: int) -> None:
-            chunks = self.generate(prompt, SamplingParams(max_tokens=ids), name)
+        async def speak(name: str, ids: int, adapter: str | None = None) -> None:
+            sampling = SamplingParams(max_tokens=ids)
+            chunks = self.generate(prompt, sampling, name, adapter=adapter)
             async with contextlib.aclosing(chunks):
                 async for _ in chunks:
                     pass
 
         await speak("warm-up", 8)
+        await asyncio.gather(*(speak(f"warm-up-{name}", 8, name) for name in self._adapters))
         from vllm.platforms import current_platform
 
         if current_platform.is_cuda_alike():
@@ -210,6 +242,7 @@ class VllmGenerator:
         request_id: str,
         *,
         priority: int = 0,
+        adapter: str | None = None,
     ) -> AsyncGenerator[TokenChunk, None]:
         """See TokenGenerator. The request is checked here and queued at the first step of the
         iterator. Besides:
@@ -219,7 +252,7 @@ class VllmGenerator:
         context = _context(self._alive())
         prompt = checked_prompt(prompt_ids, self._vocabulary.size, context)
         check_sampling(sampling)
-        return self._stream(prompt, sampling, request_id, priority)
+        return self._stream(prompt, sampling, request_id, priority, self._lora(adapter))
 
     def _alive(self) -> Any:
         if (failure := self.failure) is not None:
@@ -227,7 +260,7 @@ class VllmGenerator:
         return self._engine
 
     async def _stream(
-        self, prompt: list[int], sampling: SamplingParams, request_id: str, priority: int
+        self, prompt: list[int], sampling: SamplingParams, request_id: str, priority: int, lora: Any
     ) -> AsyncGenerator[TokenChunk, None]:
         engine = self._alive()
         if request_id in self._requests:
@@ -239,7 +272,11 @@ class VllmGenerator:
         self._requests.add(request_id)
         count, fine, finish = 0, True, None
         outputs = engine.generate(
-            {"type": "token", "prompt_token_ids": prompt}, params, request_id, priority=priority
+            {"type": "token", "prompt_token_ids": prompt},
+            params,
+            request_id,
+            priority=priority,
+            lora_request=lora,
         )
         try:
             async with contextlib.aclosing(outputs):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from orpheus_plugin.errors import BadCheckpoint, InvalidOptions, ModelNotFound
 from orpheus_plugin.tensors import read_safetensors
+from orpheus_plugin.tokens.adapters import Adapter
 from orpheus_plugin.tokens.footprint import Footprint
 from orpheus_plugin.tokens.vllm import plugin
 from orpheus_plugin.tokens.vocabulary import Vocabulary
@@ -21,6 +22,7 @@ logger = logging.getLogger(__name__)
 _ONE_PROCESS = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 _MOST_OF_A_GPU = 0.92  # vLLM's own default
 _CONTEXT = 4096
+_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # vLLM's
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,11 @@ class VllmOptions:
 
 
 def engine_args(
-    model_dir: Path, vocabulary: Vocabulary, options: VllmOptions, device: str | None
+    model_dir: Path,
+    vocabulary: Vocabulary,
+    options: VllmOptions,
+    device: str | None,
+    adapters: Sequence[Adapter] = (),
 ) -> dict[str, Any]:
     """The arguments of vLLM's `AsyncEngineArgs` for a model. Imports vLLM.
 
@@ -138,8 +144,30 @@ def engine_args(
                 "the restricted head needs this package installed with its entry points; the whole"
                 " head is in use"
             )
+    args.update(lora_args(adapters, on_cpu=current_platform.device_type == "cpu"))
     args.update(options.engine_args)
     return args
+
+
+def lora_args(adapters: Sequence[Adapter], *, on_cpu: bool) -> dict[str, Any]:
+    """vLLM's arguments that keep all these adapters beside the model.
+
+    Only the matrices that some adapter changes are wrapped. Without that vLLM wraps the head as
+    well, which the restricted head passes by.
+    """
+    if not adapters:
+        return {}
+    rank = max(adapter.rank for adapter in adapters)
+    # On a CPU vLLM 0.32 reads adapter number -1 for a request without one, which in torch is the
+    # last place (lora/ops/torch_ops). One place more than adapters stays empty: it adds zeros.
+    places = len(adapters) + on_cpu
+    return {
+        "enable_lora": True,
+        "max_loras": places,
+        "max_cpu_loras": places,
+        "max_lora_rank": next(size for size in _RANKS if size >= rank),
+        "lora_target_modules": sorted({name for a in adapters for name in a.modules}),
+    }
 
 
 def compact_sampler(options: VllmOptions, device_type: str) -> bool:

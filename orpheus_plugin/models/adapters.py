@@ -1,0 +1,144 @@
+"""Voices of one's own: LoRA adapters, their folders on this machine, and fetching them.
+
+An adapter is named as `SOURCE` or `SOURCE#PROMPT`. SOURCE is a folder or a hub repository. PROMPT
+is the name that its training put before the text ("alice: Hello."); without it the voice's own
+name, and nothing before the text where it is empty: many single-speaker adapters were trained on
+text alone.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from orpheus_plugin.errors import InvalidOptions, ModelNotFound
+from orpheus_plugin.models.hub import (
+    Snapshot,
+    cached,
+    fetch_first,
+    hub_snapshot,
+    looks_like_repo,
+    progress_bars,
+)
+from orpheus_plugin.models.voices import DEFAULT_NAMES
+
+logger = logging.getLogger(__name__)
+
+_CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_NEVER_IN_NAMES = ",=#:"
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterVoice:
+    """A voice that is an adapter.
+
+    Attributes:
+        source: its folder on this machine; with token servers the model's name by which they serve
+        it.
+        prompt: the name that prompts give it; "" for none.
+    """
+
+    source: str
+    prompt: str
+
+
+def find_adapters(
+    asked: Mapping[str, str | Path],
+    *,
+    voices: tuple[str, ...] = (),
+    on_servers: bool = False,
+    cache_dir: str | Path | None = None,
+) -> dict[str, AdapterVoice]:
+    """The adapters that names stand for. Reads folders and the local hub cache, never the network.
+
+    Args:
+        asked: voice -> `SOURCE` or `SOURCE#PROMPT`.
+        voices: the base model's own.
+        on_servers: the sources are names on token servers, and nothing is looked for here.
+
+    Raises InvalidOptions for a name that cannot be a voice's; ModelNotFound, saying what to run.
+    """
+    taken = {voice.casefold(): voice for voice in voices}
+    found: dict[str, AdapterVoice] = {}
+    for name, value in asked.items():
+        _check_name(name, taken)
+        taken[name.casefold()] = name
+        source, prompt = _split(str(value))
+        folder = source if on_servers else str(_locate(name, source, cache_dir))
+        found[name] = AdapterVoice(folder, name if prompt is None else prompt)
+    return found
+
+
+def adapter_option(text: str) -> tuple[str, str]:
+    """`NAME=SOURCE` of a command line. Raises InvalidOptions."""
+    name, equals, source = text.partition("=")
+    if not (name.strip() and equals and source.strip()):
+        raise InvalidOptions(f"an adapter is NAME=DIR or NAME=owner/repository, not {text!r}")
+    return name.strip(), source.strip()
+
+
+def download_adapter(
+    source: str,
+    *,
+    progress: bool = True,
+    cache_dir: str | Path | None = None,
+    snapshot: Snapshot | None = None,
+) -> Path:
+    """Fetch an adapter from the hub into its cache; only its two files, never a pickle. Returns its
+    folder.
+
+    Args: as `models.download`. Raises ModelNotFound, saying why it did not come.
+    """
+    repo, _ = _split(source)
+    if not looks_like_repo(repo):
+        raise ModelNotFound(f"no adapter {repo!r} to download: use owner/name")
+    fetch = snapshot if snapshot is not None else hub_snapshot()
+    with progress_bars(progress):
+        patterns = (_CONFIG, _WEIGHTS)
+        return fetch_first(fetch, f"the adapter {repo}", (repo,), patterns, None, cache_dir, _lacks)
+
+
+def _lacks(folder: Path) -> str | None:
+    for name in (_CONFIG, _WEIGHTS):
+        if not (folder / name).is_file():
+            return f"no {name}" + (" (a pickled one is not taken)" if name == _WEIGHTS else "")
+    return None
+
+
+def _split(text: str) -> tuple[str, str | None]:
+    if Path(text).expanduser().is_dir():
+        return text, None
+    source, mark, prompt = text.rpartition("#")
+    return (source, prompt.strip()) if mark else (text, None)
+
+
+def _check_name(name: str, taken: Mapping[str, str]) -> None:
+    if not isinstance(name, str) or name != name.strip() or name.casefold() in DEFAULT_NAMES:
+        raise InvalidOptions(f"{name!r} cannot be the name of an adapter's voice")
+    if any(sign in name for sign in _NEVER_IN_NAMES) or not name.isprintable():
+        raise InvalidOptions(
+            f"the name {name!r} of an adapter's voice must not hold any of"
+            f" {' '.join(_NEVER_IN_NAMES)}"
+        )
+    if name.casefold() in taken:
+        raise InvalidOptions(
+            f"there is a voice {taken[name.casefold()]!r} already: call the adapter otherwise; if"
+            f" its prompts name it so, give it as NEWNAME=SOURCE#{name}"
+        )
+
+
+def _locate(name: str, source: str, cache_dir: str | Path | None) -> Path:
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return folder
+    if not looks_like_repo(source):
+        raise ModelNotFound(f"adapter {name!r}: no directory {source}")
+    snapshot = cached(source, None, cache_dir, file=_CONFIG)
+    if snapshot is None:
+        raise ModelNotFound(
+            f"adapter {name!r}: {source} is not on this machine; run: orpheus-tts download"
+            f" --adapter {source}"
+        )
+    return snapshot
