@@ -21,7 +21,7 @@ if str(ROOT) not in sys.path:
 from benchmarks.report import add_save_option, save  # noqa: E402
 from orpheus_plugin import AudioChunk, LocalEngine, SpeechOptions  # noqa: E402
 from orpheus_plugin.engine.config import EngineConfig  # noqa: E402
-from training.judge import Listener, errors  # noqa: E402
+from orpheus_plugin.evaluation.judge import Listener, errors  # noqa: E402
 
 TEXTS = """
 Good morning

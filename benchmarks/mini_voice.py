@@ -27,8 +27,8 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from training.judge import Listener, errors  # noqa: E402
-from training.naturalness import Naturalness  # noqa: E402
+from orpheus_plugin.evaluation.judge import Listener, errors  # noqa: E402
+from orpheus_plugin.evaluation.naturalness import Naturalness  # noqa: E402
 
 MODEL = ROOT / "orpheus_plugin" / "mini"
 HELD_OUT = Path(__file__).with_name("mini_held_out.json")

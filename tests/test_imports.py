@@ -27,7 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("tokens", "codec"),
     ("engine",),
     ("remote",),
-    ("reply",),
+    ("reply", "evaluation"),
     ("server", "pipecat", "livekit"),
     ("cli",),
     ("__init__", "__main__"),

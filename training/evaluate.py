@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from orpheus_plugin.evaluation.judge import Listener, errors
+from orpheus_plugin.evaluation.naturalness import Naturalness
 from training import vocabulary as v
 from training.codec import Codec
 from training.codes import ROWS, Utterance, frames
-from training.judge import Listener, errors
 from training.lm import Size, VoiceModel
-from training.naturalness import Naturalness
 
 
 def held_out(work: Path, count: int) -> list[tuple[str, str]]:

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from orpheus_plugin.evaluation.naturalness import Naturalness
 from training.codes import frames
 from training.evaluate import teacher_reading
-from training.naturalness import Naturalness
 
 WINDOW, HOP = 512, 96
 

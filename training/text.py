@@ -16,8 +16,8 @@ from pathlib import Path
 
 from num2words import num2words
 
+from orpheus_plugin.evaluation.sentences import HAND_WRITTEN
 from training import wordnet
-from training.held_out import HAND_WRITTEN
 
 
 def _list(text: str) -> list[str]:

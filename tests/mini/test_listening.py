@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from benchmarks.mini_voice import measure, summary
-from training.judge import errors, words
+from orpheus_plugin.evaluation.judge import errors, words
 
 SENTENCES = 20
 MOST_WRONG = 0.25

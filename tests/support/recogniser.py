@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from training.judge import Listener, errors, words
+from orpheus_plugin.evaluation.judge import Listener, errors, words
 
 __all__ = [
     "at_16_khz",

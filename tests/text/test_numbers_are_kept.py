@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orpheus_plugin.evaluation.judge import words
 from orpheus_plugin.text import TextOptions, UtteranceCutter
 from orpheus_plugin.text.numerals import number_words
-from training.judge import words
 
 
 def read(text: str, language: str = "en") -> str:

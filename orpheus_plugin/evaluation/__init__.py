@@ -1,0 +1,1 @@
+"""How well a voice speaks: sentences, a recogniser, a naturalness model, and one table."""
