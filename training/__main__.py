@@ -34,6 +34,15 @@ def main() -> None:
     codec.add_argument("--minutes", type=float, help="length of the run (CPU 95, GPU 8)")
     codec.add_argument("--batch", type=int, help="stretches in a step (CPU 6, GPU 48)")
     codec.add_argument("--no-compile", action="store_true", help="for a run of a few steps")
+    voice = steps.add_parser("adapter", help="a second voice: a LoRA adapter on the shipped files")
+    voice.add_argument("--name", default="bruno", help="what prompts call it")
+    voice.add_argument("--pace", type=float, default=0.85, help="against the teacher's")
+    voice.add_argument("--pitch", type=float, default=0.8, help="likewise")
+    voice.add_argument("--rank", type=int, default=16)
+    voice.add_argument("--minutes", type=float, default=20, help="of processor time")
+    voice.add_argument("--shards", type=int, default=6, help="thousands of sentences to learn from")
+    voice.add_argument("--base", type=Path, default=Path("orpheus_plugin/mini"))
+    voice.add_argument("--to", type=Path, help="default: WORK/NAME/adapter")
     held = steps.add_parser("held-out", help="the benchmark's sentences, read by the teacher")
     held.add_argument("--to", type=Path, default=Path("benchmarks/mini_held_out.json"))
     out = steps.add_parser("export", help="write the voice's folder")
@@ -82,6 +91,22 @@ def main() -> None:
         from training.lm_train import train
 
         train(args.work, args.minutes, fast_until=0, cool_from=0.1, peak=0.3)
+    elif args.step == "adapter":
+        from training import adapter
+
+        to = args.to or args.work / args.name / "adapter"
+        adapter.train(
+            args.work,
+            args.base,
+            to,
+            voice=args.name,
+            pace=args.pace,
+            pitch=args.pitch,
+            minutes=args.minutes,
+            rank=args.rank,
+            shards=args.shards,
+        )
+        print(adapter.listed(to))
     elif args.step == "held-out":
         from training.evaluate import write_held_out
 
