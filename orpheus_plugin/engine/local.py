@@ -8,8 +8,8 @@ import threading
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterable
-from pathlib import Path
 from functools import partial
+from pathlib import Path
 
 from orpheus_plugin.engine.admission import TICK_S, Admission, Progress, Work
 from orpheus_plugin.engine.config import EngineConfig

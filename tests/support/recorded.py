@@ -26,6 +26,7 @@ class RecordedEngine:
     """
 
     voices = ("tara",)
+    adapters: tuple[str, ...] = ()
     languages = ("en",)
     tags = ("laugh",)
 
