@@ -1,5 +1,4 @@
-"""`orpheus-tts evaluate`: how well voices speak, in one table: understood, natural, how fast, how
-high."""
+"""`orpheus-tts evaluate`: voices in one table: word errors, naturalness, rate, pitch."""
 
 from __future__ import annotations
 
@@ -39,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print one line a sentence and the table; the exit code."""
     sentences = _sentences(args.sentences)
-    # A listener's pace does not matter here, and would hide how fast the engine is.
+    # No real-time limit, which would hide the engine's speed.
     engine = LocalEngine(engine_config(args, ahead_s=None))
     if engine.languages and engine.languages[0] != "en":
         raise InvalidOptions(

@@ -1,5 +1,4 @@
-"""Fills the phrase cache before callers come: what an agent always says is spoken once for
-nobody."""
+"""Fills the phrase cache before callers come, with texts that an agent often says."""
 
 from __future__ import annotations
 
@@ -15,10 +14,9 @@ logger = logging.getLogger(__name__)
 
 
 async def prime(open_turn: Callable[[], Turn], cache: PhraseCache, texts: Iterable[str]) -> None:
-    """Speak each text until the cache replays all of it. Takes as long as generating what is new.
+    """Speak each text until the cache replays all of it. Takes as long as generating the new texts.
 
-    A text for which the model gives no usable speech is left out with a warning. Raises the other
-    errors of a turn.
+    A text without usable speech is left out with a warning. Raises the other errors of a turn.
     """
     began, before = time.monotonic(), cache.load().misses
     count = 0

@@ -1,1 +1,1 @@
-"""How well a voice speaks: sentences, a recogniser, a naturalness model, and one table."""
+"""Evaluation of voices: sentences, a recogniser, a naturalness model, and one table."""

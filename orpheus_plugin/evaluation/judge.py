@@ -1,7 +1,7 @@
-"""A listener that was never trained here: Whisper tiny.en, and the share of words it gets wrong.
+"""The recogniser: Whisper tiny.en, and the share of words that it gets wrong.
 
-Both sides of a comparison are written the same way first: lower case, no punctuation, and every
-number, spelled or in figures, as its digits one by one ("three thirty", "3:30" and "3.30" are all
+Both sides of a comparison are normalised first: lower case, no punctuation, and every number,
+spelled or in figures, as its digits one by one ("three thirty", "3:30" and "3.30" are all
 ``3 3 0``), because the recogniser writes figures where the text has words.
 """
 
@@ -154,7 +154,7 @@ def errors(reference: str, heard: str) -> tuple[int, int]:
 
 
 class Listener:
-    """Whisper tiny.en, from the package that carries it, on one thread."""
+    """Whisper tiny.en, from the package that contains it, on one thread."""
 
     def __init__(self) -> None:
         from faster_whisper import WhisperModel
@@ -168,7 +168,7 @@ class Listener:
         """What is heard in 24 kHz samples."""
         from scipy.signal import resample_poly
 
-        # A little quiet around it: agents' audio never starts at the very first sample of a file.
+        # Some silence around it: an agent's audio does not start at the first sample of a file.
         quiet = np.zeros(4000, np.float32)
         sound = np.concatenate([quiet, resample_poly(audio, 2, 3).astype(np.float32), quiet])
         segments, _ = self.model.transcribe(

@@ -1,4 +1,4 @@
-"""How natural speech sounds, without a listener: DistillMOS, about 1 (bad) to 5 (as a person)."""
+"""Predicted naturalness of speech: DistillMOS, about 1 (bad) to 5 (as a person)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import torch
 def _without_torchaudio() -> Iterator[None]:
     """Let DistillMOS be imported without torchaudio, which it imports to read files.
 
-    We read none, and torchaudio's wheels do not load beside torch's CPU build.
+    No files are read here, and torchaudio's wheels do not load with torch's CPU build.
     """
     names = ("torchaudio", "torchaudio.transforms")
     before = {name: sys.modules.get(name) for name in names}
@@ -40,7 +40,7 @@ class Naturalness:
     """Mean opinion score of speech as DistillMOS predicts it (0.3 s of one thread a second of
     speech).
 
-    microsoft/Distill-MOS, MIT; its weights come in its wheel. It hears 16 kHz.
+    microsoft/Distill-MOS, MIT; its weights come in its wheel. Its input is 16 kHz.
     """
 
     def __init__(self) -> None:

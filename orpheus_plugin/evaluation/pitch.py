@@ -1,4 +1,4 @@
-"""How high a voice is: the median pitch of its voiced parts."""
+"""The median pitch of a voice's voiced parts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _FRAME, _HOP = 1920, 480
 _SHORTEST, _LONGEST = 60, 400
 """Samples of a period at 24 kHz: 400 to 60 Hz."""
 _VOICED = 0.5
-"""How much a frame must be like itself a period later, 1 is entirely."""
+"""The correlation of a frame with itself a period later from which on it is voiced."""
 
 
 def median_pitch(sound: npt.NDArray[np.float32]) -> float | None:
@@ -30,10 +30,10 @@ def median_pitch(sound: npt.NDArray[np.float32]) -> float | None:
     centred = (frames - frames.mean(1, keepdims=True)) * window
     alike = autocorrelation(centred) / autocorrelation(window)
     alike = alike[:, _SHORTEST:] / np.maximum(alike[:, :1], 1e-12)
-    # Every multiple of a period is one, too: the shortest that is nearly the best is meant.
+    # Every multiple of a period correlates, too: take the shortest one that is nearly the best.
     best = alike.max(1)
     period = _SHORTEST + (alike >= 0.9 * best[:, None]).argmax(1)
-    # The first value above nine tenths lies before the peak: climb to it.
+    # The first value above nine tenths is before the peak: go on to the peak.
     for step in range(len(period)):
         row, at = alike[step], period[step] - _SHORTEST
         while at + 1 < len(row) and row[at + 1] > row[at]:

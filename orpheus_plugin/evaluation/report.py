@@ -1,4 +1,4 @@
-"""Have an engine's voice speak sentences, listen, and put what came of it in one line of a
+"""Speaks sentences with an engine's voice, recognises and scores them, and prints a line of a
 table."""
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Spoken:
 
     Attributes:
         heard: what the recogniser understood.
-        wrong, words: words of it that are wrong, of how many.
-        natural: mean opinion score as a model predicts it, 1 to 5.
+        wrong, words: wrong words, and all words of the sentence.
+        natural: mean opinion score predicted by a model, 1 to 5.
         seconds: of sound.
         pitch_hz: median; None where nothing is voiced.
         rtfx: seconds of sound for each second of work.
@@ -68,7 +68,7 @@ async def speak(
         thread.
         seed: of the first sentence; the following ones have the next ones.
         sounds: a directory for WAV files.
-        done: told of each sentence.
+        done: called with each sentence's result.
     """
     found = []
     for number, text in enumerate(sentences):
@@ -115,10 +115,10 @@ def _write(path: Path, pcm: bytes) -> None:
 
 
 def figures(spoken: Sequence[Spoken]) -> dict[str, float]:
-    """A voice's figures; those that need sound are missing where there was none.
+    """A voice's figures; those that need sound are missing if there was none.
 
-    `words_wrong` is the word error rate; `chars_per_s` how fast it speaks; `rtfx` and `ttfa_ms`
-    (medians) how fast the engine is.
+    `words_wrong` is the word error rate, `chars_per_s` the speaking rate; `rtfx` and `ttfa_ms` are
+    medians.
     """
     seconds = sum(one.seconds for one in spoken)
     found = {

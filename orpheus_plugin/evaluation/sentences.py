@@ -1,5 +1,4 @@
-"""Thirty sentences an agent might say, written by hand: no template made them, none is trained
-on."""
+"""Thirty sentences of an agent, written by hand; none is used for training."""
 
 HAND_WRITTEN = (
     "Thanks for calling, how can I help you today?",

@@ -1,8 +1,8 @@
-"""Voices of one's own: LoRA adapters, their folders on this machine, and fetching them.
+"""Voices that are LoRA adapters: their folders on this machine, and fetching them.
 
 An adapter is named as `SOURCE` or `SOURCE#PROMPT`. SOURCE is a folder or a hub repository. PROMPT
-is the name that its training put before the text ("alice: Hello."); without it the voice's own
-name, and nothing before the text where it is empty: many single-speaker adapters were trained on
+is the name that its training put before the text ("alice: Hello."), by default the voice's own
+name. If it is empty, the text has no name before it: many single-speaker adapters were trained on
 text alone.
 """
 
@@ -35,9 +35,8 @@ class AdapterVoice:
     """A voice that is an adapter.
 
     Attributes:
-        source: its folder on this machine; with token servers the model's name by which they serve
-        it.
-        prompt: the name that prompts give it; "" for none.
+        source: its folder on this machine; with token servers the name under which they serve it.
+        prompt: its name in prompts; "" for none.
     """
 
     source: str
@@ -51,14 +50,15 @@ def find_adapters(
     on_servers: bool = False,
     cache_dir: str | Path | None = None,
 ) -> dict[str, AdapterVoice]:
-    """The adapters that names stand for. Reads folders and the local hub cache, never the network.
+    """Find the adapters of these names. Reads folders and the local hub cache, never the network.
 
     Args:
         asked: voice -> `SOURCE` or `SOURCE#PROMPT`.
         voices: the base model's own.
-        on_servers: the sources are names on token servers, and nothing is looked for here.
+        on_servers: the sources are names on token servers, so no files are searched.
 
-    Raises InvalidOptions for a name that cannot be a voice's; ModelNotFound, saying what to run.
+    Raises InvalidOptions for a name that cannot be a voice's; ModelNotFound with the command that
+    fetches it.
     """
     taken = {voice.casefold(): voice for voice in voices}
     found: dict[str, AdapterVoice] = {}
@@ -89,7 +89,7 @@ def download_adapter(
     """Fetch an adapter from the hub into its cache; only its two files, never a pickle. Returns its
     folder.
 
-    Args: as `models.download`. Raises ModelNotFound, saying why it did not come.
+    Args: as `models.download`. Raises ModelNotFound with the reason.
     """
     repo, _ = _split(source)
     if not looks_like_repo(repo):

@@ -1,4 +1,4 @@
-"""Figures as German reads them: ordinals with a stop, which take the ending of their case and
+"""Figures as German reads them: ordinals with a full stop, which have the ending of their case and
 gender, and 90er."""
 
 from __future__ import annotations
@@ -74,4 +74,4 @@ def _said(value: int, before: str, text: Text, place: int, noun: str) -> str:
 
 
 RULES: tuple[tuple[Rule, str, bool], ...] = ((ordinals, ".a", False),)
-"""Before the rules of every language; see `figures.py`."""
+"""Rules that come before `figures.RULES`; see there."""

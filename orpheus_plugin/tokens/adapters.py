@@ -1,4 +1,4 @@
-"""LoRA adapters in PEFT's layout: read, checked against the model they are for, given as low-rank
+"""Reads LoRA adapters in PEFT's layout, checks them against their model, and gives low-rank
 matrices.
 
 An adapter is a folder with adapter_config.json and adapter_model.safetensors, as
@@ -7,8 +7,8 @@ holds A [rank, in] and B [out, rank], and the adapted model computes W x + scale
 scale is alpha / rank, or alpha / sqrt(rank) with rsLoRA (github.com/huggingface/peft,
 tuners/lora/layer.py).
 
-What the engines cannot do for one stream of a batch is refused: changed embeddings and heads, whole
-matrices, DoRA.
+Changes that the engines cannot apply to one stream of a batch are refused: embeddings and heads,
+whole matrices, DoRA.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ _REFUSED = {
     "use_bdlora": "it is block-diagonal",
     "layer_replication": "it repeats layers",
     "alora_invocation_tokens": "it acts on parts of a text only",
-    "fan_in_fan_out": "its matrices lie the other way round",
+    "fan_in_fan_out": "its matrices are transposed",
 }
 _PLAIN_STARTS = ("gaussian", "eva", "orthogonal")
-"""Names of `init_lora_weights` that leave the model's own weights as they are; PiSSA, OLoRA and
-LoftQ do not."""
+"""Values of `init_lora_weights` that do not change the model's own weights; PiSSA, OLoRA and LoftQ
+do."""
 
 _TENSOR = re.compile(
     r"base_model\.model\.model\.layers\.(\d+)\.(?:self_attn|mlp)\.(\w+)\.lora_([AB])\.weight"
@@ -74,7 +74,7 @@ class Adapter:
     """An adapter that fits its model.
 
     Attributes:
-        folder: where it lies.
+        folder: its files.
         rank: the highest of its matrices.
         modules: those of MODULES that it changes, in some layer.
     """
@@ -90,7 +90,7 @@ class Adapter:
         return max((len(down) for (_, name), (down, _, _) in parts if name == module), default=0)
 
     def part(self, layer: int, module: str) -> LowRank | None:
-        """Of one of MODULES; None if it is left as it is. Reads the file."""
+        """The matrices for one of MODULES; None if it is not changed. Reads the file."""
         found = self._parts.get((layer, module))
         if found is None:
             return None
@@ -158,8 +158,8 @@ def read_adapter(folder: Path, model_dir: Path, shape: LlamaShape) -> Adapter:
     """Read an adapter and check it against a model of this shape. Blocking; reads the whole file
     once.
 
-    Raises ModelNotFound if the folder holds no adapter; BadCheckpoint if it is pickled, damaged, of
-    a kind that is not supported, or for another model.
+    Raises ModelNotFound if the folder has no adapter; BadCheckpoint if it is pickled, damaged, of a
+    kind that is not supported, or for another model.
     """
     config = read_config(folder)
     stored = read_safetensors(folder / WEIGHTS)
@@ -207,8 +207,7 @@ def read_adapter(folder: Path, model_dir: Path, shape: LlamaShape) -> Adapter:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """adapter_config.json of a folder that holds an adapter of a supported kind. Cheap: reads no
-    weights.
+    """adapter_config.json of a folder with an adapter of a supported kind. Cheap: reads no weights.
 
     Raises as `read_adapter`.
     """
@@ -252,8 +251,8 @@ def read_config(folder: Path) -> dict[str, Any]:
 def _rank_and_scale(
     folder: Path, config: Mapping[str, Any], layer: int, module: str
 ) -> tuple[int, float]:
-    """As PEFT has them: a pattern that ends a module's name goes before the general value, the
-    first one that does."""
+    """As in PEFT: the first pattern that matches the end of a module's name overrides the general
+    value."""
     block = "mlp" if module in MODULES[4:] else "self_attn"
     name = f"model.layers.{layer}.{block}.{module}"
 

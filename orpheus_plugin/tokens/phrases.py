@@ -1,10 +1,10 @@
-"""The phrase cache: ids that were generated once are replayed where the same is asked for again.
+"""The phrase cache: ids that were generated once are replayed for the same request.
 
-A token generator around another one. What comes behind it (codec, trimming, joins, word times,
-interruptions) does not know whether ids are new. A take is kept when its generation ended by
-itself; its key is a hash of the model, the prompt (voice and text), the sampling and the seed, so
-that no text is kept. Where no seed is given, several takes of a phrase are made before one is
-replayed, and the same one is not replayed twice in a row.
+A token generator around another one. The codec, trimming, joins, word times and interruptions do
+not depend on whether ids are new. A take is kept when its generation ended by itself; its key is a
+hash of the model, the prompt (voice and text), the sampling and the seed, so that no text is kept.
+Without a seed, several takes of a phrase are made before one is replayed, and the same take is not
+replayed twice in a row.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ from orpheus_plugin.tokens.vocabulary import SLOTS
 logger = logging.getLogger(__name__)
 
 FIRST_IDS = 4 * SLOTS
-"""A replay gives the ids of the first sound first, then others their turn, then the rest."""
+"""Ids of the first sound: a replay gives them first, then lets other tasks run, then gives the
+rest."""
 
 REMEMBERED = 256
-"""Requests of which is known which take they were given."""
+"""The number of last requests whose take is known."""
 
 FRAME_S = 2_048 / 24_000
 """Seconds of audio from a frame of ids."""
@@ -41,11 +42,12 @@ _MAGIC = b"orpheus-ids 1\n"
 
 @dataclass(frozen=True, slots=True)
 class CacheOptions:
-    """What the phrase cache keeps.
+    """Limits of the phrase cache.
 
     Attributes:
-        max_bytes: of ids, some 340 a second of speech; the phrases unused for longest go first.
-        directory: where takes are kept beyond this process; None keeps them in memory only.
+        max_bytes: of ids, some 340 a second of speech; the least recently used phrases are removed
+            first.
+        directory: where takes are kept after this process; None keeps them in memory only.
         takes: of a phrase without a seed, before one of them is replayed.
         prime: texts that an engine puts into it when it starts, with the voice and the sampling of
             a turn without options.
@@ -67,7 +69,7 @@ class CacheOptions:
 
 @dataclass(frozen=True, slots=True)
 class CacheLoad:
-    """How the phrase cache does, since the engine was made.
+    """Figures of the phrase cache since the engine was made.
 
     Attributes:
         hits, misses: requests that were replayed, and that were generated.
@@ -94,7 +96,7 @@ class PhraseCache:
 
     Args:
         options: what to keep.
-        model: tells this model from others, as `fingerprint` does.
+        model: identifies the model, as `fingerprint` does.
     """
 
     def __init__(self, options: CacheOptions, model: str) -> None:
@@ -114,8 +116,8 @@ class PhraseCache:
         return CacheLoad(self._hits, self._misses, self._hit_ids, self._bytes, len(self._takes))
 
     def open(self) -> None:
-        """Read what the directory holds. Blocking; of no effect without one. Raises InvalidOptions
-        where it cannot be made."""
+        """Read the directory, if there is one. Blocking. Raises InvalidOptions if it cannot be
+        made."""
         if self._folder is None or self._takes:
             return
         try:
@@ -135,7 +137,7 @@ class PhraseCache:
     def key(
         self, prompt_ids: Sequence[int], sampling: SamplingParams, adapter: str | None
     ) -> bytes:
-        """16 bytes that stand for what is asked for."""
+        """16 bytes that identify a request."""
         asked = (
             sampling.temperature,
             sampling.top_p,
@@ -176,7 +178,7 @@ class PhraseCache:
             self._later(_write, self._folder / f"{key.hex()}-{number}.ids", ids)
 
     def drop(self, key: bytes) -> None:
-        """Forget a phrase: a take of it was of no use."""
+        """Forget a phrase of which a take was not usable."""
         if takes := self._takes.pop(key, None):
             self._forget(key, takes)
 
