@@ -23,6 +23,10 @@ from orpheus_plugin.text.think import Reading, without_thoughts
 SAMPLE_RATE = 24_000
 """Hz: the rate of SNAC and so of Orpheus. Every AudioChunk is mono s16le at this rate."""
 
+SPEEDS = (0.5, 2.0)
+GAINS_DB = (-40.0, 20.0)
+"""The lowest and the highest that a turn may ask for."""
+
 MAX_WAIT_S = 600.0
 """The longest `max_wait_s` of a turn."""
 
@@ -46,6 +50,10 @@ class SpeechOptions:
             None is the engine's setting.
         pronunciations: written word -> how it is spoken, in addition to the engine's own; see
             `text.Pronunciations`.
+        speed: of speech at the same pitch, 0.5 to 2; 2 is twice as fast. Word times and positions
+            are those of the audio as it is heard.
+        gain_db: added to the loudness, -40 to 20; speech that gets too loud is limited, not
+            clipped.
     """
 
     voice: str | None = None
@@ -56,11 +64,15 @@ class SpeechOptions:
     trim_leading_silence: bool = True
     spell_numbers: bool | None = None
     pronunciations: Mapping[str, str] | None = None
+    speed: float | None = None
+    gain_db: float | None = None
 
     def __post_init__(self) -> None:
         check_number("temperature", self.temperature, 0.0, 5.0)
         check_number("top_p", self.top_p, 0.0, 1.0, open_low=True)
         check_number("repetition_penalty", self.repetition_penalty, 1.0, 5.0)
+        check_number("speed", self.speed, *SPEEDS)
+        check_number("gain_db", self.gain_db, *GAINS_DB)
         if self.voice is not None and not isinstance(self.voice, str):
             raise InvalidOptions(f"voice must be a string, not {type(self.voice).__name__}")
         if self.seed is not None and (

@@ -70,6 +70,8 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     say.add_argument("--voice", help="one of `orpheus-tts voices` (default: the model's first)")
     say.add_argument("--seed", type=int, help="the same seed speaks the same way again")
     say.add_argument("--temperature", type=float)
+    say.add_argument("--speed", type=float, help="0.5 to 2; 2 is twice as fast")
+    say.add_argument("--gain-db", type=float, help="added to the loudness, -40 to 20")
     say.add_argument("--words", action="store_true", help="print each word with its estimated time")
     add_engine_arguments(say)
     say.set_defaults(run=_say)
@@ -131,7 +133,13 @@ def _add_server_command(
 def _say(args: argparse.Namespace) -> int:
     if args.text == "-" and sys.stdin is None:
         raise InvalidOptions("standard input is closed; give the text as an argument")
-    options = SpeechOptions(voice=args.voice, seed=args.seed, temperature=args.temperature)
+    options = SpeechOptions(
+        voice=args.voice,
+        seed=args.seed,
+        temperature=args.temperature,
+        speed=args.speed,
+        gain_db=args.gain_db,
+    )
     # A file has no listener, so generation need not wait for one.
     engine = LocalEngine(engine_config(args, ahead_s=None if args.out else 20.0))
     engine.check_voice(options.voice)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from orpheus_plugin.engine.admission import TICK_S, Admission, Progress, Work
 from orpheus_plugin.engine.config import EngineConfig
+from orpheus_plugin.engine.delivery import check_speed
 from orpheus_plugin.engine.factory import (
     MakeGenerator,
     add_adapters,
@@ -197,6 +198,7 @@ class LocalEngine:
         options = options or SpeechOptions()
         check_number("max_wait_s", max_wait_s, 0.0, MAX_WAIT_S)
         voice = self.check_voice(options.voice)
+        check_speed(options)
         with self._supervisor.running() as loop:
             turn_id = uuid.uuid4().hex[:12]
 

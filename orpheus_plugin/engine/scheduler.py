@@ -10,12 +10,11 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
 from orpheus_plugin.engine.caller_link import CallerLink
+from orpheus_plugin.engine.delivery import Delivery, load_tempo
 from orpheus_plugin.engine.pauses import SpeakingRate
 from orpheus_plugin.engine.playout import PlayoutClock
 from orpheus_plugin.engine.prebuffer import Outlet, Prebuffer
-from orpheus_plugin.engine.trim import to_pcm16
 from orpheus_plugin.engine.utterance_job import EngineParts, UtteranceJob
-from orpheus_plugin.engine.word_timing import WordTimer
 from orpheus_plugin.errors import GenerationFailed, OrpheusError
 from orpheus_plugin.text.cutter import TextOptions, Utterance, UtteranceCutter
 from orpheus_plugin.turn import (  # fmt: skip
@@ -271,31 +270,38 @@ class Scheduler:
     async def _speak(self, job: UtteranceJob) -> None:
         """Deliver the audio of the first live utterance as it comes, and its words."""
         begins = self._position
-        timer = WordTimer(
+        await load_tempo(self._options)
+        delivery = Delivery(
             job.utterance.words,
+            self._options,
             rate=self._rate,
             utterance=job.index,
-            begins_s=begins / SAMPLE_RATE,
+            position=begins,
         )
         try:
             async for samples in job:
-                words = timer.push(samples)
-                chunk = AudioChunk(to_pcm16(samples), self._position, job.index)
-                self._position += samples.size
-                self._outlet.push([*words, chunk], chunk.duration_s, job.index)
+                self._play(delivery.push(samples))
                 if self._queued and len(self._live) < self._look_ahead:
                     self._wake.set()
+            self._play(delivery.finish())
         except GenerationFailed as error:
             self._failures.append(error)  # the other sentences are still spoken
         finally:
+            delivery.close()
             self._outlet.flush()
         self._live.popleft()
         self.stats.add(job.stats)
         if not self._live:
             self._clock_busy(busy=False)
         self._wake.set()
-        if self._position > begins and (words := timer.finish()):
+        if self._position > begins and (words := delivery.last_words()):
             self._hand_on(words, 0.0)
+
+    def _play(self, events: Sequence[TurnEvent]) -> None:
+        """Words and, last, the audio they come before."""
+        if events and isinstance(chunk := events[-1], AudioChunk):
+            self._position += chunk.samples
+            self._outlet.push(events, chunk.duration_s, chunk.utterance)
 
     def _hand_on(self, events: Sequence[TurnEvent], seconds: float) -> None:
         """Deliver events of the utterance that plays, with so much audio."""

@@ -38,6 +38,8 @@ class OrpheusTTS(tts.TTS[Any]):
             None is the engine's setting.
         pronunciations: written word -> how it is spoken: {"Nguyen": "win"}. Transcripts keep the
             written form.
+        speed: 0.5 to 2; 2 is twice as fast, at the same pitch.
+        gain_db: added to the loudness, -40 to 20.
         engine: speak with this engine; its owner closes it.
         url: of an Orpheus server, `http://`, `https://`, `ws://` or `wss://`; "local" is this
             machine's server, which is started if none runs; "in-process" is an engine in this
@@ -77,6 +79,8 @@ class OrpheusTTS(tts.TTS[Any]):
         trim_leading_silence: bool = True,
         spell_numbers: bool | None = None,
         pronunciations: Mapping[str, str] | None = None,
+        speed: float | None = None,
+        gain_db: float | None = None,
         engine: SpeechEngine | None = None,
         url: str | None = None,
         api_key: str | None = None,
@@ -101,6 +105,8 @@ class OrpheusTTS(tts.TTS[Any]):
             trim_leading_silence=trim_leading_silence,
             spell_numbers=spell_numbers,
             pronunciations=pronunciations,
+            speed=speed,
+            gain_db=gain_db,
         )
         self._engine = resolve(
             engine,
@@ -196,6 +202,8 @@ class OrpheusTTS(tts.TTS[Any]):
         trim_leading_silence: NotGivenOr[bool] = NOT_GIVEN,
         spell_numbers: NotGivenOr[bool | None] = NOT_GIVEN,
         pronunciations: NotGivenOr[Mapping[str, str] | None] = NOT_GIVEN,
+        speed: NotGivenOr[float | None] = NOT_GIVEN,
+        gain_db: NotGivenOr[float | None] = NOT_GIVEN,
     ) -> None:
         """Change the given options, from the next turn on. None is the model's default.
 
@@ -212,6 +220,8 @@ class OrpheusTTS(tts.TTS[Any]):
                 ("trim_leading_silence", trim_leading_silence),
                 ("spell_numbers", spell_numbers),
                 ("pronunciations", pronunciations),
+                ("speed", speed),
+                ("gain_db", gain_db),
             )
             if is_given(value)
         }

@@ -25,6 +25,8 @@ class OrpheusTTSSettings(TTSSettings):
         spell_numbers: write out numbers, money, dates and the like before the model reads them.
         pronunciations: written word -> how it is spoken: {"Nguyen": "win"}.
             The context keeps the written form.
+        speed: 0.5 to 2; 2 is twice as fast, at the same pitch.
+        gain_db: added to the loudness, -40 to 20.
     """
 
     temperature: float | NotGiven | None = field(default_factory=lambda: NOT_GIVEN)
@@ -34,6 +36,8 @@ class OrpheusTTSSettings(TTSSettings):
     trim_leading_silence: bool | NotGiven | None = field(default_factory=lambda: NOT_GIVEN)
     spell_numbers: bool | NotGiven | None = field(default_factory=lambda: NOT_GIVEN)
     pronunciations: Mapping[str, str] | NotGiven | None = field(default_factory=lambda: NOT_GIVEN)
+    speed: float | NotGiven | None = field(default_factory=lambda: NOT_GIVEN)
+    gain_db: float | NotGiven | None = field(default_factory=lambda: NOT_GIVEN)
 
 
 OPTIONS = tuple(option.name for option in fields(SpeechOptions))

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import struct
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +18,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from orpheus_plugin.engine.delivery import Tempo
+from orpheus_plugin.engine.trim import to_pcm16
 from orpheus_plugin.errors import InvalidOptions
 from orpheus_plugin.turn import SAMPLE_RATE
 
@@ -218,50 +219,24 @@ class _AvEncoder:
 
 
 class WithTempo:
-    """Speech faster or slower at the same pitch, then encoded: FFmpeg's `atempo`."""
+    """Speech faster or slower at the same pitch, then encoded."""
 
     def __init__(self, speed: float, encoder: Encoder) -> None:
+        _import_av(f"speed {speed:g}")
         self._encoder = encoder
-        av = _import_av(f"speed {speed:g}")
-        self._av = av
-        self._graph: Any = av.filter.Graph()
-        source = self._graph.add_abuffer(
-            format="s16", sample_rate=SAMPLE_RATE, layout="mono", time_base="1/24000"
-        )
-        # One atempo filter slows down to a half at most.
-        steps = [max(speed, 0.5)] + ([speed / 0.5] if speed < 0.5 else [])
-        chain = [source, *(self._graph.add("atempo", f"{step:.6f}") for step in steps)]
-        chain += [
-            self._graph.add("aformat", "sample_fmts=s16:channel_layouts=mono"),
-            self._graph.add("abuffersink"),
-        ]
-        for left, right in itertools.pairwise(chain):
-            left.link_to(right)
-        self._graph.configure()
-        self._samples = 0
+        self._tempo = Tempo(speed)
 
     def push(self, pcm: bytes) -> bytes:
-        self._graph.push(_frame(self._av, pcm, self._samples))
-        self._samples += len(pcm) // 2
-        return self._encoder.push(self._pull())
+        samples = np.frombuffer(pcm, "<i2").astype(np.float32) / np.float32(32_768)
+        return self._encoder.push(to_pcm16(self._tempo.push(samples)))
 
     def finish(self) -> bytes:
-        self._graph.push(None)
-        tail = self._encoder.push(self._pull())
+        tail = self._encoder.push(to_pcm16(self._tempo.finish()))
         return tail + self._encoder.finish()
 
     def close(self) -> None:
-        self._graph = None
+        self._tempo.close()
         self._encoder.close()
-
-    def _pull(self) -> bytes:
-        pieces: list[bytes] = []
-        while True:
-            try:
-                frame = self._graph.pull()
-            except (BlockingIOError, EOFError):
-                return b"".join(pieces)
-            pieces.append(frame.to_ndarray().astype("<i2").tobytes())
 
 
 def _frame(av: Any, pcm: bytes, position: int) -> Any:

@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 from orpheus_plugin.errors import BadMessage, InvalidOptions, OrpheusError, TurnTimedOut
-from orpheus_plugin.turn import SpeechOptions
+from orpheus_plugin.turn import SPEEDS, SpeechOptions
 
 T = TypeVar("T")
 
@@ -79,6 +79,8 @@ class Options(msgspec.Struct, kw_only=True):
     top_p: float | None = None
     repetition_penalty: float | None = None
     seed: int | None = None
+    speed: float | None = None
+    gain_db: float | None = None
 
     def speech(self) -> SpeechOptions:
         """Raises InvalidOptions."""
@@ -88,7 +90,33 @@ class Options(msgspec.Struct, kw_only=True):
             top_p=self.top_p,
             repetition_penalty=self.repetition_penalty,
             seed=self.seed,
+            speed=self.speed,
+            gain_db=self.gain_db,
         )
+
+
+class WideOptions(Options, kw_only=True):
+    """Options of a protocol whose speed goes from 0.25 to 4: what is beyond a turn's own range is
+    left to the encoder."""
+
+    speed: Annotated[float, msgspec.Meta(ge=0.25, le=4.0)] | None = None
+
+    def speech(self) -> SpeechOptions:
+        asked, self.speed = self.speed, self._within
+        try:
+            return super().speech()
+        finally:
+            self.speed = asked
+
+    @property
+    def speed_left(self) -> float:
+        """The speed to encode the turn's audio with."""
+        return (self.speed or 1.0) / (self._within or 1.0)
+
+    @property
+    def _within(self) -> float | None:
+        low, high = SPEEDS
+        return None if self.speed is None else min(high, max(low, self.speed))
 
 
 def json_object(text: bytes | str, kind: type[T]) -> T:

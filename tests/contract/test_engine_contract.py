@@ -105,6 +105,17 @@ async def settle(engine: SpeechEngine) -> None:
             await asyncio.sleep(0.02)
 
 
+async def test_speed_and_loudness_are_those_of_the_turn(engine: SpeechEngine) -> None:
+    plain, fast, soft = [
+        np.frombuffer(pcm(await speak(engine, TEXT, seed=3, **options)), "<i2").astype(float)
+        for options in ({}, {"speed": 1.5}, {"gain_db": -12.0})
+    ]
+    assert fast.size * 1.5 == pytest.approx(plain.size, rel=0.02)
+    assert np.abs(soft).mean() == pytest.approx(np.abs(plain).mean() * 10 ** (-12 / 20), rel=0.02)
+    with pytest.raises(InvalidOptions, match="speed"):
+        SpeechOptions(speed=3.0)
+
+
 async def test_a_character_cut_in_two_is_whole_again(engine: SpeechEngine) -> None:
     async with engine.open_turn() as turn:
         for piece in ("Hello \ud83d", "\ude00 there.", " \ud83d"):

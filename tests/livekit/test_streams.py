@@ -230,8 +230,9 @@ async def test_options_change_from_the_next_stream_on(
     speech: OrpheusTTS, tones: ToneEngine
 ) -> None:
     speech.update_options(voice="leo", temperature=0.3, seed=7, pronunciations={"Nguyen": "win"})
+    speech.update_options(speed=1.3)
     begun = speech.stream()
-    speech.update_options(voice=None, pronunciations=None)
+    speech.update_options(voice=None, pronunciations=None, gain_db=-3.0)
     begun.push_text("Hello.")
     begun.end_input()
     await read(begun)
@@ -240,6 +241,7 @@ async def test_options_change_from_the_next_stream_on(
     assert (first.voice, first.temperature, first.seed) == ("leo", 0.3, 7)
     assert (second.voice, second.temperature, second.seed) == (None, 0.3, 7)
     assert (first.pronunciations, second.pronunciations) == ({"Nguyen": "win"}, None)
+    assert [(o.speed, o.gain_db) for o in tones.opened] == [(1.3, None), (1.3, -3.0)]
 
 
 async def test_a_wrong_option_is_refused_where_it_is_given(
@@ -249,6 +251,8 @@ async def test_a_wrong_option_is_refused_where_it_is_given(
         OrpheusTTS(engine=tones, voice="nobody")
     with pytest.raises(InvalidOptions):
         OrpheusTTS(engine=tones, temperature=-1)
+    with pytest.raises(InvalidOptions, match="speed"):
+        OrpheusTTS(engine=tones, speed=0.1)
     with pytest.raises(ValueError, match="alone"):
         OrpheusTTS(engine=tones, url="http://127.0.0.1:1")
     with pytest.raises(ValueError, match="alone"):

@@ -67,6 +67,15 @@ async def test_pronunciations_reach_the_engine_and_can_change() -> None:
     assert [type(error.exception) for error in errors] == [InvalidOptions]
 
 
+async def test_speed_and_loudness_reach_the_engine_and_are_checked() -> None:
+    engine = ToneEngine()
+    tts = OrpheusTTS(engine=engine, settings=Settings(speed=1.2))
+    changes = [update(speed=0.8, gain_db=-6.0), update(speed=9.0)]
+    _, errors = await run(tts, [TTSSpeakFrame("One."), *changes, TTSSpeakFrame("Two.")])
+    assert [(o.speed, o.gain_db) for o in engine.opened] == [(1.2, None), (0.8, -6.0)]
+    assert [type(error.exception) for error in errors] == [InvalidOptions]
+
+
 async def test_a_change_of_one_setting_leaves_the_others() -> None:
     engine = ToneEngine()
     tts = OrpheusTTS(engine=engine, settings=Settings(temperature=0.4, seed=7))

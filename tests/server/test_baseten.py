@@ -45,6 +45,16 @@ async def test_words_in_audio_out_then_the_end(server: RunningTestServer) -> Non
     assert len(audio) % 2 == 0
 
 
+async def test_a_speed_makes_it_shorter(server: RunningTestServer) -> None:
+    lengths = []
+    for options in ({"seed": 3}, {"seed": 3, "speed": 2.0}):
+        async with connected(server, **options) as ws:
+            await ws.send_str(TEXT)
+            await ws.send_str("__END__")
+            lengths.append(sum([len(message.data) async for message in ws]))
+    assert lengths[1] * 2 == pytest.approx(lengths[0], rel=0.02)
+
+
 async def test_audio_flows_while_text_is_still_coming(server: RunningTestServer) -> None:
     async with connected(server) as ws:
         for word in FIRST_WORDS.split():

@@ -99,7 +99,7 @@ async def test_server_sent_events_carry_the_audio_and_the_usage(client: openai.A
 
 async def test_speed_changes_the_length(client: openai.AsyncOpenAI) -> None:
     lengths = {}
-    for speed in (0.25, 1.0, 2.0, 4.0):
+    for speed in (0.25, 0.7, 1.0, 2.0, 4.0):
         answer = await client.audio.speech.create(
             model="tts-1", voice="tara", input=TEXT, speed=speed, response_format="pcm",
             extra_body={"seed": 3},
@@ -107,6 +107,17 @@ async def test_speed_changes_the_length(client: openai.AsyncOpenAI) -> None:
         lengths[speed] = len(answer.content)
     for speed, length in lengths.items():
         assert length * speed == pytest.approx(lengths[1.0], rel=0.08), speed
+
+
+async def test_gain_changes_the_loudness(client: openai.AsyncOpenAI) -> None:
+    means = []
+    for gain in (0.0, -12.0):
+        answer = await client.audio.speech.create(
+            model="tts-1", voice="tara", input=TEXT, response_format="pcm",
+            extra_body={"seed": 3, "gain_db": gain},
+        )  # fmt: skip
+        means.append(np.abs(np.frombuffer(answer.content, "<i2").astype(float)).mean())
+    assert means[1] == pytest.approx(means[0] * 10 ** (-12 / 20), rel=0.02)
 
 
 @pytest.mark.parametrize(
@@ -121,6 +132,7 @@ async def test_speed_changes_the_length(client: openai.AsyncOpenAI) -> None:
         {"stream_format": "smoke"},
         {"extra_body": {"temperature": "hot"}},
         {"extra_body": {"seed": -1}},
+        {"extra_body": {"gain_db": 99}},
     ],
 )
 async def test_a_wrong_request_is_a_bad_request(

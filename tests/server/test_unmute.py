@@ -224,6 +224,15 @@ async def test_a_custom_voice_is_an_error_where_that_is_wished(engine: SpeechEng
             assert time.monotonic() - began < 0.3
 
 
+async def test_speed_is_an_option_of_the_address(server: RunningTestServer) -> None:
+    lengths = []
+    for query in ({}, {"speed": "2"}):
+        async with connected(server, format="Pcm", seed="5", **query) as client:
+            await client.say("Hello there.")
+            lengths.append(sum([len(message.data) async for message in client.ws]))
+    assert lengths[1] * 2 == pytest.approx(lengths[0], rel=0.05)
+
+
 async def test_bare_formats_carry_the_same_audio(server: RunningTestServer) -> None:
     av = pytest.importorskip("av")
     async with connected(server, format="Pcm", seed="5") as client:

@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 import json
 import logging
-from typing import Annotated, Literal
+from typing import Literal
 
 import msgspec
 from aiohttp import web
@@ -24,7 +24,7 @@ from aiohttp import web
 from orpheus_plugin.errors import BadMessage, InvalidOptions, OrpheusError, TextTooLong
 from orpheus_plugin.server.duplex import drive
 from orpheus_plugin.server.protocols.omni_audio import Format, Sentences
-from orpheus_plugin.server.replies import Options, json_object
+from orpheus_plugin.server.replies import WideOptions, json_object
 from orpheus_plugin.server.served_turn import ServedTurn
 from orpheus_plugin.server.service import SpeechService
 from orpheus_plugin.server.websocket import Socket, accept
@@ -44,13 +44,12 @@ long is closed. LiveKit's plugin keeps idle connections and sends a message ever
 NO_CLONES = "Orpheus cannot speak with a recorded voice; choose a named one"
 
 
-class Config(Options, kw_only=True, tag_field="type", tag="session.config"):
+class Config(WideOptions, kw_only=True, tag_field="type", tag="session.config"):
     """Other fields (language, instructions, task_type, max_new_tokens ...) are accepted and
     ignored."""
 
     speaker: str | None = None
     response_format: Literal["wav", "pcm", "flac", "mp3", "opus"] | None = None
-    speed: Annotated[float, msgspec.Meta(ge=0.25, le=4.0)] | None = None
     stream_audio: bool | None = None
     word_timestamps: bool | None = None
     timestamp_type: Literal["none", "word"] | None = None
@@ -70,7 +69,7 @@ class Config(Options, kw_only=True, tag_field="type", tag="session.config"):
     def format(self) -> Format:
         return Format(
             self.response_format or "wav",
-            speed=self.speed or 1.0,
+            speed=self.speed_left,
             streamed=bool(self.stream_audio),
             word_chunks=bool(self.word_timestamps),
             word_alignment=self.timestamp_type == "word",

@@ -19,7 +19,7 @@ class Format:
 
     Attributes:
         name: of the file format.
-        speed: of the speech; 1 if it is streamed.
+        speed: to encode the speech with, after that of the turn; 1 if it is streamed.
         streamed: pieces of pcm as they come, not one file a sentence.
         word_chunks: audio in JSON, base64, and after it the times of its words (vLLM-Omni's
             word_timestamps).

@@ -7,7 +7,7 @@ import asyncio
 import base64
 import contextlib
 import json
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 from aiohttp import web
@@ -16,7 +16,7 @@ from orpheus_plugin.errors import InvalidOptions, OrpheusError
 from orpheus_plugin.server import encoders
 from orpheus_plugin.server.encoders import CONTENT_TYPES, Encoder, OffLoop, WithTempo, make_encoder
 from orpheus_plugin.server.replies import (
-    Options,
+    WideOptions,
     continue_later,
     error_response,
     http_error,
@@ -90,7 +90,7 @@ class _Voice(msgspec.Struct):
     id: str
 
 
-class _Asked(Options, kw_only=True):
+class _Asked(WideOptions, kw_only=True):
     """A request. `model` and `instructions` are accepted and ignored: there is one model, and it
     takes no instructions.
 
@@ -101,7 +101,6 @@ class _Asked(Options, kw_only=True):
     input: str
     voice: str | _Voice | None = None  # type: ignore[assignment]
     response_format: str | None = None
-    speed: Annotated[float, msgspec.Meta(ge=0.25, le=4.0)] | None = None
     stream_format: Literal["audio", "sse"] | None = None
     stream: bool | None = None
 
@@ -120,7 +119,7 @@ class _Asked(Options, kw_only=True):
 
     def encoder(self) -> Encoder:
         encoder = make_encoder(self.format)
-        return encoder if self.speed in (None, 1) else WithTempo(self.speed or 1.0, encoder)
+        return encoder if self.speed_left == 1 else WithTempo(self.speed_left, encoder)
 
 
 async def _speak(turn: ServedTurn, text: str, encoder: OffLoop, sender: _Bytes | _Events) -> None:

@@ -83,7 +83,18 @@ def _options(request: web.Request) -> SpeechOptions:
     return SpeechOptions(
         voice=request.query.get("voice"),
         seed=int(seed) if seed.isascii() and seed.isdecimal() and len(seed) < 19 else None,
+        speed=_number(request, "speed"),
+        gain_db=_number(request, "gain_db"),
     )
+
+
+def _number(request: web.Request, name: str) -> float | None:
+    """Raises InvalidOptions."""
+    text = request.query.get(name)
+    try:
+        return float(text) if text else None
+    except ValueError:
+        raise InvalidOptions(f"{name} must be a number, not {text!r}") from None
 
 
 async def _refuse(socket: Socket, out: _Out, error: OrpheusError) -> WSCloseCode:
