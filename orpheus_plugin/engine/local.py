@@ -162,13 +162,9 @@ class LocalEngine:
         Raises InvalidOptions without a cache, and what a turn raises.
         """
         if self._phrases is None:
-            raise InvalidOptions(
-                "prime needs a phrase cache: EngineConfig(cache=CacheOptions()), and a started"
-                " engine"
-            )
-        await prime(
-            lambda: self.open_turn(options, max_wait_s=MAX_WAIT_S), self._phrases, list(texts)
-        )
+            raise InvalidOptions("prime needs EngineConfig(cache=CacheOptions())")
+        new = partial(self.open_turn, options, max_wait_s=MAX_WAIT_S)
+        await prime(new, self._phrases, list(texts))
 
     async def _observe(self) -> None:
         while True:
