@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         TextTooLong,
         UnknownVoice,
     )
+    from orpheus_plugin.tokens.phrases import CacheOptions
     from orpheus_plugin.turn import (
         AudioChunk,
         SpeechEngine,
@@ -46,12 +47,14 @@ _HOME = {
         "TextTooLong",
         "UnknownVoice",
     ),
+    "tokens.phrases": ("CacheOptions",),
     "turn": ("AudioChunk", "SpeechOptions", "Turn", "TurnEnd", "TurnStats", "Word"),
 }
 
 __all__ = [
     "AtCapacity",
     "AudioChunk",
+    "CacheOptions",
     "EngineConfig",
     "EngineDied",
     "InvalidOptions",

@@ -45,10 +45,27 @@ def parse_number(written: str, language: Language) -> Number | None:
     return Number(whole, last, fraction) if len(marks) == 1 and last in language.decimals else None
 
 
-def _cents(written: str) -> Number | None:
-    """An amount of money with its hundredths behind the other mark: R$ 50,00 in English."""
-    match = re.fullmatch(r"(\d+)([.,])(\d\d)", written)
-    return Number(match[1], match[2], match[3]) if match else None
+def _money_number(written: str, currency: str, language: Language) -> Number | None:
+    """An amount of money written as elsewhere: R$ 50,00 and €1.000 in English, $1,000 in
+    Spanish."""
+    if match := re.fullmatch(r"(\d+)([.,])(\d\d)", written):
+        return Number(match[1], match[2], match[3])
+    mark = "," if "," in language.decimals else "." if currency == "€" else ""
+    if mark and re.fullmatch(rf"[1-9]\d{{0,2}}(?:{re.escape(mark)}\d{{3}})+", written):
+        return Number(written.replace(mark, ""))
+    return None
+
+
+_ONE_SCALE = {
+    "millions": "million", "milliards": "milliard", "millones": "millón", "billones": "billón",
+    "milioni": "milione", "miliardi": "miliardo", "Millionen": "Million", "Milliarden": "Milliarde",
+}  # fmt: skip
+_ROUND = frozenset([*_ONE_SCALE, *_ONE_SCALE.values()]) - {
+    "Million",
+    "Millionen",
+    "Milliarde",
+    "Milliarden",
+}
 
 
 def _is_name(number: Number) -> bool:
@@ -97,6 +114,7 @@ class Amounts:
 
     def __init__(self, language: Language) -> None:
         self.language = language
+        self._scales = {**language.scales, **language.money_scales}
         point = re.escape("".join(language.decimals) or ".")
         quote = r"|'\d{3}" if "'" in language.groups else ""
         grouped = rf"\d{{1,3}}(?:[.,]\d{{2,3}}{quote})+"
@@ -140,8 +158,8 @@ class Amounts:
             if match is None or (not signed and match["signs"]):
                 continue
             number = parse_number(match["number"], self.language)
-            if number is None and match.groupdict().get("currency"):
-                number = _cents(match["number"])
+            if currency := match.groupdict().get("currency"):
+                number = _money_number(match["number"], currency, self.language) or number
             if number is None or (
                 pattern is self._plain and match["scale"] == "K" and _is_name(number)
             ):
@@ -252,19 +270,17 @@ class Amounts:
         """The number with its scale, and whether it is exactly one."""
         language, number = self.language, amount.number
         words = language.decimal(*number)
+        scale = self._scales.get(amount.scale, amount.scale)
+        if number == Number("1"):
+            scale = _ONE_SCALE.get(scale, scale)
         if not number.fraction:
             names = self._unit_names(amount.unit)
             money = language.currencies.get(amount.currency)
-            noun = amount.scale or (names[0] if names else "") or (money[0] if money else noun)
+            noun = scale or (names[0] if names else "") or (money[0] if money else noun)
             words = language.counted(words, noun, before)
         pieces = [(amount.place, words)]
-        if amount.scale:
-            name = (
-                language.scales.get(amount.scale)
-                or language.money_scales.get(amount.scale)
-                or amount.scale
-            )
-            pieces.append((amount.scale_place if amount.scale_place >= 0 else amount.place, name))
+        if scale:
+            pieces.append((amount.scale_place if amount.scale_place >= 0 else amount.place, scale))
         if amount.more:
             pieces.append((amount.place, language.plus if amount.more == "+" else language.times))
         return pieces, number == Number("1") and not amount.scale and not amount.more
@@ -297,14 +313,16 @@ class Amounts:
                 *(_split(amount, one) if amount.currency_place >= 0 else [(amount.place, one)]),
                 *self._more(amount),
             ]
-        return [*pieces, (place, self._link(amount.scale, many)), *self._more(amount)]
+        last = pieces[-1][1].rpartition(" ")[2]
+        scale = amount.scale or (last if last in _ROUND else "")  # "un million d'euros"
+        return [*pieces, (place, self._link(scale, many)), *self._more(amount)]
 
     def _more(self, amount: Amount) -> list[Piece]:
         return [(amount.place, self.language.plus)] if amount.more else []
 
     def _link(self, scale: str, many: str) -> str:
         """A currency after a scale: "millions d'euros", but "mille euros"."""
-        name = self.language.scales.get(scale) or self.language.money_scales.get(scale) or scale
+        name = self._scales.get(scale, scale)
         link = self.language.scale_link
         if not scale or link == " " or name in ("mille", "mil", "mila"):
             return many

@@ -156,6 +156,8 @@ def power(text: Text, place: int) -> Reading | None:
     if match is None:
         return None
     language = text.language
+    if match[2] in ("st", "nd", "rd", "th"):  # n^{th}
+        return Reading(match.end(), [(place, match[2])])
     if not match[1] and match[2] in ("2", "3"):
         said = language.squared if match[2] == "2" else language.cubed
     else:

@@ -19,7 +19,7 @@ from orpheus_plugin.text.languages.de import (
 from orpheus_plugin.text.numerals import number_words
 
 _ORDINAL = re.compile(r"(\d{1,3})\.(?:(?= [^\W\d])|\s?([-/])\s?(?=\d{1,3}\. [^\W\d])|$)")
-_ER = re.compile(r"(\d{1,4})er(n|s)?(?!\w)")
+_ER = re.compile(r"(\d{1,3}(?:\.\d{3})+|\d{1,4})er(n|s)?(?!\w)")
 _CHAIN = re.compile(r"(?:\d{1,3}\.(?:\s?[-/,]\s?| (?:und|oder|bis|sowie) ))+$")
 _OPENERS = word_set(
     "Danach Dann Und Aber Ich Er Sie Es Wir Das Der Die Ein Eine Heute Jetzt"
@@ -34,7 +34,7 @@ _NEUTER = word_set(
 def ordinals(text: Text, place: int) -> Reading | None:
     """ "am 3. Mai", "der 3. Platz", "vom 3. bis 5. Mai", "die 80er"."""
     if match := _ER.match(text.text, place):
-        said = number_words(int(match[1]), "de") or match[1]
+        said = number_words(int(match[1].replace(".", "")), "de") or match[1]
         return Reading(match.end(), [(place, f"{said}er{match[2] or ''}")])
     match = _ORDINAL.match(text.text, place)
     if match is None:

@@ -25,7 +25,7 @@ _ABBREVIATIONS = {
     "b/c": "because", "c/o": "care of", "n/a": "not applicable",
     "a/c": "A C", "i/o": "I O", "w/out": "without", "w/in": "within", "y/n": "yes or no",
     "a.k.a.": "also known as", "aka": "also known as", "p.o.": "P O",
-    "blvd.": "Boulevard", "hwy.": "Highway", "pkwy.": "Parkway",
+    "ave.": "Avenue", "blvd.": "Boulevard", "hwy.": "Highway", "pkwy.": "Parkway",
 }  # fmt: skip
 _BEFORE_NAMES = {
     "capt.": "Captain", "lt.": "Lieutenant", "gen.": "General", "sgt.": "Sergeant",
@@ -54,6 +54,11 @@ _NO_STREETS = frozenset(
     {"the", "mount", "mt", "fort", "ft", "port", "lake", "and"}
 )  # they come before a saint's name
 _INITIALS = re.compile(r"(?:[A-Z]\.)+[A-Z]")
+_SENTENCE_OPENERS = word_set(
+    "The This That These Those He She It They We You I But And So Then There Here In On At If When"
+    " What Who Why How A An My Our "
+    "Your His Her Its Their Please Yes No Now"
+)
 _PLURAL = re.compile(r"([A-Z]{1,5})('?s)$")
 _SPELLED = word_set(
     "PO AI API APIs APR CPU CPUs GPU GPUs UI UX ID IDs URL URLs USA UK EU UN FAQ OS PIN IP IPO "
@@ -124,10 +129,15 @@ class Letters:
         if (
             core != bare
             and _INITIALS.fullmatch(bare)
-            and not self._text.ends_sentence(place + len(word))
+            and not self._ends_with_initials(place + len(word))
         ):
             return f"{head}{said}{tail}"
         return f"{head}{said}{core[len(bare) :]}{tail}"
+
+    def _ends_with_initials(self, end: int) -> bool:
+        """Whether the stop of "U.S." ends a sentence, too: "the U.S. Army", but "the U.S. He"."""
+        after = self._text.word_after(end)
+        return not after or (self._text.ends_sentence(end) and after in _SENTENCE_OPENERS)
 
     def acronym(self, core: str) -> str | None:
         """Letter by letter, if it is not a word: IBM, IBM's, GPUs, U.S.A."""
@@ -205,7 +215,7 @@ class Letters:
             return name == "st" and dotted and not after[:1].isupper()
         numbered = self._numbered(at)
         if name not in _ALSO_TITLES:
-            return numbered or dotted
+            return numbered or dotted or name in ("blvd", "hwy", "pkwy")
         direct = self._text.goes_on(end)
         if name == "st" and dotted:
             return not (direct and after[:1].isupper()) or before.lower() not in _NO_STREETS

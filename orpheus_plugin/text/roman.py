@@ -14,7 +14,9 @@ _ROMAN = re.compile(r"M{0,3}(?:CM|CD|D?C{0,3})(?:XC|XL|L?X{0,3})(?:IX|IV|V?I{0,3
 _CENTURY = re.compile(r"([IVXLC]+)(e|ème|er)$")
 _VALUES = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100, "D": 500, "M": 1000}
 _RULERS = word_set(
-    "Isabella Victoria Catalina María Juana Elisabetta Caterina Margarethe Margarita Christina"
+    "Pío Élisabeth Clément Clemente Benoît Grégoire Gregorio Inocencio Urbano Sixto León Léon "
+    "Jean-Paul Isabella Victoria Catalina María Juana Elisabetta Caterina Margarethe Margarita"
+    " Christina"
     " Cristina Isabelle "
     "Alexander Alexandre Alfonso Benedict Benedikt Benedetto Benito Carl Carlo Carlos "
     "Catherine Charles Christian Clement Darius Edward Elizabeth Elisabeth Emanuele Felipe "

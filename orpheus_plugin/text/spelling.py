@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from orpheus_plugin.text import english, figures, german
+from orpheus_plugin.text.amounts import parse_number
 from orpheus_plugin.text.context import Reading, Rule, Text
 from orpheus_plugin.text.languages import Language, language
 from orpheus_plugin.text.letters import Letters
@@ -25,6 +26,7 @@ _OPENERS = "\"'([{¿¡“‘«"
 _CLOSING = re.compile(r"[\"'”’»)\]}.,;:!?…]+(?!\S)")
 _AREA_CODE = re.compile(r"\(\d+\) ?\d")
 _STARTS = re.compile(r"[\d½¼¾+\-<>≤≥~≈±#№'.^]|[^\w\s]|[A-Zv]")
+_GROUPED = re.compile(r"\d{1,3}(?:([.,'])\d{3})(?:\1\d{3})*(?!\d)(?![.,]\d)")
 _DIGITS = re.compile(r"\d+")
 _PIECE = re.compile(r"(?P<letters>[^\W\d_]+)|(?P<digits>\d+)|(?P<mark>.)", re.DOTALL)
 
@@ -56,6 +58,13 @@ def _rules(known: Language, mark: str) -> tuple[Rule, ...]:
         for rule, marks, leads in rules
         if (leads if mark == "^" else marks == "*" or mark in marks)
     )
+
+
+@lru_cache(maxsize=16)
+def _number_mark(known: Language) -> re.Pattern[str]:
+    """An abbreviation of "number" that is written together with its number."""
+    marks = "|".join(re.escape(mark) for mark in sorted(known.number_marks, key=len, reverse=True))
+    return re.compile(rf"(?:{marks or '(?!)'})(?=\d)", re.IGNORECASE)
 
 
 class _Speller:
@@ -170,6 +179,9 @@ class _Speller:
                     self._glued = True
                 place += 1
                 continue
+            if opening and (mark := _number_mark(self._language).match(text, place)):
+                self._say(place, self._language.number)  # "n°1", "Nr.5"
+                place = mark.end()
             opening = False
             reading = self._rule(place)
             if reading is None:
@@ -222,6 +234,13 @@ class _Speller:
                 or len(piece) > 15
                 or (len(piece) > 2 and any(self._text.is_code(place)))
             )
+            grouped = _GROUPED.match(text, place)
+            number = (
+                parse_number(grouped[0], language) if grouped and not before.isalpha() else None
+            )
+            if grouped and number and not number.fraction and number.whole != piece:  # "5,000ish"
+                self._say(place, language.integer(number.whole))
+                return grouped.end()
             behind_point = before == "." and text[place - 2 : place - 1].isdecimal()
             self._say(
                 place, language.told(piece) if coded or behind_point else language.integer(piece)
@@ -230,7 +249,7 @@ class _Speller:
             self._say(place, piece, glue=True)
             self._glued = True
         elif piece in ".," and after.isdecimal():
-            if piece == "." or before.isdecimal():
+            if (piece == "." and not before.isalpha()) or before.isdecimal():
                 self._say(
                     place,
                     language.decimals.get(piece, "") or ",",

@@ -18,6 +18,7 @@ def read(text: str, language: str = "en") -> str:
 
 ENGLISH = {
     "numbers with a prefix or suffix": [
+        ('5,000ish, €1.000', 'five thousand ish, one thousand euros.'),
         ("Over 12,500+ tickets", "Over twelve thousand five hundred plus tickets."),
         ("a $3,000+ bill", "a three thousand dollar plus bill."),
         ("It is 1,500x as fast", "It is one thousand five hundred times as fast."),
@@ -106,6 +107,7 @@ ENGLISH = {
         ("PO Box 1120", "P O Box one one two oh."),
     ],
     "fractions and powers": [
+        ('n^{th}', 'n th.'),
         ("\\frac{3}{8} of it", "three over eight of it."),
         ("$\\frac{a}{b}$", "a over b."),
         ("\\sqrt{9} \\times 2", "square root of nine times two."),
@@ -149,6 +151,8 @@ ENGLISH = {
         ("the XVIII century", "the eighteenth century."),
     ],
     "acronyms": [
+        ('the U.S. Army', 'the U S Army.'),
+        ('We left the U.S. He too.', 'We left the U S. He too.'),
         ("the FBI's case", "the F B I's case."),
         ("two ATMs, three PCs", "two A T Ms, three P Cs."),
         ("NASA's plan", "NASA's plan."),
@@ -165,6 +169,7 @@ ENGLISH = {
         ("US and UK", "U S and U K."),
     ],
     "streets and titles": [
+        ('MLK Blvd, Ave. of Arts', 'M L K Boulevard, Avenue of Arts.'),
         ("9 Oak Dr. is mine", "nine Oak Drive is mine."),
         ("Dr. Oak lives at 9 Elm Dr.", "Doctor Oak lives at nine Elm Drive."),
         ("on Lake Rd. and 5th Ave.", "on Lake Road and fifth Avenue."),
@@ -215,6 +220,8 @@ ENGLISH = {
 }  # fmt: skip
 OTHERS = {
     "de": [
+        ('1. FC, Nr.5, 5.000er', 'erster FC, Nummer fünf, fünftausender.'),
+        ('1 Mio. €', 'eine Million Euro.'),
         ("am 03.10.2024", "am dritten Oktober zweitausendvierundzwanzig."),
         ("der 1.5. ist frei", "der erste Mai ist frei."),
         ("am 24. Dezember", "am vierundzwanzigsten Dezember."),
@@ -249,6 +256,8 @@ OTHERS = {
         ("Wählen Sie die 110", "Wählen Sie die eins eins null."),
     ],
     "fr": [
+        ('n°5, CP 75001', 'numéro cinq, CP sept cinq zéro zéro un.'),
+        ('1 M€, 2 000 000 €', "un million d'euros, deux millions d'euros."),
         ("le 14/07/2024", "le quatorze juillet deux mille vingt-quatre."),
         ("le 1er mai", "le premier mai."),
         ("14h-16h30", "quatorze heures à seize heures trente."),
@@ -266,6 +275,8 @@ OTHERS = {
         ("1/2 litre, ¼ h", "un demi litre, un quart h."),
     ],
     "es": [
+        ('$1,000 en el siglo V', 'mil dólares en el siglo cinco.'),
+        ('1 M€', 'un millón de euros.'),
         ("el 06/12/2023", "el seis de diciembre de dos mil veintitrés."),
         ("de 9:00-14:30", "de nueve a catorce y treinta."),
         ("-2 °C", "menos dos grados centígrados."),
@@ -287,6 +298,8 @@ OTHERS = {
         ("Isabel II", "Isabel segunda."),
     ],
     "it": [
+        ('5 €/h, 80 €/notte', "cinque euro all'ora, ottanta euro a notte."),
+        ('n.1', 'numero uno.'),
         ("il 25/04/2024", "il venticinque aprile duemilaventiquattro."),
         ("dalle 9:30-13:00", "dalle nove e trenta a tredici."),
         ("-7 °C", "meno sette gradi Celsius."),

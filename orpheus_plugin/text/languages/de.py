@@ -10,6 +10,7 @@ MONTHS, MONTH_NAMES = months(
 )
 MONTH_NAMES.update({"jänner": 1, "sept": 9, "mrz": 3})
 NUMBERED = word_set(
+    "fc "
     "platz stock etage klasse mal teil kapitel tag woche monat jahr jahrhundert weltkrieg liga"
     " bundesliga runde halbzeit "
     "advent stufe reihe gang akt auflage quartal semester person versuch preis satz schritt"
