@@ -23,6 +23,9 @@ WEIGHTS = (2.0, 0.5, 2.0, 2.0, 0.5, 2.0, 2.0)
 they make nine tenths of the loss, and the words suffer."""
 
 
+UNMARKED = 0.25
+"""Share of utterances that are learned without the mark at their end, as titles and list lines are written."""
+
 WARM_UP = 60
 """Steps in which the learning rate rises."""
 CHECKPOINT = 100
@@ -58,6 +61,15 @@ def word_ends(text: str) -> np.ndarray[Any, np.dtype[np.int64]]:
             end = i
         out[i] = end
     return out
+
+
+def unmarked(u: Utterance) -> Utterance:
+    """The same speech, written without the marks at its end: what read them reads the end of the text.
+
+    A question mark stays: only it says how the voice shall end.
+    """
+    text = u.text.rstrip(" ,.!:'-")
+    return replace(u, text=text, pointers=np.minimum(u.pointers, len(text)))
 
 
 def sequence(u: Utterance, speed: float) -> tuple[list[int], np.ndarray[Any, Any], int]:
@@ -103,7 +115,7 @@ def collate(batch: list[Utterance], speed: float) -> Batch:
 
 
 class Sampler:
-    """Draws batches of utterances of similar length.
+    """Draws batches of utterances of similar length, a share of them without their end marks.
 
     Args:
         data: everything to learn from.
@@ -129,7 +141,9 @@ class Sampler:
             self.data
         ):
             end += 1
-        return collate(self.data[start : max(end, start + 1)], speed)
+        chosen = self.data[start : max(end, start + 1)]
+        drop = self.rng.random(len(chosen)) < UNMARKED
+        return collate([unmarked(u) if d else u for u, d in zip(chosen, drop, strict=True)], speed)
 
 
 def losses(
