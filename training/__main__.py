@@ -26,13 +26,19 @@ def main() -> None:
     speech.add_argument("--shards", type=int, help="only the first so many (of 1000 lines each)")
     lm = steps.add_parser("lm", help="train the language model (resumes from its checkpoint)")
     lm.add_argument("--minutes", type=float, default=95)
-    steps.add_parser("restore", help="a checkpoint from the shipped files, to go on from")
+    again = steps.add_parser("restore", help="a checkpoint from the shipped files, to go on from")
+    again.add_argument("--what", choices=("lm", "codec"), default="lm")
     refine = steps.add_parser("refine", help="train a language model that reads already on")
     refine.add_argument("--minutes", type=float, default=60)
     codec = steps.add_parser("codec", help="train the codec's decoder (resumes likewise)")
     codec.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     codec.add_argument("--minutes", type=float, help="length of the run (CPU 95, GPU 8)")
     codec.add_argument("--batch", type=int, help="stretches in a step (CPU 6, GPU 48)")
+    codec.add_argument(
+        "--go-on",
+        action="store_true",
+        help="with a decoder that speaks already (after restore or widen)",
+    )
     codec.add_argument("--no-compile", action="store_true", help="for a run of a few steps")
     voice = steps.add_parser("adapter", help="a second voice: a LoRA adapter on the shipped files")
     voice.add_argument("--name", default="bruno", help="what prompts call it")
@@ -43,6 +49,9 @@ def main() -> None:
     voice.add_argument("--shards", type=int, default=6, help="thousands of sentences to learn from")
     voice.add_argument("--base", type=Path, default=Path("orpheus_plugin/mini"))
     voice.add_argument("--to", type=Path, help="default: WORK/NAME/adapter")
+    wide = steps.add_parser("widen", help="a wider codec from two, which sounds as the first")
+    wide.add_argument("sounds", type=Path, help="folder of the codec that is heard")
+    wide.add_argument("other", type=Path, help="folder of the codec whose features lie beside it")
     held = steps.add_parser("held-out", help="the benchmark's sentences, read by the teacher")
     held.add_argument("--to", type=Path, default=Path("benchmarks/mini_held_out.json"))
     out = steps.add_parser("export", help="write the voice's folder")
@@ -68,7 +77,7 @@ def main() -> None:
 
         generate(args.work, args.part, args.parts, args.shards)
     elif args.step == "codec":
-        from training.codec_train import PLANS
+        from training.codec_train import PLANS, go_on
         from training.codec_train import train as train_codec
 
         plan = PLANS[args.device]
@@ -78,6 +87,8 @@ def main() -> None:
             batch=args.batch or plan.batch,
             fused=not args.no_compile,
         )
+        if args.go_on:
+            plan = go_on(plan)
         train_codec(args.work, plan, args.device)
     elif args.step == "lm":
         from training.lm_train import train
@@ -86,7 +97,7 @@ def main() -> None:
     elif args.step == "restore":
         from training.restore import restore
 
-        restore(Path("orpheus_plugin/mini"), args.work)
+        restore(Path("orpheus_plugin/mini"), args.work, args.what)
     elif args.step == "refine":
         from training.lm_train import train
 
@@ -107,6 +118,10 @@ def main() -> None:
             shards=args.shards,
         )
         print(adapter.listed(to))
+    elif args.step == "widen":
+        from training.widen import widen
+
+        widen(args.work, args.sounds, args.other)
     elif args.step == "held-out":
         from training.evaluate import write_held_out
 

@@ -8,10 +8,12 @@ the language model and the codec can be trained side by side.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -30,11 +32,16 @@ CONFIG: dict[str, Any] = {
     "noise": True,
     "depthwise": True,
 }
-LATENT_DIM = CONFIG["encoder_dim"] * 2 ** len(CONFIG["encoder_rates"])
+"""The shape of a codec made from nothing; a checkpoint carries its own."""
+
+
+def latent_dim(config: dict[str, Any]) -> int:
+    """Width of what the decoder is given."""
+    return int(config["encoder_dim"] * 2 ** len(config["encoder_rates"]))
 
 
 class Rows(nn.Module):
-    """Codebook rows from the few things a row says, through a small network."""
+    """Codebook rows: what a row says, through a small network, and a part of its own."""
 
     def __init__(self, sizes: tuple[int, ...], dim: int) -> None:
         super().__init__()
@@ -43,15 +50,24 @@ class Rows(nn.Module):
         self.mix = nn.Sequential(
             nn.Linear(64 * len(sizes), 256), nn.GELU(), nn.Linear(256, dim), nn.LayerNorm(dim)
         )
+        self.own = nn.Parameter(torch.zeros(self.count(), dim))
 
     def forward(self, row: Tensor) -> Tensor:
         """Vectors of row numbers; the last part counts fastest."""
-        vectors = []
+        vectors, left = [], row
         for size, part in zip(self.sizes[::-1], list(self.parts)[::-1], strict=True):
-            vectors.append(part(row % size))
-            row = row // size
-        out: Tensor = self.mix(torch.cat(vectors, -1))
+            vectors.append(part(left % size))
+            left = left // size
+        out: Tensor = self.mix(torch.cat(vectors, -1)) + F.embedding(row, self.own)
         return out
+
+    @torch.no_grad()
+    def set(self, vectors: Tensor) -> None:
+        """Make the rows these vectors ``[count, dim]``; the network adds nothing at first."""
+        last: Any = self.mix[-1]
+        last.weight.zero_()
+        last.bias.zero_()
+        self.own.copy_(vectors)
 
     def count(self) -> int:
         """Number of rows in use."""
@@ -65,29 +81,31 @@ class Codec(nn.Module):
     matrices) and put back at export.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, config: dict[str, Any] = CONFIG) -> None:
         super().__init__()
         from snac.layers import Decoder
 
-        dim = CONFIG["codebook_dim"]
+        self.config = config
+        dim, latent = config["codebook_dim"], latent_dim(config)
         self.middle = Rows((PITCHES, PHASES, LEVELS), dim)
         self.fine = Rows((len(PHONEMES), REMAINING, 2), dim)
-        self.middle_out = nn.Conv1d(dim, LATENT_DIM, 1)
-        self.fine_out = nn.Conv1d(dim, LATENT_DIM, 1)
+        self.middle_out = nn.Conv1d(dim, latent, 1)
+        self.fine_out = nn.Conv1d(dim, latent, 1)
         self.decoder = Decoder(
-            LATENT_DIM,
-            CONFIG["decoder_dim"],
-            CONFIG["decoder_rates"],
-            noise=CONFIG["noise"],
-            depthwise=CONFIG["depthwise"],
+            latent,
+            config["decoder_dim"],
+            config["decoder_rates"],
+            noise=config["noise"],
+            depthwise=config["depthwise"],
             attn_window_size=None,
         )
-        for module in self.decoder.modules():
-            if parametrize.is_parametrized(module):
-                parametrize.remove_parametrizations(module, "weight")
+        with torch.enable_grad():  # or else what is left would not be a parameter
+            for module in self.decoder.modules():
+                if parametrize.is_parametrized(module):
+                    parametrize.remove_parametrizations(module, "weight")
 
     def latents(self, codes: Tensor) -> Tensor:
-        """Codes ``[B, frames, 7]`` to ``[B, 128, 4 * frames]``."""
+        """Codes ``[B, frames, 7]`` to ``[B, latent_dim, 4 * frames]``."""
         m = self.middle(codes[:, :, [1, 4]].flatten(1)).transpose(1, 2)
         f = self.fine(codes[:, :, [2, 3, 5, 6]].flatten(1)).transpose(1, 2)
         latents: Tensor = self.middle_out(m).repeat_interleave(2, -1) + self.fine_out(f)
@@ -107,3 +125,11 @@ class Codec(nn.Module):
                 if min(weight.shape[0], weight[0].numel()) >= 16:
                     found.append(weight)
         return found
+
+    @classmethod
+    def load(cls, path: Path) -> Codec:
+        """The averaged weights of a checkpoint."""
+        saved = torch.load(path, weights_only=True)
+        codec = cls(saved["config"])
+        codec.load_state_dict(saved["average"])
+        return codec.eval()

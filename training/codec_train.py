@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ class Plan:
     Attributes:
         minutes: length of the whole run (of processor time on a CPU, of time on a GPU).
         source_until, speech_until: shares of it at which the first and the second stage end.
+        wave_until: share of it by which the wave counts up to the top.
         batch, length: stretches in a step, and frames in a stretch.
         rate: peak learning rate of AdamW; Muon's is five times that, a discriminator's a seventh.
         average: share of the newest weights in the running average.
@@ -53,6 +54,7 @@ class Plan:
     minutes: float = 95
     source_until: float = 0.04
     speech_until: float = 0.25
+    wave_until: float = 0.25
     batch: int = 6
     length: int = 8
     rate: float = 2e-3
@@ -67,7 +69,7 @@ class Plan:
 
     def top(self, done: float) -> float:
         """Hz up to which the wave counts."""
-        risen = (done - self.source_until) / (self.speech_until - self.source_until)
+        risen = (done - self.source_until) / (self.wave_until - self.source_until)
         return FIRST_TOP + (losses.WAVE_TOP - FIRST_TOP) * min(1.0, max(0.0, risen))
 
 
@@ -75,13 +77,18 @@ PLANS = {"cpu": Plan(), "cuda": Plan(minutes=8, batch=48, judge_width=48, asked=
 """What fits one core for an evening, and a GPU for some minutes."""
 
 
+def go_on(plan: Plan) -> Plan:
+    """The plan for a decoder that speaks already: discriminators at once, at a lower rate."""
+    return replace(plan, source_until=0.0, speech_until=0.0, wave_until=0.35, rate=1.2e-3)
+
+
 class Trainer:
     """The networks, their optimisers, and one step of each stage."""
 
-    def __init__(self, plan: Plan, device: str) -> None:
+    def __init__(self, plan: Plan, device: str, config: dict[str, Any] = CONFIG) -> None:
         self.plan, self.device = plan, device
-        width = CONFIG["decoder_dim"]
-        self.net = Codec().to(device)
+        width = config["decoder_dim"]
+        self.net = Codec(config).to(device)
         self.average = copy.deepcopy(self.net)
         self.source = source.Source((width // 4, width // 8)).to(device)
         self.judges = judges(plan.judge_width).to(device)
@@ -102,11 +109,11 @@ class Trainer:
         """All that a later process needs to go on."""
         parts = ("net", "average", "source", "judges", "opt", "opt_judges")
         state: dict[str, Any] = {name: getattr(self, name).state_dict() for name in parts}
-        return state | {"muon": self.muon.momentum, "step": self.step, "spent": self.spent}
+        state |= {"muon": self.muon.momentum, "step": self.step, "spent": self.spent}
+        return state | {"config": self.net.config}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on from :meth:`state`; a state with no more than ``average`` is a start for a new
-        run."""
+        """Go on from :meth:`state`; one without ``net`` is a start for a new run."""
         if "net" not in state:
             self.net.load_state_dict(state["average"])
             self.average.load_state_dict(state["average"])
@@ -133,7 +140,7 @@ class Trainer:
         whole = done >= self.plan.source_until
         latents = self.net.latents(codes).transpose(1, 2)
         noise = decoder.noises(
-            len(codes), latents.shape[1], CONFIG["decoder_rates"], device=self.device
+            len(codes), latents.shape[1], self.net.config["decoder_rates"], device=self.device
         )
         with torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda"):
             features = self.features(latents, noise, 4 if whole else 2)
@@ -228,10 +235,13 @@ def train(work: Path, plan: Plan, device: str = "cpu", seed: int = 0) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     data = load_sound(work / "speech")
-    trainer = Trainer(plan, device)
     path = work / "codec.pt"
     if path.exists():
-        trainer.load(torch.load(path, map_location=device, weights_only=True))
+        saved = torch.load(path, map_location=device, weights_only=True)
+        trainer = Trainer(plan, device, saved["config"])
+        trainer.load(saved)
+    else:
+        trainer = Trainer(plan, device)
     print(
         f"{len(data.codes)} utterances, {data.hours():.1f} h, from step {trainer.step}", flush=True
     )

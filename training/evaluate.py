@@ -34,13 +34,6 @@ def load_lm(work: Path, name: str = "lm", which: str = "average") -> VoiceModel:
     return net.eval()
 
 
-def load_codec(work: Path) -> Codec:
-    """The codec of a checkpoint."""
-    codec = Codec()
-    codec.load_state_dict(torch.load(work / "codec.pt", weights_only=True)["average"])
-    return codec.eval()
-
-
 @torch.no_grad()
 def generate(
     net: VoiceModel,
@@ -112,7 +105,7 @@ def evaluate(
     """
     torch.set_num_threads(1)
     listener, naturalness = Listener(), Naturalness()
-    codec = load_codec(work)
+    codec = Codec.load(work / "codec.pt")
     net = load_lm(work, name) if what == "lm" else None
     table = net.table.full() if net else torch.zeros(0)
     rng = torch.Generator().manual_seed(0)

@@ -179,8 +179,8 @@ def snac_state(codec: Codec) -> dict[str, Tensor]:
     from snac import SNAC
 
     torch.manual_seed(0)
-    # The projection of its first level stays random: the rows there are zero.
-    model: Any = SNAC(**CONFIG)
+    # Its first level's projection stays random: the rows there are zero.
+    model: Any = SNAC(**codec.config)
     plain: dict[str, Any] = dict(codec.decoder.named_modules())
     for name, module in model.decoder.named_modules():
         source: Any = plain.get(name)
@@ -220,10 +220,9 @@ def export_lm(checkpoint: Path, folder: Path) -> None:
 
 def export_codec(checkpoint: Path, folder: Path) -> None:
     """Write the codec of a checkpoint (its averaged weights)."""
-    voice = Codec()
-    voice.load_state_dict(torch.load(checkpoint, weights_only=True)["average"])
+    voice = Codec.load(checkpoint)
     (folder / "snac").mkdir(exist_ok=True)
-    write_json(folder / "snac" / "config.json", CONFIG)
+    write_json(folder / "snac" / "config.json", voice.config)
     save_file(snac_state(voice), folder / "snac" / "model.safetensors", {"format": "pt"})
 
 

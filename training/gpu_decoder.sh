@@ -44,7 +44,7 @@ import sys
 import torch
 
 saved = torch.load(sys.argv[1], map_location="cpu", weights_only=True)
-torch.save({"average": saved["average"]}, sys.argv[2])
+torch.save({"average": saved["average"], "config": saved["config"]}, sys.argv[2])
 print(f"{sys.argv[2]} of step {saved['step']}")
 END
 ls -l "$out"

@@ -24,7 +24,8 @@ they make nine tenths of the loss, and the words suffer."""
 
 
 UNMARKED = 0.25
-"""Share of utterances that are learned without the mark at their end, as titles and list lines are written."""
+"""Share of utterances that are learned without the mark at their end, as titles and list lines are
+written."""
 
 WARM_UP = 60
 """Steps in which the learning rate rises."""
@@ -64,7 +65,7 @@ def word_ends(text: str) -> np.ndarray[Any, np.dtype[np.int64]]:
 
 
 def unmarked(u: Utterance) -> Utterance:
-    """The same speech, written without the marks at its end: what read them reads the end of the text.
+    """The same speech, written without the marks at its end; what read them reads the text's end.
 
     A question mark stays: only it says how the voice shall end.
     """

@@ -1,19 +1,23 @@
-"""A checkpoint from the exported files: training can go on from what is shipped, without its
+"""Checkpoints from the exported files: training can go on from what is shipped, without its
 optimisers' memory.
 
-The exported table holds sums of parts (see :class:`training.lm.Table`); here they are taken apart
-again. The parts are not unique, their sums are.
+The language model's exported table holds sums of parts (see :class:`training.lm.Table`); here they
+are taken apart again. The parts are not unique, their sums are.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn.utils import parametrize
 
 from training import vocabulary as v
+from training.codec import Codec
 from training.codes import LETTERS, LEVELS, PHASES, PHONEMES, PITCHES, REMAINING, ROWS
 from training.export import LAYER_NAMES
 from training.lm import Size, Table, VoiceModel
@@ -58,17 +62,36 @@ def take_apart(table: Table, rows: Tensor) -> None:
 
 
 @torch.no_grad()
-def restore(folder: Path, work: Path, name: str = "lm") -> None:
-    """Write ``work/{name}.pt`` from ``folder/model.safetensors``; an existing checkpoint is left
-    alone."""
-    path = work / f"{name}.pt"
-    if path.exists():
-        print(f"{path} is there: nothing to do")
-        return
+def restore_codec(folder: Path) -> Codec:
+    """The codec of a folder (``config.json``, ``model.safetensors``)."""
+    from snac import SNAC
+
+    config = json.loads((folder / "config.json").read_text())
+    model: Any = SNAC(**config)
+    model.load_state_dict(load_file(folder / "model.safetensors"))
+    for module in model.modules():
+        if parametrize.is_parametrized(module):
+            parametrize.remove_parametrizations(module, "weight")
+    codec = Codec(config)
+    codec.decoder.load_state_dict(model.decoder.state_dict())
+    _, middle, fine = model.quantizer.quantizers
+    for rows, out, quantizer in (
+        (codec.middle, codec.middle_out, middle),
+        (codec.fine, codec.fine_out, fine),
+    ):
+        rows.set(quantizer.codebook.weight[: rows.count()])
+        out.load_state_dict(quantizer.out_proj.state_dict())
+    return codec
+
+
+@torch.no_grad()
+def restore_lm(folder: Path) -> VoiceModel:
+    """The language model of a folder (``model.safetensors``)."""
     saved = {k: t.float() for k, t in load_file(folder / "model.safetensors").items()}
     net = VoiceModel(Size())
     take_apart(net.table, saved["model.embed_tokens.weight"])
     off = float((net.table.full() - saved["model.embed_tokens.weight"]).abs().max())
+    print(f"rows differ by at most {off:.4f} (bfloat16)")
     net.norm.copy_(saved["model.norm.weight"])
     for i, block in enumerate(net.blocks):
         at = f"model.layers.{i}."
@@ -76,8 +99,29 @@ def restore(folder: Path, work: Path, name: str = "lm") -> None:
             getattr(block, ours).weight.copy_(saved[f"{at}{theirs}.weight"])
         block.norm1.copy_(saved[f"{at}input_layernorm.weight"])  # type: ignore[operator]
         block.norm2.copy_(saved[f"{at}post_attention_layernorm.weight"])  # type: ignore[operator]
+    return net
+
+
+def restore(folder: Path, work: Path, what: str = "lm") -> None:
+    """Write ``work/{what}.pt`` from the voice in ``folder``; an existing checkpoint is left alone.
+
+    Args:
+        folder: the voice, as ``export`` writes it.
+        work: folder of intermediate files.
+        what: ``lm`` or ``codec``.
+    """
+    path = work / f"{what}.pt"
+    if path.exists():
+        print(f"{path} is there: nothing to do")
+        return
     work.mkdir(parents=True, exist_ok=True)
-    torch.save(
-        {"net": net.state_dict(), "average": net.state_dict(), "size": net.size.as_dict()}, path
-    )
-    print(f"{path} from {folder}; rows differ by at most {off:.4f} (bfloat16)")
+    state: dict[str, Any]
+    if what == "codec":
+        codec = restore_codec(folder / "snac")
+        state = {"average": codec.state_dict(), "config": codec.config}
+    else:
+        net = restore_lm(folder)
+        weights = net.state_dict()
+        state = {"net": weights, "average": weights, "size": net.size.as_dict()}
+    torch.save(state, path)
+    print(f"{path} from {folder}")

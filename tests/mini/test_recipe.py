@@ -117,7 +117,7 @@ def test_every_stage_of_the_codec_learns_and_a_checkpoint_goes_on_exactly(tmp_pa
 def test_an_exported_codec_is_what_was_trained(tmp_path: Path) -> None:
     torch.manual_seed(0)
     codec = Codec()
-    torch.save({"average": codec.state_dict()}, tmp_path / "codec.pt")
+    torch.save({"average": codec.state_dict(), "config": CONFIG}, tmp_path / "codec.pt")
     export(tmp_path, tmp_path / "voice")
     model = SNAC(**CONFIG)
     model.load_state_dict(load_file(tmp_path / "voice" / "snac" / "model.safetensors"))

@@ -1,4 +1,4 @@
-"""A share of the utterances is learned without the mark at its end, so that the voice reads titles and list lines."""
+"""A share of the utterances is learned without the mark at its end, as titles are written."""
 
 from __future__ import annotations
 
