@@ -16,7 +16,7 @@ from orpheus_plugin.engine.trim import LeadingTrim, Samples
 from orpheus_plugin.errors import EngineDied, GenerationFailed
 from orpheus_plugin.models.adapters import AdapterVoice
 from orpheus_plugin.text.cutter import Utterance
-from orpheus_plugin.tokens.base import RETRY, SamplingParams, TokenChunk, TokenGenerator
+from orpheus_plugin.tokens.base import SamplingParams, TokenChunk, TokenGenerator
 from orpheus_plugin.tokens.frames import FrameAssembler
 from orpheus_plugin.tokens.phrases import CachedGenerator
 from orpheus_plugin.tokens.vocabulary import Vocabulary
@@ -50,6 +50,11 @@ class EngineParts:
         if isinstance(generator, CachedGenerator):
             return replace(self, generator=generator.inner)
         return self
+
+    def discard(self, request_id: str) -> None:
+        """What this request gave is of no use and must not be replayed."""
+        if isinstance(self.generator, CachedGenerator):
+            self.generator.discard(request_id)
 
     @property
     def failure(self) -> EngineDied | None:
@@ -128,6 +133,7 @@ class UtteranceJob:
                 trouble = await self._attempt(attempt)
                 if trouble is None:
                     return
+                self._parts.discard(self._request(attempt))
                 if self._sounded:
                     self.stats.cut_short += 1
                     logger.warning("%s: cut short: %s", self._request_id, trouble)
@@ -142,6 +148,9 @@ class UtteranceJob:
         finally:
             self._note_generated()
             self._out.put_nowait(None)
+
+    def _request(self, attempt: int) -> str:
+        return f"{self._request_id}-retry{attempt}" if attempt else self._request_id
 
     def _note_generated(self) -> None:
         if not self.generated.done():
@@ -194,7 +203,7 @@ class UtteranceJob:
                 self._parts.generator.generate(
                     prompt,
                     sampling,
-                    self._request_id if attempt == 0 else f"{self._request_id}{RETRY}{attempt}",
+                    self._request(attempt),
                     priority=self._priority,
                     adapter=None if adapter is None else self._voice,
                 ),

@@ -10,12 +10,9 @@ from typing import Literal, Protocol, runtime_checkable
 from orpheus_plugin.errors import EngineDied
 from orpheus_plugin.sampling import SamplingParams
 
-__all__ = ["RETRY", "FinishReason", "SamplingParams", "TokenChunk", "TokenGenerator"]
+__all__ = ["FinishReason", "SamplingParams", "TokenChunk", "TokenGenerator"]
 
 FinishReason = Literal["stop", "length", "abort"]
-
-RETRY = "-retry"
-"""In the id of a request that asks anew, behind the id of the one whose ids were of no use."""
 
 
 @dataclass(frozen=True, slots=True)

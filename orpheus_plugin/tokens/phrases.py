@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import cast
 
 from orpheus_plugin.errors import EngineDied, InvalidOptions
-from orpheus_plugin.tokens.base import RETRY, SamplingParams, TokenChunk, TokenGenerator
+from orpheus_plugin.tokens.base import SamplingParams, TokenChunk, TokenGenerator
 from orpheus_plugin.tokens.vocabulary import SLOTS
 
 logger = logging.getLogger(__name__)
@@ -151,19 +151,18 @@ class PhraseCache:
         digest.update(array("I", prompt_ids).tobytes())
         return digest.digest()
 
-    def take(self, key: bytes, seed: int | None) -> tuple[int, array[int]] | None:
-        """A take to replay, and its number; None while there are too few."""
+    def take(self, key: bytes, seed: int | None) -> array[int] | None:
+        """A take to replay; None while there are too few."""
         takes = self._takes.get(key, [])
         if len(takes) < (self.options.takes if seed is None else 1):
             self._misses += 1
             return None
         self._takes.move_to_end(key)
         others = [n for n in range(len(takes)) if n != self._last.get(key)] or [0]
-        number = random.choice(others)
-        self._last[key] = number
+        self._last[key] = number = random.choice(others)
         self._hits += 1
         self._hit_ids += len(takes[number])
-        return number, takes[number]
+        return takes[number]
 
     def add(self, key: bytes, ids: array[int], seed: int | None) -> None:
         """Keep a take, unless there are enough."""
@@ -239,6 +238,11 @@ class CachedGenerator:
     def failure(self) -> EngineDied | None:
         return self.inner.failure
 
+    def discard(self, request_id: str) -> None:
+        """Forget the phrase of a request whose ids turned out to be of no use."""
+        if (key := self._given.pop(request_id, None)) is not None:
+            self.cache.drop(key)
+
     async def generate(
         self,
         prompt_ids: Sequence[int],
@@ -251,20 +255,16 @@ class CachedGenerator:
         if self.inner.failure is not None:
             raise self.inner.failure
         key = self.cache.key(prompt_ids, sampling, adapter)
-        asked, retry, _ = request_id.partition(RETRY)
-        if retry and (useless := self._given.get(asked)):
-            self.cache.drop(useless)
-        replay = None if retry else self.cache.take(key, sampling.seed)
+        self._given[request_id] = key
+        if len(self._given) > REMEMBERED:
+            self._given.popitem(last=False)
+        replay = self.cache.take(key, sampling.seed)
         if replay is not None:
-            self._given[request_id] = key
-            if len(self._given) > REMEMBERED:
-                self._given.popitem(last=False)
             self._replaying += 1
             try:
-                _, ids = replay
-                yield TokenChunk(ids[:FIRST_IDS])
+                yield TokenChunk(replay[:FIRST_IDS])
                 await asyncio.sleep(0)
-                yield TokenChunk(ids[FIRST_IDS:], "stop")
+                yield TokenChunk(replay[FIRST_IDS:], "stop")
             finally:
                 self._replaying -= 1
             return

@@ -8,7 +8,7 @@ import pytest
 
 from orpheus_plugin.engine.config import EngineConfig
 from orpheus_plugin.engine.local import LocalEngine
-from orpheus_plugin.errors import InvalidOptions
+from orpheus_plugin.errors import GenerationFailed, InvalidOptions
 from orpheus_plugin.models.files import ModelFiles
 from orpheus_plugin.tokens.phrases import CacheOptions
 from orpheus_plugin.turn import AudioChunk, SpeechOptions, TurnEvent, Word
@@ -94,3 +94,15 @@ async def test_a_replay_that_is_interrupted_leaves_nothing(engine: LocalEngine) 
 async def test_priming_needs_a_cache(crafted_engine: LocalEngine) -> None:
     with pytest.raises(InvalidOptions, match="CacheOptions"):
         await crafted_engine.prime(["Hello."])
+
+
+async def test_speech_in_which_nothing_is_heard_is_not_kept(
+    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as deaf:
+        deaf.setattr("orpheus_plugin.engine.trim.ONSET_RMS", 10.0)
+        with pytest.raises(GenerationFailed):
+            await speak(engine, "Hello there.", seed=1)
+    assert engine.load().cache_bytes == 0
+    assert pcm(await speak(engine, "Hello there.", seed=1))
+    assert engine.load().cache_hits == 0

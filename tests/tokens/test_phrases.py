@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from orpheus_plugin.errors import InvalidOptions
-from orpheus_plugin.tokens.base import RETRY, SamplingParams, TokenChunk
+from orpheus_plugin.tokens.base import SamplingParams, TokenChunk
 from orpheus_plugin.tokens.phrases import CachedGenerator, CacheOptions, PhraseCache, fingerprint
 from orpheus_plugin.tokens.torch.generator import TorchLlama
 from orpheus_plugin.tokens.vocabulary import Vocabulary
@@ -157,13 +157,17 @@ async def test_what_was_cut_off_is_not_kept(speaker: Speaker) -> None:
     assert speaker.cache.load().phrases == 0
 
 
-async def test_a_take_that_was_of_no_use_is_forgotten(speaker: Speaker) -> None:
-    await speaker.say(seed=1)
+@pytest.mark.parametrize("replayed", [False, True])
+async def test_a_take_that_was_of_no_use_is_forgotten(speaker: Speaker, replayed: bool) -> None:
     await speaker.say(seed=1, id_="a")
-    await speaker.say(seed=9, id_=f"a{RETRY}1")
-    assert speaker.inner.requests == 2
+    if replayed:
+        await speaker.say(seed=1, id_="b")
+    speaker.generator.discard("b" if replayed else "a")
+    speaker.generator.discard("unknown")
+    assert speaker.cache.load().phrases == 0
+    assert speaker.cache.load().bytes == 0
     await speaker.say(seed=1)
-    assert speaker.inner.requests == 3
+    assert speaker.inner.requests == 2
 
 
 async def test_the_phrases_unused_for_longest_go_first(speaker: Speaker) -> None:
