@@ -148,7 +148,7 @@ class PhraseCache:
         )
         digest = hashlib.blake2b(self._model, digest_size=16)
         digest.update(repr(asked).encode())
-        digest.update(array("I", prompt_ids).tobytes())
+        digest.update(array("q", prompt_ids).tobytes())
         return digest.digest()
 
     def take(self, key: bytes, seed: int | None) -> array[int] | None:

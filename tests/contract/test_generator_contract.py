@@ -24,6 +24,7 @@ from orpheus_plugin.tokens.base import FinishReason, SamplingParams, TokenChunk,
 from orpheus_plugin.tokens.completions.generator import CompletionsGenerator
 from orpheus_plugin.tokens.completions.options import CompletionsOptions
 from orpheus_plugin.tokens.cpu.generator import CpuLlama
+from orpheus_plugin.tokens.phrases import CachedGenerator, CacheOptions, PhraseCache
 from orpheus_plugin.tokens.torch.generator import TorchLlama
 from orpheus_plugin.tokens.vllm.generator import VllmGenerator
 from orpheus_plugin.tokens.vllm.options import VllmOptions
@@ -66,6 +67,13 @@ async def torch_llama(
         yield generator
     finally:
         await generator.aclose()
+
+
+@asynccontextmanager
+async def cached(model_dir: Path, vocabulary: Vocabulary) -> AsyncIterator[TokenGenerator]:
+    """A phrase cache before the model: what is asked for twice is replayed."""
+    async with torch_llama(model_dir, vocabulary) as generator:
+        yield CachedGenerator(generator, PhraseCache(CacheOptions(takes=1), "crafted"))
 
 
 @asynccontextmanager
@@ -193,6 +201,7 @@ QUICK = SamplingParams(seed=1, top_p=1.0, repetition_penalty=1.0)
 GENERATORS: list[Any] = [
     pytest.param(Case(cpu_llama), id="cpu_llama"),
     pytest.param(Case(torch_llama), id="torch_llama"),
+    pytest.param(Case(cached), id="cached"),
     pytest.param(Case(partial(torch_llama, device="cuda")), id="torch_cuda", marks=pytest.mark.gpu),
     pytest.param(Case(partial(as_alice, cpu_llama)), id="cpu_adapter"),
     pytest.param(Case(partial(as_alice, torch_llama)), id="torch_adapter"),
