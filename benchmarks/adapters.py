@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from benchmarks.report import save  # noqa: E402
+from benchmarks.report import add_save_option, save  # noqa: E402
 from orpheus_plugin.tokens.base import SamplingParams, TokenGenerator  # noqa: E402
 from orpheus_plugin.tokens.vocabulary import Vocabulary  # noqa: E402
 from tests.support.adapters import random_adapter  # noqa: E402
@@ -154,7 +154,7 @@ def main() -> None:
     parser.add_argument("--ids", type=int, default=140)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rank", type=int, default=16)
-    parser.add_argument("--save", action="store_true")
+    add_save_option(parser)
     args = parser.parse_args()
     counts = [int(count) for count in args.counts.split(",")]
     if len(counts) == 1:
@@ -170,9 +170,8 @@ def main() -> None:
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         rows.append(json.loads(done.stdout.splitlines()[-1]))
         print(" ".join(f"{name} {value:.1f}" for name, value in rows[-1].items()), flush=True)
-    if args.save:
-        setting = {name: getattr(args, name) for name in ("streams", "ids", "rounds", "rank")}
-        save(f"adapters_{args.engine}", {"shape": SHAPE, **setting, "rows": rows})
+    setting = {name: getattr(args, name) for name in ("streams", "ids", "rounds", "rank")}
+    save(f"adapters_{args.engine}", {"shape": SHAPE, **setting, "rows": rows})
 
 
 if __name__ == "__main__":
