@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import NoReturn
 
 from orpheus_plugin import models
-from orpheus_plugin.cli.options import add_engine_arguments, engine_config
+from orpheus_plugin.cli.options import adapters, add_engine_arguments, engine_config
 from orpheus_plugin.cli.playback import Sink, SoundCard, WavFile
 from orpheus_plugin.engine.local import LocalEngine
 from orpheus_plugin.errors import InvalidOptions, OrpheusError
+from orpheus_plugin.tokens.adapters import read_config
 from orpheus_plugin.turn import AudioChunk, SpeechOptions, Turn, TurnStats, Word
 from orpheus_plugin.version import __version__
 
@@ -77,6 +78,13 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     say.set_defaults(run=_say)
 
     voices = commands.add_parser("voices", help="list models, voices, tags and licenses")
+    voices.add_argument(
+        "--adapter",
+        action="append",
+        default=[],
+        metavar="NAME=DIR",
+        help="list this LoRA adapter, too, as `serve` takes it; may be given several times",
+    )
     voices.set_defaults(run=_voices)
 
     download = commands.add_parser("download", help="fetch a model's files from the hub")
@@ -215,6 +223,12 @@ def _voices(args: argparse.Namespace) -> int:
             print(f"  files:  {models.locate(name).lm}")
         except OrpheusError:
             print(f"  files:  not here; orpheus-tts download {name}")
+    for name, adapter in models.find_adapters(adapters(args.adapter)).items():
+        said = read_config(Path(adapter.source))
+        base = said.get("base_model_name_or_path") or "a model that it does not name"
+        print(f"{name}  (adapter of {base}, rank {said['r']})")
+        print(f"  prompt: {f'{adapter.prompt}: text' if adapter.prompt else 'text'}")
+        print(f"  files:  {adapter.source}")
     return 0
 
 

@@ -144,6 +144,10 @@ def test_say_speaks_with_an_adapter(
     said = ["say", TEXT, "--voice", "alice", "-o", str(out), "--device", "cpu", *model]
     assert main([*said, "--adapter", f"alice={alice}"]) == 0
     assert out.stat().st_size > 9_600
+    capsys.readouterr()
+    assert main(["voices", "--adapter", f"alice={alice}#ally"]) == 0
+    listed = capsys.readouterr().out
+    assert "alice  (adapter of someone/a-base, rank 4)\n  prompt: ally: text\n" in listed
     for given, why in (
         (["--adapter", str(alice)], "NAME=DIR"),
         (["--adapter", f"alice={tmp_path}"], "no adapter_config.json"),
