@@ -3,6 +3,7 @@ sense in what it says), and the bundled voice, which really speaks."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 
@@ -38,7 +39,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what is marked for a machine that has what this one lacks."""
     from orpheus_plugin.models.devices import cuda_available, vllm_installed
 
-    for name, is_here in (("gpu", cuda_available), ("vllm", vllm_installed)):
+    def deploys() -> bool:
+        return importlib.util.find_spec("ray") is not None
+
+    for name, is_here in (("deploy", deploys), ("gpu", cuda_available), ("vllm", vllm_installed)):
         marked = [item for item in items if item.get_closest_marker(name)]
         if marked and not is_here():
             for item in marked:

@@ -13,8 +13,10 @@ Settings are environment variables: those of `orpheus-tts serve` for the server 
     ORPHEUS_MAX_REPLICAS       replicas at most (as many); more turns autoscaling on
     ORPHEUS_GPUS_PER_REPLICA   GPUs of a replica, or a share of one (0)
 
-Connections and requests beyond ORPHEUS_MAX_TURNS a replica go to another one; if all are full, the
-proxy answers 503 at once instead of letting callers wait.
+Ray counts connections, of which an agent keeps one for many turns, and hands a new one to the
+replica with fewer. A replica takes four for each turn; its own server decides about turns, and
+refuses those beyond ORPHEUS_MAX_TURNS or lets them wait as long as their clients allow. If all
+replicas have all their connections, the proxy answers 503.
 """
 
 from __future__ import annotations
@@ -47,6 +49,9 @@ MAX_TURNS = int(os.environ.get("ORPHEUS_MAX_TURNS", "8"))
 MIN_REPLICAS = int(os.environ.get("ORPHEUS_MIN_REPLICAS", "1"))
 MAX_REPLICAS = int(os.environ.get("ORPHEUS_MAX_REPLICAS", str(MIN_REPLICAS)))
 GPUS = float(os.environ.get("ORPHEUS_GPUS_PER_REPLICA", "0"))
+
+CONNECTIONS = 4 * MAX_TURNS
+"""Of a replica. Those between two turns cost nothing."""
 
 DRAIN_S = 60.0
 """How long a replica that is replaced or no longer needed may go on with its turns."""
@@ -247,8 +252,9 @@ def deployment() -> Any:
     return serve.deployment(
         name="orpheus-tts",
         ray_actor_options={"num_cpus": 0, "num_gpus": GPUS},
-        max_ongoing_requests=MAX_TURNS,
-        max_queued_requests=1,
+        max_ongoing_requests=CONNECTIONS,
+        # Those that come at the same moment count as queued until each has its replica.
+        max_queued_requests=CONNECTIONS,
         health_check_period_s=5,
         health_check_timeout_s=20,
         graceful_shutdown_wait_loop_s=2,

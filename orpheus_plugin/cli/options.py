@@ -29,7 +29,10 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument(
-        "--generator", default="auto", choices=("auto", "cpu", "torch", "vllm", "completions")
+        "--generator",
+        default="auto",
+        choices=("auto", "cpu", "torch", "vllm", "completions"),
+        help="what generates the tokens (default: auto, the fastest that is here)",
     )
     parser.add_argument(
         "--token-server",

@@ -23,6 +23,8 @@ from orpheus_plugin.turn import MAX_TEXT_CHARS
 
 logger = logging.getLogger(__name__)
 
+KEY_VARIABLE = "ORPHEUS_API_KEY"
+
 _YES, _NO = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
 
 
@@ -68,7 +70,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="characters per turn (default: %(default)s)",
     )
     size.add_argument(
-        "--max-connections", type=int, default=limits.connections, help="default: %(default)s"
+        "--max-connections",
+        type=int,
+        default=limits.connections,
+        help="connections at once (default: %(default)s)",
     )
     size.add_argument(
         "--turn-idle",
@@ -144,9 +149,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how far a model on the CPU gives way to other programs, such as agents that send"
         " sound (Unix)",
     )
-    life.add_argument("--log-file", type=Path, help="default: standard error")
-    life.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
+    life.add_argument("--log-file", type=Path, help="where the log goes (default: standard error)")
+    life.add_argument(
+        "--log-level",
+        default="info",
+        choices=("debug", "info", "warning", "error"),
+        help="what the log tells (default: %(default)s)",
+    )
     life.add_argument("--log-text", action="store_true", help="log what is spoken")
+
+
+def variable_of(action: argparse.Action) -> str | None:
+    """The variable of the environment that stands for an option; None for what has none."""
+    name = next((option for option in action.option_strings if option.startswith("--")), None)
+    if name is None or action.dest == "help":
+        return None
+    return "ORPHEUS_" + name[2:].replace("-", "_").upper()
 
 
 def read_environment(
@@ -158,10 +176,9 @@ def read_environment(
     Ends the process, as a wrong option does, if a value does not fit.
     """
     for action in parser._actions:
-        names = [option for option in action.option_strings if option.startswith("--")]
-        if not names or action.dest in ("help", "api_key"):
+        variable = variable_of(action)
+        if variable is None or variable == KEY_VARIABLE:  # the key's has its own place, `_key`
             continue
-        variable = "ORPHEUS_" + names[0][2:].replace("-", "_").upper()
         text = environment.get(variable)
         if not text:
             continue
@@ -171,7 +188,9 @@ def read_environment(
             allowed = (
                 f"; choose from {', '.join(map(str, action.choices))}" if action.choices else ""
             )
-            parser.error(f"{variable}={text!r} is not a value of {names[0]}{allowed}")
+            parser.error(
+                f"{variable}={text!r} is not a value of {action.option_strings[0]}{allowed}"
+            )
 
 
 def _value(action: argparse.Action, text: str) -> object:
@@ -233,7 +252,7 @@ def _key(args: argparse.Namespace) -> str | None:
         logger.warning("--api-key shows in the list of processes; --api-key-file does not")
         return str(args.api_key)
     if args.api_key_file is None:
-        return os.environ.get("ORPHEUS_API_KEY") or None
+        return os.environ.get(KEY_VARIABLE) or None
     try:
         key = args.api_key_file.read_text("utf-8").strip()
     except (OSError, ValueError) as error:

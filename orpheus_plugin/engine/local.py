@@ -56,7 +56,8 @@ class LocalEngine:
 
     Args:
         config: what to run.
-        files, generator: used in place of those that `config` describes (tests, custom engines).
+        files: used in place of those that `config` describes.
+        generator: makes the token engine, in place of the one that `config` describes.
     """
 
     def __init__(

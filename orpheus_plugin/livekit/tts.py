@@ -31,8 +31,10 @@ class OrpheusTTS(tts.TTS[Any]):
     Args:
         voice: a voice of the model, None for its first. Checked here if `engine` is given, else in
             `connect()`, and in `update_options` when connected.
-        temperature, top_p, repetition_penalty, seed: sampling parameters; None is the model's
-            default.
+        temperature: of sampling; None is the model's default, as for the next three.
+        top_p: the share of probability to sample from.
+        repetition_penalty: above 1, codes that came before are less likely.
+        seed: the same seed speaks the same way again.
         trim_leading_silence: drop the near-silence that Orpheus starts with.
         spell_numbers: write out numbers, money, dates and the like before the model reads them;
             None is the engine's setting.

@@ -124,7 +124,7 @@ def _explain(url: str, error: Exception) -> OrpheusError:
                 if error.status == 401
                 else f"{url} refused the connection (403): it accepts other host names only"
             )
-        if error.status in (429, 503):
+        if error.status == 429 or error.status >= 500:  # also of a proxy without its servers
             return NotYet(f"{url} takes no connections at the moment ({error.status})")
         return ConnectionFailed(
             f"{url} is not an Orpheus server of this version (status {error.status})"
@@ -158,11 +158,18 @@ class Connection:
         self._links: dict[str, Link] = {}
         self._out: asyncio.Queue[bytes] = asyncio.Queue()
 
-    def adopt(self, link: Link) -> None:
-        """Open a turn here, and send the text its caller has pushed so far. Not for a turn that has
-        ended."""
+    @property
+    def turns(self) -> int:
+        """Those that are on it."""
+        return len(self._links)
+
+    def adopt(self, link: Link, *, patiently: bool = True) -> None:
+        """Open a turn here, and say what its caller has said so far. Not for one that is over.
+
+        Where it is not `patiently`, it does not wait in line for a place.
+        """
         self._links[link.id] = link
-        link.attach(self)
+        link.attach(self, patiently=patiently)
 
     def send(self, message: protocol.ClientMessage) -> None:
         self._out.put_nowait(protocol.pack(message))

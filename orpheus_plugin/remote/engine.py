@@ -1,9 +1,9 @@
-"""`RemoteEngine`: the interface of LocalEngine, for a server (`orpheus-tts serve`).
+"""`RemoteEngine`: the interface of LocalEngine, for a server (`orpheus-tts serve`) or several.
 
-One websocket carries all turns of a process. It has a thread and a loop of its own, so that turns
-may be opened from any number of event loops, a busy agent loop does not delay the audio of others,
-and the connection stays when the loop that first used it ends. `connection.py` has what goes over
-it.
+One websocket to each server carries all turns of a process. They have a thread and a loop of their
+own, so that turns may be opened from any number of event loops, a busy agent loop does not delay
+the audio of others, and a connection stays when the loop that first used it ends. `connection.py`
+has what goes over it, `keeper.py` what keeps it open.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
 import threading
 import time
 import uuid
@@ -19,22 +18,13 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from dataclasses import replace
 
-from orpheus_plugin.errors import (
-    ConnectionFailed,
-    EngineDied,
-    OrpheusError,
-    without_login,
-)
+from orpheus_plugin.errors import AtCapacity, ConnectionFailed, EngineDied, OrpheusError
 from orpheus_plugin.models.voices import pick_voice
-from orpheus_plugin.remote.connection import (
-    NO_HEALTH,
-    Address,
-    Connection,
-    NotYet,
-    open_connection,
-    websocket_url,
-)
+from orpheus_plugin.protocol import Hello
+from orpheus_plugin.remote.connection import NO_HEALTH, Address, Connection, websocket_url
+from orpheus_plugin.remote.keeper import Keeper, always
 from orpheus_plugin.remote.link import Link
+from orpheus_plugin.remote.several import added_health, added_load, addresses, one_error, room
 from orpheus_plugin.turn import (
     MAX_TEXT_CHARS,
     MAX_WAIT_S,
@@ -64,14 +54,19 @@ class RemoteEngine:
     is no answer at the address, `start` and turns wait only for a server that answered less than
     `connect_timeout_s` ago.
 
+    With several addresses, all with the same model and key, a turn goes to the server with the most
+    free places. If that one is full, the next is tried; if all are full, the turn waits in the
+    shortest line. If its server is lost, the turn goes on at another one.
+
     Args:
-        url: see `Address`. None needs `locate`.
+        url: see `Address`; several are separated by commas or spaces. None needs `locate`.
         api_key: the server's key.
         connect_timeout_s: how long `start` and a turn's first audio may wait for a server that is
             loading or full, or that answered a moment ago.
         resume_within_s: a turn that loses its server in mid-speech goes on at the server that is
             reached within so many seconds, with the first word that was not handed over. With 0 it
-            fails at once. By default 5, and 20 with `locate`, which may have to start a server.
+            fails at once, unless nothing was handed over and another server is connected. By
+            default 5, and 20 with `locate`, which may have to start a server.
         locate: gives the address before each attempt to connect, in place of `url`. It may start a
             server, so a failed attempt is always followed by another.
     """
@@ -85,13 +80,12 @@ class RemoteEngine:
         resume_within_s: float | None = None,
         locate: Callable[[], Awaitable[Address]] | None = None,
     ) -> None:
-        self._may_start_one = url is None
         if url is not None:
-            address = Address(url, api_key)
-            websocket_url(url)  # raises for a bad address
-            self._locate: Callable[[], Awaitable[Address]] = _always(address)
+            for address in addresses(url):
+                websocket_url(address)  # raises for a bad address
+            locators = [always(Address(address, api_key)) for address in addresses(url)]
         elif locate is not None:
-            self._locate = locate
+            locators = [locate]
         else:
             raise ValueError("RemoteEngine needs a url, or locate")
         self._connect_timeout_s = connect_timeout_s
@@ -102,23 +96,22 @@ class RemoteEngine:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._closed = False
-        # The last connection. Replaced as a whole, so that every thread can read what the server
-        # reported.
-        self._connection: Connection | None = None
-        # The rest belongs to the connection's loop.
-        self._keeper: asyncio.Task[None] | None = None
+        # The rest belongs to the connections' loop.
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiting: set[Link] = set()
         self._resuming: set[Link] = set()
-        self._changed: asyncio.Event = asyncio.Event()
-        # A caller waits: no more pause between attempts.
-        self._asked: asyncio.Event = asyncio.Event()
-        self._attempts = 0
-        # time.monotonic() when the last connection was known to work.
-        self._there_at: float | None = None
-        self._error: OrpheusError | None = None
-        self._locating = False
-        self._trying = "the speech server"  # its name in messages
+        self._changed = asyncio.Event()
+        self._keepers = [
+            Keeper(
+                find,
+                may_start_one=url is None,
+                timeout_s=connect_timeout_s,
+                changed=self._changed,
+                connected=self._adopt,
+                failed=self._give_up_all,
+            )
+            for find in locators
+        ]
 
     # ---- life
 
@@ -172,9 +165,7 @@ class RemoteEngine:
             self._running_loop().call_soon_threadsafe(callback, *args)
 
     async def _shut(self) -> None:
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
+        await asyncio.gather(*(keeper.aclose() for keeper in self._keepers))
         closed = EngineDied("this engine was closed")
         for link in self._waiting | self._resuming:
             link.finish(closed)
@@ -195,14 +186,9 @@ class RemoteEngine:
         check_number("max_wait_s", max_wait_s, 0.0, MAX_WAIT_S)
         if options.voice is not None:
             options = replace(options, voice=self.check_voice(options.voice))
-        last = self._connection
-        limit = MAX_TEXT_CHARS if last is None else last.hello.max_text_chars
+        limit = min((hello.max_text_chars for hello in self._hellos()), default=MAX_TEXT_CHARS)
         link = Link(
-            uuid.uuid4().hex[:12],
-            options,
-            self._post,
-            max_wait_s=max_wait_s,
-            lost=self._resume if self._resume_within_s > 0 else None,
+            uuid.uuid4().hex[:12], options, self._post, max_wait_s=max_wait_s, lost=self._go_on
         )
         turn = link.make_turn(max_chars=limit)
         self._post(self._open, link)
@@ -210,21 +196,41 @@ class RemoteEngine:
 
     def _open(self, link: Link) -> None:
         self._keep_connected()
-        if (connection := self._connected()) is not None:
-            connection.adopt(link)
+        if self._live():
+            self._place(link)
         else:
             self._waiting.add(link)
             asyncio.get_running_loop().call_later(
                 self._connect_timeout_s, self._give_up_waiting, link
             )
 
-    def _resume(self, link: Link, error: OrpheusError) -> None:
-        """The turn waits for the next connection, which the keeper makes."""
+    def _place(self, link: Link) -> None:
+        """Have it spoken by the connected server with the most room that has not refused it; by the
+        last one it may wait."""
+        live = self._live()
+        fresh = [connection for connection in live if connection not in link.refused_by]
+        last_one = len(live) == 1 or not fresh
+        max(fresh or live, key=room).adopt(link, patiently=last_one)
+
+    def _go_on(self, link: Link, error: OrpheusError) -> None:
+        """A turn that its server cannot speak, or no longer."""
+        live = self._live()
         if self._closed:
             link.finish(error)
-            return
-        self._resuming.add(link)
-        asyncio.get_running_loop().call_later(self._resume_within_s, self._give_up, link, error)
+        elif isinstance(error, AtCapacity):
+            untried = any(connection not in link.refused_by for connection in live)
+            if live and (untried or (link.max_wait_s and not link.has_waited)):
+                self._place(link)
+            else:
+                link.finish(error)
+        elif live and (self._resume_within_s > 0 or not link.heard):
+            link.max_wait_s = max(link.max_wait_s, self._resume_within_s)
+            self._place(link)
+        elif self._resume_within_s > 0:  # the keepers are about to connect again
+            self._resuming.add(link)
+            asyncio.get_running_loop().call_later(self._resume_within_s, self._give_up, link, error)
+        else:
+            link.finish(error)
 
     def _give_up(self, link: Link, error: OrpheusError) -> None:
         if link in self._resuming:
@@ -234,61 +240,71 @@ class RemoteEngine:
     def _give_up_waiting(self, link: Link) -> None:
         if link in self._waiting:
             self._waiting.discard(link)
-            link.finish(self._error or self._silent())
-
-    def _silent(self) -> ConnectionFailed:
-        return ConnectionFailed(f"{self._trying} did not answer in time")
+            link.finish(self._why_not())
 
     # ---- facts
 
     @property
     def voices(self) -> tuple[str, ...]:
         """The server's voices; empty until the first connection."""
-        return () if self._connection is None else self._connection.hello.voices
+        return next((hello.voices for hello in self._hellos()), ())
 
     @property
     def adapters(self) -> tuple[str, ...]:
         """The server's voices that are adapters; empty until the first connection."""
-        return () if self._connection is None else self._connection.hello.adapters
+        return next((hello.adapters for hello in self._hellos()), ())
 
     @property
     def languages(self) -> tuple[str, ...]:
         """The languages of the server's model; empty until the first connection."""
-        return () if self._connection is None else self._connection.hello.languages
+        return next((hello.languages for hello in self._hellos()), ())
 
     @property
     def tags(self) -> tuple[str, ...]:
         """The emotion tags of the server's model; empty until the first connection."""
-        return () if self._connection is None else self._connection.hello.tags
+        return next((hello.tags for hello in self._hellos()), ())
 
     def check_voice(self, voice: str | None) -> str | None:
         """The voice that will speak. Before the first connection any name passes; the server then
         decides."""
-        last = self._connection
-        strict = last is not None and last.hello.strict_voices
+        strict = any(hello.strict_voices for hello in self._hellos())
         return pick_voice(self.voices, voice, model="the server's model", strict=strict)
 
     def health(self) -> EngineHealth:
-        """As the server reported it, at most a second ago; not ready while there is no
+        """The servers' own word of at most a second ago, added up; not ready while there is no
         connection."""
-        if (connection := self._connected()) is not None:
-            return connection.health
-        last = self._connection
+        if live := self._live():
+            return added_health([connection.health for connection in live])
+        last = [keeper.connection.health for keeper in self._keepers if keeper.connection]
+        errors = self._errors()
         return replace(
-            NO_HEALTH if last is None else last.health,
+            last[0] if last else NO_HEALTH,
             ready=False,
-            error=str(self._error) if self._error else None,
+            error=str(one_error(errors)) if errors else None,
         )
 
     def load(self) -> EngineLoad:
-        """As the server reported it, at most a second ago; empty while there is no connection."""
-        connection = self._connected()
-        return EngineLoad() if connection is None else connection.load
+        """The servers' own word of at most a second ago, added up; nothing while there is no
+        connection."""
+        return added_load([connection.load for connection in self._live()])
 
-    def _connected(self) -> Connection | None:
-        """The connection for new turns."""
-        last = self._connection
-        return None if last is None or last.retired.is_set() else last
+    def _live(self) -> list[Connection]:
+        """The connections that new turns go to, in the order of the addresses."""
+        return [live for keeper in self._keepers if (live := keeper.live) is not None]
+
+    def _hellos(self) -> list[Hello]:
+        """What the servers said of themselves: those that are connected first."""
+        last = [keeper.connection for keeper in self._keepers if keeper.connection is not None]
+        return [c.hello for c in sorted(last, key=lambda connection: connection.retired.is_set())]
+
+    def _errors(self) -> list[OrpheusError]:
+        return [keeper.error for keeper in self._keepers if keeper.error is not None]
+
+    def _why_not(self) -> OrpheusError:
+        """Why there is no connection."""
+        if errors := self._errors():
+            return one_error(errors)
+        return ConnectionFailed(f"{self._keepers[0].name} did not answer in time")
 
     # ---- the connection's loop
 
@@ -305,28 +321,21 @@ class RemoteEngine:
 
     async def _until_connected(self) -> None:
         self._keep_connected()
-        left, attempts = self._connect_timeout_s, self._attempts
-        while self._connected() is None:
-            if self._error is not None:
-                tried = self._attempts > attempts
-                if not self._error.retryable or (tried and not self._may_come_back(self._error)):
-                    raise self._error
-            if left <= 0:
-                raise self._error or self._silent()
+        left, before = self._connect_timeout_s, [keeper.attempts for keeper in self._keepers]
+        while not self._live():
+            in_vain = [
+                keeper.error is not None
+                and (not keeper.error.retryable or (keeper.attempts > tried and keeper.hopeless))
+                for keeper, tried in zip(self._keepers, before, strict=True)
+            ]
+            if all(in_vain) or left <= 0:
+                raise self._why_not()
             self._changed.clear()
-            counts, began = not self._locating, time.monotonic()
+            counts, began = not any(keeper.locating for keeper in self._keepers), time.monotonic()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), left if counts else None)
             if counts:
                 left -= time.monotonic() - began
-
-    def _may_come_back(self, error: OrpheusError) -> bool:
-        """Whether it is worth waiting for the server after this failure."""
-        if self._may_start_one or isinstance(error, NotYet):
-            return True
-        if self._there_at is None:
-            return False
-        return time.monotonic() - self._there_at < self._connect_timeout_s
 
     def _hold(self, task: asyncio.Task[None]) -> None:
         """Keep the task; `aclose` cancels it."""
@@ -334,85 +343,26 @@ class RemoteEngine:
         task.add_done_callback(self._tasks.discard)
 
     def _keep_connected(self) -> None:
-        self._asked.set()
-        if self._keeper is None:
-            self._error = None
-            self._keeper = asyncio.get_running_loop().create_task(
-                self._keep(), name="orpheus-client-connection"
-            )
-
-    async def _keep(self) -> None:
-        pause = 0.1
-        while True:
-            self._asked.clear()
-            try:
-                connection = await self._connect()
-            except OrpheusError as error:
-                self._refused(error)
-                if not error.retryable:
-                    self._keeper = None  # the next caller tries again
-                    return
-                await self._pause(pause * random.uniform(0.7, 1.3))
-                pause = min(2 * pause, 2.0)
-                continue
-            pause = 0.1
-            self._adopt(connection)
-            await connection.retired.wait()
-            self._there_at = time.monotonic()
-
-    async def _pause(self, seconds: float) -> None:
-        """The pause before the next attempt: `seconds`, or a tenth of a second if a caller waits
-        for it."""
-        await asyncio.sleep(0.1)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._asked.wait(), max(0.0, seconds - 0.1))
-
-    async def _connect(self) -> Connection:
-        self._locating = True
-        self._changed.set()
-        try:
-            address = await self._locate()
-        except OrpheusError:
-            raise
-        except Exception as error:
-            raise ConnectionFailed(f"no speech server was found: {error!r}") from error
-        finally:
-            self._locating = False
-            self._changed.set()
-        self._trying = without_login(address.url)
-        return await open_connection(address, timeout_s=self._connect_timeout_s)
-
-    def _refused(self, error: OrpheusError) -> None:
-        if self._error is None or str(self._error) != str(error):
-            logger.warning("no connection to the speech server: %s", error)
-        if isinstance(error, ConnectionFailed) and not isinstance(error, NotYet):
-            error.never_reached = self._there_at is None and not self._may_start_one
-        self._error = error
-        self._attempts += 1
-        if not error.retryable or not self._may_come_back(error):
-            waiting, self._waiting = self._waiting, set()
-            if not error.retryable:
-                waiting, self._resuming = waiting | self._resuming, set()
-            for link in waiting:
-                link.finish(error)
-        self._changed.set()
+        for keeper in self._keepers:
+            keeper.keep()
 
     def _adopt(self, connection: Connection) -> None:
-        self._connection, self._error = connection, None
         self._hold(asyncio.get_running_loop().create_task(connection.run(), name="orpheus-client"))
         waiting, self._waiting = self._waiting | self._resuming, set()
         self._resuming = set()
         for link in waiting:
             if not link.over:
-                connection.adopt(link)
-        self._changed.set()
+                self._place(link)
 
-
-def _always(address: Address) -> Callable[[], Awaitable[Address]]:
-    async def locate() -> Address:
-        return address
-
-    return locate
+    def _give_up_all(self) -> None:
+        """An attempt has failed: where that was the last hope, those who wait hear of it."""
+        if not all(keeper.hopeless for keeper in self._keepers):
+            return
+        waiting, self._waiting = self._waiting, set()
+        if not any(error.retryable for error in self._errors()):
+            waiting, self._resuming = waiting | self._resuming, set()
+        for link in waiting:
+            link.finish(self._why_not())
 
 
 def _run_loop(loop: asyncio.AbstractEventLoop) -> None:

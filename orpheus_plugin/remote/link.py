@@ -11,7 +11,13 @@ from concurrent.futures import Future
 from typing import Protocol
 
 from orpheus_plugin import protocol
-from orpheus_plugin.errors import ConnectionFailed, EngineDied, OrpheusError, ShuttingDown
+from orpheus_plugin.errors import (
+    AtCapacity,
+    ConnectionFailed,
+    EngineDied,
+    OrpheusError,
+    ShuttingDown,
+)
 from orpheus_plugin.remote.progress import Progress
 from orpheus_plugin.turn import SAMPLE_RATE, SpeechOptions, Turn, TurnEnd, TurnEvent
 
@@ -36,9 +42,14 @@ class Link:
     It has only a weak reference to the Turn, and so sees when the caller has dropped it.
 
     Args:
-        post: calls a function on the connection's loop, in order, from any thread. Raises
-            EngineDied when that loop has ended.
-        lost: called with a turn that has lost its connection and can go on at another one.
+        post: has the connection's loop call something, in order, from any thread. Raises EngineDied
+            once that is over.
+        lost: takes a turn that was refused for want of a place, or has lost its connection, and can
+            go on elsewhere.
+
+    Attributes:
+        refused_by: the connections whose servers had no place for it.
+        has_waited: it was in line for a place at the one it was on last.
     """
 
     def __init__(
@@ -48,11 +59,14 @@ class Link:
         post: Callable[..., None],
         *,
         max_wait_s: float = 0.0,
-        lost: Callable[[Link, OrpheusError], None] | None = None,
+        lost: Callable[[Link, OrpheusError], None],
     ) -> None:
         self.id = turn_id
         self.over = False
-        self._open = protocol.opening(turn_id, options, max_wait_s)
+        self.max_wait_s = max_wait_s
+        self.refused_by: set[Carrier] = set()
+        self.has_waited = False
+        self._options = options
         self._halves = protocol.Halves()
         self._post = post
         self._turn: weakref.ref[Turn] | None = None
@@ -99,9 +113,16 @@ class Link:
 
     # ---- on the connection's loop
 
-    def attach(self, connection: Carrier) -> None:
+    @property
+    def heard(self) -> bool:
+        """Whether the caller was handed any sound."""
+        return self._progress.heard
+
+    def attach(self, connection: Carrier, *, patiently: bool) -> None:
         self._connection = connection
-        connection.send(self._open)
+        self.has_waited = patiently
+        wait_s = self.max_wait_s if patiently else 0.0
+        connection.send(protocol.opening(self.id, self._options, wait_s))
         for message in self._unsent:
             connection.send(message)
         self._unsent.clear()
@@ -124,18 +145,22 @@ class Link:
             self.end_orphan()
 
     def lose(self, error: OrpheusError) -> None:
-        """The turn has ended on this connection. If its server is gone, the next server speaks the
-        rest, where that is allowed."""
-        gone = isinstance(error, ConnectionFailed | ShuttingDown)
-        lost = gone and not self._progress.stuck
-        if self.over or self._cancelled or self._lost is None or not lost:
+        """The turn is over here. Where its server is gone or full, the rest is spoken by another
+        one, if that may be."""
+        full = isinstance(error, AtCapacity)
+        gone = isinstance(error, ConnectionFailed | ShuttingDown) and not self._progress.stuck
+        if self.over or self._cancelled or not (full or gone):
             self.finish(error)
             return
         if self._connection is not None:
+            if full:
+                self.refused_by.add(self._connection)
             self._connection.release(self)
             self._connection = None
-        ready, rest, ended = self._progress.resume()
-        if ended and not (ready + rest).strip():
+        if gone:
+            self._progress.resume()
+        ready, rest, ended = self._progress.left()
+        if gone and ended and not (ready + rest).strip():
             self.finish(*self._progress.hand_over(TurnEnd("done")))
             return
         if ready:

@@ -36,6 +36,10 @@ class Progress:
         self._begins_at = 0
         self._first_utterance = 0
 
+    @property
+    def heard(self) -> bool:
+        return self._samples > 0
+
     # ---- text
 
     def add(self, text: str) -> None:
@@ -92,17 +96,20 @@ class Progress:
 
     # ---- another server
 
-    def resume(self) -> tuple[str, str, bool]:
-        """Go on at another server. Returns the text that may be spoken at once, the text that may
-        wait for more, and whether that is all.
-
-        Both are empty if the caller has heard everything.
-        """
+    def resume(self) -> None:
+        """It goes on at another server, which knows nothing of what was spoken."""
         self.resumed += 1
         self.stuck = True
         self._words.clear()
         self._begins_at = self._samples
         self._first_utterance = self._utterance + 1
+
+    def left(self) -> tuple[str, str, bool]:
+        """The text to speak next: what may be spoken at once, what may wait for more, and whether
+        that is all.
+
+        Both are empty where the caller has heard all there is.
+        """
         middle = max(self._spoken_to, self._flushed_at)
         ready = self._text[self._spoken_to : middle]
         if self._spoken_to:

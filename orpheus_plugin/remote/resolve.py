@@ -2,9 +2,10 @@
 
 The first of these that applies:
 
-1. `engine=`: this one. Its owner closes it.
-2. `url=`: the server at this address; "local" is this machine's server, "in-process" an engine in
-   this process.
+1. `engine=`: this one. Whoever made it closes it.
+2. `url=`: the server at this address, or the servers at several (commas between them), of which a
+   turn goes to the one with the most room; "local" is this machine's server, "in-process" an engine
+   in this process.
 3. ORPHEUS_URL, which takes the same values, unless `model=` or `device=` is given.
 4. The adapter's own default: "in-process" for Pipecat; "local" for LiveKit, which runs each job in
    a process of its own.
@@ -23,6 +24,7 @@ from functools import partial
 from orpheus_plugin.errors import InvalidOptions
 from orpheus_plugin.remote.autostart import KEY_VARIABLE, URL_VARIABLE, Wanted, find_or_start
 from orpheus_plugin.remote.engine import RemoteEngine
+from orpheus_plugin.remote.several import addresses
 from orpheus_plugin.turn import SpeechEngine
 
 logger = logging.getLogger(__name__)
@@ -101,6 +103,10 @@ def resolve(
         raise InvalidOptions(
             "a server has its own model and device: give url= alone, or model= and device= for"
             " this machine's server"
+        )
+    if {LOCAL, IN_PROCESS} & set(addresses(place)):
+        raise InvalidOptions(
+            f"{LOCAL!r} and {IN_PROCESS!r} stand alone, not in a list of addresses"
         )
     key = api_key or os.environ.get(KEY_VARIABLE) or None
     return _connect((place, key, "auto", "auto", resume_within_s))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,8 @@ from orpheus_plugin.cli.serve import add_arguments, read_environment, server_con
 from orpheus_plugin.errors import InvalidOptions
 from orpheus_plugin.server.config import Limits, ServerConfig
 from orpheus_plugin.tokens.phrases import CacheOptions
+
+ROOT = Path(__file__).parents[2]
 
 
 def parsed(*arguments: str, **environment: str) -> ServerConfig:
@@ -56,6 +60,20 @@ def test_every_option_has_its_variable(tmp_path: Path) -> None:
     assert config.engine.pronunciations == {"Nguyen": "win"}
     assert config.engine.spell_numbers is False
     assert config.engine.adapters == (("alice", "voices/alice"), ("bob", "someone/bob#robert"))
+
+
+def test_the_table_of_options_and_the_example_are_the_parsers() -> None:
+    spec = importlib.util.spec_from_file_location("options", ROOT / ".ci/options.py")
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    for path, text in script.FILES.items():
+        assert path.read_text("utf-8") == text(), "run: python .ci/options.py"
+    # Every variable of the example is one that the server reads, or is named as another's.
+    named = re.findall(r"^#(ORPHEUS_\w+)=", script.env_example(), re.MULTILINE)
+    assert len(named) == len(set(named)) > 30
+    assert parsed(**dict.fromkeys(named, "")) == parsed()
 
 
 def test_an_option_wins_over_its_variable() -> None:

@@ -12,16 +12,19 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-import kubernetes_validate
 import pytest
 import yaml
 
+from orpheus_plugin.engine.config import EngineConfig
 from orpheus_plugin.engine.local import LocalEngine
-from orpheus_plugin.models import ModelFiles
 from orpheus_plugin.server.app import make_app
 from orpheus_plugin.server.config import DEFAULT_PORT
 from orpheus_plugin.server.service import SpeechService
 from orpheus_plugin.turn import MAX_TEXT_CHARS
+
+kubernetes_validate: Any = pytest.importorskip("kubernetes_validate")
+
+pytestmark = pytest.mark.deploy
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -37,9 +40,9 @@ def read(path: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def service(crafted_files: ModelFiles) -> SpeechService:
+def service() -> SpeechService:
     """A server's inside; nothing of it is started."""
-    return SpeechService(LocalEngine(files=crafted_files), max_text_chars=MAX_TEXT_CHARS)
+    return SpeechService(LocalEngine(EngineConfig(model="mini")), max_text_chars=MAX_TEXT_CHARS)
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +76,30 @@ def test_a_compose_file_starts_what_is_there(path: Path) -> None:
             assert (ROOT / command[0]).is_file()
         if "ORPHEUS_URL" in service.get("environment", {}):
             assert service["environment"]["ORPHEUS_URL"] == f"http://tts:{DEFAULT_PORT}"
+
+
+@pytest.mark.parametrize("more", [[], ["compose.gpu.yaml"]], ids=["cpu", "gpu"])
+@pytest.mark.parametrize("name", ["compose.pipecat.yaml", "compose.livekit.yaml"])
+def test_compose_takes_its_files(name: str, more: list[str]) -> None:
+    compose = Path(sys.executable).with_name("docker-compose")
+    files = [argument for file in (name, *more) for argument in ("-f", DEPLOY / "docker" / file)]
+    done = subprocess.run(
+        [compose, *files, "config"],
+        env={"PATH": os.environ["PATH"], "ORPHEUS_API_KEY": "of-both"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    services = yaml.safe_load(done.stdout)["services"]
+    assert services["tts"]["build"]["target"] == ("gpu" if more else "cpu")
+    for service in services.values():
+        if "ORPHEUS_API_KEY" in service.get("environment", {}):
+            assert service["environment"]["ORPHEUS_API_KEY"] == "of-both"
+    without = subprocess.run(
+        [compose, *files, "config"], env={"PATH": os.environ["PATH"]}, capture_output=True
+    )
+    assert without.returncode != 0
+    assert b"set a key" in without.stderr
 
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)

@@ -3,6 +3,7 @@ for it."""
 
 from __future__ import annotations
 
+import asyncio
 import math
 import sys
 from collections.abc import AsyncIterator
@@ -14,6 +15,9 @@ from livekit.agents import Agent, ModelSettings, llm
 sys.path.insert(0, str(Path(__file__).parents[2] / "agent_examples"))
 
 import livekit_agent as livekit_agent
+
+PAUSE_S = 0.6
+"""Before the answer to a caller who interrupts, so that the end of what was interrupted shows."""
 
 TAKEN_OVER = "Here is another agent. How may I help?"
 
@@ -34,6 +38,8 @@ class First(Agent):
         if said and "hand me over" in (said[-1].text_content or ""):
             self.session.update_agent(Second())
             return
+        if said and "bye" in (said[-1].text_content or ""):
+            await asyncio.sleep(PAUSE_S)
         async for chunk in Agent.default.llm_node(self, chat_ctx, tools, model_settings):
             yield chunk
 

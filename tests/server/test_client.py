@@ -438,6 +438,9 @@ async def test_a_turn_cancelled_before_there_is_a_connection_is_never_opened(
 ) -> None:
     port = free_port()
     remote = RemoteEngine(f"127.0.0.1:{port}")
+    async with serving(KeptOpen(engine), port=port):
+        await remote.start()  # one that was there a moment ago is waited for
+    await settle(lambda: not remote.health().ready)
     async with remote.open_turn() as turn:
         turn.push_text("Never mind.")
     turn = remote.open_turn()

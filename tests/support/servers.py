@@ -82,7 +82,7 @@ async def serving(
 
 def break_connection(remote: RemoteEngine) -> None:
     """As a network does: without a word."""
-    connection = remote._connection
+    connection = remote._keepers[0].connection
     assert connection is not None
     transport = connection._ws._response.connection.transport  # type: ignore[union-attr]
     assert remote._loop is not None

@@ -1,0 +1,162 @@
+"""Keeps a connection to one speech server: made ahead of need, and again whenever it breaks.
+
+All of it is for the loop of the `RemoteEngine` that it belongs to, except `connection` and `error`,
+which are replaced whole and may be read from any thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable
+
+from orpheus_plugin.errors import ConnectionFailed, OrpheusError, without_login
+from orpheus_plugin.remote.connection import Address, Connection, NotYet, open_connection
+
+logger = logging.getLogger(__name__)
+
+Locate = Callable[[], Awaitable[Address]]
+
+
+def always(address: Address) -> Locate:
+    async def locate() -> Address:
+        return address
+
+    return locate
+
+
+class Keeper:
+    """Of one server's connection.
+
+    Args:
+        locate: asked for the address before each attempt.
+        may_start_one: `locate` may start a server, so that a failed attempt is always followed by
+            another.
+        timeout_s: how long an attempt may take, and how long a server that was there may be away.
+        changed: set after each change of what the attributes say.
+        connected, failed: called after an attempt.
+
+    Attributes:
+        connection: the last one there was, perhaps retired.
+        error: why the last attempt failed; None once connected.
+        attempts: those that failed.
+        locating: `locate` is at work, which may take as long as a server takes to start.
+        name: of the server, as messages may name it.
+    """
+
+    def __init__(
+        self,
+        locate: Locate,
+        *,
+        may_start_one: bool,
+        timeout_s: float,
+        changed: asyncio.Event,
+        connected: Callable[[Connection], None],
+        failed: Callable[[], None],
+    ) -> None:
+        self.connection: Connection | None = None
+        self.error: OrpheusError | None = None
+        self.attempts = 0
+        self.locating = False
+        self.name = "the speech server"
+        self._locate = locate
+        self._may_start_one = may_start_one
+        self._timeout_s = timeout_s
+        self._changed = changed
+        self._connected = connected
+        self._failed = failed
+        self._task: asyncio.Task[None] | None = None
+        self._asked = asyncio.Event()  # somebody waits: no more pause between attempts
+        self._there_at: float | None = None  # when it was seen alive last, by time.monotonic()
+
+    @property
+    def live(self) -> Connection | None:
+        """The connection, if it takes new turns."""
+        last = self.connection
+        return None if last is None or last.retired.is_set() else last
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether it is not worth waiting for this server after the last failure."""
+        error = self.error
+        if error is None or self.live is not None:
+            return False
+        return not error.retryable or not self._may_come_back(error)
+
+    def keep(self) -> None:
+        """Connect, unless connected; soon, if an attempt failed just now."""
+        self._asked.set()
+        if self._task is None:
+            self.error = None
+            self._task = asyncio.get_running_loop().create_task(
+                self._keep(), name="orpheus-client-connection"
+            )
+
+    async def aclose(self) -> None:
+        """No more attempts. A connection that is there is its reader's to end."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def _may_come_back(self, error: OrpheusError) -> bool:
+        if self._may_start_one or isinstance(error, NotYet):
+            return True
+        if self._there_at is None:
+            return False
+        return time.monotonic() - self._there_at < self._timeout_s
+
+    async def _keep(self) -> None:
+        pause = 0.1
+        while True:
+            self._asked.clear()
+            try:
+                connection = await self._connect()
+            except OrpheusError as error:
+                self._fail(error)
+                if not error.retryable:
+                    self._task = None  # whoever asks next tries anew
+                    return
+                await self._pause(pause * random.uniform(0.7, 1.3))
+                pause = min(2 * pause, 2.0)
+                continue
+            pause = 0.1
+            self.connection, self.error = connection, None
+            self._connected(connection)
+            self._changed.set()
+            await connection.retired.wait()
+            self._there_at = time.monotonic()
+
+    async def _pause(self, seconds: float) -> None:
+        """Before the next attempt: `seconds`, or a tenth of one where somebody comes to wait for
+        it."""
+        await asyncio.sleep(0.1)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._asked.wait(), max(0.0, seconds - 0.1))
+
+    async def _connect(self) -> Connection:
+        self.locating = True
+        self._changed.set()
+        try:
+            address = await self._locate()
+        except OrpheusError:
+            raise
+        except Exception as error:
+            raise ConnectionFailed(f"no speech server was found: {error!r}") from error
+        finally:
+            self.locating = False
+            self._changed.set()
+        self.name = without_login(address.url)
+        return await open_connection(address, timeout_s=self._timeout_s)
+
+    def _fail(self, error: OrpheusError) -> None:
+        if self.error is None or str(self.error) != str(error):
+            logger.warning("no connection to the speech server: %s", error)
+        if isinstance(error, ConnectionFailed) and not isinstance(error, NotYet):
+            error.never_reached = self._there_at is None and not self._may_start_one
+        self.error = error
+        self.attempts += 1
+        self._failed()
+        self._changed.set()
