@@ -1,4 +1,4 @@
-"""What the phrase cache saves an agent in a day: `python -m benchmarks.phrase_cache --save`.
+"""An agent's day with and without the phrase cache: `python -m benchmarks.phrase_cache --save`.
 
 A front desk's day is simulated, twice with the same calls: without the cache, and with it. Each
 call greets, says some of the phrases that every call has, and sentences with names, times and

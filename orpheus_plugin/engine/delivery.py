@@ -1,4 +1,4 @@
-"""How a turn is delivered: faster or slower at the same pitch, louder or softer."""
+"""Speed and loudness of a turn's audio, and the times of its words in it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _NOTHING: Samples = np.zeros(0, np.float32)
 
 
 def check_speed(options: SpeechOptions) -> None:
-    """Raises InvalidOptions where a speed is asked for and FFmpeg is not there. Loads nothing."""
+    """Raises InvalidOptions if a speed is asked for and PyAV is not installed. Loads nothing."""
     if options.speed in (None, 1) or "av" in sys.modules:
         return
     if importlib.util.find_spec("av") is None:
@@ -35,21 +35,21 @@ def check_speed(options: SpeechOptions) -> None:
 
 
 async def load_tempo(options: SpeechOptions) -> None:
-    """Load FFmpeg, some 0.3 s the first time, on another thread if it is needed."""
+    """Load FFmpeg if it is needed: some 0.3 s the first time, on another thread."""
     if options.speed not in (None, 1) and "av" not in sys.modules:
         await asyncio.to_thread(importlib.import_module, "av")
 
 
 class Delivery:
-    """The audio and the words of one utterance as its listener gets them.
+    """The audio and the words of one utterance, at the speed and loudness of its turn.
 
-    Without speed and gain samples pass as they are. A speed costs some 0.7 ms a second of audio,
-    and holds back up to 0.2 s of it.
+    Without a speed and a gain the samples stay as they are. A speed costs some 0.7 ms for each
+    second of audio, and up to 0.2 s of audio waits in the filter.
 
     Args:
         words: of the utterance.
         options: of the turn.
-        rate: the speed of the voice, without that of the options; `finish` updates it.
+        rate: the speed of the voice, without that of the options; `last_words` updates it.
         utterance: its index.
         position: of its first sample in the turn's audio.
     """
@@ -70,20 +70,19 @@ class Delivery:
         self._gain_db = options.gain_db or 0.0
         self._utterance = utterance
         self._position = position
-        self._waiting: list[TurnEvent] = []  # words whose audio is held back
+        self._waiting: list[TurnEvent] = []  # words whose audio waits
 
     def push(self, samples: Samples) -> list[TurnEvent]:
-        """Words and, last, the chunk of audio that they come before; nothing while it is held
-        back."""
+        """Words, then the chunk of audio they belong to; nothing while the audio waits."""
         self._waiting += self._placed(self._timer.push(samples))
         return self._chunk(samples if self._tempo is None else self._tempo.push(samples))
 
     def finish(self) -> list[TurnEvent]:
-        """What was held back, as `push`."""
+        """As `push`, of the audio that still waits."""
         return [] if self._tempo is None else self._chunk(self._tempo.finish())
 
     def last_words(self) -> list[Word]:
-        """The words that no audio brought, after all of it."""
+        """The words that came with no chunk; after `finish`."""
         return [
             *(word for word in self._waiting if isinstance(word, Word)),
             *self._placed(self._timer.finish()),
@@ -118,7 +117,7 @@ class Delivery:
 
 
 def with_gain(samples: Samples, gain_db: float) -> Samples:
-    """float32 samples louder by so many dB, never beyond full scale and without clipping."""
+    """float32 samples, louder by `gain_db`; they stay below full scale without clipping."""
     if not gain_db:
         return samples
     louder = samples * np.float32(10 ** (gain_db / 20))

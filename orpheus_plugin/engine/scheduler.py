@@ -269,14 +269,10 @@ class Scheduler:
 
     async def _speak(self, job: UtteranceJob) -> None:
         """Deliver the audio of the first live utterance as it comes, and its words."""
-        begins = self._position
-        await load_tempo(self._options)
+        begins, options = self._position, self._options
+        await load_tempo(options)
         delivery = Delivery(
-            job.utterance.words,
-            self._options,
-            rate=self._rate,
-            utterance=job.index,
-            position=begins,
+            job.utterance.words, options, rate=self._rate, utterance=job.index, position=begins
         )
         try:
             async for samples in job:
@@ -327,10 +323,8 @@ class Scheduler:
             self.stop()
 
     def _clock_busy(self, *, busy: bool) -> None:
-        now = time.monotonic()
-        if self._busy_since is not None:
-            self.stats.busy_s += now - self._busy_since
-        self._busy_since = now if busy else None
+        self.stats.busy_s = self.busy_s
+        self._busy_since = time.monotonic() if busy else None
 
     # ---- how it goes
 

@@ -60,12 +60,7 @@ _ONE_SCALE = {
     "millions": "million", "milliards": "milliard", "millones": "millón", "billones": "billón",
     "milioni": "milione", "miliardi": "miliardo", "Millionen": "Million", "Milliarden": "Milliarde",
 }  # fmt: skip
-_ROUND = frozenset([*_ONE_SCALE, *_ONE_SCALE.values()]) - {
-    "Million",
-    "Millionen",
-    "Milliarde",
-    "Milliarden",
-}
+_ROUND = frozenset(name for pair in _ONE_SCALE.items() for name in pair if name.islower())
 
 
 def _is_name(number: Number) -> bool:

@@ -50,14 +50,11 @@ _STREETS = {
 _BEFORE_STREETS = word_set("on at to from of near along down up off onto past the")
 _ALSO_TITLES = frozenset({"st", "dr"})
 _MAY_END = frozenset({"a.m.", "p.m.", "etc.", "dept.", "est."})
-_NO_STREETS = frozenset(
-    {"the", "mount", "mt", "fort", "ft", "port", "lake", "and"}
-)  # they come before a saint's name
+_NO_STREETS = word_set("the mount mt fort ft port lake and")  # they come before a saint's name
 _INITIALS = re.compile(r"(?:[A-Z]\.)+[A-Z]")
 _SENTENCE_OPENERS = word_set(
-    "The This That These Those He She It They We You I But And So Then There Here In On At If When"
-    " What Who Why How A An My Our "
-    "Your His Her Its Their Please Yes No Now"
+    "The This That These Those He She It They We You I But And So Then There Here In On At If "
+    "When What Who Why How A An My Our Your His Her Its Their Please Yes No Now"
 )
 _PLURAL = re.compile(r"([A-Z]{1,5})('?s)$")
 _SPELLED = word_set(

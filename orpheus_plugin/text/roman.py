@@ -15,23 +15,20 @@ _CENTURY = re.compile(r"([IVXLC]+)(e|ème|er)$")
 _VALUES = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100, "D": 500, "M": 1000}
 _RULERS = word_set(
     "Pío Élisabeth Clément Clemente Benoît Grégoire Gregorio Inocencio Urbano Sixto León Léon "
-    "Jean-Paul Isabella Victoria Catalina María Juana Elisabetta Caterina Margarethe Margarita"
-    " Christina"
-    " Cristina Isabelle "
-    "Alexander Alexandre Alfonso Benedict Benedikt Benedetto Benito Carl Carlo Carlos "
-    "Catherine Charles Christian Clement Darius Edward Elizabeth Elisabeth Emanuele Felipe "
-    "Ferdinand Fernando Francis Franz Frederick Friedrich George Georg Gregory Gustav "
-    "Haakon Harald Heinrich Henri Henry Innocent Isabel Ivan James Jean Johann Johannes "
-    "John Josef Joseph Juan Julius Karl Katharina Leo Leopold Louis Ludwig Luigi Mary "
-    "Maximilian Mohammed Napoleon Napoléon Napoleone Nicholas Nikolaus Olaf Otto Pablo "
-    "Paolo Paul Pedro Peter Philip Philipp Philippe Pius Pie Pio Ramses Ramesses Richard "
-    "Robert Rudolf Sixtus Umberto Urban Victor Vittorio Wilhelm William Xerxes Giovanni "
-    "Francesco Enrico Enrique Luis"
+    "Jean-Paul Isabella Victoria Catalina María Juana Elisabetta Caterina Margarethe Margarita "
+    "Christina Cristina Isabelle Alexander Alexandre Alfonso Benedict Benedikt Benedetto Benito "
+    "Carl Carlo Carlos Catherine Charles Christian Clement Darius Edward Elizabeth Elisabeth "
+    "Emanuele Felipe Ferdinand Fernando Francis Franz Frederick Friedrich George Georg Gregory "
+    "Gustav Haakon Harald Heinrich Henri Henry Innocent Isabel Ivan James Jean Johann Johannes "
+    "John Josef Joseph Juan Julius Karl Katharina Leo Leopold Louis Ludwig Luigi Mary Maximilian "
+    "Mohammed Napoleon Napoléon Napoleone Nicholas Nikolaus Olaf Otto Pablo Paolo Paul Pedro "
+    "Peter Philip Philipp Philippe Pius Pie Pio Ramses Ramesses Richard Robert Rudolf Sixtus "
+    "Umberto Urban Victor Vittorio Wilhelm William Xerxes Giovanni Francesco Enrico Enrique Luis"
 )
 _QUEENS = word_set(
-    "Catherine Elizabeth Elisabeth Isabel Isabella Katharina Mary Victoria Catalina María Juana"
-    " Elisabetta Caterina Margarethe "
-    "Margarita Christina Cristina Anne Ana Anna Isabelle Élisabeth Marie"
+    "Catherine Elizabeth Elisabeth Isabel Isabella Katharina Mary Victoria Catalina María Juana "
+    "Elisabetta Caterina Margarethe Margarita Christina Cristina Anne Ana Anna Isabelle Élisabeth "
+    "Marie"
 )
 _CENTURIES = {"en": ("century", "centuries"), "it": ("secolo",), "de": ("jahrhundert",)}
 _TITLES = word_set(
