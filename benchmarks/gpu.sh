@@ -13,11 +13,21 @@
 # measures several ways to run codec and sampler. ONLY="worker load" runs some of the steps.
 #
 # The environment is made by .ci/install.py in $VLLM_ENV before the clock starts, unless GPU_PYTHON names a Python that has
-# vLLM, this package and what its tests import; so are the weights (25 GB of memory, two minutes; in /dev/shm with
+# vLLM, this package and what its tests import. A machine that has vLLM and no index gets what vLLM lacks (2 MB) as a folder:
+#
+#     PYTHON=python3.12 sh benchmarks/gpu.sh wheels DIR     where there is an index, with the Python version of that machine
+#     GPU_PYTHON=python3 GPU_WHEELS=DIR sh benchmarks/gpu.sh
+#
+# PyAV (35 MB) and SciPy (35 MB) are not among them: no step here encodes sound or needs statistics. The weights are made before the
+# clock starts, too (25 GB of memory, two minutes; in /dev/shm with
 # TMPDIR=/dev/shm). VoxServe is left out: vox-serve 0.1.0 needs torch 2.8 with CUDA 12.8 and FlashInfer 0.2.11, several
 # gigabytes beside vLLM's torch, which cannot be taken along to a machine without a network.
 set -u
 cd "$(dirname "$0")/.."
+if [ "${1:-}" = wheels ]; then
+    exec "${PYTHON:-python3}" -m pip wheel --quiet --no-deps --wheel-dir "$2" docopt execnet hypothesis iniconfig num2words \
+        platformdirs pluggy pytest pytest-asyncio pytest-timeout pytest-xdist sentencex snac sortedcontainers soxr
+fi
 dry=${DRY_RUN:+1}
 if [ -n "${GPU_PYTHON:-}" ]; then
     python=$GPU_PYTHON
@@ -26,6 +36,21 @@ else
     export VLLM_ENV
     "${PYTHON:-python3}" .ci/install.py "$VLLM_ENV" vllm-tests || exit 1
     python="$VLLM_ENV/bin/python"
+fi
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+export PYTHONPATH="$PWD"
+if [ -n "${GPU_WHEELS:-}" ]; then
+    "$python" -m pip install --quiet --no-deps --no-index --target "$scratch/packages" "$GPU_WHEELS"/*.whl || exit 1
+    # vLLM loads what the compact sampler needs by the package's entry point, which only an installed package has.
+    "$python" -c "import pathlib, sys, tomllib
+points = tomllib.load(open('pyproject.toml', 'rb'))['project']['entry-points']
+folder = pathlib.Path(sys.argv[1], 'orpheus_plugin-0.dist-info')
+folder.mkdir()
+(folder / 'METADATA').write_text('Metadata-Version: 2.1\\nName: orpheus_plugin\\nVersion: 0\\n')
+lines = [f'[{group}]\\n' + ''.join(f'{k} = {v}\\n' for k, v in of.items()) for group, of in points.items()]
+(folder / 'entry_points.txt').write_text(''.join(lines))" "$scratch/packages" || exit 1
+    PYTHONPATH="$PWD:$scratch/packages"
 fi
 if [ -z "$dry" ] && ! "$python" -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then
     echo "no CUDA device: nothing to do here (DRY_RUN=1 tries everything on the CPU)" >&2
@@ -39,8 +64,8 @@ codec=${2:-}
 device=cuda gpu="gpu and" minutes=${MINUTES:-9} most_turns=256 levels="16 32" seconds=15 lanes=1,4,16,32,64 prefix=gpu save=--save
 if [ -n "$dry" ]; then
     device=cpu gpu="" minutes=${MINUTES:-60} most_turns=2 levels=0.5 seconds=8 lanes=1 prefix=gpu_dry save=
-    stand_in=$(mktemp -d)
-    trap 'rm -rf "$stand_in"' EXIT
+    stand_in=$scratch/stand_in
+    mkdir "$stand_in"
     "$python" -c "import pathlib, sys; from tests.support.mps_control import write_control; \
         write_control(pathlib.Path(sys.argv[1]), clients=(1, 2))" "$stand_in" || exit 1
     PATH=$stand_in:$PATH
@@ -85,7 +110,7 @@ bench() { # name of the results, arguments of gpu.py...
 }
 replicas() { # how many
     case " ${ONLY:-replicas$1} " in *" replicas$1 "*) ;; *) return ;; esac
-    if ! "$python" -c "import av, prometheus_client, soxr" 2>/dev/null; then
+    if ! "$python" -c "import aiohttp, prometheus_client, soxr" 2>/dev/null; then
         echo "== replicas$1"
         echo "NOT BEGUN: $python has no server: pip install '.[server]'"
         failed=$((failed + 1))
