@@ -130,7 +130,7 @@ def test_vllm_is_told_of_the_adapters_what_it_needs(checkpoint: Path, tmp_path: 
         ({"modules_to_save": ["lm_head", "embed_tokens"]}, "whole modules.*merge_and_unload"),
         ({"init_lora_weights": "pissa_niter_16"}, "own weights.*merge_and_unload"),
         ({"trainable_token_indices": [3]}, "embeddings"),
-        ({"fan_in_fan_out": True}, "other way round"),
+        ({"fan_in_fan_out": True}, "transposed"),
     ],
 )
 def test_kinds_that_would_sound_wrong_are_refused(
