@@ -115,14 +115,12 @@ class Amounts:
         grouped = rf"\d{{1,3}}(?:[.,]\d{{2,3}}{quote})+"
         spaced = r"|\d{1,3}(?: \d{3})+" if language.spaced_groups else ""
         number = rf"(?P<number>(?:{grouped}{spaced}|\d+)(?:[{point}]\d+)?(?!\d)|[{point}]\d+)"
-        exact = [
-            u
-            for u in language.units
-            if len(u) == 1 or (not u.islower() and any(c.isupper() for c in u))
-        ]
+        exact = [u for u in language.units if len(u) == 1 or (u != u.lower() and not u.islower())]
         loose = [u for u in language.units if u not in exact]
-        inch = "|(?<=\\d)in" if language.code == "en" else ""
-        unit = rf"(?:(?i:{_any_of(loose)})|{_any_of(exact)}{inch})".replace("°", r"°\s?")
+        if language.code == "en":
+            exact = [u for u in exact if u not in ("V", "W")]
+        glued = "|(?<=\\d)(?:in|V|W)" if language.code == "en" else ""  # "60W", but "45 W 34th St"
+        unit = rf"(?:(?i:{_any_of(loose)})|{_any_of(exact)}{glued})".replace("°", r"°\s?")
         signs = r"(?P<signs>(?:[<>]=?|[≤≥~≈])?\s?[-+±]?)"
         currency = rf"(?:{_any_of(language.currencies)})"
         end = r"(?!\d)" if language.glued else r"(?!\w)(?![.,:]\d)"
@@ -202,8 +200,14 @@ class Amounts:
 
     def say(self, text: Text, amount: Amount) -> Reading:
         """One amount in words."""
-        value = self._value(amount, self._noun(text, amount), text.word_before(amount.place))
+        value = self._value(amount, *self._counts(text, amount, amount))
         return Reading(amount.end, [*amount.signs, *value, *amount.per])
+
+    def _counts(self, text: Text, first: Amount, last: Amount) -> tuple[str, str]:
+        """What is counted, and the word before; English does not ask."""
+        if self.language.code == "en":
+            return "", ""
+        return self._noun(text, last), text.word_before(first.place)
 
     def _noun(self, text: Text, amount: Amount) -> str:
         """What a number without a unit counts: the word behind it, if that may be a noun."""
@@ -228,7 +232,7 @@ class Amounts:
         if first.more == last.more:
             first = replace(first, more="")
         to = [(first.end, self.language.to)]
-        noun, before = self._noun(text, last), text.word_before(first.place)
+        noun, before = self._counts(text, first, last)
         return Reading(
             last.end,
             [
@@ -268,7 +272,7 @@ class Amounts:
         scale = self._scales.get(amount.scale, amount.scale)
         if number == Number("1"):
             scale = _ONE_SCALE.get(scale, scale)
-        if not number.fraction:
+        if not number.fraction and language.code != "en":
             names = self._unit_names(amount.unit)
             money = language.currencies.get(amount.currency)
             noun = scale or (names[0] if names else "") or (money[0] if money else noun)

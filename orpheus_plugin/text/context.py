@@ -69,7 +69,7 @@ class Text:
         something)."""
         language = self.language
         for word in reversed(self.before(place, 4)):
-            bare = word.rstrip(".")
+            bare = word.rstrip(".-")
             if word in language.codes or bare in language.codes:
                 return True, True
             if (

@@ -50,7 +50,8 @@ _NEEDS_MORE = frozenset(["clears", "shakes", "rolls", "takes", "leans", "bows", 
 _ALSO = word_set(
     "a an the bit little to himself herself themselves myself itself out loud and again "
     "deep breath throat head eyes shoulders his her their my with in back forward tiefe "
-    "sich leise laut doucement légèrement suavemente piano hoch still quiet nervous"
+    "for effect moment sich leise laut doucement légèrement suavemente piano hoch still quiet"
+    " nervous"
 )
 _ADJECTIVES = word_set(
     "nervous soft light quiet deep loud little small long heavy short brief dramatic awkward"
@@ -71,7 +72,8 @@ _BODY_OTHERS = word_set(
     "manos garganta spalle testa occhi sopracciglio sopracciglia mani gola"
 )
 _BEHIND_VERB = _BODY | word_set(
-    "you me him hat tea coffee water his her their my your its the a an at in on over to up down"
+    "for you me him hat tea coffee water his her their my your its the a an at in on over to up"
+    " down"
     " around away back off out from into onto toward towards with through "
     "behind across against closer forward forwards backwards slowly himself herself itself deep"
     " deeply"
@@ -94,6 +96,10 @@ _BEHIND_GERMAN_VERB = word_set(
     " ihren nervös verlegen"
 )
 _REFLEXIVE = frozenset(["se", "si", "s'", "sich"])
+_ALONE = word_set(
+    "thinking typing listening waiting breathing crying singing dancing "
+    "excitedly nervously quietly softly"
+)
 _PRONOUNS = frozenset(["se", "si", "s'", "il", "elle", "er", "sie", "he", "she"])
 _SUBJECTS = word_set("it he she that this which who there everybody everyone one he's she's it's")
 _FORMS = {
@@ -156,6 +162,8 @@ def direction(match: re.Match[str]) -> tuple[str, ...] | None:
         and _SENTENCE_AFTER.match(match.string, match.end()) is not None,
         subject=bool(_SUBJECTS.intersection(before.lower().split()[-1:])),
     )
+    if match[0][0] == "[" and first == "music" and len(rest) < 3:
+        return ()
     noise = first in _NOISES or (match[0][0] == "[" and first in _SQUARE_NOISES)
     if noise and not rest and (place.bracketed or (place.apart and written.islower())):
         return _FORMS.get(first, ())
@@ -187,7 +195,9 @@ def _directs(first: str, rest: list[str], place: _Place) -> bool:
 def _acts(first: str, rest: list[str], place: _Place, *, verb: bool) -> bool:
     """Whether words in no list, in small letters between stars and apart, tell of a gesture."""
     if not rest:
-        return verb and first.endswith("s") and place.between
+        return place.between and ((verb and first.endswith("s")) or first in _ALONE)
+    if rest[-1] in ("sounds", "noises", "noise"):
+        return True
     if first in _REFLEXIVE or rest[-1] in _BODY_OTHERS:
         return True
     if first.endswith("t") and rest[0] in _BEHIND_GERMAN_VERB and first not in _NO_GERMAN_VERBS:

@@ -30,7 +30,9 @@ _MIXED = re.compile(r"(?:(\d+)[ -])?(\d{1,3})\s?/\s?(\d{1,3})(?:rds?|ths?|nds?)?
 _VULGAR = {"½": (1, 2), "¼": (1, 4), "¾": (3, 4)}
 _WITH_VULGAR = re.compile(r"(\d*)\s?([½¼¾])")
 _PARTS = {2: ("half", "halves"), 4: ("quarter", "quarters")}
+_IDIOM = re.compile(r"\d\d?[-/]\d\d?(?!\w)(?![./-]\d)")
 _IDIOMS = {
+    "24-7": "twenty four seven",
     "24/7": "twenty four seven",
     "50/50": "fifty fifty",
     "50-50": "fifty fifty",
@@ -246,12 +248,12 @@ def years(text: Text, place: int) -> Reading | None:
 
 def fractions(text: Text, place: int) -> Reading | None:
     """1/2, 3/4, 1 1/2, 1½, 24/7."""
+    if (idiom := _IDIOM.match(text.text, place)) and idiom[0] in _IDIOMS:
+        return Reading(idiom.end(), [(place, _IDIOMS[idiom[0]])])
     if match := _WITH_VULGAR.match(text.text, place):
         top, bottom = _VULGAR[match[2]]
         whole = match[1]
     elif match := _MIXED.match(text.text, place):
-        if match[0] in _IDIOMS:
-            return Reading(match.end(), [(place, _IDIOMS[match[0]])])
         whole, top, bottom = match[1] or "", int(match[2]), int(match[3])
     else:
         return None

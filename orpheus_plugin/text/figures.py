@@ -20,6 +20,7 @@ _END = r"(?!\w)(?![.,:/'’-]\d)"
 _DIGIT_GROUPS = re.compile(r"\d+(?:[ .-]\d+)*(?!\w)")
 _PHONE = re.compile(r"(?P<plus>\+)?\(?\d{1,5}\)?(?:[ ./-]{1,2}\(?\d{1,8}\)?){1,6}(?!\w)(?![.,]\d)")
 _AMERICAN = re.compile(r"(?:1[ .-])?\(?\d{3}\)?[ .-]?\d{3}[ .-]\d{4}(?![\w-])|\d{3}-\d{4}(?![\w-])")
+_CARD = re.compile(r"\d{4}(?:[ -]\d{4}){2,4}(?![\w-])|\d(?:-\d){2,}(?![\w-])|\+\d{7,15}(?!\w)")
 _VANITY = re.compile(r"1[ -]\d{3}-(?=[A-Z]{3})")  # 1-800-FLOWERS
 _LONG_CODE = re.compile(rf"\d+(?:-\d+){{2,}}{_END}")
 _GROUPS = re.compile(r"\d+")
@@ -81,7 +82,8 @@ def _called(text: Text, place: int) -> list[str]:
 
 
 def phone(text: Text, place: int) -> Reading | None:
-    """A telephone number: with its country, with a leading zero, or grouped as in America."""
+    """A telephone or card number: with its country, with a leading zero, or grouped as in
+    America."""
     match = (
         _AMERICAN.match(text.text, place)
         or _LONG_CODE.match(text.text, place)
@@ -92,8 +94,8 @@ def phone(text: Text, place: int) -> Reading | None:
     )
     if grouped:
         return Reading(grouped.end(), _told(text, grouped[0], place))
-    if vanity := _VANITY.match(text.text, place):
-        return Reading(vanity.end(), _told(text, vanity[0], place))
+    if told := _VANITY.match(text.text, place) or _CARD.match(text.text, place):
+        return Reading(told.end(), _told(text, told[0], place))
     if match is None:
         return None
     digits = sum(c.isdecimal() for c in match[0])

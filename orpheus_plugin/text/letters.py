@@ -40,14 +40,20 @@ _BEHIND_NAMES = {
 _BEFORE_FIGURES = {
     "p.": "page", "pp.": "pages", "fig.": "figure", "figs.": "figures", "sec.": "section",
     "ch.": "chapter", "vol.": "volume", "eq.": "equation",
-    "no.": "number", "rm.": "room", "tel.": "telephone", "min.": "minimum", "max.": "maximum",
+    "no.": "number", "rm.": "room", "hwy": "Highway", "rte": "Route", "rte.": "Route",
+    "tel.": "telephone", "min.": "minimum", "max.": "maximum",
 }  # fmt: skip
 _STREETS = {
     "st": "Street", "dr": "Drive", "ave": "Avenue", "av": "Avenue", "blvd": "Boulevard",
     "rd": "Road", "ln": "Lane", "ct": "Court", "pl": "Place",
     "sq": "Square", "hwy": "Highway", "pkwy": "Parkway", "ter": "Terrace", "cir": "Circle",
 }  # fmt: skip
-_BEFORE_STREETS = word_set("on at to from of near along down up off onto past the")
+_STREET_NAMES = frozenset(name.lower() for name in _STREETS.values())
+_DIRECTIONS = {
+    "N": "North", "S": "South", "E": "East", "W": "West", "NE": "Northeast", "NW": "Northwest",
+    "SE": "Southeast", "SW": "Southwest",
+}  # fmt: skip
+_BEFORE_STREETS = word_set("dr. on at to from of near along down up off onto past the")
 _ALSO_TITLES = frozenset({"st", "dr"})
 _MAY_END = frozenset({"a.m.", "p.m.", "etc.", "dept.", "est."})
 _NO_STREETS = word_set("the mount mt fort ft port lake and")  # they come before a saint's name
@@ -58,7 +64,8 @@ _SENTENCE_OPENERS = word_set(
 )
 _PLURAL = re.compile(r"([A-Z]{1,5})('?s)$")
 _SPELLED = word_set(
-    "PO AI API APIs APR CPU CPUs GPU GPUs UI UX ID IDs URL URLs USA UK EU UN FAQ OS PIN IP IPO "
+    "MBA MBAs EIN DOB HOA PTO ROI SLA SDK USD FDA CDC EPA NSA PO AI API APIs APR CPU CPUs GPU GPUs"
+    " UI UX ID IDs URL URLs USA UK EU UN FAQ OS PIN IP IPO "
     "CEO CFO CTO COO USB IBM FBI CIA NBA NFL AWS EV EVs IQ DIY ETA ATM IOU LLM LLMs AC UPS "
     "DNA RNA SQL UFO AT&T R&D Q&A B&B BBC CNN DVD VIP HIV ISP SEO SUV GPA MRI VAT OTP IBAN "
     "ISBN APY IRA IRS EMI AKA KPI CLI IDE NYU UAE ABC EOD RSVP HR PR TV PC NYC OMG FYI TGIF EFT"
@@ -107,6 +114,8 @@ class Letters:
         if said := self._abbreviation(core, at, stop):
             return f"{head}{said}{tail}"
         bare = core.removesuffix(".")
+        if bare in _DIRECTIONS and (said := self._direction(bare, at, place + len(word))):
+            return f"{head}{said}{tail}"
         for name in (core, bare):
             if name in _SPECIAL:
                 return f"{head}{_SPECIAL[name]}{core[len(name) :] if name == bare else ''}{tail}"
@@ -136,6 +145,15 @@ class Letters:
         after = self._text.word_after(end)
         return not after or (self._text.ends_sentence(end) and after in _SENTENCE_OPENERS)
 
+    def _direction(self, bare: str, at: int, end: int) -> str | None:
+        """ "123 N. Main St.": between a house number and a street."""
+        name = _DIRECTIONS.get(bare)
+        if name is None or not self._text.word_before(at)[-1:].isdigit():
+            return None
+        following = self._text.text[end : end + 48].split()[:4]
+        streets = (word.strip(".,;:!?").lower() for word in following[1:])
+        return name if any(word in _STREETS or word in _STREET_NAMES for word in streets) else None
+
     def acronym(self, core: str) -> str | None:
         """Letter by letter, if it is not a word: IBM, IBM's, GPUs, U.S.A."""
         if not self._english:
@@ -151,6 +169,8 @@ class Letters:
             return " ".join(plural_of[1]) + plural_of[2]
         if _consonants(core) and not _SOUNDS.fullmatch(core):
             return " ".join(core)
+        if core.endswith("'s") and _INITIALS.fullmatch(core[:-2].rstrip(".")):
+            return core[:-2].replace(".", " ").strip() + "'s"
         if _INITIALS.fullmatch(core):
             return core.replace(".", " ").strip()
         return None
@@ -210,6 +230,8 @@ class Letters:
             or (name == "st" and before.lower() in _NO_STREETS)
         ):
             return name == "st" and dotted and not after[:1].isupper()
+        if name in _ALSO_TITLES and before.isdecimal() and after[:1].isupper():
+            return False  # "5 St. John's Rd."
         numbered = self._numbered(at)
         if name not in _ALSO_TITLES:
             return numbered or dotted or name in ("blvd", "hwy", "pkwy")

@@ -235,7 +235,8 @@ class Normalizer:
     def _name_symbols(self, text: str) -> str:
         if text.isascii() and text.replace(" ", "").isalpha():
             return text
-        text = _STROKE.sub(" ", text)
+        if "/" in text:
+            text = _STROKE.sub(" ", text)
         return "".join(f" {self._symbols[c]} " if c in self._symbols else c for c in text)
 
 

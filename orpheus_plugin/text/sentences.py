@@ -29,7 +29,8 @@ _NUMBER_MARKER = re.compile(r"\s*(?:\d{1,3}|[a-zA-Z])$")
 _NOT_LETTERS = re.compile(r"[^\w.\s-]+")
 _ALWAYS_ENDS = frozenset({"ok"})
 _NEVER_LIST = (
-    "approx vol fig tues thurs dept tel incl excl ext tsp tbsp inkl exkl zzgl bzw ggf evtl aprox"
+    "apt ste rte approx vol fig tues thurs dept tel incl excl ext tsp tbsp inkl exkl zzgl bzw ggf"
+    " evtl aprox"
     " т.е"
 )
 _NEVER_ENDS = frozenset(_NEVER_LIST.split())

@@ -179,7 +179,11 @@ class _Speller:
                     self._glued = True
                 place += 1
                 continue
-            if opening and (mark := _number_mark(self._language).match(text, place)):
+            if (
+                opening
+                and text[place].isalpha()
+                and (mark := _number_mark(self._language).match(text, place))
+            ):
                 self._say(place, self._language.number)  # "n°1", "Nr.5"
                 place = mark.end()
             opening = False
@@ -232,7 +236,7 @@ class _Speller:
             coded = (
                 (len(piece) > 3 and before.isalpha())
                 or len(piece) > 15
-                or (len(piece) > 2 and any(self._text.is_code(place)))
+                or (len(piece) > 2 and self._in_code(place))
             )
             grouped = _GROUPED.match(text, place)
             number = (
@@ -268,6 +272,11 @@ class _Speller:
         elif piece not in "#^*~":
             self._say(place, piece)
         return end
+
+    def _in_code(self, place: int) -> bool:
+        """Whether digits here are part of a code: "your code is ABC123"."""
+        begins = self._starts[bisect_right(self._starts, place) - 1]
+        return any(self._text.is_code(place)) or any(self._text.is_code(begins))
 
     def _is_minus(self, place: int) -> bool:
         """Whether a dash before a figure is a sign, or takes away: "(-5", "5-3=2"."""

@@ -85,6 +85,13 @@ ENGLISH = {
         ("n-1", "n minus one."),
     ],
     "codes": [
+        ('Your code is ABC123, OTP-4829',
+        'Your code is A B C one two three, O T P four eight two nine.'),
+        ('4111 1111 1111 1111', 'four one one one, one one one one, one one one one, one one one'
+        ' one.'),
+        ('+15551234567 or 9-1-1', 'plus one five five five one two three four five six seven or'
+        ' nine, one, one.'),
+        ('open 24-7, 50-50', 'open twenty four seven, fifty fifty.'),
         ("Your OTP: 7741", "Your O T P: seven seven four one."),
         ("The PIN is 0090.", "The P I N is oh oh nine oh."),
         ("ZIP 60601", "ZIP six oh six oh one."),
@@ -151,6 +158,7 @@ ENGLISH = {
         ("the XVIII century", "the eighteenth century."),
     ],
     "acronyms": [
+        ("U.S.A.'s team, two MBAs", "U S A's team, two M B As."),
         ('the U.S. Army', 'the U S Army.'),
         ('We left the U.S. He too.', 'We left the U S. He too.'),
         ("the FBI's case", "the F B I's case."),
@@ -169,6 +177,11 @@ ENGLISH = {
         ("US and UK", "U S and U K."),
     ],
     "streets and titles": [
+        ('123 N. Main St., Apt. #5', 'one hundred and twenty three North Main Street, apartment'
+        ' number five.'),
+        ('45 W 34th St', 'forty five West thirty fourth Street.'),
+        ("at 5 St. John's Rd.", "at five Saint John's Road."),
+        ('Rte. 9', 'Route nine.'),
         ('MLK Blvd, Ave. of Arts', 'M L K Boulevard, Avenue of Arts.'),
         ("9 Oak Dr. is mine", "nine Oak Drive is mine."),
         ("Dr. Oak lives at 9 Elm Dr.", "Doctor Oak lives at nine Elm Drive."),
@@ -190,6 +203,9 @@ ENGLISH = {
         ("Sat. at noon", "Saturday at noon."),
     ],
     "stage directions": [
+        ('*thinks for a moment* Well', 'Well.'),
+        ('*typing sounds* [music playing] Ok', 'Ok.'),
+        ('*excitedly* Yes', 'Yes.'),
         ("*laughs* Yes", "<laugh> Yes."),
         ("Well (sighs) no", "Well <sigh> no."),
         ("Oh [coughing] no", "Oh <cough> no."),

@@ -244,7 +244,7 @@ LANGUAGE = Language(
         "number id room flight account order reference ref case ticket invoice phone mobile"
         " telephone booking license policy serial ending ends digits box"
     ),
-    links=word_set("is was are in with number code no no. id :"),
+    links=word_set("of is was are in with number code no no. id :"),
     dials=word_set("reply respond call text dial ring phone texting calling dialing dialed dialled"
     " texted message sms"),
     dial_links=word_set("the at on or and either to"),
