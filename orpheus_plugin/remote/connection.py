@@ -160,13 +160,15 @@ class Connection:
 
     @property
     def turns(self) -> int:
-        """Those that are on it."""
+        """Number of open turns."""
         return len(self._links)
 
     def adopt(self, link: Link, *, patiently: bool = True) -> None:
-        """Open a turn here, and say what its caller has said so far. Not for one that is over.
+        """Open a turn here, and send the text its caller has pushed so far. Not for a turn that has
+        ended.
 
-        Where it is not `patiently`, it does not wait in line for a place.
+        Args:
+            patiently: whether it may wait in line for a place.
         """
         self._links[link.id] = link
         link.attach(self, patiently=patiently)

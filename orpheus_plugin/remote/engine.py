@@ -3,7 +3,7 @@
 One websocket to each server carries all turns of a process. They have a thread and a loop of their
 own, so that turns may be opened from any number of event loops, a busy agent loop does not delay
 the audio of others, and a connection stays when the loop that first used it ends. `connection.py`
-has what goes over it, `keeper.py` what keeps it open.
+has what goes over it, `keeper.py` what keeps it open, `loop.py` the thread.
 """
 
 from __future__ import annotations
@@ -11,11 +11,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import threading
 import time
 import uuid
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Future
 from dataclasses import replace
 
 from orpheus_plugin.errors import AtCapacity, ConnectionFailed, EngineDied, OrpheusError
@@ -24,6 +22,7 @@ from orpheus_plugin.protocol import Hello
 from orpheus_plugin.remote.connection import NO_HEALTH, Address, Connection, websocket_url
 from orpheus_plugin.remote.keeper import Keeper, always
 from orpheus_plugin.remote.link import Link
+from orpheus_plugin.remote.loop import LoopThread
 from orpheus_plugin.remote.several import added_health, added_load, addresses, one_error, room
 from orpheus_plugin.turn import (
     MAX_TEXT_CHARS,
@@ -92,11 +91,8 @@ class RemoteEngine:
         if resume_within_s is None:
             resume_within_s = RESUME_WITHIN_S if url is not None else RESUME_WITH_ANOTHER_S
         self._resume_within_s = resume_within_s
-        self._lock = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
-        self._closed = False
-        # The rest belongs to the connections' loop.
+        self._loop = LoopThread()
+        # The rest belongs to that loop.
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiting: set[Link] = set()
         self._resuming: set[Link] = set()
@@ -121,48 +117,19 @@ class RemoteEngine:
 
         Takes at most `connect_timeout_s`, and as long as `locate` needs.
         """
-        with self._lock:
-            started = asyncio.run_coroutine_threadsafe(self._first(), self._running_loop())
-        await asyncio.wrap_future(started)
+        await self._loop.run(self._first())
 
     def prewarm(self) -> None:
         """Begin to connect, without waiting and without errors. From any thread."""
-        self._post(self._keep_connected)
+        self._loop.post(self._keep_connected)
 
     @property
     def closed(self) -> bool:
         """Whether it was closed. A closed engine cannot be started again."""
-        return self._closed
+        return self._loop.closed
 
     async def aclose(self) -> None:
-        with self._lock:
-            loop, thread = self._loop, self._thread
-            self._loop = self._thread = None
-            self._closed = True
-            if loop is None or thread is None:
-                return
-            # Under the lock: it runs after everything that was posted, and nothing is posted after
-            # it.
-            shut: Future[None] = asyncio.run_coroutine_threadsafe(self._shut(), loop)
-        await asyncio.wrap_future(shut)
-        loop.call_soon_threadsafe(loop.stop)
-        await asyncio.to_thread(thread.join)
-
-    def _running_loop(self) -> asyncio.AbstractEventLoop:
-        """Under the lock."""
-        if self._closed:
-            raise EngineDied("this engine was closed")
-        if self._loop is None:
-            self._loop = asyncio.new_event_loop()
-            self._thread = threading.Thread(
-                target=_run_loop, args=(self._loop,), name="orpheus-client", daemon=True
-            )
-            self._thread.start()
-        return self._loop
-
-    def _post(self, callback: Callable[..., object], *args: object) -> None:
-        with self._lock:
-            self._running_loop().call_soon_threadsafe(callback, *args)
+        await self._loop.aclose(self._shut)
 
     async def _shut(self) -> None:
         await asyncio.gather(*(keeper.aclose() for keeper in self._keepers))
@@ -188,10 +155,10 @@ class RemoteEngine:
             options = replace(options, voice=self.check_voice(options.voice))
         limit = min((hello.max_text_chars for hello in self._hellos()), default=MAX_TEXT_CHARS)
         link = Link(
-            uuid.uuid4().hex[:12], options, self._post, max_wait_s=max_wait_s, lost=self._go_on
+            uuid.uuid4().hex[:12], options, self._loop.post, max_wait_s=max_wait_s, lost=self._go_on
         )
         turn = link.make_turn(max_chars=limit)
-        self._post(self._open, link)
+        self._loop.post(self._open, link)
         return turn
 
     def _open(self, link: Link) -> None:
@@ -205,17 +172,17 @@ class RemoteEngine:
             )
 
     def _place(self, link: Link) -> None:
-        """Have it spoken by the connected server with the most room that has not refused it; by the
-        last one it may wait."""
+        """Send it to the server with the most room that has not refused it; it may wait in line
+        at the last one only."""
         live = self._live()
         fresh = [connection for connection in live if connection not in link.refused_by]
         last_one = len(live) == 1 or not fresh
         max(fresh or live, key=room).adopt(link, patiently=last_one)
 
     def _go_on(self, link: Link, error: OrpheusError) -> None:
-        """A turn that its server cannot speak, or no longer."""
+        """Place a turn again that its server refused, or that lost its connection."""
         live = self._live()
-        if self._closed:
+        if self._loop.closed:
             link.finish(error)
         elif isinstance(error, AtCapacity):
             untried = any(connection not in link.refused_by for connection in live)
@@ -271,8 +238,7 @@ class RemoteEngine:
         return pick_voice(self.voices, voice, model="the server's model", strict=strict)
 
     def health(self) -> EngineHealth:
-        """The servers' own word of at most a second ago, added up; not ready while there is no
-        connection."""
+        """What the servers said at most a second ago, added up; not ready without a connection."""
         if live := self._live():
             return added_health([connection.health for connection in live])
         last = [keeper.connection.health for keeper in self._keepers if keeper.connection]
@@ -284,8 +250,7 @@ class RemoteEngine:
         )
 
     def load(self) -> EngineLoad:
-        """The servers' own word of at most a second ago, added up; nothing while there is no
-        connection."""
+        """What the servers said at most a second ago, added up; all zero without a connection."""
         return added_load([connection.load for connection in self._live()])
 
     def _live(self) -> list[Connection]:
@@ -293,7 +258,7 @@ class RemoteEngine:
         return [live for keeper in self._keepers if (live := keeper.live) is not None]
 
     def _hellos(self) -> list[Hello]:
-        """What the servers said of themselves: those that are connected first."""
+        """The greetings of the servers, connected ones first."""
         last = [keeper.connection for keeper in self._keepers if keeper.connection is not None]
         return [c.hello for c in sorted(last, key=lambda connection: connection.retired.is_set())]
 
@@ -315,7 +280,7 @@ class RemoteEngine:
         try:
             await self._until_connected()
         except asyncio.CancelledError:
-            if self._closed:
+            if self._loop.closed:
                 raise EngineDied("this engine was closed") from None
             raise
 
@@ -355,7 +320,7 @@ class RemoteEngine:
                 self._place(link)
 
     def _give_up_all(self) -> None:
-        """An attempt has failed: where that was the last hope, those who wait hear of it."""
+        """After a failed attempt: if no server is worth waiting for, waiting turns fail."""
         if not all(keeper.hopeless for keeper in self._keepers):
             return
         waiting, self._waiting = self._waiting, set()
@@ -363,12 +328,3 @@ class RemoteEngine:
             waiting, self._resuming = waiting | self._resuming, set()
         for link in waiting:
             link.finish(self._why_not())
-
-
-def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
-    asyncio.set_event_loop(loop)
-    try:
-        loop.run_forever()
-    finally:
-        loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.close()

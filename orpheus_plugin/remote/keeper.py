@@ -1,7 +1,7 @@
 """Keeps a connection to one speech server: made ahead of need, and again whenever it breaks.
 
-All of it is for the loop of the `RemoteEngine` that it belongs to, except `connection` and `error`,
-which are replaced whole and may be read from any thread.
+Everything runs on the loop of its `RemoteEngine`; `connection` and `error` may be read from any
+thread.
 """
 
 from __future__ import annotations
@@ -29,22 +29,24 @@ def always(address: Address) -> Locate:
 
 
 class Keeper:
-    """Of one server's connection.
+    """Connects to one server, again and again until it is closed.
 
     Args:
         locate: asked for the address before each attempt.
         may_start_one: `locate` may start a server, so that a failed attempt is always followed by
             another.
-        timeout_s: how long an attempt may take, and how long a server that was there may be away.
-        changed: set after each change of what the attributes say.
-        connected, failed: called after an attempt.
+        timeout_s: how long an attempt may take, and how long a server that answered before may be
+            gone.
+        changed: set after each change of the attributes.
+        connected: called with each new connection.
+        failed: called after each failed attempt.
 
     Attributes:
-        connection: the last one there was, perhaps retired.
+        connection: the last one, perhaps retired.
         error: why the last attempt failed; None once connected.
-        attempts: those that failed.
-        locating: `locate` is at work, which may take as long as a server takes to start.
-        name: of the server, as messages may name it.
+        attempts: number of failed ones.
+        locating: whether `locate` runs, which may take as long as the start of a server.
+        name: of the server, for messages.
     """
 
     def __init__(
@@ -69,8 +71,8 @@ class Keeper:
         self._connected = connected
         self._failed = failed
         self._task: asyncio.Task[None] | None = None
-        self._asked = asyncio.Event()  # somebody waits: no more pause between attempts
-        self._there_at: float | None = None  # when it was seen alive last, by time.monotonic()
+        self._asked = asyncio.Event()  # a turn waits: shorten the pause between attempts
+        self._there_at: float | None = None  # when it last answered, by time.monotonic()
 
     @property
     def live(self) -> Connection | None:
@@ -96,7 +98,7 @@ class Keeper:
             )
 
     async def aclose(self) -> None:
-        """No more attempts. A connection that is there is its reader's to end."""
+        """End the attempts. A connection stays open; its own `run` ends it."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -117,7 +119,7 @@ class Keeper:
             except OrpheusError as error:
                 self._fail(error)
                 if not error.retryable:
-                    self._task = None  # whoever asks next tries anew
+                    self._task = None  # the next `keep` tries again
                     return
                 await self._pause(pause * random.uniform(0.7, 1.3))
                 pause = min(2 * pause, 2.0)
@@ -130,8 +132,7 @@ class Keeper:
             self._there_at = time.monotonic()
 
     async def _pause(self, seconds: float) -> None:
-        """Before the next attempt: `seconds`, or a tenth of one where somebody comes to wait for
-        it."""
+        """Wait before the next attempt: 0.1 s if a turn waits for it, else `seconds`."""
         await asyncio.sleep(0.1)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._asked.wait(), max(0.0, seconds - 0.1))

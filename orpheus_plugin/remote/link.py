@@ -42,14 +42,14 @@ class Link:
     It has only a weak reference to the Turn, and so sees when the caller has dropped it.
 
     Args:
-        post: has the connection's loop call something, in order, from any thread. Raises EngineDied
-            once that is over.
-        lost: takes a turn that was refused for want of a place, or has lost its connection, and can
-            go on elsewhere.
+        post: calls a function on the connection's loop, in order, from any thread. Raises
+            EngineDied when that loop has ended.
+        lost: called with a turn that was refused with AtCapacity, or lost its connection, and can
+            go on at another server.
 
     Attributes:
         refused_by: the connections whose servers had no place for it.
-        has_waited: it was in line for a place at the one it was on last.
+        has_waited: whether it might wait in line at the last one.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class Link:
 
     @property
     def heard(self) -> bool:
-        """Whether the caller was handed any sound."""
+        """Whether the caller has got any audio."""
         return self._progress.heard
 
     def attach(self, connection: Carrier, *, patiently: bool) -> None:
@@ -145,8 +145,8 @@ class Link:
             self.end_orphan()
 
     def lose(self, error: OrpheusError) -> None:
-        """The turn is over here. Where its server is gone or full, the rest is spoken by another
-        one, if that may be."""
+        """The turn has ended on this connection. If its server is gone or full, another one speaks
+        the rest, where that is allowed."""
         full = isinstance(error, AtCapacity)
         gone = isinstance(error, ConnectionFailed | ShuttingDown) and not self._progress.stuck
         if self.over or self._cancelled or not (full or gone):

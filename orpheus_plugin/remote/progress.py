@@ -97,7 +97,7 @@ class Progress:
     # ---- another server
 
     def resume(self) -> None:
-        """It goes on at another server, which knows nothing of what was spoken."""
+        """The turn goes on at another server, which has not spoken any of it."""
         self.resumed += 1
         self.stuck = True
         self._words.clear()
@@ -108,7 +108,7 @@ class Progress:
         """The text to speak next: what may be spoken at once, what may wait for more, and whether
         that is all.
 
-        Both are empty where the caller has heard all there is.
+        Both are empty if the caller has heard everything.
         """
         middle = max(self._spoken_to, self._flushed_at)
         ready = self._text[self._spoken_to : middle]

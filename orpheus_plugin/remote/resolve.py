@@ -105,9 +105,7 @@ def resolve(
             " this machine's server"
         )
     if {LOCAL, IN_PROCESS} & set(addresses(place)):
-        raise InvalidOptions(
-            f"{LOCAL!r} and {IN_PROCESS!r} stand alone, not in a list of addresses"
-        )
+        raise InvalidOptions(f"{LOCAL!r} and {IN_PROCESS!r} cannot be part of a list of addresses")
     key = api_key or os.environ.get(KEY_VARIABLE) or None
     return _connect((place, key, "auto", "auto", resume_within_s))
 

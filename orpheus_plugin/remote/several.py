@@ -1,5 +1,4 @@
-"""Several speech servers as one: their addresses, which of them a turn goes to, and what they say
-together."""
+"""Several speech servers as one: addresses, choice of a server, sums of their health and load."""
 
 from __future__ import annotations
 
@@ -12,14 +11,15 @@ from orpheus_plugin.turn import EngineHealth, EngineLoad
 
 
 def addresses(url: str) -> tuple[str, ...]:
-    """The addresses of a list, which commas or spaces separate."""
+    """The addresses of a list with commas or spaces between them."""
     return tuple(dict.fromkeys(url.replace(",", " ").split())) or ("",)
 
 
 def room(connection: Connection) -> tuple[bool, int, float]:
-    """How well a new turn would do there: by the server's word, and by what went there since.
+    """A key to sort by: the more room, the greater. It counts turns that were sent since the
+    server's last report.
 
-    Of equals any: clients that begin together would otherwise all choose the same one.
+    Equal servers are chosen at random: else clients that begin together would all choose one.
     """
     health = connection.health
     taken = max(health.active_turns + health.waiting, connection.turns)
@@ -27,7 +27,7 @@ def room(connection: Connection) -> tuple[bool, int, float]:
 
 
 def one_error(errors: list[OrpheusError]) -> OrpheusError:
-    """One that says what all of them say. It may be tried again if that holds for any of them."""
+    """One error with the messages of all; retryable if any of them is."""
     if len(errors) == 1:
         return errors[0]
     kind = next((error for error in errors if error.retryable), errors[0])

@@ -177,7 +177,7 @@ def test_the_environment_may_list_addresses(monkeypatch: pytest.MonkeyPatch) -> 
     engine = resolve()
     assert isinstance(engine, RemoteEngine)
     assert len(engine._keepers) == 2
-    with pytest.raises(InvalidOptions, match="stand alone"):
+    with pytest.raises(InvalidOptions, match="part of a list"):
         resolve(url="http://one:8089,local")
     with pytest.raises(ValueError, match="not the address"):
         resolve(url="http://one:8089,ftp://two")

@@ -81,9 +81,8 @@ async def serving(
 
 
 def break_connection(remote: RemoteEngine) -> None:
-    """As a network does: without a word."""
+    """Abort it, as a network failure does: without a closing message."""
     connection = remote._keepers[0].connection
     assert connection is not None
     transport = connection._ws._response.connection.transport  # type: ignore[union-attr]
-    assert remote._loop is not None
-    remote._loop.call_soon_threadsafe(transport.abort)  # type: ignore[union-attr]
+    remote._loop.post(transport.abort)  # type: ignore[union-attr]
