@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orpheus_plugin.errors import BadCheckpoint, ModelNotFound
+from orpheus_plugin.json_files import read_object
 
 Tensor = NDArray[Any]
 Tensors = dict[str, Tensor]
@@ -57,10 +58,8 @@ def read_tensors(folder: Path) -> Tensors:
     pickled = folder / "pytorch_model.bin"
     if index.is_file():
         try:
-            shards = sorted(
-                {str(s) for s in json.loads(index.read_text("utf-8"))["weight_map"].values()}
-            )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            shards = sorted({str(s) for s in read_object(index)["weight_map"].values()})
+        except (KeyError, TypeError, AttributeError) as error:
             raise BadCheckpoint(f"{index}: cannot be read: {error}") from error
         tensors: Tensors = {}
         for shard in shards:
@@ -84,7 +83,7 @@ def read_safetensors(path: Path) -> Tensors:
             ).reshape(entry["shape"])
             for name, entry in header.items()
         }
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise BadCheckpoint(f"{path}: corrupt or unreadable: {_reason(error)}") from error
 
 

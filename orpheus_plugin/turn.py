@@ -162,7 +162,8 @@ class TurnStats:
         ttfa_s: seconds from the first text to the first delivered audio; None while there is none.
         busy_s: seconds during which the turn had an utterance in the engine.
         trimmed_s: leading near-silence that was dropped.
-        underruns: times a player that plays at once had no audio although the text was there.
+        underruns: gaps of 20 ms and more that a player which plays at once would leave although the
+            text was there. One that buffers leaves fewer.
         retries: utterances generated again with another seed.
         cut_short: utterances that the runaway guard ended.
         skipped_ids: generated ids that did not fit into a frame.

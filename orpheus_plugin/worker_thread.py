@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from types import TracebackType
 
@@ -19,19 +21,34 @@ JOIN_S = 5.0
 """How long `join` waits for the step in flight. A hanging thread is abandoned."""
 
 
+_started: weakref.WeakSet[WorkerThread] = weakref.WeakSet()
+_process_ends = False
+
+
 class WorkerThread:
     """A daemon thread that does one thing, in steps: `with thread: ...` around each.
+
+    It is stopped and joined before the process ends: a thread that is in a library's C++ code while
+    the interpreter goes aborts the process, and the exit status is lost.
 
     Args:
         name, what: of the thread, and of its work in messages: "orpheus-codec", "the codec".
         work: returns only when it was asked to stop.
+        stop: asks it to. From any thread, more than once.
         died: called on the thread when an exception of any kind ended it, with the error for those
             who wait for its work.
     """
 
     def __init__(
-        self, name: str, what: str, work: Callable[[], None], died: Callable[[EngineDied], None]
+        self,
+        name: str,
+        what: str,
+        work: Callable[[], None],
+        *,
+        stop: Callable[[], None],
+        died: Callable[[EngineDied], None],
     ) -> None:
+        self.stop = stop
         self._what = what
         self._work = work
         self._died = died
@@ -40,6 +57,7 @@ class WorkerThread:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
+        _started.add(self)
         self._thread.start()
 
     def join(self) -> None:
@@ -55,7 +73,7 @@ class WorkerThread:
         """Why it does not work any more; None while it does. From any thread."""
         if self._error is not None:
             return self._error
-        if self._thread.ident is not None and not self._thread.is_alive():
+        if self._thread.ident is not None and not self._thread.is_alive() and not _process_ends:
             return EngineDied(f"{self._what} has ended")
         began = self._step_began
         if began is not None and time.monotonic() - began > STEP_LIMIT_S:
@@ -81,3 +99,26 @@ class WorkerThread:
             reason = str(error).strip().partition("\n")[0]
             self._error = EngineDied(f"{self._what} died: {type(error).__name__} {reason}")
             self._died(self._error)
+        finally:
+            # Its owner, which holds this object, is freed without waiting for the collector.
+            self._work = self.stop = _nothing
+            self._died = _tell_nobody
+
+
+def _nothing() -> None:
+    pass
+
+
+def _tell_nobody(error: EngineDied) -> None:
+    pass
+
+
+@atexit.register
+def _stop_all() -> None:
+    global _process_ends
+    _process_ends = True  # what ends now is no death
+    threads = [thread for thread in _started if thread._thread.is_alive()]
+    for thread in threads:
+        thread.stop()
+    for thread in threads:
+        thread.join()

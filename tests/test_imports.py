@@ -19,7 +19,7 @@ ROOT = Path(orpheus_plugin.__file__).parent
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "version", "sampling"),
-    ("folders",),
+    ("folders", "json_files"),
     ("worker_thread", "tensors", "kernels"),
     ("text",),
     ("turn",),

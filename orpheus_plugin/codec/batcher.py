@@ -93,7 +93,9 @@ class CodecBatcher:
         if self._thread is not None:
             return
         self._decoder.warm_up(self._policy.shapes)
-        self._thread = WorkerThread("orpheus-codec", "the codec", self._work, self._end)
+        self._thread = WorkerThread(
+            "orpheus-codec", "the codec", self._work, stop=self._quit, died=self._end
+        )
         self._thread.start()
 
     def close(self) -> None:
@@ -162,6 +164,12 @@ class CodecBatcher:
             for stream in list(self._streams.values()):
                 self.release(stream)
                 stream.fail(self._error)
+            self.changed.notify_all()
+
+    def _quit(self) -> None:
+        """Have the thread end, and tell nobody."""
+        with self.changed:
+            self._stop = True
             self.changed.notify_all()
 
     # ---- the worker thread

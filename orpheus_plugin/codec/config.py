@@ -21,6 +21,8 @@ ROW_SAMPLES = 512
 STRIDES = (4, 2, 1)
 KERNEL = 7
 DILATIONS = (1, 3, 9)
+LARGEST = 1 << 14
+"""Channels of any layer."""
 
 
 @dataclass(frozen=True)
@@ -70,13 +72,15 @@ class SnacConfig:
                 codebook_dim=int(raw["codebook_dim"]),
                 noise=bool(raw.get("noise", True)),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise BadCheckpoint(f"codec config.json is not SNAC's: {error!r}") from error
         if math.prod(rates) != ROW_SAMPLES or any(rate < 2 or rate % 2 for rate in rates):
             raise BadCheckpoint(
                 f"not Orpheus' codec (SNAC 24 kHz): decoder_rates {list(rates)}; wanted even,"
                 f" product {ROW_SAMPLES}"
             )
+        if max(config.latent_dim, config.decoder_dim, config.codebook_dim) > LARGEST:
+            raise BadCheckpoint(f"codec config.json holds a size above {LARGEST}")
         if min(config.latent_dim, config.codebook_dim) < 1 or config.decoder_dim >> len(rates) < 1:
             raise BadCheckpoint("codec config.json has a size below 1")
         return config

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from orpheus_plugin.codec.config import CODEBOOK_SIZE, STRIDES, SnacConfig
 from orpheus_plugin.errors import BadCheckpoint, ModelNotFound
+from orpheus_plugin.json_files import read_object
 from orpheus_plugin.tensors import Tensor, float32, read_pickled, read_safetensors
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -58,12 +58,7 @@ class SnacWeights:
             raise ModelNotFound(
                 f"no codec at {snapshot}: neither {' nor '.join(WEIGHT_FILES)} is there"
             )
-        try:
-            raw = json.loads(config_path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise BadCheckpoint(f"cannot read {config_path}: {error}") from error
-        if not isinstance(raw, dict):
-            raise BadCheckpoint(f"{config_path} is not a JSON object")
+        raw = read_object(config_path)
         read = read_safetensors if found[0].suffix == ".safetensors" else read_pickled
         try:
             state = read(found[0])

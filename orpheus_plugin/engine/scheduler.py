@@ -33,6 +33,9 @@ MARGIN_S = 1.0
 """The newest utterance must be this far ahead of the listener (or fully generated) before the next
 one starts: on a slow machine the sentence that plays comes first."""
 
+UNDERRUN_S = 0.02
+"""A shorter gap is not counted: players take audio in pieces of this length."""
+
 UNREAD_S = 60.0
 """Seconds of audio delivered but not taken by the caller. With more, no further utterance starts,
 so memory stays bounded."""
@@ -143,7 +146,8 @@ class Scheduler:
                 self._hand_on(words, 0.0)
             self._final = TurnEnd("done", self.stats)
         except OrpheusError as error:
-            self._final = error
+            # The frames of its traceback hold the engine's parts; a caller may keep it for long.
+            self._final = error.with_traceback(None)
         except Exception as error:
             logger.exception("turn %s failed", self.id)
             self._final = OrpheusError(f"internal error: {error!r}")
@@ -303,11 +307,11 @@ class Scheduler:
         """Deliver events of the utterance that plays, with so much audio."""
         if seconds:
             silent_since = self.clock.ends_at
-            if self.clock.play(seconds):
-                if silent_since >= self._live[0].ready_at:
-                    self.stats.underruns += 1
-                else:  # there was no text to speak
+            if silence_s := self.clock.play(seconds):
+                if silent_since < self._live[0].ready_at:  # there was no text to speak
                     self._stretch_start = round(self.stats.audio_s * SAMPLE_RATE)
+                elif silence_s >= UNDERRUN_S:
+                    self.stats.underruns += 1
             if self.stats.ttfa_s is None and self._first_text_at is not None:
                 self.stats.ttfa_s = time.monotonic() - self._first_text_at
             self.stats.audio_s += seconds

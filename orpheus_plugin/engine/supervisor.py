@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
+import os
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
@@ -45,7 +47,6 @@ class Supervisor:
         end_turns: Callable[[OrpheusError, bool], Awaitable[None]],
         tick: Callable[[], None],
     ) -> None:
-        self.closed = False
         self.parts: EngineParts | None = None
         self.failure: OrpheusError | None = None
         self.restarts = 0
@@ -53,6 +54,8 @@ class Supervisor:
         self._warm_up = warm_up
         self._end_turns = end_turns
         self._tick = tick
+        self._closed = False
+        self._pid = os.getpid()  # of the process whose threads they are
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -75,13 +78,31 @@ class Supervisor:
             and parts.failure is None
         )
 
+    @property
+    def closed(self) -> bool:
+        """Closed and not started since, or of the process that forked this one."""
+        return self._closed or self._forked
+
+    @property
+    def _forked(self) -> bool:
+        return self._pid != os.getpid()
+
+    def _check_process(self) -> None:
+        if self._forked:
+            raise EngineDied(
+                f"this engine runs in process {self._pid}, which forked this one, and threads do"
+                " not come along: make an engine in each process, start processes by spawning, or"
+                " speak through a server (orpheus-tts serve)"
+            )
+
     async def start(self) -> None:
         """Returns at once when running. Raises what loading raises, and EngineDied when it is
-        closed meanwhile."""
+        closed meanwhile, or in a forked process."""
+        self._check_process()
         with self._lock:
             starting = self._starting
             if starting is None or (starting.done() and starting.exception() is not None):
-                self.closed = False
+                self._closed = False
                 if self._loop is None:
                     self._loop = asyncio.new_event_loop()
                     self._thread = threading.Thread(
@@ -100,10 +121,12 @@ class Supervisor:
 
     async def aclose(self) -> None:
         """End all turns and free everything. Idempotent."""
+        if self._forked:
+            return  # nothing of it runs here
         with self._lock:
             loop, thread = self._loop, self._thread
             self._loop = self._thread = self._starting = None
-            self.closed = True
+            self._closed = True
         if loop is None or thread is None:
             return
         await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._stop(), loop))
@@ -118,6 +141,7 @@ class Supervisor:
         Raises EngineDied when the engine is not running; an engine that could not be restarted is
         then tried again.
         """
+        self._check_process()
         with self._lock:
             loop = self._loop
             if loop is None or not self._started:
@@ -176,6 +200,7 @@ class Supervisor:
             except BaseException:
                 await self._unload()
                 raise
+            self._beat = time.monotonic()  # loading may have taken long
             self._running.set()
             self._started = True
             self.watch(self._watch_parts())
@@ -201,9 +226,12 @@ class Supervisor:
         logger.error("the engine is restarted: %s", error)
         try:
             await self._end_turns(error, True)
+            del error
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CLOSE_S):
                     await self._unload()
+            # Tracebacks of what died hold its frames, and these the model: it would stay twice.
+            await asyncio.to_thread(gc.collect)
             self.parts = await self._load()
             self.failure = None
             self.restarts += 1

@@ -5,7 +5,6 @@ Nothing here loads torch, and only `download` uses the network.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from orpheus_plugin.errors import BadCheckpoint, ModelNotFound
+from orpheus_plugin.json_files import read_object
 from orpheus_plugin.models.adapters import AdapterVoice
 from orpheus_plugin.models.catalog import ALIASES, CATALOG, SNAC_24KHZ, ModelSpec
 from orpheus_plugin.models.devices import cuda_available
@@ -278,7 +278,7 @@ def _unknown(spec: ModelSpec) -> bool:
 def _described_by_files(spec: ModelSpec, folder: Path) -> ModelSpec:
     """`spec` with the values of the "orpheus" block of config.json and of
     generation_config.json."""
-    block = _read_json(folder / "config.json").get("orpheus", {})
+    block = read_object(folder / "config.json").get("orpheus", {})
     if not isinstance(block, dict):
         raise BadCheckpoint(f"{folder / 'config.json'}: the block orpheus is not an object")
     said: dict[str, Any] = {}
@@ -311,7 +311,7 @@ def _sampling_of(folder: Path, default: SamplingParams) -> SamplingParams:
     path = folder / "generation_config.json"
     if not path.is_file():
         return default
-    generation = _read_json(path)
+    generation = read_object(path)
     said: dict[str, Any] = {}
     for key, low, high in (
         ("temperature", 0.0, 5.0),
@@ -333,16 +333,6 @@ def _sampling_of(folder: Path, default: SamplingParams) -> SamplingParams:
     return replace(default, **said)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadCheckpoint(f"{path}: cannot be read: {error}") from error
-    if not isinstance(value, dict):
-        raise BadCheckpoint(f"{path}: not a JSON object")
-    return value
-
-
 def _lacks_lm(folder: Path) -> str | None:
     """What is missing in a directory for a language model, None if nothing."""
     for name in ("config.json", "tokenizer.json"):
@@ -350,7 +340,7 @@ def _lacks_lm(folder: Path) -> str | None:
             return f"no {name}"
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        shards = _read_json(index).get("weight_map")
+        shards = read_object(index).get("weight_map")
         if not isinstance(shards, dict) or not shards:
             return f"{index.name} lists no weights"
         for shard in sorted({str(s) for s in shards.values()}):

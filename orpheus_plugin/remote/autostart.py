@@ -27,7 +27,7 @@ from filelock import AsyncFileLock, Timeout
 
 from orpheus_plugin.errors import ServerNotStarted
 from orpheus_plugin.remote.connection import Address
-from orpheus_plugin.remote.registry import RunningServer, records, state_dir
+from orpheus_plugin.remote.registry import RunningServer, own_file, records, state_dir
 
 logger = logging.getLogger(__name__)
 
@@ -138,8 +138,7 @@ async def _ready(session: aiohttp.ClientSession, server: RunningServer) -> bool 
 
 def _spawn(wanted: Wanted) -> tuple[subprocess.Popen[bytes], Path]:
     """A detached server on a free port of loopback, with a key that only this user can read."""
-    directory = state_dir()
-    output = directory / f"start-{wanted.name}.out"
+    output = own_file(f"start-{wanted.name}.out")
     command = [
         *(sys.executable, "-m", "orpheus_plugin", "serve", "--host", "127.0.0.1", "--port", "0"),
         *("--model", wanted.model, "--device", wanted.device),
@@ -153,7 +152,7 @@ def _spawn(wanted: Wanted) -> tuple[subprocess.Popen[bytes], Path]:
         KEY_VARIABLE: secrets.token_urlsafe(24),
         "ORPHEUS_AUTOSTARTED": "1",
     }
-    logger.info("starting the speech server of this machine; its log is in %s", directory)
+    logger.info("starting the speech server of this machine; its log is in %s", output.parent)
     with contextlib.ExitStack() as stack:
         sink: IO[bytes] | int
         try:
@@ -177,7 +176,7 @@ def _spawn(wanted: Wanted) -> tuple[subprocess.Popen[bytes], Path]:
 
 
 def _log_file(wanted: Wanted) -> Path:
-    return state_dir() / f"server-{wanted.name}.log"
+    return own_file(f"server-{wanted.name}.log")
 
 
 def _repeat_warnings(log: Path, start: int) -> None:
@@ -208,7 +207,7 @@ def _why(code: int, output: Path) -> str:
 async def _only_one(wanted: Wanted, deadline: float) -> AsyncIterator[None]:
     """Hold the lock of this kind of server. The system releases it even if this process is
     killed."""
-    lock = AsyncFileLock(state_dir() / f"start-{wanted.name}.lock")
+    lock = AsyncFileLock(own_file(f"start-{wanted.name}.lock"))
     try:
         await lock.acquire(timeout=max(0.0, deadline - time.monotonic()), poll_interval=POLL_S)
     except Timeout:

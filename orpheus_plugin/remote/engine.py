@@ -64,8 +64,8 @@ class RemoteEngine:
             loading or full, or that answered a moment ago.
         resume_within_s: a turn that loses its server in mid-speech goes on at the server that is
             reached within so many seconds, with the first word that was not handed over. With 0 it
-            fails at once, unless nothing was handed over and another server is connected. By
-            default 5, and 20 with `locate`, which may have to start a server.
+            fails at once, unless nothing was handed over. By default 5, and 20 with `locate`,
+            which may have to start a server.
         locate: gives the address before each attempt to connect, in place of `url`. It may start a
             server, so a failed attempt is always followed by another.
     """
@@ -193,9 +193,12 @@ class RemoteEngine:
         elif live and (self._resume_within_s > 0 or not link.heard):
             link.max_wait_s = max(link.max_wait_s, self._resume_within_s)
             self._place(link)
-        elif self._resume_within_s > 0:  # the keepers are about to connect again
+        elif self._resume_within_s > 0 or not link.heard:  # the keepers connect again
             self._resuming.add(link)
-            asyncio.get_running_loop().call_later(self._resume_within_s, self._give_up, link, error)
+            within_s = self._resume_within_s
+            if not link.heard:  # nobody has heard the pause
+                within_s = max(within_s, self._connect_timeout_s)
+            asyncio.get_running_loop().call_later(within_s, self._give_up, link, error)
         else:
             link.finish(error)
 

@@ -148,7 +148,10 @@ class Link:
         """The turn has ended on this connection. If its server is gone or full, another one speaks
         the rest, where that is allowed."""
         full = isinstance(error, AtCapacity)
-        gone = isinstance(error, ConnectionFailed | ShuttingDown) and not self._progress.stuck
+        # A server that shuts down was not ended by this turn's text; one that is gone may be.
+        gone = isinstance(error, ShuttingDown) or (
+            isinstance(error, ConnectionFailed) and not self._progress.stuck
+        )
         if self.over or self._cancelled or not (full or gone):
             self.finish(error)
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
@@ -14,25 +15,42 @@ T = TypeVar("T")
 
 
 class LoopThread:
-    """The loop of an engine's connections. All methods are for any thread.
-
-    Attributes:
-        closed: it takes no more calls.
-    """
+    """The loop of an engine's connections. All methods are for any thread."""
 
     def __init__(self) -> None:
-        self.closed = False
+        self._closed = False
+        self._pid = os.getpid()  # of the process whose thread it is
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 
+    @property
+    def closed(self) -> bool:
+        """It takes no more calls: it was closed, or runs in the process that forked this one."""
+        return self._closed or self._forked
+
+    @property
+    def _forked(self) -> bool:
+        return self._thread is not None and self._pid != os.getpid()
+
+    def _check_process(self) -> None:
+        if self._forked:
+            raise EngineDied(
+                f"this connection belongs to process {self._pid}, which forked this one: make a"
+                " RemoteEngine in each process"
+            )
+
     def post(self, callback: Callable[..., object], *args: object) -> None:
         """Call something on the loop, in order. Raises EngineDied when closed."""
+        self._check_process()
         with self._lock:
             self._running().call_soon_threadsafe(callback, *args)
 
     async def run(self, task: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the loop, and await it here. Raises EngineDied when closed."""
+        if self._forked:
+            task.close()
+            self._check_process()
         with self._lock:
             try:
                 loop = self._running()
@@ -44,10 +62,12 @@ class LoopThread:
 
     async def aclose(self, last: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run `last` after everything that was posted, then end the thread. Idempotent."""
+        if self._forked:
+            return  # nothing of it runs here
         with self._lock:
             loop, thread = self._loop, self._thread
             self._loop = self._thread = None
-            self.closed = True
+            self._closed = True
             if loop is None or thread is None:
                 return
             # Under the lock: nothing is posted after it.
@@ -58,9 +78,10 @@ class LoopThread:
 
     def _running(self) -> asyncio.AbstractEventLoop:
         """Under the lock."""
-        if self.closed:
+        if self._closed:
             raise EngineDied("this engine was closed")
         if self._loop is None:
+            self._pid = os.getpid()
             self._loop = asyncio.new_event_loop()
             self._thread = threading.Thread(
                 target=_run_loop, args=(self._loop,), name="orpheus-client", daemon=True

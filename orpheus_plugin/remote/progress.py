@@ -98,7 +98,7 @@ class Progress:
 
     def resume(self) -> None:
         """The turn goes on at another server, which has not spoken any of it."""
-        self.resumed += 1
+        self.resumed += self.heard
         self.stuck = True
         self._words.clear()
         self._begins_at = self._samples

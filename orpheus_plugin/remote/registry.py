@@ -9,14 +9,27 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
+import re
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import msgspec
+
 from orpheus_plugin.folders import cache_folder, private
+
+logger = logging.getLogger(__name__)
+
+_RECORD_BYTES = 16 * 1024
+"""A longer file is not a record."""
+
+_PIDS = range(1, 2**31)
+_URL = re.compile(r"(https?|unix)://\S{1,1000}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,19 +61,44 @@ def state_dir() -> Path:
     return private(Path(chosen) if chosen else cache_folder())
 
 
+def own_file(name: str) -> Path:
+    """A file in the state directory, to be written to. A link, or another user's file, in its place
+    is removed."""
+    path = state_dir() / name
+    with contextlib.suppress(OSError):
+        if not _is_own_file(path.lstat()):
+            path.unlink()
+    return path
+
+
 def records() -> list[RunningServer]:
-    """Servers whose process still runs, the newest first. They may not answer."""
+    """Servers whose process still runs, the newest first. They may not answer. What is not a record
+    of this user is passed over."""
     found: list[tuple[float, RunningServer]] = []
-    for path in state_dir().glob("server-*.json"):
+    try:
+        paths = list(state_dir().glob("server-*.json"))
+    except OSError:  # `find_or_start` says why
+        return []
+    for path in paths:
         try:
-            server = RunningServer(**json.loads(path.read_text("utf-8")))
+            facts = path.lstat()
+            if not _is_own_file(facts) or facts.st_size > _RECORD_BYTES:
+                continue
+            server = msgspec.json.decode(path.read_bytes(), type=RunningServer)
+            if server.pid not in _PIDS or not _URL.fullmatch(server.url):
+                continue
             if _alive(server.pid):
-                found.append((path.stat().st_mtime, server))
+                found.append((facts.st_mtime, server))
             else:
                 path.unlink(missing_ok=True)
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, RecursionError):
             continue
     return [server for _, server in sorted(found, key=lambda item: item[0], reverse=True)]
+
+
+def _is_own_file(facts: os.stat_result) -> bool:
+    own = not hasattr(os, "getuid") or facts.st_uid == os.getuid()
+    return own and stat.S_ISREG(facts.st_mode)
 
 
 @contextlib.contextmanager
@@ -74,7 +112,8 @@ def recorded(server: RunningServer) -> Iterator[None]:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             json.dump(asdict(server), file)
         Path(temporary).replace(path)
-    except OSError:
+    except OSError as error:
+        logger.warning("other processes will not find this server: %s", error)
         path = None
     try:
         yield
@@ -93,5 +132,5 @@ def _alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
+        return False  # another user's process has got the number
     return True

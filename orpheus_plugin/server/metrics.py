@@ -74,7 +74,8 @@ class Metrics:
         )
         self._underruns = prometheus.Counter(
             "orpheus_underruns",
-            "Times a listener had no audio left although the text was there",
+            "Gaps of 20 ms and more, although the text was there, for a listener who plays audio as"
+            " the engine makes it; one with a buffer hears fewer",
             registry=registry,
         )
         self._tokens = prometheus.Counter(

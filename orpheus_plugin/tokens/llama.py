@@ -6,7 +6,6 @@ Shared by the engines that run the model themselves.
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orpheus_plugin.errors import BadCheckpoint, ModelNotFound
+from orpheus_plugin.json_files import read_object
 from orpheus_plugin.tensors import Tensor, read_tensors
 from orpheus_plugin.tokens.vocabulary import CODES, SLOTS, Vocabulary
+
+_SIZES = {
+    "vocab": (1, 1 << 22),
+    "hidden": (1, 1 << 16),
+    "inner": (1, 1 << 18),
+    "layers": (1, 1 << 10),
+    "heads": (1, 1 << 10),
+    "kv_heads": (1, 1 << 10),
+    "head_dim": (2, 1 << 12),
+    "max_positions": (2, 1 << 30),
+}
+"""Of a LlamaShape, checked before anything is made of it. The largest Llama has 126 layers of width
+16,384."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +57,8 @@ class LlamaShape:
         path = model_dir / "config.json"
         if not path.is_file():
             raise ModelNotFound(f"{model_dir}: no config.json")
+        config = read_object(path)
         try:
-            config = json.loads(path.read_text("utf-8"))
             kind = config.get("model_type")
             if kind != "llama":
                 raise BadCheckpoint(f"{path}: a {kind!r} model, not a Llama")
@@ -69,28 +82,26 @@ class LlamaShape:
                 max_positions=int(config.get("max_position_embeddings", 2048)),
                 rope=_rope_parameters(config),
             )
-            rotary_frequencies(shape)
+            for name, (low, high) in _SIZES.items():
+                if not low <= getattr(shape, name) <= high:
+                    raise BadCheckpoint(f"{path}: impossible sizes: {name} is not {low} to {high}")
+            if shape.head_dim % 2 or shape.heads % shape.kv_heads:
+                raise BadCheckpoint(f"{path}: impossible sizes {shape}")
+            frequencies = rotary_frequencies(shape)
+            if not (0 < shape.eps < 1 and np.isfinite(frequencies).all()):
+                raise BadCheckpoint(f"{path}: rms_norm_eps or the rotary parameters are no numbers")
         except (
-            OSError,
             ValueError,
             TypeError,
             KeyError,
             AttributeError,
-            ZeroDivisionError,
+            ArithmeticError,  # infinities and zeros
         ) as error:
             if isinstance(error, BadCheckpoint):
                 raise
             raise BadCheckpoint(
                 f"{path}: not a Llama configuration: {type(error).__name__} {error}"
             ) from error
-        sizes = (shape.vocab, shape.hidden, shape.inner, shape.layers, shape.heads, shape.kv_heads)
-        if (
-            min(sizes) < 1
-            or shape.head_dim < 2
-            or shape.head_dim % 2
-            or shape.heads % shape.kv_heads
-        ):
-            raise BadCheckpoint(f"{path}: impossible sizes {shape}")
         return shape
 
 

@@ -11,13 +11,13 @@ vocabulary work, too.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from orpheus_plugin.errors import BadCheckpoint
+from orpheus_plugin.json_files import read_object
 
 SLOTS = 7
 """Audio ids in a frame."""
@@ -174,8 +174,8 @@ class Vocabulary:
 def _model_vocabulary(config: Path, default: int) -> int:
     if not config.is_file():
         return default
+    size = read_object(config).get("vocab_size", default)
     try:
-        size = json.loads(config.read_text("utf-8")).get("vocab_size", default)
         return int(size)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise BadCheckpoint(f"{config}: not a model configuration: {error}") from error

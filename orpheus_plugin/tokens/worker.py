@@ -138,7 +138,11 @@ class Worker:
         self._joining: list[Request] = []  # they have a place and do not draw yet
         self._running: list[Request] = []
         self.thread = WorkerThread(
-            "orpheus-tokens", "the token generator", self._work, self._tell_death
+            "orpheus-tokens",
+            "the token generator",
+            self._work,
+            stop=self.stop,
+            died=self._tell_death,
         )
         self.start = self.thread.start
         self.join = self.thread.join

@@ -4,10 +4,11 @@ speaks."""
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import gc
+import logging
 import random
 import threading
+import weakref
 
 import pytest
 
@@ -15,51 +16,9 @@ from orpheus_plugin.engine.config import EngineConfig
 from orpheus_plugin.engine.local import LocalEngine
 from orpheus_plugin.errors import EngineDied
 from orpheus_plugin.models.files import ModelFiles
-from orpheus_plugin.tokens.batched import BatchedGenerator
-from orpheus_plugin.turn import AudioChunk, TurnEnd
+from orpheus_plugin.turn import TurnEnd
 from orpheus_plugin.worker_thread import WorkerThread
-
-TEXT = "The quick brown fox jumps over the lazy dog, come rain or shine. " * 80
-
-
-def kill(engine: LocalEngine, name: str, error: type[BaseException]) -> None:
-    """Raise an error in one of the engine's threads, wherever it is: at its next bytecode."""
-    parts = engine._supervisor.parts
-    assert parts is not None
-    assert isinstance(parts.generator, BatchedGenerator)
-    assert parts.generator._worker is not None
-    # Other engines of this process have threads of the same name.
-    for worker in (parts.generator._worker.thread, parts.codec._thread):
-        assert worker is not None
-        if worker._thread.name == name:
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                ctypes.c_ulong(worker._thread.ident or 0), ctypes.py_object(error)
-            )
-
-
-async def listen(engine: LocalEngine) -> str:
-    """How a turn ended."""
-    async with engine.open_turn() as turn:
-        turn.push_text(TEXT)
-        turn.end()
-        try:
-            async for event in turn:
-                if isinstance(event, TurnEnd):
-                    return event.reason
-        except EngineDied:
-            pass
-    return "died"
-
-
-async def speak(engine: LocalEngine) -> int:
-    samples = 0
-    async with engine.open_turn() as turn:
-        turn.push_text("Hello again.")
-        turn.end()
-        async for event in turn:
-            if isinstance(event, AudioChunk):
-                samples += event.samples
-    return samples
+from tests.support.deaths import TEXT, interrupt, kill, listen, speak
 
 
 @pytest.fixture
@@ -93,6 +52,47 @@ async def test_whatever_ends_a_thread_is_told_and_got_over(
         assert engine.health().ready
         assert engine.health().active_turns == 0
     finally:
+        await engine.aclose()
+
+
+async def test_an_engine_that_took_long_to_load_is_ready_at_once(
+    crafted_files: ModelFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orpheus_plugin.engine.supervisor.WATCH_S", 60.0)
+    engine = LocalEngine(
+        EngineConfig(device="cpu", max_turns=2, measure=False), files=crafted_files
+    )
+    engine._supervisor._beat -= 60.0  # as if it had been made so long ago
+    await engine.start()
+    try:
+        assert engine.health().ready
+    finally:
+        await engine.aclose()
+
+
+@pytest.mark.parametrize("thread", ["orpheus-tokens", "orpheus-codec"])
+async def test_what_died_is_freed(engine: LocalEngine, thread: str) -> None:
+    """A model that stays in memory at every death fills it."""
+    # pytest keeps log records, and with them tracebacks and their frames.
+    logging.disable(logging.CRITICAL)
+    await engine.start()
+    try:
+        parts = engine._supervisor.parts
+        assert parts is not None
+        old = weakref.ref(parts.generator), weakref.ref(parts.codec)
+        del parts
+        turns = [asyncio.create_task(listen(engine)) for _ in range(2)]
+        await asyncio.sleep(0.1)
+        kill(engine, thread, RuntimeError)
+        async with asyncio.timeout(20):
+            while not engine.health().restarts:
+                await asyncio.sleep(0.01)
+            await asyncio.gather(*turns)
+            assert await speak(engine) >= 2048
+        gc.collect()
+        assert [part() for part in old] == [None, None]
+    finally:
+        logging.disable(logging.NOTSET)
         await engine.aclose()
 
 
@@ -147,11 +147,7 @@ async def test_the_engines_loop_goes_on_after_an_interruption(engine: LocalEngin
         turn = asyncio.create_task(listen(engine))
         await asyncio.sleep(0.05)
 
-        def leave() -> None:
-            raise SystemExit(3)
-
-        with engine._supervisor.running() as loop:
-            loop.call_soon_threadsafe(leave)
+        interrupt(engine, SystemExit)
         how = await asyncio.wait_for(turn, 10)
         assert how == "died"
         assert await speak(engine) >= 2048
@@ -228,7 +224,7 @@ def test_a_worker_reports_whether_it_runs_or_hangs(monkeypatch: pytest.MonkeyPat
         stop.wait(10)
         raise KeyboardInterrupt
 
-    worker = WorkerThread("orpheus-test", "the test", work, told.append)
+    worker = WorkerThread("orpheus-test", "the test", work, stop=stop.set, died=told.append)
     assert worker.failure is None
     worker.start()
     in_step.wait(5)

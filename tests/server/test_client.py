@@ -311,6 +311,30 @@ async def test_a_server_that_ends_lets_the_turn_end_and_the_next_goes_to_its_suc
             await remote.aclose()
 
 
+@pytest.mark.parametrize("resume_within_s", [0.0, 5.0])
+async def test_a_turn_that_meets_a_server_about_to_say_goodbye_waits_for_its_successor(
+    engine: SpeechEngine, resume_within_s: float
+) -> None:
+    port = free_port()
+    remote = RemoteEngine(f"127.0.0.1:{port}", resume_within_s=resume_within_s)
+    async with serving(engine, port=port) as old:
+        await remote.start()
+        reading = threading.Event()
+        remote._loop.post(reading.wait)
+        speaking = asyncio.create_task(speak(remote))
+        await asyncio.sleep(0)
+        old.server.stop()
+        await settle(lambda: old.service.draining.is_set())
+        reading.set()  # its opening goes out before the goodbye is read
+        await old.task
+    async with serving(engine, port=port):
+        end = (await speaking)[-1]
+    assert isinstance(end, TurnEnd)
+    assert end.reason == "done"
+    assert end.stats.resumed == 0
+    await remote.aclose()
+
+
 async def test_closing_ends_what_is_being_read(
     server: RunningTestServer, remote: RemoteEngine
 ) -> None:

@@ -26,9 +26,14 @@ _VLLM_START_S = 240
 
 
 @asynccontextmanager
-async def openai_server(generator: TokenGenerator, stop_id: int) -> AsyncIterator[str]:
+async def openai_server(
+    generator: TokenGenerator,
+    stop_id: int,
+    connections: set[asyncio.BaseTransport] | None = None,
+) -> AsyncIterator[str]:
     """The url of a `/v1/completions` that answers as vLLM does (`return_token_ids`), from
-    `generator`."""
+    `generator`. `connections` get those on which an answer is being sent."""
+    open_ones = set() if connections is None else connections
 
     async def models(request: web.Request) -> web.Response:
         return web.json_response({"data": [{"id": "orpheus"}]})
@@ -50,11 +55,18 @@ async def openai_server(generator: TokenGenerator, stop_id: int) -> AsyncIterato
             return web.json_response({"error": {"message": str(error)}}, status=400)
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
-        async with aclosing(stream) as chunks:  # type: ignore[type-var]  # generators have aclose
-            async for chunk in chunks:
-                ids = [*chunk.ids, stop_id] if chunk.finish_reason == "stop" else list(chunk.ids)
-                choice = {"text": "", "token_ids": ids, "finish_reason": chunk.finish_reason}
-                await response.write(f"data: {json.dumps({'choices': [choice]})}\n\n".encode())
+        assert request.transport is not None
+        transport = request.transport
+        open_ones.add(transport)
+        try:
+            async with aclosing(stream) as chunks:  # type: ignore[type-var]  # generators have it
+                async for chunk in chunks:
+                    ids = list(chunk.ids) + [stop_id] * (chunk.finish_reason == "stop")
+                    choice = {"text": "", "token_ids": ids, "finish_reason": chunk.finish_reason}
+                    event = json.dumps({"choices": [choice]})
+                    await response.write(f"data: {event}\n\n".encode())
+        finally:
+            open_ones.discard(transport)
         await response.write(b"data: [DONE]\n\n")
         return response
 

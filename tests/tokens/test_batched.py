@@ -352,6 +352,13 @@ async def refuses(made: Made, path: Path, kind: type[Exception], message: str) -
         ({"num_attention_heads": 0}, "not a Llama configuration|impossible"),
         ({"num_key_value_heads": 3}, "impossible sizes"),
         ({"hidden_size": "wide"}, "not a Llama configuration"),
+        ({"hidden_size": 1 << 40}, "impossible sizes: hidden"),
+        ({"head_dim": 1 << 40}, "impossible sizes: head_dim"),
+        ({"num_hidden_layers": 1e308}, "impossible sizes: layers"),
+        ({"num_attention_heads": float("inf")}, "not a Llama configuration"),
+        ({"max_position_embeddings": 0}, "impossible sizes: max_positions"),
+        ({"rms_norm_eps": float("nan")}, "no numbers"),
+        ({"rope_theta": 0}, "no numbers|not a Llama configuration"),
         ({"hidden_act": "gelu"}, "activation"),
         ({"attention_bias": True}, "attention_bias"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
@@ -379,8 +386,9 @@ async def test_missing_and_corrupt_files_are_refused(made: Made, tmp_path: Path)
     await refuses(made, path, ModelNotFound, "no model.safetensors")
     (path / "pytorch_model.bin").write_bytes(b"nonsense")
     await refuses(made, path, BadCheckpoint, "corrupt or unreadable")
-    (path / "config.json").write_text("{")
-    await refuses(made, path, BadCheckpoint, "not a Llama configuration")
+    for broken in ("{", "[" * 100_000, "[]"):
+        (path / "config.json").write_text(broken)
+        await refuses(made, path, BadCheckpoint, "cannot be read|not a JSON object")
     (path / "config.json").unlink()
     await refuses(made, path, ModelNotFound, "no config.json")
 

@@ -245,6 +245,32 @@ class TestEngine:
         await generator.start()
         assert generator.engine is engine
 
+    async def test_y_an_engine_that_stands_still_counts_as_dead_and_can_be_started_again(
+        self, generator: VllmGenerator, prompt: list[int], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("orpheus_plugin.worker_thread.STEP_LIMIT_S", 1.0)
+        (core,) = _engine_cores()
+        assert core.pid is not None
+        speaking = asyncio.create_task(run_one(generator, prompt, 1900))
+        while not generator.running:
+            await asyncio.sleep(0.005)
+        await asyncio.sleep(0.1)
+        assert generator.failure is None
+        os.kill(core.pid, signal.SIGSTOP)
+        async with asyncio.timeout(30):
+            while generator.failure is None:
+                await asyncio.sleep(0.01)
+            assert "stands still" in str(generator.failure)
+            with pytest.raises(EngineDied):
+                await run_one(generator, prompt)
+            await generator.aclose()  # it hears of nothing, not even of its end
+            with pytest.raises(EngineDied):
+                await speaking
+        await asyncio.to_thread(core.join, 5)
+        assert not core.is_alive()
+        await generator.start()
+        assert len(await run_one(generator, prompt)) == 14
+
     async def test_z_death_and_return(self, generator: VllmGenerator, prompt: list[int]) -> None:
         async def run(number: int) -> float:
             try:
@@ -276,9 +302,10 @@ def _engine_cores() -> list[multiprocessing.process.BaseProcess]:
     return [child for child in children if child.name.startswith("EngineCore")]
 
 
-async def run_one(generator: VllmGenerator, prompt: list[int]) -> list[int]:
-    options = SamplingParams(top_p=1.0, repetition_penalty=1.0, max_tokens=14)
-    return [i async for chunk in generator.generate(prompt, options, "one") for i in chunk.ids]
+async def run_one(generator: VllmGenerator, prompt: list[int], ids: int = 14) -> list[int]:
+    options = SamplingParams(top_p=1.0, repetition_penalty=1.0, max_tokens=ids)
+    name = f"{ids} ids"
+    return [i async for chunk in generator.generate(prompt, options, name) for i in chunk.ids]
 
 
 # ---- starts that fail

@@ -117,5 +117,5 @@ def test_missing_broken_and_too_small_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BadCheckpoint, match="knows 20000 ids"):
         Vocabulary.load(tmp_path)
     (tmp_path / "config.json").write_text("[]")
-    with pytest.raises(BadCheckpoint, match="not a model configuration"):
+    with pytest.raises(BadCheckpoint, match="not a JSON object"):
         Vocabulary.load(tmp_path)

@@ -14,12 +14,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from orpheus_plugin import worker_thread
 from orpheus_plugin.errors import BadCheckpoint, EngineDied, GenerationFailed, InvalidOptions
 from orpheus_plugin.tokens.adapters import index_of, read_adapters
 from orpheus_plugin.tokens.base import FinishReason, SamplingParams, TokenChunk
@@ -79,6 +81,7 @@ class VllmGenerator:
         self.loop: asyncio.AbstractEventLoop | None = None
         self._engine: Any = None
         self._requests: set[str] = set()
+        self._moved_at = 0.0
         self._starting = asyncio.Lock()
 
     async def start(self) -> None:
@@ -128,9 +131,14 @@ class VllmGenerator:
 
     @property
     def failure(self) -> EngineDied | None:
-        """See TokenGenerator: from vLLM's own health check."""
+        """See TokenGenerator: from vLLM's own health check, and from the ids that come. Each step
+        gives ids of every request that runs, so ids of any request show that it works.
+        """
         if self._engine is None or self._engine.errored:
             return EngineDied("vLLM is not running")
+        limit_s = worker_thread.STEP_LIMIT_S
+        if self._requests and time.monotonic() - self._moved_at > limit_s:
+            return EngineDied(f"vLLM stands still: no ids for over {limit_s:g} s")
         return None
 
     @property
@@ -269,6 +277,8 @@ class VllmGenerator:
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
         params = self._params(sampling, len(prompt), _context(engine))
+        if not self._requests:
+            self._moved_at = time.monotonic()
         self._requests.add(request_id)
         count, fine, finish = 0, True, None
         outputs = engine.generate(
@@ -281,6 +291,7 @@ class VllmGenerator:
         try:
             async with contextlib.aclosing(outputs):
                 async for output in outputs:
+                    self._moved_at = time.monotonic()
                     completion = output.outputs[0]
                     ids = completion.token_ids
                     count += len(ids)

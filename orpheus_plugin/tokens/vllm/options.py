@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from orpheus_plugin.errors import BadCheckpoint, InvalidOptions, ModelNotFound
+from orpheus_plugin.json_files import read_object
 from orpheus_plugin.tensors import read_safetensors
 from orpheus_plugin.tokens.adapters import Adapter
 from orpheus_plugin.tokens.footprint import Footprint
@@ -209,11 +209,8 @@ def _read_config(model_dir: Path, weights_needed: bool) -> dict[str, Any]:
     if not model_dir.is_dir():
         raise ModelNotFound(f"{model_dir} is not a directory")
     path = model_dir / "config.json"
-    try:
-        config = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadCheckpoint(f"{path}: cannot be read: {error}") from error
-    if not isinstance(config, dict) or not config.get("architectures"):
+    config = read_object(path)
+    if not config.get("architectures"):
         raise BadCheckpoint(f"{path}: names no architecture")
     weights = sorted(model_dir.glob("*.safetensors"))
     if weights_needed and not weights:
