@@ -9,7 +9,6 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from orpheus_plugin.errors import BadCheckpoint, ModelNotFound
 from orpheus_plugin.json_files import read_object
@@ -24,8 +23,8 @@ from orpheus_plugin.models.hub import (
     looks_like_repo,
     progress_bars,
 )
+from orpheus_plugin.models.metadata import described
 from orpheus_plugin.models.voices import pick_voice
-from orpheus_plugin.sampling import SamplingParams
 
 __all__ = [
     "SNAC_24KHZ",
@@ -93,7 +92,7 @@ def known_models() -> dict[str, ModelSpec]:
     """The known models by name. `mini` is among them if this installation has its files."""
     models = dict(CATALOG)
     if _lacks_lm(_MINI_DIR) is None:
-        models["mini"] = _described_by_files(ModelSpec(name="mini"), _MINI_DIR)
+        models["mini"] = described(ModelSpec(name="mini"), _MINI_DIR)
     return models
 
 
@@ -174,7 +173,7 @@ def locate(
             missing = _lacks_lm(folder)
             if missing is not None:
                 raise BadCheckpoint(f"{folder} is not an Orpheus model: {missing}")
-            spec = _described_by_files(ModelSpec(name=folder.resolve().name), folder)
+            spec = described(ModelSpec(name=folder.resolve().name), folder)
             return ModelFiles(spec, folder, _find_codec(spec, folder, codec, text, cache_dir))
         if not looks_like_repo(text):
             if text == "mini":
@@ -187,7 +186,7 @@ def locate(
         snapshot = cached(repo, revision, cache_dir)
         if snapshot is not None and _lacks_lm(snapshot) is None:
             if _unknown(spec):
-                spec = _described_by_files(spec, snapshot)
+                spec = described(spec, snapshot)
             return ModelFiles(spec, snapshot, _find_codec(spec, snapshot, codec, text, cache_dir))
     raise ModelNotFound(
         f"{text} is not on this machine; run: orpheus-tts download {text}"
@@ -237,7 +236,7 @@ def download(
     with progress_bars(progress):
         lm = fetch_first(fetch, spec.name, spec.repo_ids, _LM_FILES, revision, cache_dir, _lacks_lm)
         if _unknown(spec):
-            spec = _described_by_files(spec, lm)
+            spec = described(spec, lm)
         own = lm / "snac"
         codec = (
             own
@@ -273,64 +272,6 @@ def _spec_of(name: str) -> ModelSpec | None:
 def _unknown(spec: ModelSpec) -> bool:
     """Whether nothing is known of the model but its repository."""
     return spec.name in spec.repo_ids and not spec.voices
-
-
-def _described_by_files(spec: ModelSpec, folder: Path) -> ModelSpec:
-    """`spec` with the values of the "orpheus" block of config.json and of
-    generation_config.json."""
-    block = read_object(folder / "config.json").get("orpheus", {})
-    if not isinstance(block, dict):
-        raise BadCheckpoint(f"{folder / 'config.json'}: the block orpheus is not an object")
-    said: dict[str, Any] = {}
-    for key in ("voices", "languages", "tags"):
-        if key in block:
-            value = block[key]
-            if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
-                raise BadCheckpoint(
-                    f"{folder / 'config.json'}: orpheus.{key} is not a list of names"
-                )
-            said[key] = tuple(value)
-    for key, attribute, kind in (
-        ("license", "license", str),
-        ("codec_repo", "codec_repo", str),
-        ("spell_numbers", "spell_numbers", bool),
-        ("max_text_chars", "max_utterance_chars", int),
-    ):
-        if key in block:
-            if type(block[key]) is not kind:
-                raise BadCheckpoint(
-                    f"{folder / 'config.json'}: orpheus.{key} is not a {kind.__name__}"
-                )
-            said[attribute] = block[key]
-    return replace(spec, sampling=_sampling_of(folder, spec.sampling), **said)
-
-
-def _sampling_of(folder: Path, default: SamplingParams) -> SamplingParams:
-    """`default` with the values of generation_config.json. Raises BadCheckpoint for a value out of
-    range."""
-    path = folder / "generation_config.json"
-    if not path.is_file():
-        return default
-    generation = read_object(path)
-    said: dict[str, Any] = {}
-    for key, low, high in (
-        ("temperature", 0.0, 5.0),
-        ("top_p", 1e-6, 1.0),
-        ("repetition_penalty", 0.1, 10.0),
-    ):
-        value = generation.get(key)
-        if value is None:
-            continue
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not low <= value <= high
-        ):
-            raise BadCheckpoint(f"{path}: {key} = {value!r} is not between {low:g} and {high:g}")
-        said[key] = float(value)
-    if generation.get("do_sample") is False and "temperature" not in said:
-        said["temperature"] = 0.0
-    return replace(default, **said)
 
 
 def _lacks_lm(folder: Path) -> str | None:

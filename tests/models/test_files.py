@@ -240,12 +240,14 @@ def test_a_codec_given_by_hand_comes_first(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "generation", "message"),
     [
-        ('{"orpheus": 5}', "{}", "not an object"),
-        ('{"orpheus": {"voices": "tara"}}', "{}", "not a list of names"),
-        ('{"orpheus": {"spell_numbers": 1}}', "{}", "not a bool"),
+        ('{"orpheus": 5}', "{}", r"config.json: orpheus: Expected `object`, got `int`"),
+        ('{"orpheus": {"voices": "tara"}}', "{}", r"Expected `array`, got `str` - at `\$.voices`"),
+        ('{"orpheus": {"voices": [1]}}', "{}", r"Expected `str`, got `int` - at `\$.voices\[0\]`"),
+        ('{"orpheus": {"spell_numbers": 1}}', "{}", r"Expected `bool`.* at `\$.spell_numbers`"),
         ("not json", "{}", "cannot be read"),
-        ("{}", '{"top_p": 7}', "not between"),
-        ("{}", '{"temperature": "hot"}', "not between"),
+        ("{}", '{"top_p": 7}', r"Expected `float` <= 1.0 - at `\$.top_p`"),
+        ("{}", '{"temperature": NaN}', r"Expected `float` >= 0.0 - at `\$.temperature`"),
+        ("{}", '{"temperature": "hot"}', r"generation_config.json: Expected `float"),
     ],
 )
 def test_a_directory_that_describes_itself_wrongly_is_refused(
