@@ -21,7 +21,6 @@ class Spoken(Protocol):
     def end(self) -> None: ...
     def note_consumed(self, samples: int) -> None: ...
     def end_orphan(self) -> None: ...
-    def stop(self) -> None: ...
     def aclose(self) -> Coroutine[Any, Any, None]: ...
 
 
@@ -41,6 +40,7 @@ class CallerLink:
         self._loop = loop
         self._spoken = spoken
         self._turn: weakref.ref[Turn] | None = None
+        self._cancelled = False
         self._unreported = 0
 
     def make_turn(self, turn_id: str, *, max_chars: int) -> Turn:
@@ -70,11 +70,9 @@ class CallerLink:
                 self._post(self._spoken.note_consumed, samples)
 
     def send_cancel(self) -> Future[None]:
+        self._cancelled = True  # it may be dropped before the engine's loop hears of this
         closing = self._spoken.aclose()
         try:
-            # A coroutine would begin a round of the loop later, perhaps after the message that the
-            # Turn was dropped.
-            self._loop.call_soon_threadsafe(self._spoken.stop)
             return asyncio.run_coroutine_threadsafe(closing, self._loop)
         except RuntimeError:  # the engine was closed meanwhile: there is nothing to release
             closing.close()
@@ -89,6 +87,8 @@ class CallerLink:
             raise EngineDied("the engine was closed") from error
 
     def _lose(self, _: object) -> None:
+        if self._cancelled:
+            return
         with contextlib.suppress(EngineDied):  # called by the garbage collector, on any thread
             self._post(self._spoken.end_orphan)
 
@@ -98,6 +98,8 @@ class CallerLink:
     def orphaned(self) -> bool:
         """Whether nobody can read the turn any more: the caller has dropped it, or its loop is
         closed."""
+        if self._cancelled:
+            return False
         turn = self._get()
         return turn is None or turn.orphaned
 
