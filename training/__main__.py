@@ -52,6 +52,13 @@ def main() -> None:
     wide = steps.add_parser("widen", help="a wider codec from two, which sounds as the first")
     wide.add_argument("sounds", type=Path, help="folder of the codec that is heard")
     wide.add_argument("other", type=Path, help="folder of the codec whose features lie beside it")
+    one = steps.add_parser(
+        "distil", help="a codec that sounds as one below a border, as another above"
+    )
+    one.add_argument("high", type=Path, help="folder of the codec that is heard above")
+    one.add_argument("low", type=Path, help="folder of the codec that is heard below")
+    one.add_argument("--border", type=float, default=800, help="Hz")
+    one.add_argument("--minutes", type=float, default=10, help="of processor time")
     held = steps.add_parser("held-out", help="the benchmark's sentences, read by the teacher")
     held.add_argument("--to", type=Path, default=Path("benchmarks/mini_held_out.json"))
     out = steps.add_parser("export", help="write the voice's folder")
@@ -122,6 +129,10 @@ def main() -> None:
         from training.widen import widen
 
         widen(args.work, args.sounds, args.other)
+    elif args.step == "distil":
+        from training.distil import distil
+
+        distil(args.work, args.high, args.low, border_hz=args.border, minutes=args.minutes)
     elif args.step == "held-out":
         from training.evaluate import write_held_out
 
