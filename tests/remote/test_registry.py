@@ -54,6 +54,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             )
         ),
     ],
+    ids=lambda record: record[:20],  # without the process id, which differs among workers
 )
 def test_what_is_no_record_hides_no_other(record: str) -> None:
     with recorded(SERVER):

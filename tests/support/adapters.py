@@ -111,8 +111,10 @@ def steering_adapter(
         way *= 200 / way.norm()
         best, codes = (head @ way).topk(2)
         others = weights["lm_head.weight"][:base].float() @ way
-        # The slot that follows has some 44 on top (`checkpoints._craft`); text has not.
-        if (best[:, 0] - best[:, 1]).min() > 3 and others.max() < best[:, 0].min() + 30:
+        # The slot that follows has some 44 on top (`checkpoints._craft`); other slots and text have
+        # not.
+        rest = max(float(best.max()), float(others.max()))
+        if (best[:, 0] - best[:, 1]).min() > 3 and rest < best[:, 0].min() + 30:
             break
     else:
         raise AssertionError("no direction has one clear code in every slot")

@@ -153,9 +153,9 @@ class TestEngine:
 
         generate, most = generator.generate, 0
 
-        async def watched(*args: Any) -> AsyncIterator[TokenChunk]:
+        async def watched(*args: Any, **more: Any) -> AsyncIterator[TokenChunk]:
             nonlocal most
-            async for chunk in generate(*args):
+            async for chunk in generate(*args, **more):
                 most = max(most, generator.running)
                 yield chunk
 
