@@ -166,7 +166,7 @@ def test_the_command_of_a_modal_container_serves(modal_app: Any, unused_tcp_port
     process = subprocess.Popen(command, env=environment)
     url = f"http://127.0.0.1:{unused_tcp_port}"
     try:
-        modal_app.wait_until_ready(url, process, timeout_s=300)
+        modal_app.wait_until_ready(url, process, timeout_s=240)
         request = urllib.request.Request(
             f"{url}/v1/audio/speech",
             data=b'{"model": "tts-1", "input": "Hello.", "voice": "alloy", "response_format":'
