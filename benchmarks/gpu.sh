@@ -84,7 +84,7 @@ began=$(date +%s)
 step() { # name, most seconds, command...
     name=$1 most=$2
     shift 2
-    case " ${ONLY:-ways mps tests contract replicas2 replicas3 codec} " in *" $name "*) ;; *) return ;; esac
+    case " ${ONLY:-ways mps replicas2 replicas3 tests contract codec} " in *" $name "*) ;; *) return ;; esac
     left=$((minutes * 60 - 10 - $(date +%s) + began))
     [ -z "$dry" ] || most=$((20 * most))
     echo "== $name ($left s left)"
@@ -95,7 +95,7 @@ step() { # name, most seconds, command...
         return
     fi
     if timeout -k 10 "$most" "$@" >"benchmarks/results/${prefix}_$name.log" 2>&1; then
-        grep -E '^\||passed|^[a-z_]+: |^[a-z_]+ [{0-9]|^ +[a-z0-9]+ ' "benchmarks/results/${prefix}_$name.log" || true
+        grep -E '^\||passed|^[a-z_]+: |^[a-z_]+ [{0-9]|^ +[a-z0-9.]+ ' "benchmarks/results/${prefix}_$name.log" || true
     else
         echo "FAILED ($?), the end of benchmarks/results/${prefix}_$name.log:"
         tail -n 25 "benchmarks/results/${prefix}_$name.log"
@@ -127,14 +127,14 @@ replicas() { # how many
 bench ways --ways own,plain,whole own,tuned,whole own,tuned,compact vllm,tuned,compact
 # The separate process under MPS.
 bench mps --mps --ways own,tuned,compact
+# Two and three engines on the card behind one listener.
+replicas 2
+replicas 3
 # SNAC's captured graphs, the torch engine and the whole engine on the bundled voice.
 step tests 100 "$python" -m pytest -q -m "$gpu not vllm" tests/codec tests/test_gpu.py
 # vLLM's CUDA runner, graphs and both samplers under the contract that the CPU build passes, and the codec in its worker.
 step contract 240 "$python" -m pytest -q -m vllm tests/tokens/test_vllm_head.py tests/tokens/test_vllm_sampler.py \
     tests/engine/test_codec_in_vllm.py tests/contract/test_generator_contract.py -k "not completions_vllm"
-# Two and three engines on the card behind one listener.
-replicas 2
-replicas 3
 # The codec alone: milliseconds of a step for so many streams.
 step codec 40 "$python" benchmarks/codec.py $save --device "$device" --lanes "$lanes" --rounds 10 --out "${prefix}_codec"
 # What the runs before this one had, if it is named: fp8 weights, the whole head, vLLM's own figures, the torch engine.
