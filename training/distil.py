@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from training import decoder
 from training.codec import Codec
+from training.losses import envelope, sizes
 from training.restore import restore_codec
 from training.sound import load_sound, stretches
 from training.widen import join
@@ -43,8 +43,7 @@ def crossover(low: Tensor, high: Tensor, border_hz: float) -> Tensor:
 
 
 def distance(made: Tensor, wanted: Tensor) -> Tensor:
-    """The error of the wave, and of complex spectra over the local envelope, so that weak
-    harmonics count as much as strong ones."""
+    """The error of the wave, and of complex spectra over the local envelope."""
     loss = (made - wanted).square().sum() / wanted.square().sum()
     for size in WINDOWS:
         window = torch.hann_window(size)
@@ -52,13 +51,8 @@ def distance(made: Tensor, wanted: Tensor) -> Tensor:
             torch.stft(x, size, size // 4, window=window, return_complex=True)
             for x in (made, wanted)
         )
-        half = max(1, 125 * size // 24000)
-        envelope = F.avg_pool2d(
-            theirs.abs()[:, None], (2 * half + 1, 3), 1, (half, 1), count_include_pad=False
-        )[:, 0]
-        weight = 1 / (envelope + 3e-3 * (size / 1024) ** 0.5)
-        error = torch.view_as_real(ours - theirs).square().sum(-1).add(1e-10).sqrt()
-        loss = loss + (weight * error).sum() / (weight * theirs.abs()).sum()
+        weight = 1 / envelope(theirs, size)
+        loss = loss + (weight * sizes(ours - theirs)).sum() / (weight * theirs.abs()).sum()
     return loss
 
 

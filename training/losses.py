@@ -70,11 +70,19 @@ def heard(made: list[Tensor], real: list[Tensor]) -> Tensor:
     return total / len(RESOLUTIONS)
 
 
+def envelope(spectrum: Tensor, n: int) -> Tensor:
+    """Mean size of the bins around each (250 Hz by three steps), for windows of n samples. Over it
+    a weak harmonic counts as much as a strong one; it does not fall to zero."""
+    half = max(1, 125 * n // 24000)
+    mean = F.avg_pool2d(
+        spectrum.abs()[:, None], (2 * half + 1, 3), 1, (half, 1), count_include_pad=False
+    )
+    return mean[:, 0] + 3 * floor(n)
+
+
 def wave_weights(real: list[Tensor], voiced: list[Tensor], top: float) -> list[Tensor | None]:
     """Weight of each bin in :func:`wave`: how much of it the voiced part is, over the local
     envelope.
-
-    The envelope (250 Hz by three steps) makes a weak harmonic count as much as a strong one.
 
     Args:
         real, voiced: spectra of the sound and of its voiced part, which follows from the codes.
@@ -88,13 +96,9 @@ def wave_weights(real: list[Tensor], voiced: list[Tensor], top: float) -> list[T
         bins = WAVE_TOP * n // 24000
         x, v = x[:, :bins], v[:, :bins]
         size, rest = v.abs().square(), (x - v).abs().square()
-        half = max(1, 125 * n // 24000)
-        envelope = F.avg_pool2d(
-            x.abs()[:, None], (2 * half + 1, 3), 1, (half, 1), count_include_pad=False
-        )[:, 0]
         hz = torch.arange(bins, device=x.device) * (24000 / n)
         share = size / (size + rest + 1e-6) * torch.sigmoid((top - hz) / 150)[:, None]
-        weights.append(share / (envelope + 3 * floor(n)))
+        weights.append(share / envelope(x, n))
     return weights
 
 

@@ -139,8 +139,8 @@ class _CodecThread:
             import torch
 
             torch.cuda.set_device(self._device)
-            # Of higher priority: a codec step is short, and a listener waits for it. What is
-            # captured on it keeps it.
+            # Of higher priority: a codec step is short, and a listener waits for it. A graph keeps
+            # the priority of the stream it is captured on, which the tuned step's has too.
             torch.cuda.set_stream(torch.cuda.Stream(priority=-1))  # type: ignore[no-untyped-call]
         self._decoder = open_decoder(
             self._folder, device=self._device, slots=self._slots, step=self._step

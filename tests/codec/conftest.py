@@ -6,6 +6,7 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import asyncio
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from snac import SNAC
 from snac.layers import NoiseBlock
 
+from orpheus_plugin.codec.batcher import CodecBatcher
 from orpheus_plugin.codec.config import SnacConfig
 from orpheus_plugin.codec.cpu.decoder import CpuDecoder
 from orpheus_plugin.codec.step import StreamingDecoder
@@ -112,3 +114,24 @@ def small_reference() -> SNAC:
 @pytest.fixture(scope="session")
 def full_reference() -> SNAC:
     return make_reference(FULL_SIZE)
+
+
+async def assert_serves_together(
+    batcher: CodecBatcher, reference: SNAC, *, tolerance: float
+) -> None:
+    """Eight listeners at once, row by row: each hears what the one-shot decode gives. Closes it."""
+    batcher.start()
+
+    async def speak(codes: Codes) -> NDArray[np.float32]:
+        stream = batcher.open_stream(noise=False)
+        for row in codes:
+            stream.push(row[None])
+            await asyncio.sleep(0)
+        stream.finish()
+        return np.concatenate([piece async for piece in stream])
+
+    jobs = [random_codes(frames, frames) for frames in range(1, 9)]
+    for codes, got in zip(jobs, await asyncio.gather(*map(speak, jobs)), strict=True):
+        wanted = reference_decode(reference, codes)
+        np.testing.assert_allclose(got, wanted, rtol=0, atol=tolerance)
+    batcher.close()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import numpy as np
 import pytest
 from snac import SNAC
@@ -14,7 +12,7 @@ from orpheus_plugin.codec.stream import Samples
 from orpheus_plugin.codec.torch.step import TorchDecoder
 from tests.support.codecs import SMALL
 
-from .conftest import Codes, make_weights, random_codes, reference_decode
+from .conftest import assert_serves_together, make_weights, random_codes, reference_decode
 
 pytestmark = pytest.mark.gpu
 
@@ -49,17 +47,4 @@ async def test_the_batcher_serves_from_a_gpu(small_reference: SNAC) -> None:
     batcher = CodecBatcher(
         TorchDecoder(make_weights(small_reference, SMALL), slots=8, device="cuda")
     )
-    batcher.start()
-
-    async def speak(codes: Codes) -> Samples:
-        stream = batcher.open_stream(noise=False)
-        for row in codes:
-            stream.push(row[None])
-            await asyncio.sleep(0)
-        stream.finish()
-        return np.concatenate([piece async for piece in stream])
-
-    jobs = [random_codes(frames, frames) for frames in range(1, 9)]
-    for codes, got in zip(jobs, await asyncio.gather(*map(speak, jobs)), strict=True):
-        np.testing.assert_allclose(got, reference_decode(small_reference, codes), rtol=0, atol=1e-4)
-    batcher.close()
+    await assert_serves_together(batcher, small_reference, tolerance=1e-4)

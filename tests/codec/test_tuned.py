@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -21,7 +20,13 @@ from orpheus_plugin.codec.torch.step import TorchDecoder
 from orpheus_plugin.models.devices import compiler_missing
 from tests.support.codecs import SMALL
 
-from .conftest import make_reference, make_weights, random_codes, reference_decode
+from .conftest import (
+    assert_serves_together,
+    make_reference,
+    make_weights,
+    random_codes,
+    reference_decode,
+)
 
 REFERENCE = make_reference(SMALL)
 WEIGHTS = make_weights(REFERENCE, SMALL)
@@ -41,10 +46,10 @@ def test_a_buffer_grows_with_what_it_is_given() -> None:
 
 def test_the_next_step_begins_before_the_last_one_is_waited_for() -> None:
     decoder = TorchDecoder(WEIGHTS, slots=2, tuned=True)
-    latents = random_codes(4)
+    codes = random_codes(4)
     lane = decoder.lane(0, noise=False)
-    lane.end = len(latents)
-    padded = np.concatenate([latents, np.zeros((10, 3), np.int64)])
+    lane.end = len(codes)
+    padded = np.concatenate([codes, np.zeros((10, 3), np.int64)])
     pieces = []
     begun: list[Callable[[], list[NDArray[np.float32]]]] = []
     for at in range(0, len(padded), 2):
@@ -52,27 +57,13 @@ def test_the_next_step_begins_before_the_last_one_is_waited_for() -> None:
         if len(begun) >= decoder.depth:
             pieces.append(begun.pop(0)()[0])
     pieces += [result()[0] for result in begun]
-    wanted = reference_decode(REFERENCE, latents)
+    wanted = reference_decode(REFERENCE, codes)
     np.testing.assert_allclose(np.concatenate(pieces), wanted, rtol=0, atol=1e-5)
 
 
 async def test_the_batcher_serves_many_streams_with_it() -> None:
     batcher = CodecBatcher(TorchDecoder(WEIGHTS, slots=8, tuned=True))
-    batcher.start()
-
-    async def speak(latents: NDArray[np.int64]) -> NDArray[np.float32]:
-        stream = batcher.open_stream(noise=False)
-        for row in latents:
-            stream.push(row[None])
-            await asyncio.sleep(0)
-        stream.finish()
-        return np.concatenate([piece async for piece in stream])
-
-    jobs = [random_codes(frames, frames) for frames in range(1, 9)]
-    for latents, got in zip(jobs, await asyncio.gather(*map(speak, jobs)), strict=True):
-        wanted = reference_decode(REFERENCE, latents)
-        np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5)
-    batcher.close()
+    await assert_serves_together(batcher, REFERENCE, tolerance=1e-5)
 
 
 def test_without_a_compiler_it_says_so_and_is_not_compiled(
@@ -85,9 +76,9 @@ def test_without_a_compiler_it_says_so_and_is_not_compiled(
     with caplog.at_level(logging.WARNING):
         decoder = TorchDecoder(WEIGHTS, slots=1, tuned=True)
     assert "not compiled: there is no compiler" in caplog.text
-    latents = random_codes(2)
+    codes = random_codes(2)
     np.testing.assert_allclose(
-        decoder.decode(latents, noise=False), reference_decode(REFERENCE, latents), atol=1e-5
+        decoder.decode(codes, noise=False), reference_decode(REFERENCE, codes), atol=1e-5
     )
 
 
