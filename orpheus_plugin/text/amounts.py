@@ -18,43 +18,8 @@ from typing import NamedTuple
 
 from orpheus_plugin.text.context import Piece, Reading, Text
 from orpheus_plugin.text.languages import Language
-
-
-class Number(NamedTuple):
-    """A number's digits before and after the decimal mark, and that mark."""
-
-    whole: str
-    mark: str = ""
-    fraction: str = ""
-
-
-def parse_number(written: str, language: Language) -> Number | None:
-    """The digits of a written number; None if its marks do not fit a number."""
-    text = written.replace(" ", "").replace("'", "")
-    marks = [c for c in text if c in ".,"]
-    if not marks:
-        return Number(text)
-    last = marks[-1]
-    whole, _, fraction = text.rpartition(last)
-    if len(set(marks)) == 2:  # with two kinds, the last mark is the decimal mark
-        group = "," if last == "." else "."
-        fits = marks.count(last) == 1 and _grouped(whole, group)
-        return Number(whole.replace(group, ""), last, fraction) if fits else None
-    if (last in language.groups or len(marks) > 1) and _grouped(text, last, indian=last == ","):
-        return Number(text.replace(last, ""))
-    return Number(whole, last, fraction) if len(marks) == 1 and last in language.decimals else None
-
-
-def _money_number(written: str, currency: str, language: Language) -> Number | None:
-    """An amount of money written as elsewhere: R$ 50,00 and €1.000 in English, $1,000 in
-    Spanish."""
-    if match := re.fullmatch(r"(\d+)([.,])(\d\d)", written):
-        return Number(match[1], match[2], match[3])
-    mark = "," if "," in language.decimals else "." if currency == "€" else ""
-    if mark and re.fullmatch(rf"[1-9]\d{{0,2}}(?:{re.escape(mark)}\d{{3}})+", written):
-        return Number(written.replace(mark, ""))
-    return None
-
+from orpheus_plugin.text.languages.base import Names
+from orpheus_plugin.text.written_numbers import Number, parse_money, parse_number
 
 _ONE_SCALE = {
     "millions": "million", "milliards": "milliard", "millones": "millón", "billones": "billón",
@@ -65,14 +30,6 @@ _ROUND = frozenset(name for pair in _ONE_SCALE.items() for name in pair if name.
 
 def _is_name(number: Number) -> bool:
     return len(number.whole) < 2 and not number.fraction
-
-
-def _grouped(text: str, mark: str, *, indian: bool = False) -> bool:
-    first, *groups = text.split(mark)
-    if not groups or not 1 <= len(first) <= 3 or len(groups[-1]) != 3 or first[0] == "0":
-        return False
-    lengths = {len(group) for group in groups[:-1]}
-    return lengths <= {3} or (indian and lengths == {2} and len(first) <= 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +59,19 @@ class Amount:
 
 def _any_of(names: Iterable[str]) -> str:
     return "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True)) or "(?!)"
+
+
+class Unit(NamedTuple):
+    """A unit that stands alone: its names, place and end."""
+
+    names: Names
+    place: int
+    end: int
+
+    @property
+    def one(self) -> str:
+        """The name after one, without the word for one."""
+        return re.split(r"[ ']", self.names[0], maxsplit=1)[-1]
 
 
 class Amounts:
@@ -141,6 +111,7 @@ class Amounts:
             rf"{signs}{number}(?:(?P<scale>{scale})(?!\w)|{word}(?!\w))?(?P<more>\+(?!\d)|\s?[x×](?![\w.^+=]|\s?[\d+=]|\s[-*/]\s?\d))?"
             rf"(?:[\s-]?(?P<unit>{unit})(?:\.(?=\s[a-zà-ÿ]|[,;:]))?(?!\w))?{end}"
         )
+        self._unit = re.compile(rf"[\s-]?({unit})(?!\w)")
         self._number = re.compile(rf"{signs}{number}(?P<more>\+(?!\d))?{end}")
         self._period = re.compile(r"\s?/\s?([^\W\d]{1,12}[²³]?)(?!\w)")
 
@@ -152,13 +123,19 @@ class Amounts:
                 continue
             number = parse_number(match["number"], self.language)
             if currency := match.groupdict().get("currency"):
-                number = _money_number(match["number"], currency, self.language) or number
+                number = parse_money(match["number"], currency, self.language) or number
             if number is None or (
                 pattern is self._plain and match["scale"] == "K" and _is_name(number)
             ):
                 continue  # 4K is a name
             return self._amount(text, match, number)
         return None
+
+    def unit(self, text: str, place: int) -> Unit | None:
+        """The unit that follows at a place, if one does: of a fraction, 2½ kg."""
+        match = self._unit.match(text, place)
+        names = self._unit_names(re.sub(r"(?<=°)\s", "", match[1])) if match else None
+        return Unit(names, match.start(1), match.end()) if match and names else None
 
     def _amount(self, text: str, match: re.Match[str], number: Number) -> Amount:
         groups = match.groupdict()
@@ -187,8 +164,11 @@ class Amounts:
         )  # fmt: skip
 
     def _period_name(self, written: str) -> str:
-        name = self.language.periods.get(written.lower())
-        return name or (written if len(written) > 2 and written.islower() else "")
+        if name := self.language.periods.get(written.lower()):
+            return name
+        if names := self.language.units.get(written) or self.language.units.get(written.lower()):
+            return names[0].partition(" ")[2]
+        return written if len(written) > 2 and written.islower() else ""
 
     def _sign(self, signs: str) -> str:
         language = self.language
@@ -314,13 +294,13 @@ class Amounts:
             ]
         last = pieces[-1][1].rpartition(" ")[2]
         scale = amount.scale or (last if last in _ROUND else "")  # "un million d'euros"
-        return [*pieces, (place, self._link(scale, many)), *self._more(amount)]
+        return [*pieces, (place, self.link(scale, many)), *self._more(amount)]
 
     def _more(self, amount: Amount) -> list[Piece]:
         return [(amount.place, self.language.plus)] if amount.more else []
 
-    def _link(self, scale: str, many: str) -> str:
-        """A currency after a scale: "millions d'euros", but "mille euros"."""
+    def link(self, scale: str, many: str) -> str:
+        """What is counted after a scale or part: "millions d'euros", but "mille euros"."""
         name = self._scales.get(scale, scale)
         link = self.language.scale_link
         if not scale or link == " " or name in ("mille", "mil", "mila"):

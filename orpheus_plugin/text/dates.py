@@ -15,6 +15,7 @@ _CLOCK = re.compile(
     r"(\d{1,2})(?::|h|\.(?=\d\d ?(?:Uhr|h)\b))(\d{2})(?::(\d{2}))?(?! ?%)(?!\w)(?![.:]\d)"
     r"|(\d{1,2})h(?!\w)"
 )
+_POINTED_CLOCK = re.compile(r"(\d{1,2})\.([0-5]\d)()()(?!\w)(?![.:,/]\d| ?[%€$£])")
 
 
 def date(text: Text, place: int) -> Reading | None:
@@ -83,6 +84,8 @@ def _times(text: Text, place: int) -> tuple[int, list[tuple[int, int, int]]] | N
     end = place
     while len(parts) < 2:
         match = _CLOCK.match(text.text, end)
+        if match is None and text.word_before(end).lower() in text.language.hours:
+            match = _POINTED_CLOCK.match(text.text, end)
         if match is None:
             break
         hour, minute = int(match[1] or match[4]), int(match[2] or 0)

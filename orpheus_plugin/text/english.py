@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import re
 
+from orpheus_plugin.text.amounts import amounts
 from orpheus_plugin.text.context import Piece, Reading, Rule, Text
 from orpheus_plugin.text.figures import ENDS
 from orpheus_plugin.text.languages.base import word_set
-from orpheus_plugin.text.languages.en import MONTH_NAMES, MONTHS, year
+from orpheus_plugin.text.languages.en import MONTH_NAMES, STATES, year
 from orpheus_plugin.text.numerals import number_words
 
 _YEAR_BEFORE = word_set(
@@ -30,8 +31,9 @@ _MIXED = re.compile(r"(?:(\d+)[ -])?(\d{1,3})\s?/\s?(\d{1,3})(?:rds?|ths?|nds?)?
 _VULGAR = {"½": (1, 2), "¼": (1, 4), "¾": (3, 4)}
 _WITH_VULGAR = re.compile(r"(\d*)\s?([½¼¾])")
 _PARTS = {2: ("half", "halves"), 4: ("quarter", "quarters")}
-_IDIOM = re.compile(r"\d\d?[-/]\d\d?(?!\w)(?![./-]\d)")
+_IDIOM = re.compile(r"(?:24/7/365|\d\d?[-/]\d\d?)(?!\w)(?![./-]\d)")
 _IDIOMS = {
+    "24/7/365": "twenty four seven, three sixty five",
     "24-7": "twenty four seven",
     "24/7": "twenty four seven",
     "50/50": "fifty fifty",
@@ -45,6 +47,7 @@ _HEIGHT = re.compile(
 _FEET_AND_INCHES = re.compile(
     r"(\d{1,2})\s?(?:ft\.?|feet|foot)\s(\d{1,2})\s?in(?:\.|ch(?:es)?)?(?!\w)"
 )
+_FEET_BY_FEET = re.compile(r"(\d{1,3})'\s?(?:x|by)\s?(\d{1,3})'(?!\w)")
 _DURATION = re.compile(r"\d+\s?(?:d|hrs?|h|mins?|m)(?:\s?\d+\s?(?:hrs?|h|mins?|m|secs?|s))+(?!\w)")
 _SPAN = re.compile(r"(\d+)\s?([a-z])[a-z]*")
 _SPANS = {"d": "day", "h": "hour", "m": "minute", "s": "second"}
@@ -52,62 +55,6 @@ _INCHES = re.compile(r"(\d+(?:\.\d+)?)\"(?!\w)")
 _NUMBERED = re.compile(r"[Nn]os?\. ?(?=\d)")
 _STATE_ZIP = re.compile(r"(\d{5})(?:-(\d{4}))?(?![\w-])")
 _MONTH_DAY_YEAR = re.compile(r"\d{1,2}(?:st|nd|rd|th)?$")
-STATES = dict(
-    entry.split(" ", 1)
-    for entry in [
-        "AL Alabama",
-        "AK Alaska",
-        "AZ Arizona",
-        "AR Arkansas",
-        "CA California",
-        "CO Colorado",
-        "CT Connecticut",
-        "DE Delaware",
-        "FL Florida",
-        "GA Georgia",
-        "HI Hawaii",
-        "ID Idaho",
-        "IL Illinois",
-        "IN Indiana",
-        "IA Iowa",
-        "KS Kansas",
-        "KY Kentucky",
-        "LA Louisiana",
-        "ME Maine",
-        "MD Maryland",
-        "MA Massachusetts",
-        "MI Michigan",
-        "MN Minnesota",
-        "MS Mississippi",
-        "MO Missouri",
-        "MT Montana",
-        "NE Nebraska",
-        "NV Nevada",
-        "NH New Hampshire",
-        "NJ New Jersey",
-        "NM New Mexico",
-        "NY New York",
-        "NC North Carolina",
-        "ND North Dakota",
-        "OH Ohio",
-        "OK Oklahoma",
-        "OR Oregon",
-        "PA Pennsylvania",
-        "RI Rhode Island",
-        "SC South Carolina",
-        "SD South Dakota",
-        "TN Tennessee",
-        "TX Texas",
-        "UT Utah",
-        "VT Vermont",
-        "VA Virginia",
-        "WA Washington",
-        "WV West Virginia",
-        "WI Wisconsin",
-        "WY Wyoming",
-        "DC D C",
-    ]
-)
 
 
 def _cardinal(digits: str) -> str:
@@ -265,11 +212,24 @@ def fractions(text: Text, place: int) -> Reading | None:
             match.end(), [(place, f"{_cardinal(str(top))} {link} {_cardinal(str(bottom))}")]
         )
     one, many = _PARTS.get(bottom, (_ordinal(bottom), f"{_ordinal(bottom)}s"))
-    part = f"{_cardinal(str(top))} {one if top == 1 else many}"
-    if not whole:
-        return Reading(match.end(), [(place, part)])
-    part = f"and {'a ' + one if top == 1 else part}"
-    return Reading(match.end(), [(place, _cardinal(whole)), (match.start(2), part)])
+    pieces = [(place, f"{_cardinal(str(top))} {one if top == 1 else many}")]
+    if whole:
+        part = "a " + one if top == 1 else pieces[0][1]
+        pieces = [(place, _cardinal(whole)), (match.start(2), f"and {part}")]
+    end = match.end()
+    if unit := amounts(text.language).unit(text.text, end):
+        article = "an" if unit.one[0] in "aeiou" else "a"
+        part = unit.one if top == 1 else f"of {article} {unit.one}"
+        pieces.append((unit.place, unit.names[1] if whole else part))
+        end = unit.end
+    elif text.text[end : end + 1] == '"' and not _in_quotation(text, place):
+        pieces.append((end, "inches" if whole and not text.counts_something(end + 1) else "inch"))
+        end += 1
+    return Reading(end, pieces)
+
+
+def _in_quotation(text: Text, place: int) -> bool:
+    return text.text.count('"', max(0, place - 300), place) % 2 == 1
 
 
 def heights(text: Text, place: int) -> Reading | None:
@@ -285,8 +245,11 @@ def heights(text: Text, place: int) -> Reading | None:
         feet = f"{_cardinal(match[1])} {'foot' if match[1] == '1' else 'feet'}"
         inches = f"{_cardinal(match[2])} {'inch' if match[2] == '1' else 'inches'}"
         return Reading(match.end(), [(place, feet), (match.start(2), inches)])
+    if match := _FEET_BY_FEET.match(text.text, place):
+        by = f"by {_cardinal(match[2])} feet"
+        return Reading(match.end(), [(place, _cardinal(match[1])), (match.start(2), by)])
     match = _INCHES.match(text.text, place)
-    if match is None or text.text.count('"', max(0, place - 300), place) % 2:
+    if match is None or _in_quotation(text, place):
         return None
     whole, mark, part = match[1].partition(".")
     said = text.language.decimal(whole, mark, part)
@@ -334,5 +297,3 @@ RULES: tuple[tuple[Rule, str, bool], ...] = (
     (years, ENDS + "-/", False),
 )
 """Rules that come before `figures.RULES`; see there."""
-
-__all__ = ["MONTHS", "RULES", "STATES"]

@@ -11,10 +11,11 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from orpheus_plugin.text.amounts import amounts, parse_number
+from orpheus_plugin.text.amounts import amounts
 from orpheus_plugin.text.context import Piece, Reading, Rule, Text
 from orpheus_plugin.text.dates import clock, date, day
 from orpheus_plugin.text.numerals import number_words
+from orpheus_plugin.text.written_numbers import parse_number
 
 _END = r"(?!\w)(?![.,:/'’-]\d)"
 _DIGIT_GROUPS = re.compile(r"\d+(?:[ .-]\d+)*(?!\w)")
@@ -131,7 +132,13 @@ def ordinal(text: Text, place: int) -> Reading | None:
     if match is None:
         return None
     said = language.ordinal(int(match[1].replace(",", "")), match[2].lower().lstrip("."))
-    return Reading(match.end(), [(place, said)]) if said else None
+    if not said:
+        return None
+    if text.text[match.end() : match.end() + 1] == "-":  # 1st-3rd
+        last = ordinal(text, match.end() + 1)
+        if last is not None:
+            return Reading(last.end, [(place, f"{said} {language.to}"), *last.pieces])
+    return Reading(match.end(), [(place, said)])
 
 
 def fraction(text: Text, place: int) -> Reading | None:
@@ -139,13 +146,25 @@ def fraction(text: Text, place: int) -> Reading | None:
     language = text.language
     if match := _WITH_VULGAR.match(text.text, place):
         part = language.parts.get(_VULGAR[match[2]], "")
+        if not part:
+            return None
         whole = language.integer(match[1]) if match[1] else ""
-        return Reading(match.end(), [(place, f"{whole} {part}".strip())]) if part else None
+        unit = amounts(language).unit(text.text, match.end())
+        noun = unit.names[0] if unit else text.word_after(match.end())
+        if not unit and not (text.goes_on(match.end()) and noun not in language.little_words):
+            noun = ""
+        said = language.mixed(whole, part, noun, text.word_before(place))
+        if unit is None:
+            return Reading(match.end(), [(place, said)])
+        name = unit.names[1] if whole else unit.one
+        if not whole and match[2] != "½":  # "un quart d'heure"
+            name = amounts(language).link(part, name)
+        return Reading(unit.end, [(place, said), (unit.place, name)])
     match = _FRACTION.match(text.text, place)
     if match is None:
         return None
-    if name := language.parts.get(match[0]):
-        return Reading(match.end(), [(place, name)])
+    if match[0] in language.parts:
+        return Reading(match.end(), [(place, language.parts[match[0]])])
     mark = (match[2] or "")[:1]
     top = language.decimal(match[1], mark, (match[2] or "")[1:])
     over = language.out_of if mark and language.out_of else language.over

@@ -20,6 +20,7 @@ from orpheus_plugin.text.numerals import number_words
 
 _ORDINAL = re.compile(r"(\d{1,3})\.(?:(?= [^\W\d])|\s?([-/])\s?(?=\d{1,3}\. [^\W\d])|$)")
 _ER = re.compile(r"(\d{1,3}(?:\.\d{3})+|\d{1,4})er(n|s)?(?!\w)")
+_BARE_RANGE = re.compile(r"(\d{1,2})\.-(\d{1,2})\.(?=[,;!?)]|\W*$)")
 _CHAIN = re.compile(r"(?:\d{1,3}\.(?:\s?[-/,]\s?| (?:und|oder|bis|sowie) ))+$")
 _OPENERS = word_set(
     "Danach Dann Und Aber Ich Er Sie Es Wir Das Der Die Ein Eine Heute Jetzt"
@@ -32,10 +33,16 @@ _NEUTER = word_set(
 
 
 def ordinals(text: Text, place: int) -> Reading | None:
-    """ "am 3. Mai", "der 3. Platz", "vom 3. bis 5. Mai", "die 80er"."""
+    """ "am 3. Mai", "der 3. Platz", "vom 3. bis 5. Mai", "vom 3.-5.", "die 80er"."""
     if match := _ER.match(text.text, place):
         said = number_words(int(match[1].replace(".", "")), "de") or match[1]
         return Reading(match.end(), [(place, f"{said}er{match[2] or ''}")])
+    before = text.word_before(place).lower()
+    if before in DETERMINERS | AFTER_DATIVE and (match := _BARE_RANGE.match(text.text, place)):
+        said = [_said(int(day), before, text, place, "") for day in match.groups()]
+        marked = text.text[match.end() : match.end() + 1].strip(")")  # no full stop before it
+        end = match.end() if marked else match.end() - 1
+        return Reading(end, [(place, f"{said[0]} bis"), (match.start(2), said[1])])
     match = _ORDINAL.match(text.text, place)
     if match is None:
         return None

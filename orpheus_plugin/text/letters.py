@@ -7,9 +7,8 @@ import re
 
 from orpheus_plugin.text import roman
 from orpheus_plugin.text.context import Text
-from orpheus_plugin.text.english import STATES
 from orpheus_plugin.text.languages.base import word_set
-from orpheus_plugin.text.languages.en import DAY_NAMES, MONTH_NAMES, MONTHS
+from orpheus_plugin.text.languages.en import DAY_NAMES, MONTH_NAMES, MONTHS, STATES
 
 _EDGES = re.compile(r"^([\"'(\[{¿¡]*)(.*?)([\"')\]},;:!?]*)$", re.DOTALL)
 _ABBREVIATIONS = {

@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from orpheus_plugin.text import english, figures, german
-from orpheus_plugin.text.amounts import parse_number
 from orpheus_plugin.text.context import Reading, Rule, Text
 from orpheus_plugin.text.languages import Language, language
 from orpheus_plugin.text.letters import Letters
+from orpheus_plugin.text.written_numbers import parse_number
 
 _FIGURE = re.compile(r"[\d½¼¾]|\w\^")
 _WORD = re.compile(r"\S+")

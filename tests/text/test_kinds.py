@@ -17,6 +17,14 @@ def read(text: str, language: str = "en") -> str:
 
 
 ENGLISH = {
+    "halves, sizes in feet, what is counted a liter": [
+        ("½ lb or 2½ lbs", "one half pound or two and a half pounds."),
+        ("a 1½\" pipe, 3/4 mi", "a one and a half inch pipe, three quarters of a mile."),
+        ("a 2' x 4' board, 6'x8'", "a two by four feet board, six by eight feet."),
+        ("90 mg/dL", "ninety milligrams per deciliter."),
+        ("1st–3rd place, 21st-23rd", "first to third place, twenty first to twenty third."),
+        ("We are open 24/7/365.", "We are open twenty four seven, three sixty five."),
+    ],
     "numbers with a prefix or suffix": [
         ('5,000ish, €1.000', 'five thousand ish, one thousand euros.'),
         ("Over 12,500+ tickets", "Over twelve thousand five hundred plus tickets."),
@@ -236,6 +244,12 @@ ENGLISH = {
 }  # fmt: skip
 OTHERS = {
     "de": [
+        ("eine ½ Stunde", "eine halbe Stunde."),
+        ("½ Jahr, ½ Tag", "ein halbes Jahr, ein halber Tag."),
+        ("2½ Std. oder ½ l Milch", "zweieinhalb Stunden oder ein halber Liter Milch."),
+        ("seit 1½ Jahren", "seit eineinhalb Jahren."),
+        ("vom 3.-5., am 10.-12.!", "vom dritten bis fünften, am zehnten bis zwölften!"),
+        ("um 14.30 los", "um vierzehn Uhr dreißig los."),
         ('1. FC, Nr.5, 5.000er', 'erster FC, Nummer fünf, fünftausender.'),
         ('1 Mio. €', 'eine Million Euro.'),
         ("am 03.10.2024", "am dritten Oktober zweitausendvierundzwanzig."),
@@ -272,6 +286,9 @@ OTHERS = {
         ("Wählen Sie die 110", "Wählen Sie die eins eins null."),
     ],
     "fr": [
+        ("une ½ heure", "une demi heure."),
+        ("½ l, 2½ litres", "un demi litre, deux et demi litres."),
+        ("1er-2e étage", "premier à deuxième étage."),
         ('n°5, CP 75001', 'numéro cinq, CP sept cinq zéro zéro un.'),
         ('1 M€, 2 000 000 €', "un million d'euros, deux millions d'euros."),
         ("le 14/07/2024", "le quatorze juillet deux mille vingt-quatre."),
@@ -288,9 +305,12 @@ OTHERS = {
         ("*hausse les épaules* Non", "Non."),
         ("1 page, 21 semaines", "une page, vingt et une semaines."),
         ("1 jour, 31 pays", "un jour, trente et un pays."),
-        ("1/2 litre, ¼ h", "un demi litre, un quart h."),
+        ("1/2 litre, ¼ h", "un demi litre, un quart d'heure."),
     ],
     "es": [
+        ("½ hora o ½ kilo", "media hora o medio kilo."),
+        ("2½ horas, 1½ l", "dos y media horas, uno y medio litros."),
+        ("1º-3º puesto", "primero a tercero puesto."),
         ('$1,000 en el siglo V', 'mil dólares en el siglo cinco.'),
         ('1 M€', 'un millón de euros.'),
         ("el 06/12/2023", "el seis de diciembre de dos mil veintitrés."),
@@ -314,6 +334,8 @@ OTHERS = {
         ("Isabel II", "Isabel segunda."),
     ],
     "it": [
+        ("½ ora o ½ kg", "mezza ora o mezzo chilo."),
+        ("alle 14.30, dalle ore 9.15", "alle quattordici e trenta, dalle ore nove e quindici."),
         ('5 €/h, 80 €/notte', "cinque euro all'ora, ottanta euro a notte."),
         ('n.1', 'numero uno.'),
         ("il 25/04/2024", "il venticinque aprile duemilaventiquattro."),

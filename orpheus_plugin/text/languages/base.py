@@ -23,6 +23,10 @@ def _no_ordinal(value: int, form: str) -> str:
     return ""
 
 
+def _side_by_side(whole: str, part: str, noun: str, before: str) -> str:
+    return f"{whole} {part}".strip()
+
+
 def _uncounted(words: str, noun: str, before: str) -> str:
     return words
 
@@ -65,6 +69,7 @@ class Language:
         links: words that may come between such a word and the number.
         dials: words after which a number of three or more digits is a telephone number.
         dial_links: words that may stand between.
+        hours: words after which a number with a full stop is a time of day: "alle 14.30".
         emergency: numbers that are always told digit by digit, unless something is counted.
         little_words: words that a number never counts.
         date, clock, year, ordinal: rules; they give "" if they do not apply. `ordinal` takes the
@@ -73,6 +78,8 @@ class Language:
             number. The noun is as it is written, or of a unit with its article; "" if nothing is
             counted.
         parts: "1/2" and the like -> their names.
+        mixed: a whole number's words ("" without one) and a name of `parts` as they stand before a
+            noun, given with the word before: 2½ hours.
         out_of: between the numbers of a rating: 4.5/5.
         symbols: signs on their own or between words.
         lone_currencies: the spoken form of a currency sign on its own.
@@ -118,12 +125,14 @@ class Language:
     dials: frozenset[str] = frozenset()
     dial_links: frozenset[str] = frozenset()
     emergency: frozenset[str] = frozenset()
+    hours: frozenset[str] = frozenset()
     little_words: frozenset[str] = frozenset()
     date: Callable[[int, int, str | None, str], str] = _no_date
     clock: Callable[[int, int, bool], str] = _no_clock
     ordinal: Callable[[int, str], str] = _no_ordinal
     counted: Callable[[str, str, str], str] = _uncounted
     parts: Mapping[str, str] = field(default_factory=dict)
+    mixed: Callable[[str, str, str, str], str] = _side_by_side
     out_of: str = ""
     symbols: Mapping[str, str] = field(default_factory=dict)
     lone_currencies: Mapping[str, str] = field(default_factory=dict)

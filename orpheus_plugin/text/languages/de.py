@@ -113,6 +113,28 @@ def _counted(said: str, noun: str, before: str) -> str:
     return "eine" if said == "eins" and feminine else said[:-1]
 
 
+_NEUTER_NOUNS = _NEUTER | word_set("jahr kilo kilogramm pfund glas stück brot dutzend prozent grad")
+
+
+def _mixed(whole: str, part: str, noun: str, before: str) -> str:
+    """ "½ Stunde" is eine halbe, "½ Liter" ein halber, "eine ½ Stunde" halbe; "2½" zweieinhalb."""
+    if whole:
+        return (whole[:-1] if whole.endswith("eins") else whole) + part.replace(" ", "").lower()
+    if part != "ein halb" or not noun:
+        return part
+    article, _, name = noun.rpartition(" ")
+    name, before = name.lower(), before.lower()
+    if article == "eine" or (not article and is_feminine(name)):
+        said, ending = "eine", "e"
+    else:
+        said, ending = "ein", "es" if name in _NEUTER_NOUNS else "er"
+    if before in ("ein", "eine", "je", "pro"):
+        return f"halb{ending}"
+    if before in DETERMINERS or before in AFTER_DATIVE:
+        return f"halb{'e' if before == 'die' else 'en'}"
+    return f"{said} halb{ending}"
+
+
 LANGUAGE = Language(
     code="de",
     decimals={",": "Komma", ".": "Punkt"},
@@ -185,6 +207,8 @@ LANGUAGE = Language(
     counted=_counted,
     parts={"1/2": "ein halb", "1/3": "ein Drittel", "2/3": "zwei Drittel", "1/4": "ein Viertel",
     "3/4": "drei Viertel"},
+    mixed=_mixed,
+    hours=word_set("um gegen"),
     out_of="von",
     symbols={
         "&": "und", "@": "ät", "+": "plus", "=": "gleich", "%": "Prozent", "×": "mal", "·": "mal",

@@ -100,6 +100,14 @@ def _counted(said: str, noun: str, before: str) -> str:
     return head + scale + rest
 
 
+def _mixed(whole: str, part: str, noun: str, before: str) -> str:
+    """ "½ hora" is media; "2½" dos y medio."""
+    article, _, name = noun.lower().rpartition(" ")
+    if part == "medio" and (article == "una" or (not article and _feminine(name))):
+        part = "media"
+    return f"{whole} y {part}" if whole else part
+
+
 LANGUAGE = Language(
     code="es",
     decimals={",": "coma", ".": "punto"},
@@ -169,6 +177,7 @@ LANGUAGE = Language(
     counted=_counted,
     parts={"1/2": "medio", "1/3": "un tercio", "2/3": "dos tercios", "1/4": "un cuarto",
     "3/4": "tres cuartos"},
+    mixed=_mixed,
     out_of="de",
     symbols={
         "&": "y", "@": "arroba", "+": "más", "=": "igual a", "%": "por ciento", "×": "por",

@@ -76,6 +76,19 @@ def _counted(said: str, noun: str, before: str) -> str:
     return f"{said}e" if feminine else said
 
 
+def _mixed(whole: str, part: str, noun: str, before: str) -> str:
+    """ "½ heure" is une demi, "une ½ heure" demi; "2½" deux et demi."""
+    if part != "un demi" or not (whole or noun):
+        return f"{whole} {part}".strip()
+    if whole:
+        return f"{whole} et demi"
+    return (
+        "demi"
+        if before.lower() in ("un", "une", "la", "le")
+        else f"{_counted('un', noun, '')} demi"
+    )
+
+
 LANGUAGE = Language(
     code="fr",
     decimals={",": "virgule", ".": "point"},
@@ -145,6 +158,7 @@ LANGUAGE = Language(
     counted=_counted,
     parts={"1/2": "un demi", "1/3": "un tiers", "2/3": "deux tiers", "1/4": "un quart",
     "3/4": "trois quarts"},
+    mixed=_mixed,
     out_of="sur",
     ordinal=_ordinal,
     symbols={

@@ -71,6 +71,14 @@ def _counted(said: str, noun: str, before: str) -> str:
     return "uno" if re.match(r"s[^aeiou]|z|gn|ps|pn|[xy]", noun) else "un"
 
 
+def _mixed(whole: str, part: str, noun: str, before: str) -> str:
+    """ "½ ora" is mezza; "2½" due e mezzo."""
+    article, _, name = noun.lower().rpartition(" ")
+    if part == "mezzo" and (article == "una" or (not article and _feminine(name))):
+        part = "mezza"
+    return f"{whole} e {part}" if whole else part
+
+
 LANGUAGE = Language(
     code="it",
     decimals={",": "virgola", ".": "punto"},
@@ -143,6 +151,8 @@ LANGUAGE = Language(
     counted=_counted,
     parts={"1/2": "mezzo", "1/3": "un terzo", "2/3": "due terzi", "1/4": "un quarto",
     "3/4": "tre quarti"},
+    mixed=_mixed,
+    hours=word_set("alle ore dalle"),
     out_of="su",
     symbols={
         "&": "e", "@": "chiocciola", "+": "più", "=": "uguale a", "%": "per cento", "×": "per",
