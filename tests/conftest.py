@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import random
+import secrets
 import signal
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -56,6 +58,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         if getattr(report, "when", None) == "call":
             for name, value in report.user_properties:
                 terminalreporter.write_line(f"{name}: {value}")
+
+
+@pytest.fixture(autouse=True)
+def repeatable_seeds(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Turns without a seed draw theirs here: other ones in each turn and test, the same in each
+    run. So the length of what a crafted checkpoint speaks is the same in each run too."""
+    numbers = random.Random(request.node.nodeid)
+    monkeypatch.setattr(secrets, "randbits", numbers.getrandbits)
 
 
 @pytest.fixture(scope="session")

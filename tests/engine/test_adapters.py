@@ -141,7 +141,19 @@ def test_say_speaks_with_an_adapter(
 ) -> None:
     model = ["--model", str(crafted_files.lm), "--codec", str(crafted_files.codec)]
     out = tmp_path / "alice.wav"
-    said = ["say", TEXT, "--voice", "alice", "-o", str(out), "--device", "cpu", *model]
+    said = [
+        "say",
+        TEXT,
+        "--voice",
+        "alice",
+        "-o",
+        str(out),
+        "--device",
+        "cpu",
+        "--seed",
+        "0",
+        *model,
+    ]
     assert main([*said, "--adapter", f"alice={alice}"]) == 0
     assert out.stat().st_size > 9_600
     capsys.readouterr()
