@@ -35,7 +35,7 @@ from pipecat.workers.runner import WorkerRunner
 from orpheus_plugin.errors import OrpheusError
 from orpheus_plugin.pipecat import OrpheusTTS, OrpheusTTSSettings
 from orpheus_plugin.pipecat.wav import WavTransport
-from orpheus_plugin.turn import SpeechEngine
+from orpheus_plugin.speech_engine import SpeechEngine
 
 transport_params = {"webrtc": lambda: TransportParams(audio_out_enabled=True)}
 

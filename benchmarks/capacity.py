@@ -27,7 +27,8 @@ if str(ROOT) not in sys.path:
 from benchmarks.report import add_save_option, save  # noqa: E402
 from orpheus_plugin.engine.config import EngineConfig  # noqa: E402
 from orpheus_plugin.engine.local import LocalEngine  # noqa: E402
-from orpheus_plugin.turn import AudioChunk, SpeechOptions  # noqa: E402
+from orpheus_plugin.events import AudioChunk  # noqa: E402
+from orpheus_plugin.options import SpeechOptions  # noqa: E402
 
 TEXT = (
     "Your order is on its way, and it should be with you by tomorrow evening."

@@ -45,12 +45,13 @@ from orpheus_plugin.codec.batcher import CodecBatcher  # noqa: E402
 from orpheus_plugin.codec.stream import CodecStream  # noqa: E402
 from orpheus_plugin.engine.config import EngineConfig  # noqa: E402
 from orpheus_plugin.engine.local import LocalEngine  # noqa: E402
+from orpheus_plugin.events import TurnEnd  # noqa: E402
 from orpheus_plugin.models.files import ModelFiles, ModelSpec  # noqa: E402
+from orpheus_plugin.options import SpeechOptions  # noqa: E402
 from orpheus_plugin.tokens.base import SamplingParams  # noqa: E402
 from orpheus_plugin.tokens.frames import FrameAssembler  # noqa: E402
 from orpheus_plugin.tokens.vllm.generator import VllmGenerator  # noqa: E402
 from orpheus_plugin.tokens.vocabulary import Vocabulary  # noqa: E402
-from orpheus_plugin.turn import SpeechOptions, TurnEnd  # noqa: E402
 
 T = TypeVar("T")
 

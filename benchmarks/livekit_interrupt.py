@@ -26,7 +26,7 @@ from benchmarks.report import add_save_option, save
 from orpheus_plugin.engine.config import EngineConfig
 from orpheus_plugin.engine.local import LocalEngine
 from orpheus_plugin.livekit import OrpheusTTS
-from orpheus_plugin.turn import SpeechEngine
+from orpheus_plugin.speech_engine import SpeechEngine
 from tests.livekit.fakes import on_stage
 from tests.livekit.jobs import private_mb, resident_mb
 from tests.support.servers import serving

@@ -44,8 +44,10 @@ from benchmarks.report import add_save_option, save  # noqa: E402
 from benchmarks.server_process import server_process  # noqa: E402
 from orpheus_plugin.engine.playout import PlayoutClock  # noqa: E402
 from orpheus_plugin.errors import AtCapacity  # noqa: E402
+from orpheus_plugin.events import SAMPLE_RATE, AudioChunk  # noqa: E402
 from orpheus_plugin.remote.engine import RemoteEngine  # noqa: E402
-from orpheus_plugin.turn import SAMPLE_RATE, AudioChunk, SpeechEngine, Turn  # noqa: E402
+from orpheus_plugin.speech_engine import SpeechEngine  # noqa: E402
+from orpheus_plugin.turn import Turn  # noqa: E402
 
 SENTENCES = (
     "Thank you for calling, how can I help you today?",

@@ -40,15 +40,14 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
+from benchmarks.gguf_file import write_gguf  # noqa: E402
 from benchmarks.report import add_save_option, save  # noqa: E402
 from orpheus_plugin.engine.config import EngineConfig  # noqa: E402
 from orpheus_plugin.engine.local import LocalEngine  # noqa: E402
-from orpheus_plugin.tensors import float32, read_tensors  # noqa: E402
+from orpheus_plugin.events import AudioChunk  # noqa: E402
 from orpheus_plugin.tokens.base import SamplingParams  # noqa: E402
 from orpheus_plugin.tokens.cpu.generator import CpuLlama  # noqa: E402
-from orpheus_plugin.tokens.llama import LlamaShape  # noqa: E402
 from orpheus_plugin.tokens.vocabulary import Vocabulary  # noqa: E402
-from orpheus_plugin.turn import AudioChunk  # noqa: E402
 
 MINI = ROOT / "orpheus_plugin" / "mini"
 TEXT = "Your order is on its way, and it should be with you by tomorrow evening."
@@ -164,7 +163,7 @@ class LlamaCpp(Peer):
     def __init__(self, vocabulary: Vocabulary, folder: Path) -> None:
         super().__init__(vocabulary)
         self._file = folder / "mini.gguf"
-        write_gguf(self._file, vocabulary)
+        write_gguf(MINI, self._file)
         self._idle: list[Any] = []
 
     def _generate(self, take: Callable[[int], None]) -> None:
@@ -182,54 +181,6 @@ class LlamaCpp(Peer):
                 break
             take(token_id)
         self._idle.append(model)
-
-
-def write_gguf(path: Path, vocabulary: Vocabulary) -> None:
-    """The bundled language model as llama.cpp reads it, in float16."""
-    import gguf
-
-    shape, tensors = LlamaShape.read(MINI), read_tensors(MINI)
-    writer = gguf.GGUFWriter(str(path), "llama")
-    writer.add_context_length(shape.max_positions)
-    writer.add_embedding_length(shape.hidden)
-    writer.add_block_count(shape.layers)
-    writer.add_feed_forward_length(shape.inner)
-    writer.add_head_count(shape.heads)
-    writer.add_head_count_kv(shape.kv_heads)
-    writer.add_rope_dimension_count(shape.head_dim)
-    writer.add_rope_freq_base(float(shape.rope["rope_theta"]))
-    writer.add_layer_norm_rms_eps(shape.eps)
-    writer.add_vocab_size(shape.vocab)
-    writer.add_tokenizer_model("no_vocab")
-    names = {
-        "model.embed_tokens.weight": "token_embd.weight",
-        "model.norm.weight": "output_norm.weight",
-    }
-    parts = {
-        "input_layernorm": "attn_norm",
-        "self_attn.q_proj": "attn_q",
-        "self_attn.k_proj": "attn_k",
-        "self_attn.v_proj": "attn_v",
-        "self_attn.o_proj": "attn_output",
-        "post_attention_layernorm": "ffn_norm",
-        "mlp.gate_proj": "ffn_gate",
-        "mlp.up_proj": "ffn_up",
-        "mlp.down_proj": "ffn_down",
-    }
-    for layer in range(shape.layers):
-        for theirs, ours in parts.items():
-            names[f"model.layers.{layer}.{theirs}.weight"] = f"blk.{layer}.{ours}.weight"
-    for theirs, ours in names.items():
-        values = float32(tensors[theirs])
-        heads = {"attn_q": shape.heads, "attn_k": shape.kv_heads}.get(ours.split(".")[-2])
-        if heads is not None:  # llama.cpp rotates neighbours, the checkpoint halves
-            values = values.reshape(heads, 2, -1, shape.hidden).swapaxes(1, 2)
-            values = np.ascontiguousarray(values).reshape(-1, shape.hidden)
-        writer.add_tensor(ours, values.astype(np.float16) if values.ndim == 2 else values)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
 
 
 class Ours:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.report import add_save_option, save
-from orpheus_plugin.turn import SAMPLE_RATE
+from orpheus_plugin.events import SAMPLE_RATE
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,8 +9,9 @@ import aiohttp
 
 from benchmarks.server_process import ServerProcess
 from orpheus_plugin.errors import AtCapacity
+from orpheus_plugin.events import AudioChunk
 from orpheus_plugin.remote.engine import RemoteEngine
-from orpheus_plugin.turn import AudioChunk, Turn
+from orpheus_plugin.turn import Turn
 
 TEXT = "The quick brown fox jumps over the lazy dog. "
 

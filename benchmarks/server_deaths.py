@@ -36,8 +36,8 @@ from benchmarks.report import add_save_option, save  # noqa: E402
 from benchmarks.server_process import SERVE, ServerProcess, server_process  # noqa: E402
 from orpheus_plugin import protocol  # noqa: E402
 from orpheus_plugin.errors import OrpheusError, Unauthorized  # noqa: E402
+from orpheus_plugin.events import AudioChunk  # noqa: E402
 from orpheus_plugin.remote.engine import RemoteEngine  # noqa: E402
-from orpheus_plugin.turn import AudioChunk  # noqa: E402
 
 TEXT = "The quick brown fox jumps over the lazy dog, and so it goes on and on. " * 2
 CLIENTS = 4

@@ -35,8 +35,8 @@ from benchmarks.server_checks import TEXT, Checks  # noqa: E402
 from benchmarks.server_process import ServerProcess, server_process  # noqa: E402
 from benchmarks.wrong_messages import fuzz, truncated  # noqa: E402
 from orpheus_plugin import protocol  # noqa: E402
+from orpheus_plugin.events import TurnEnd  # noqa: E402
 from orpheus_plugin.remote.engine import RemoteEngine  # noqa: E402
-from orpheus_plugin.turn import TurnEnd  # noqa: E402
 
 LONG = TEXT * 60
 SHORT = "Yes."

@@ -30,7 +30,8 @@ from benchmarks.report import add_save_option, save  # noqa: E402
 from orpheus_plugin.engine.config import EngineConfig  # noqa: E402
 from orpheus_plugin.engine.local import LocalEngine  # noqa: E402
 from orpheus_plugin.errors import AtCapacity  # noqa: E402
-from orpheus_plugin.turn import AudioChunk, SpeechOptions  # noqa: E402
+from orpheus_plugin.events import AudioChunk  # noqa: E402
+from orpheus_plugin.options import SpeechOptions  # noqa: E402
 
 EVERY_S = 10.0
 WARM_UP_S = 60.0

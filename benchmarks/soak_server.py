@@ -33,8 +33,9 @@ from benchmarks.report import add_save_option, save  # noqa: E402
 from benchmarks.server_process import ServerProcess, server_process  # noqa: E402
 from orpheus_plugin import protocol  # noqa: E402
 from orpheus_plugin.errors import OrpheusError  # noqa: E402
+from orpheus_plugin.events import AudioChunk  # noqa: E402
+from orpheus_plugin.options import SpeechOptions  # noqa: E402
 from orpheus_plugin.remote.engine import RemoteEngine  # noqa: E402
-from orpheus_plugin.turn import AudioChunk, SpeechOptions  # noqa: E402
 
 FLAT_PERCENT = 5.0
 SAMPLE_S = 5.0

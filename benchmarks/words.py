@@ -31,7 +31,8 @@ from benchmarks.report import add_save_option, save  # noqa: E402
 from orpheus_plugin.engine.config import EngineConfig  # noqa: E402
 from orpheus_plugin.engine.local import LocalEngine  # noqa: E402
 from orpheus_plugin.evaluation.judge import Listener  # noqa: E402
-from orpheus_plugin.turn import SAMPLE_RATE, AudioChunk, SpeechOptions, Word  # noqa: E402
+from orpheus_plugin.events import SAMPLE_RATE, AudioChunk, Word  # noqa: E402
+from orpheus_plugin.options import SpeechOptions  # noqa: E402
 
 SENTENCES = (
     "Thanks for calling, how can I help you today?",

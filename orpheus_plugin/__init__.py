@@ -24,20 +24,15 @@ if TYPE_CHECKING:
         TextTooLong,
         UnknownVoice,
     )
+    from orpheus_plugin.events import AudioChunk, TurnEnd, TurnStats, Word
+    from orpheus_plugin.options import SpeechOptions
+    from orpheus_plugin.speech_engine import SpeechEngine
     from orpheus_plugin.tokens.phrases import CacheOptions
-    from orpheus_plugin.turn import (
-        AudioChunk,
-        SpeechEngine,
-        SpeechOptions,
-        Turn,
-        TurnEnd,
-        TurnStats,
-        Word,
-    )
+    from orpheus_plugin.turn import Turn
 
 _HOME = {
     "engine.config": ("EngineConfig",),
-    "engine.local": ("LocalEngine", "SpeechEngine", "shared_engine"),
+    "engine.local": ("LocalEngine", "shared_engine"),
     "errors": (
         "AtCapacity",
         "EngineDied",
@@ -47,8 +42,11 @@ _HOME = {
         "TextTooLong",
         "UnknownVoice",
     ),
+    "events": ("AudioChunk", "TurnEnd", "TurnStats", "Word"),
+    "options": ("SpeechOptions",),
+    "speech_engine": ("SpeechEngine",),
     "tokens.phrases": ("CacheOptions",),
-    "turn": ("AudioChunk", "SpeechOptions", "Turn", "TurnEnd", "TurnStats", "Word"),
+    "turn": ("Turn",),
 }
 
 __all__ = [

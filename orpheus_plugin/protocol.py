@@ -17,16 +17,10 @@ from typing import Annotated, Any, Literal, TypeVar, cast
 import msgspec
 
 from orpheus_plugin.errors import ERRORS_BY_CODE, BadMessage, InvalidOptions, OrpheusError
-from orpheus_plugin.turn import (
-    AudioChunk,
-    EngineHealth,
-    EngineLoad,
-    SpeechOptions,
-    TurnEnd,
-    TurnEvent,
-    TurnStats,
-)
-from orpheus_plugin.turn import Word as SpokenWord
+from orpheus_plugin.events import AudioChunk, TurnEnd, TurnEvent, TurnStats
+from orpheus_plugin.events import Word as SpokenWord
+from orpheus_plugin.options import SpeechOptions
+from orpheus_plugin.speech_engine import EngineHealth, EngineLoad
 
 PROTOCOL = 1
 PATH = "/v1/turns"

@@ -10,8 +10,10 @@ from contextlib import aclosing, suppress
 from dataclasses import replace
 
 from orpheus_plugin.errors import AtCapacity, TurnClosed
+from orpheus_plugin.events import SAMPLE_RATE, AudioChunk, TurnEvent, Word
+from orpheus_plugin.options import MAX_TEXT_CHARS
 from orpheus_plugin.text.think import Reading, without_thoughts
-from orpheus_plugin.turn import MAX_TEXT_CHARS, SAMPLE_RATE, AudioChunk, Turn, TurnEvent, Word
+from orpheus_plugin.turn import Turn
 
 PLACE_WAIT_S = 10.0
 """Seconds a turn of a conversation waits in line for its place: a late answer is better than

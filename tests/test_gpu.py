@@ -9,10 +9,11 @@ import pytest
 
 from orpheus_plugin.engine.config import EngineConfig
 from orpheus_plugin.engine.local import LocalEngine
+from orpheus_plugin.events import AudioChunk, TurnEnd
+from orpheus_plugin.options import SpeechOptions
 from orpheus_plugin.tokens.base import SamplingParams
 from orpheus_plugin.tokens.torch.generator import TorchLlama
 from orpheus_plugin.tokens.vocabulary import Vocabulary
-from orpheus_plugin.turn import AudioChunk, SpeechOptions, TurnEnd
 from tests.support.checkpoints import random_checkpoint
 
 pytestmark = pytest.mark.gpu

@@ -1,5 +1,5 @@
 """Imports point one way, from adapters, server and command line down to text and errors, without a
-cycle.
+cycle; files are short.
 
 Imports inside functions and under TYPE_CHECKING count, too.
 """
@@ -16,13 +16,18 @@ import pytest
 import orpheus_plugin
 
 ROOT = Path(orpheus_plugin.__file__).parent
+BESIDE = ("agent_examples", "benchmarks", "training", "tests/support")
+LONGEST = 350
+"""Lines of a file: a few screens."""
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "version", "sampling"),
     ("folders", "json_files"),
     ("worker_thread", "tensors", "kernels"),
     ("text",),
+    ("events", "options"),
     ("turn",),
+    ("speech_engine",),
     ("protocol", "models"),
     ("tokens", "codec"),
     ("engine",),
@@ -90,3 +95,13 @@ def test_no_imports_form_a_cycle(edges: set[tuple[str, str]]) -> None:
     for name, target in edges:
         graph.setdefault(name, set()).add(target)
     TopologicalSorter(graph).prepare()  # raises CycleError, which names the modules
+
+
+def test_a_file_fits_on_a_few_screens() -> None:
+    folders = [ROOT, *(ROOT.parent / name for name in BESIDE)]
+    lengths = {
+        path.relative_to(ROOT.parent).as_posix(): len(path.read_bytes().splitlines())
+        for folder in folders
+        for path in folder.rglob("*.py")
+    }
+    assert {name: n for name, n in lengths.items() if n > LONGEST} == {}

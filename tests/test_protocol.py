@@ -8,7 +8,8 @@ import pytest
 
 from orpheus_plugin import protocol
 from orpheus_plugin.errors import AtCapacity, BadMessage, InvalidOptions, OrpheusError
-from orpheus_plugin.turn import AudioChunk, SpeechOptions, TurnEnd, TurnStats, Word
+from orpheus_plugin.events import AudioChunk, TurnEnd, TurnStats, Word
+from orpheus_plugin.options import SpeechOptions
 
 LIMIT = protocol.MAX_MESSAGE_BYTES
 

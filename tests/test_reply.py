@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orpheus_plugin.errors import AtCapacity, EngineDied
+from orpheus_plugin.events import AudioChunk, TurnEnd, Word
 from orpheus_plugin.reply import Reply, ReplyEvent, TurnTexts
-from orpheus_plugin.turn import AudioChunk, TurnEnd, Word
 from tests.livekit.tones import WORD_S, ToneEngine
 
 

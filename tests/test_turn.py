@@ -8,7 +8,9 @@ from concurrent.futures import Future
 import pytest
 
 from orpheus_plugin.errors import EngineDied, InvalidOptions, TextTooLong, TurnClosed
-from orpheus_plugin.turn import AudioChunk, SpeechOptions, Turn, TurnEnd, TurnStats
+from orpheus_plugin.events import AudioChunk, TurnEnd, TurnStats
+from orpheus_plugin.options import SpeechOptions
+from orpheus_plugin.turn import Turn
 
 
 class Recorder:

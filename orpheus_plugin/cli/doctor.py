@@ -6,7 +6,6 @@ import importlib.metadata
 import logging
 import os
 import platform
-import shutil
 import sysconfig
 import time
 from pathlib import Path
@@ -18,7 +17,9 @@ from orpheus_plugin.engine.config import EngineConfig
 from orpheus_plugin.engine.factory import TORCH_IS_SLOW, generator_name
 from orpheus_plugin.engine.local import LocalEngine
 from orpheus_plugin.errors import OrpheusError
+from orpheus_plugin.events import AudioChunk
 from orpheus_plugin.models.devices import (
+    compiler,
     compiler_missing,
     cuda_available,
     nvidia_driver,
@@ -26,8 +27,8 @@ from orpheus_plugin.models.devices import (
     torch_installed,
 )
 from orpheus_plugin.models.files import ModelFiles
+from orpheus_plugin.options import SpeechOptions
 from orpheus_plugin.server.mps import PIPE_VARIABLE, Mps
-from orpheus_plugin.turn import AudioChunk, SpeechOptions
 from orpheus_plugin.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -184,9 +185,10 @@ def gpu_choices(config: EngineConfig, device: str) -> list[str]:
 
 def _compiler() -> str:
     """vLLM has kernels compiled when it starts, against Python's headers."""
-    found = next((path for name in ("cc", "gcc", "clang") if (path := shutil.which(name))), None)
+    found = compiler("cuda")
     if found is None:
-        return "NONE, and vLLM will not start without: apt install gcc"
+        what = "unset CC, which names none" if os.environ.get("CC") else "apt install gcc"
+        return f"NONE, and vLLM will not start without: {what}"
     header = Path(sysconfig.get_path("include"), "Python.h")
     return (
         found if header.exists() else f"{found}, but {header} is missing: apt install python3-dev"

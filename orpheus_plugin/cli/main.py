@@ -17,8 +17,10 @@ from orpheus_plugin.cli.options import adapters, add_engine_arguments, engine_co
 from orpheus_plugin.cli.playback import Sink, SoundCard, WavFile
 from orpheus_plugin.engine.local import LocalEngine
 from orpheus_plugin.errors import InvalidOptions, OrpheusError
+from orpheus_plugin.events import AudioChunk, TurnStats, Word
+from orpheus_plugin.options import SpeechOptions
 from orpheus_plugin.tokens.adapters import read_config
-from orpheus_plugin.turn import AudioChunk, SpeechOptions, Turn, TurnStats, Word
+from orpheus_plugin.turn import Turn
 from orpheus_plugin.version import __version__
 
 TYPING_PAUSE_S = 0.3

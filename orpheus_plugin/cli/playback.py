@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from orpheus_plugin.errors import InvalidOptions, OrpheusError
-from orpheus_plugin.turn import SAMPLE_RATE
+from orpheus_plugin.events import SAMPLE_RATE
 
 
 class Sink(Protocol):

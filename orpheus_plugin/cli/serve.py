@@ -17,9 +17,9 @@ from orpheus_plugin.cli.options import (
     engine_config,
 )
 from orpheus_plugin.errors import InvalidOptions
+from orpheus_plugin.options import MAX_TEXT_CHARS
 from orpheus_plugin.server.config import DEFAULT_PORT, Limits, ServerConfig
 from orpheus_plugin.text.pronunciations import Pronunciations
-from orpheus_plugin.turn import MAX_TEXT_CHARS
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,8 @@ from concurrent.futures import Future
 from typing import Any, Protocol
 
 from orpheus_plugin.errors import EngineDied, OrpheusError
-from orpheus_plugin.turn import SAMPLE_RATE, Turn, TurnEvent
+from orpheus_plugin.events import SAMPLE_RATE, TurnEvent
+from orpheus_plugin.turn import Turn
 
 
 class Spoken(Protocol):

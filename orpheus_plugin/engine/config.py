@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Literal
 
 from orpheus_plugin.codec import CodecStep
 from orpheus_plugin.errors import InvalidOptions
+from orpheus_plugin.options import MAX_TEXT_CHARS
 from orpheus_plugin.text.pronunciations import Pronunciations
 from orpheus_plugin.tokens.phrases import CacheOptions
-from orpheus_plugin.turn import MAX_TEXT_CHARS
 
 if TYPE_CHECKING:
     from orpheus_plugin.tokens.completions.options import CompletionsOptions

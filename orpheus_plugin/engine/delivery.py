@@ -17,8 +17,9 @@ from orpheus_plugin.engine.pauses import SpeakingRate
 from orpheus_plugin.engine.trim import Samples, to_pcm16
 from orpheus_plugin.engine.word_timing import WordTimer
 from orpheus_plugin.errors import InvalidOptions
+from orpheus_plugin.events import SAMPLE_RATE, AudioChunk, TurnEvent, Word
+from orpheus_plugin.options import SpeechOptions
 from orpheus_plugin.text.utterance import SpokenWord
-from orpheus_plugin.turn import SAMPLE_RATE, AudioChunk, SpeechOptions, TurnEvent, Word
 
 KNEE = 0.8
 """Louder speech is bent above this amplitude, so that it never passes full scale."""

@@ -14,6 +14,7 @@ from orpheus_plugin.engine.utterance_job import EngineParts
 from orpheus_plugin.errors import BadCheckpoint, InvalidOptions, ModelNotFound
 from orpheus_plugin.models.devices import torch_installed, vllm_installed
 from orpheus_plugin.models.files import ModelFiles, ModelSpec
+from orpheus_plugin.options import SpeechOptions
 from orpheus_plugin.text.cutter import TextOptions
 from orpheus_plugin.text.pronunciations import Pronunciations
 from orpheus_plugin.text.spelling import prepare as prepare_language
@@ -21,7 +22,6 @@ from orpheus_plugin.tokens.adapters import read_config
 from orpheus_plugin.tokens.base import TokenGenerator
 from orpheus_plugin.tokens.phrases import CachedGenerator, PhraseCache
 from orpheus_plugin.tokens.vocabulary import Vocabulary
-from orpheus_plugin.turn import SpeechOptions
 
 if TYPE_CHECKING:
     from orpheus_plugin.engine.codec_in_vllm import WorkerCodec

@@ -32,15 +32,10 @@ from orpheus_plugin.engine.utterance_job import EngineParts
 from orpheus_plugin.errors import AtCapacity, EngineDied, InvalidOptions, OrpheusError
 from orpheus_plugin.models.devices import pick_device
 from orpheus_plugin.models.files import ModelFiles
+from orpheus_plugin.options import MAX_WAIT_S, SpeechOptions, check_number
+from orpheus_plugin.speech_engine import EngineHealth, EngineLoad
 from orpheus_plugin.tokens.phrases import CacheLoad, PhraseCache, fingerprint
-from orpheus_plugin.turn import (
-    MAX_WAIT_S,
-    EngineHealth,
-    EngineLoad,
-    SpeechOptions,
-    Turn,
-    check_number,
-)
+from orpheus_plugin.turn import Turn
 
 logger = logging.getLogger(__name__)
 

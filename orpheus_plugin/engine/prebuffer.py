@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from orpheus_plugin.engine.playout import PlayoutClock
-from orpheus_plugin.turn import TurnEvent
+from orpheus_plugin.events import TurnEvent
 
 FIRST_S = 0.05
 """Assumed before the first turn, in seconds of audio: a fast engine makes it at once."""

@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 from orpheus_plugin.engine.admission import Admission
 from orpheus_plugin.errors import EngineDied, OrpheusError
-from orpheus_plugin.turn import SAMPLE_RATE, AudioChunk, Turn
+from orpheus_plugin.events import SAMPLE_RATE, AudioChunk
+from orpheus_plugin.turn import Turn
 
 PROBE_S = 1.5
 """Seconds for which a number of turns is measured."""

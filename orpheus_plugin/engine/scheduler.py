@@ -16,16 +16,9 @@ from orpheus_plugin.engine.playout import PlayoutClock
 from orpheus_plugin.engine.prebuffer import Outlet, Prebuffer
 from orpheus_plugin.engine.utterance_job import EngineParts, UtteranceJob
 from orpheus_plugin.errors import GenerationFailed, OrpheusError
+from orpheus_plugin.events import SAMPLE_RATE, AudioChunk, TurnEnd, TurnEvent, TurnStats, Word
+from orpheus_plugin.options import SpeechOptions
 from orpheus_plugin.text.cutter import TextOptions, Utterance, UtteranceCutter
-from orpheus_plugin.turn import (  # fmt: skip
-    SAMPLE_RATE,
-    AudioChunk,
-    SpeechOptions,
-    TurnEnd,
-    TurnEvent,
-    TurnStats,
-    Word,
-)
 
 logger = logging.getLogger(__name__)
 

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, cast
 from orpheus_plugin.engine.runaway import RunawayGuard, token_ceiling
 from orpheus_plugin.engine.trim import LeadingTrim, Samples
 from orpheus_plugin.errors import EngineDied, GenerationFailed
+from orpheus_plugin.events import SAMPLE_RATE, TurnStats
 from orpheus_plugin.models.adapters import AdapterVoice
+from orpheus_plugin.options import SpeechOptions
 from orpheus_plugin.text.cutter import Utterance
 from orpheus_plugin.tokens.base import SamplingParams, TokenChunk, TokenGenerator
 from orpheus_plugin.tokens.frames import FrameAssembler
 from orpheus_plugin.tokens.phrases import CachedGenerator
 from orpheus_plugin.tokens.vocabulary import Vocabulary
-from orpheus_plugin.turn import SAMPLE_RATE, SpeechOptions, TurnStats
 
 if TYPE_CHECKING:
     from orpheus_plugin.codec.batcher import CodecBatcher

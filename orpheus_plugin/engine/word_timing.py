@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from orpheus_plugin.engine.pauses import PauseMatcher, SpeakingRate
 from orpheus_plugin.engine.word_lengths import pause_after, spoken_length
+from orpheus_plugin.events import SAMPLE_RATE, Word
 from orpheus_plugin.text.utterance import SpokenWord
-from orpheus_plugin.turn import SAMPLE_RATE, Word
 
 FRAME_S = 0.01
 _PAUSE_FRAMES = 10  # silence this long is a pause; closures inside words are shorter

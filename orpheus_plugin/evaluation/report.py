@@ -16,7 +16,9 @@ import numpy.typing as npt
 from orpheus_plugin.errors import GenerationFailed
 from orpheus_plugin.evaluation.judge import errors
 from orpheus_plugin.evaluation.pitch import median_pitch
-from orpheus_plugin.turn import SAMPLE_RATE, AudioChunk, SpeechEngine, SpeechOptions
+from orpheus_plugin.events import SAMPLE_RATE, AudioChunk
+from orpheus_plugin.options import SpeechOptions
+from orpheus_plugin.speech_engine import SpeechEngine
 
 Sound = npt.NDArray[np.float32]
 

@@ -16,7 +16,7 @@ from orpheus_plugin.errors import OrpheusError, without_login
 from orpheus_plugin.livekit.log import logger
 from orpheus_plugin.remote.registry import records
 from orpheus_plugin.remote.resolve import LOCAL, resolve
-from orpheus_plugin.turn import EngineHealth, SpeechEngine
+from orpheus_plugin.speech_engine import EngineHealth, SpeechEngine
 
 SAMPLES = 5
 """The load is the mean of so many samples, because turns come and go faster than calls. LiveKit

@@ -13,18 +13,14 @@ from typing import Any
 from livekit.agents import APIConnectionError, APIConnectOptions, tokenize, tts, utils
 from livekit.agents.types import TimedString
 
+from orpheus_plugin.events import SAMPLE_RATE, AudioChunk, Word
 from orpheus_plugin.livekit.api_errors import is_about_one_turn, to_api_error
 from orpheus_plugin.livekit.stall_timeout import StallTimeout
+from orpheus_plugin.options import SpeechOptions
 from orpheus_plugin.reply import PLACE_WAIT_S, Reply
+from orpheus_plugin.speech_engine import SpeechEngine
 from orpheus_plugin.text.cutter import TextOptions, UtteranceCutter
-from orpheus_plugin.turn import (
-    SAMPLE_RATE,
-    AudioChunk,
-    SpeechEngine,
-    SpeechOptions,
-    Turn,
-    Word,
-)
+from orpheus_plugin.turn import Turn
 
 
 class _Flush(Enum):

@@ -12,12 +12,15 @@ from livekit.agents import APIConnectOptions, get_job_context, tokenize, tts
 from livekit.agents.types import DEFAULT_API_CONNECT_OPTIONS, NOT_GIVEN, NotGivenOr
 from livekit.agents.utils import is_given
 
+from orpheus_plugin.events import SAMPLE_RATE
 from orpheus_plugin.livekit.log import logger
 from orpheus_plugin.livekit.markup import OrpheusMarkup
 from orpheus_plugin.livekit.streams import OrpheusChunkedStream, OrpheusSynthesizeStream, Speaker
+from orpheus_plugin.options import SpeechOptions
 from orpheus_plugin.remote.engine import RemoteEngine
 from orpheus_plugin.remote.resolve import LOCAL, release, resolve
-from orpheus_plugin.turn import SAMPLE_RATE, SpeechEngine, SpeechOptions, Turn
+from orpheus_plugin.speech_engine import SpeechEngine
+from orpheus_plugin.turn import Turn
 
 
 class OrpheusTTS(tts.TTS[Any]):

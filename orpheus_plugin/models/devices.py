@@ -76,16 +76,25 @@ def pick_device(name: str) -> str:
 
 
 def compiler_missing(device: str) -> str | None:
-    """What torch.compile lacks here for a "cpu" or "cuda" device; None if it has what it needs."""
+    """What torch.compile and Triton lack here for a "cpu" or "cuda" device; None if they have what
+    they need."""
     if device == "cuda" and importlib.util.find_spec("triton") is None:
         return "triton is not installed"
-    asked = os.environ.get("CXX" if device == "cpu" else "CC")
-    compilers = (
-        [asked] if asked else ["g++", "clang++"] if device == "cpu" else ["gcc", "clang", "cc"]
-    )
-    if not any(shutil.which(name) for name in compilers):
-        return f"there is no compiler ({' or '.join(compilers)})"
+    if compiler(device) is None:
+        return f"there is no compiler ({' or '.join(_compiler_names(device))})"
     return None
+
+
+def compiler(device: str) -> str | None:
+    """The path of the compiler that torch.compile and Triton use for a "cpu" or "cuda" device:
+    C++ for a CPU, C for the code that starts CUDA kernels."""
+    return next((path for name in _compiler_names(device) if (path := shutil.which(name))), None)
+
+
+def _compiler_names(device: str) -> tuple[str, ...]:
+    if asked := os.environ.get("CXX" if device == "cpu" else "CC"):
+        return (asked,)
+    return ("g++", "clang++") if device == "cpu" else ("gcc", "clang")
 
 
 def compute_alone() -> None:

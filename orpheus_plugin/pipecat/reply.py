@@ -10,8 +10,9 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from orpheus_plugin.engine.playout import PlayoutClock
+from orpheus_plugin.events import AudioChunk, Word
 from orpheus_plugin.reply import Reply, ReplyEvent
-from orpheus_plugin.turn import AudioChunk, Turn, Word
+from orpheus_plugin.turn import Turn
 
 FLUSH_AHEAD_S = 2.0
 """A sentence waits for the next one, to be spoken together with it, until the listener has this

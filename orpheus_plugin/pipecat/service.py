@@ -16,10 +16,12 @@ from pipecat.utils.errors import ErrorCategory
 from pipecat.utils.types import NOT_GIVEN, is_given
 
 from orpheus_plugin.errors import EngineDied, OrpheusError
+from orpheus_plugin.events import SAMPLE_RATE
+from orpheus_plugin.options import SpeechOptions
 from orpheus_plugin.pipecat.errors import category_of
 from orpheus_plugin.pipecat.settings import OPTIONS, OrpheusTTSSettings, speech_options
 from orpheus_plugin.remote.resolve import resolve
-from orpheus_plugin.turn import SAMPLE_RATE, SpeechEngine, SpeechOptions
+from orpheus_plugin.speech_engine import SpeechEngine
 
 READY_TIMEOUT_S = 18.0
 """How long a pipeline waits for the engine. Pipecat abandons a pipeline that is not set up after 20

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from pipecat.services.settings import TTSSettings
 from pipecat.utils.types import NOT_GIVEN, NotGiven, is_given
 
-from orpheus_plugin.turn import SpeechOptions
+from orpheus_plugin.options import SpeechOptions
 
 
 @dataclass

@@ -34,14 +34,16 @@ from pipecat.utils.text.transforms.text_transform import TextTransform
 from pipecat.utils.tracing.service_decorators import traced_tts
 from pipecat.utils.types import is_given
 
+from orpheus_plugin.events import SAMPLE_RATE, AudioChunk, Word
 from orpheus_plugin.pipecat.errors import Failures
 from orpheus_plugin.pipecat.reply import ContextReply, Playback
 from orpheus_plugin.pipecat.service import RETRY_S, EngineService
 from orpheus_plugin.pipecat.settings import OrpheusTTSSettings, complete_settings, speech_options
 from orpheus_plugin.remote.resolve import resolve
 from orpheus_plugin.reply import PLACE_WAIT_S, OpenTurns
+from orpheus_plugin.speech_engine import SpeechEngine
 from orpheus_plugin.text.speech_content import is_sayable, may_be_sayable
-from orpheus_plugin.turn import SAMPLE_RATE, AudioChunk, SpeechEngine, Turn, Word
+from orpheus_plugin.turn import Turn
 
 _UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 """Scripts whose words are not separated by spaces."""

@@ -26,9 +26,7 @@ from orpheus_plugin.errors import (
     without_login,
 )
 from orpheus_plugin.remote.link import Link
-from orpheus_plugin.turn import (
-    EngineHealth,
-)
+from orpheus_plugin.speech_engine import EngineHealth
 
 logger = logging.getLogger(__name__)
 

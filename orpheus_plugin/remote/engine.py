@@ -18,21 +18,15 @@ from dataclasses import replace
 
 from orpheus_plugin.errors import AtCapacity, ConnectionFailed, EngineDied, OrpheusError
 from orpheus_plugin.models.voices import pick_voice
+from orpheus_plugin.options import MAX_TEXT_CHARS, MAX_WAIT_S, SpeechOptions, check_number
 from orpheus_plugin.protocol import Hello
 from orpheus_plugin.remote.connection import NO_HEALTH, Address, Connection, websocket_url
 from orpheus_plugin.remote.keeper import Keeper, always
 from orpheus_plugin.remote.link import Link
 from orpheus_plugin.remote.loop import LoopThread
 from orpheus_plugin.remote.several import added_health, added_load, addresses, one_error, room
-from orpheus_plugin.turn import (
-    MAX_TEXT_CHARS,
-    MAX_WAIT_S,
-    EngineHealth,
-    EngineLoad,
-    SpeechOptions,
-    Turn,
-    check_number,
-)
+from orpheus_plugin.speech_engine import EngineHealth, EngineLoad
+from orpheus_plugin.turn import Turn
 
 logger = logging.getLogger(__name__)
 

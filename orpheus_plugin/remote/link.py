@@ -18,8 +18,10 @@ from orpheus_plugin.errors import (
     OrpheusError,
     ShuttingDown,
 )
+from orpheus_plugin.events import SAMPLE_RATE, TurnEnd, TurnEvent
+from orpheus_plugin.options import SpeechOptions
 from orpheus_plugin.remote.progress import Progress
-from orpheus_plugin.turn import SAMPLE_RATE, SpeechOptions, Turn, TurnEnd, TurnEvent
+from orpheus_plugin.turn import Turn
 
 REPORT_S = 0.5
 """Seconds of audio after which the server is told how much the caller took."""

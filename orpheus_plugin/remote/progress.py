@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import replace
 
-from orpheus_plugin.turn import SAMPLE_RATE, AudioChunk, TurnEnd, TurnEvent, Word
+from orpheus_plugin.events import SAMPLE_RATE, AudioChunk, TurnEnd, TurnEvent, Word
 
 _NEAR = 200
 """The most characters of tags, markdown and the like between two words."""

@@ -25,7 +25,7 @@ from orpheus_plugin.errors import InvalidOptions
 from orpheus_plugin.remote.autostart import KEY_VARIABLE, URL_VARIABLE, Wanted, find_or_start
 from orpheus_plugin.remote.engine import RemoteEngine
 from orpheus_plugin.remote.several import addresses
-from orpheus_plugin.turn import SpeechEngine
+from orpheus_plugin.speech_engine import SpeechEngine
 
 logger = logging.getLogger(__name__)
 

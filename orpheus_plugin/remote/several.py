@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from orpheus_plugin.errors import ConnectionFailed, OrpheusError
 from orpheus_plugin.remote.connection import Connection
-from orpheus_plugin.turn import EngineHealth, EngineLoad
+from orpheus_plugin.speech_engine import EngineHealth, EngineLoad
 
 
 def addresses(url: str) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ import numpy as np
 from orpheus_plugin.engine.delivery import Tempo
 from orpheus_plugin.engine.trim import to_pcm16
 from orpheus_plugin.errors import InvalidOptions
-from orpheus_plugin.turn import SAMPLE_RATE
+from orpheus_plugin.events import SAMPLE_RATE
 
 CONTENT_TYPES = {
     "mp3": "audio/mpeg",

@@ -30,7 +30,7 @@ from orpheus_plugin.server.replicas import ReplicatedEngine, check_replicas
 from orpheus_plugin.server.security import check_bind, is_loopback
 from orpheus_plugin.server.service import SpeechService
 from orpheus_plugin.server.voicemap import VoiceMap
-from orpheus_plugin.turn import SpeechEngine
+from orpheus_plugin.speech_engine import SpeechEngine
 
 logger = logging.getLogger(__name__)
 

@@ -24,9 +24,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from orpheus_plugin.errors import ConnectionFailed, EngineDied, InvalidOptions
+from orpheus_plugin.options import SpeechOptions
 from orpheus_plugin.remote.engine import RemoteEngine
 from orpheus_plugin.server.config import ServerConfig
-from orpheus_plugin.turn import EngineHealth, EngineLoad, SpeechOptions, Turn
+from orpheus_plugin.speech_engine import EngineHealth, EngineLoad
+from orpheus_plugin.turn import Turn
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 from orpheus_plugin.errors import BadMessage, InvalidOptions, OrpheusError, TurnTimedOut
-from orpheus_plugin.turn import SPEEDS, SpeechOptions
+from orpheus_plugin.options import SPEEDS, SpeechOptions
 
 T = TypeVar("T")
 

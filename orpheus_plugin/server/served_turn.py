@@ -16,8 +16,9 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from orpheus_plugin.errors import OrpheusError, TurnTimedOut
+from orpheus_plugin.events import SAMPLE_RATE, AudioChunk, TurnEnd, TurnEvent, TurnStats
 from orpheus_plugin.server.config import Limits
-from orpheus_plugin.turn import SAMPLE_RATE, AudioChunk, Turn, TurnEnd, TurnEvent, TurnStats
+from orpheus_plugin.turn import Turn
 
 SILENCE = bytes(2 * SAMPLE_RATE // 10)
 """0.1 s."""

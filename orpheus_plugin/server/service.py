@@ -13,11 +13,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from orpheus_plugin.errors import AtCapacity, EngineDied, OrpheusError, ShuttingDown
+from orpheus_plugin.options import MAX_WAIT_S, SpeechOptions, check_number
 from orpheus_plugin.server.config import Limits
 from orpheus_plugin.server.metrics import Metrics, Snapshot
 from orpheus_plugin.server.served_turn import ServedTurn
 from orpheus_plugin.server.voicemap import VoiceMap
-from orpheus_plugin.turn import MAX_WAIT_S, SpeechEngine, SpeechOptions, check_number
+from orpheus_plugin.speech_engine import SpeechEngine
 
 logger = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from orpheus_plugin.errors import InvalidOptions
+from orpheus_plugin.events import SAMPLE_RATE
 from orpheus_plugin.protocol import AudioFormat
-from orpheus_plugin.turn import SAMPLE_RATE
 
 
 class Converter:

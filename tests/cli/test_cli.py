@@ -300,6 +300,9 @@ def test_doctor_says_how_codec_sampler_and_gpu_are_used(monkeypatch: pytest.Monk
     assert "serve --mps" in mps
     assert compiler.startswith("compiler for vLLM's kernels: ")
     assert "docs/gpu.md" in rest
+    monkeypatch.setenv("CC", "no-such-compiler")
+    compiler = gpu_choices(EngineConfig(generator="vllm"), "cuda")[3]
+    assert compiler.endswith("NONE, and vLLM will not start without: unset CC, which names none")
     options = VllmOptions(sampler="compact")
     asked = EngineConfig(generator="vllm", codec_process="vllm", generator_options=options)
     codec, sampler, *_ = gpu_choices(asked, "cuda")

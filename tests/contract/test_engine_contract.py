@@ -25,19 +25,14 @@ from orpheus_plugin.errors import (
     TurnClosed,
     UnknownVoice,
 )
+from orpheus_plugin.events import AudioChunk, TurnEnd, TurnEvent, Word
 from orpheus_plugin.models.files import ModelFiles
+from orpheus_plugin.options import SpeechOptions
 from orpheus_plugin.remote.engine import RemoteEngine
+from orpheus_plugin.speech_engine import SpeechEngine
 from orpheus_plugin.tokens.vllm.options import VllmOptions
 from orpheus_plugin.tokens.vocabulary import Vocabulary
-from orpheus_plugin.turn import (
-    AudioChunk,
-    SpeechEngine,
-    SpeechOptions,
-    Turn,
-    TurnEnd,
-    TurnEvent,
-    Word,
-)
+from orpheus_plugin.turn import Turn
 
 TEXT = "The quick brown fox jumps over the lazy dog. It does so every single day. Why is that?"
 MAX_TURNS = 4

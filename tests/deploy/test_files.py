@@ -17,10 +17,10 @@ import yaml
 
 from orpheus_plugin.engine.config import EngineConfig
 from orpheus_plugin.engine.local import LocalEngine
+from orpheus_plugin.options import MAX_TEXT_CHARS
 from orpheus_plugin.server.app import make_app
 from orpheus_plugin.server.config import DEFAULT_PORT
 from orpheus_plugin.server.service import SpeechService
-from orpheus_plugin.turn import MAX_TEXT_CHARS
 
 kubernetes_validate: Any = pytest.importorskip("kubernetes_validate")
 

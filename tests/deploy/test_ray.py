@@ -21,8 +21,9 @@ import pytest
 
 from orpheus_plugin import protocol
 from orpheus_plugin.errors import ConnectionFailed
+from orpheus_plugin.events import AudioChunk
+from orpheus_plugin.options import SpeechOptions
 from orpheus_plugin.remote.engine import RemoteEngine
-from orpheus_plugin.turn import AudioChunk, SpeechOptions
 
 pytestmark = pytest.mark.deploy
 

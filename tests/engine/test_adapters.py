@@ -16,10 +16,12 @@ from orpheus_plugin.cli.main import main
 from orpheus_plugin.engine.config import EngineConfig
 from orpheus_plugin.engine.local import LocalEngine
 from orpheus_plugin.errors import BadCheckpoint, InvalidOptions, ModelNotFound, UnknownVoice
+from orpheus_plugin.events import AudioChunk, TurnEnd
 from orpheus_plugin.models.files import ModelFiles
+from orpheus_plugin.options import SpeechOptions
 from orpheus_plugin.remote.engine import RemoteEngine
+from orpheus_plugin.speech_engine import SpeechEngine
 from orpheus_plugin.tokens.vocabulary import Vocabulary
-from orpheus_plugin.turn import AudioChunk, SpeechEngine, SpeechOptions, TurnEnd
 from tests.support.adapters import random_adapter
 from tests.support.checkpoints import SMALL_TEXT, crafted_checkpoint
 from tests.support.servers import serving

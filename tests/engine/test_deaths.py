@@ -15,8 +15,8 @@ import pytest
 from orpheus_plugin.engine.config import EngineConfig
 from orpheus_plugin.engine.local import LocalEngine
 from orpheus_plugin.errors import EngineDied
+from orpheus_plugin.events import TurnEnd
 from orpheus_plugin.models.files import ModelFiles
-from orpheus_plugin.turn import TurnEnd
 from orpheus_plugin.worker_thread import WorkerThread
 from tests.support.deaths import TEXT, interrupt, kill, listen, speak
 

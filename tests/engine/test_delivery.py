@@ -15,8 +15,9 @@ from orpheus_plugin.engine.delivery import Delivery, Tempo, with_gain
 from orpheus_plugin.engine.local import LocalEngine
 from orpheus_plugin.engine.pauses import SpeakingRate
 from orpheus_plugin.errors import InvalidOptions
+from orpheus_plugin.events import AudioChunk, TurnEvent, Word
+from orpheus_plugin.options import SpeechOptions
 from orpheus_plugin.text.utterance import SpokenWord
-from orpheus_plugin.turn import AudioChunk, SpeechOptions, TurnEvent, Word
 from tests.engine.test_local import TEXT, idle, pcm, settle, speak
 from tests.support.recogniser import heard, word_error_rate
 

@@ -27,11 +27,13 @@ from orpheus_plugin.errors import (
     TextTooLong,
     UnknownVoice,
 )
+from orpheus_plugin.events import AudioChunk, TurnEnd, TurnEvent, Word
 from orpheus_plugin.models.files import ModelFiles
+from orpheus_plugin.options import SpeechOptions
 from orpheus_plugin.tokens.base import SamplingParams, TokenChunk
 from orpheus_plugin.tokens.torch.generator import TorchLlama
 from orpheus_plugin.tokens.vocabulary import Vocabulary
-from orpheus_plugin.turn import AudioChunk, SpeechOptions, Turn, TurnEnd, TurnEvent, Word
+from orpheus_plugin.turn import Turn
 from tests.support.generators import Wrapper
 
 TEXT = (

@@ -9,9 +9,10 @@ import pytest
 from orpheus_plugin.engine.config import EngineConfig
 from orpheus_plugin.engine.local import LocalEngine
 from orpheus_plugin.errors import GenerationFailed, InvalidOptions
+from orpheus_plugin.events import AudioChunk, TurnEvent, Word
 from orpheus_plugin.models.files import ModelFiles
+from orpheus_plugin.options import SpeechOptions
 from orpheus_plugin.tokens.phrases import CacheOptions
-from orpheus_plugin.turn import AudioChunk, SpeechOptions, TurnEvent, Word
 from tests.engine.test_local import idle, pcm, settle, speak
 
 GREETING = "Hello, this is the front desk. How can I help you today?"

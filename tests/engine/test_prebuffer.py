@@ -9,7 +9,7 @@ import pytest
 
 from orpheus_plugin.engine.playout import PlayoutClock
 from orpheus_plugin.engine.prebuffer import AGAIN_S, GRAIN_S, MOST_S, REMEMBERED, Outlet, Prebuffer
-from orpheus_plugin.turn import SAMPLE_RATE, AudioChunk, TurnEvent, Word
+from orpheus_plugin.events import SAMPLE_RATE, AudioChunk, TurnEvent, Word
 from tests.support.virtual_time import run_in_virtual_time
 
 CHUNK_S = 0.1

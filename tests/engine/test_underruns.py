@@ -10,11 +10,13 @@ import numpy as np
 
 from orpheus_plugin.engine.config import EngineConfig
 from orpheus_plugin.engine.local import LocalEngine
+from orpheus_plugin.events import SAMPLE_RATE, AudioChunk, TurnEnd
 from orpheus_plugin.models.files import ModelFiles
+from orpheus_plugin.options import SpeechOptions
 from orpheus_plugin.tokens.base import SamplingParams, TokenChunk
 from orpheus_plugin.tokens.cpu.generator import CpuLlama
 from orpheus_plugin.tokens.vocabulary import Vocabulary
-from orpheus_plugin.turn import SAMPLE_RATE, AudioChunk, SpeechOptions, Turn, TurnEnd
+from orpheus_plugin.turn import Turn
 from tests.support.generators import Wrapper
 
 FRAME_S = 2048 / SAMPLE_RATE

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from orpheus_plugin.engine.pauses import SpeakingRate
 from orpheus_plugin.engine.word_lengths import spoken_length
 from orpheus_plugin.engine.word_timing import WordTimer
+from orpheus_plugin.events import Word
 from orpheus_plugin.text.utterance import SpokenWord
-from orpheus_plugin.turn import Word
 
 RATE = 24000
 Audio = npt.NDArray[np.float32]

@@ -24,7 +24,7 @@ from orpheus_plugin.livekit import OrpheusTTS, load_fnc
 from orpheus_plugin.livekit import load as load_module
 from orpheus_plugin.models.files import ModelFiles
 from orpheus_plugin.remote.resolve import release
-from orpheus_plugin.turn import EngineHealth
+from orpheus_plugin.speech_engine import EngineHealth
 from tests.livekit.fakes import Events, on_stage, pcm, read, words
 from tests.livekit.tones import ToneEngine
 from tests.support.servers import RunningTestServer, serving

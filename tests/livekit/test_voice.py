@@ -19,9 +19,10 @@ from livekit.agents.voice.transcription.synchronizer import STANDARD_SPEECH_RATE
 
 from orpheus_plugin.engine.config import EngineConfig
 from orpheus_plugin.engine.local import LocalEngine
+from orpheus_plugin.events import SAMPLE_RATE, AudioChunk, TurnEvent
 from orpheus_plugin.livekit import OrpheusTTS
+from orpheus_plugin.options import SpeechOptions
 from orpheus_plugin.remote.registry import records
-from orpheus_plugin.turn import SAMPLE_RATE, AudioChunk, SpeechOptions, TurnEvent
 from tests.livekit.fakes import RoteLLM, on_stage, pcm, pieces, read
 from tests.livekit.jobs import SENTENCES
 from tests.livekit.test_processes import ROOT, run_jobs

@@ -43,7 +43,7 @@ def real_time(mini_engine: LocalEngine) -> float:
     """
 
     async def speed() -> float:
-        from orpheus_plugin.turn import TurnEnd
+        from orpheus_plugin.events import TurnEnd
 
         turn = mini_engine.open_turn()
         turn.push_text("The train to the city leaves at seven, and the train to the sea at nine.")

@@ -18,7 +18,7 @@ import aiohttp
 import numpy as np
 import numpy.typing as npt
 
-from orpheus_plugin.turn import SAMPLE_RATE
+from orpheus_plugin.events import SAMPLE_RATE
 from tests.pipecat.conversations import end_servers
 from tests.support.chromium import Page
 

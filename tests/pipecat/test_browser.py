@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from orpheus_plugin.turn import SAMPLE_RATE
+from orpheus_plugin.events import SAMPLE_RATE
 from tests.pipecat.hearing import (
     UNDERSTOOD,
     holes,

@@ -11,9 +11,9 @@ from pipecat.tests.utils import SleepFrame
 from pipecat.utils.errors import ErrorCategory
 
 from orpheus_plugin.engine.local import LocalEngine
+from orpheus_plugin.events import TurnStats
 from orpheus_plugin.pipecat import OrpheusTTS
 from orpheus_plugin.remote.engine import RemoteEngine
-from orpheus_plugin.turn import TurnStats
 from tests.pipecat.conversations import THREE, kinds, reply, run, seconds, text
 from tests.pipecat.tones import ToneEngine
 from tests.support.servers import KeptOpen, break_connection, serving

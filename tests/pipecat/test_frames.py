@@ -20,8 +20,8 @@ from pipecat.services.tts_service import TextAggregationMode
 from pipecat.tests.utils import SleepFrame
 from pipecat.utils.text.transforms.strip_markdown import strip_markdown
 
+from orpheus_plugin.events import TurnStats
 from orpheus_plugin.pipecat import OrpheusTTS, OrpheusTTSService
-from orpheus_plugin.turn import TurnStats
 from tests.pipecat.conversations import THREE, audio, kinds, metrics, reply, run, seconds, text
 from tests.pipecat.tones import WORD_S, ToneEngine
 

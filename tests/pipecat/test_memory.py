@@ -19,7 +19,7 @@ from pipecat.workers.runner import WorkerRunner
 
 from orpheus_plugin.pipecat import OrpheusTTS, OrpheusTTSSettings
 from orpheus_plugin.pipecat.wav import WavTransport
-from orpheus_plugin.turn import SpeechEngine
+from orpheus_plugin.speech_engine import SpeechEngine
 from tests.pipecat.conversations import reply
 from tests.pipecat.tones import WORD_S, ToneEngine
 from tests.support.virtual_time import in_virtual_time

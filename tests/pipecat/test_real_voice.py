@@ -13,9 +13,10 @@ from pipecat.metrics.metrics import TTFAMetricsData, TTFBMetricsData
 from pipecat.tests.utils import SleepFrame
 
 from orpheus_plugin.engine.local import LocalEngine
+from orpheus_plugin.events import SAMPLE_RATE, AudioChunk, TurnEvent
 from orpheus_plugin.models.files import known_models
+from orpheus_plugin.options import SpeechOptions
 from orpheus_plugin.pipecat import OrpheusTTS
-from orpheus_plugin.turn import SAMPLE_RATE, AudioChunk, SpeechOptions, TurnEvent
 from tests.pipecat.conversations import audio, metrics, reply, run, text
 from tests.pipecat.hearing import (
     UNDERSTOOD,

@@ -11,19 +11,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from orpheus_plugin.errors import AtCapacity, OrpheusError, UnknownVoice
+from orpheus_plugin.events import SAMPLE_RATE, AudioChunk, TurnEnd, TurnStats, Word
+from orpheus_plugin.options import MAX_TEXT_CHARS, SpeechOptions
+from orpheus_plugin.speech_engine import EngineHealth, EngineLoad
 from orpheus_plugin.text.cutter import Utterance, UtteranceCutter
-from orpheus_plugin.turn import (
-    MAX_TEXT_CHARS,
-    SAMPLE_RATE,
-    AudioChunk,
-    EngineHealth,
-    EngineLoad,
-    SpeechOptions,
-    Turn,
-    TurnEnd,
-    TurnStats,
-    Word,
-)
+from orpheus_plugin.turn import Turn
 
 WORD_S = 0.25
 CHUNK = 2048  # samples

@@ -106,8 +106,9 @@ def serve(folder: Path, options: list[str]) -> int:
     from pipecat.transports.base_output import BaseOutputTransport
     from pipecat.transports.smallwebrtc.transport import RawAudioTrack
 
+    from orpheus_plugin.events import TurnStats
     from orpheus_plugin.pipecat import OrpheusTTS
-    from orpheus_plugin.turn import Turn, TurnStats
+    from orpheus_plugin.turn import Turn
 
     example: Any = importlib.import_module("bot")
     watch = Watch(folder)

@@ -14,9 +14,9 @@ from pipecat.processors.frame_processor import FrameDirection
 from pipecat.tests.utils import SleepFrame
 
 from orpheus_plugin import livekit, pipecat
+from orpheus_plugin.events import AudioChunk, TurnEnd, TurnStats, Word
 from orpheus_plugin.models.files import ModelFiles
 from orpheus_plugin.remote.engine import RemoteEngine
-from orpheus_plugin.turn import AudioChunk, TurnEnd, TurnStats, Word
 from tests.livekit.fakes import words as livekit_words
 from tests.pipecat.conversations import reply, run
 from tests.pipecat.conversations import text as pipecat_text

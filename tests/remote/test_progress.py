@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orpheus_plugin.events import SAMPLE_RATE, AudioChunk, TurnEnd, TurnEvent, TurnStats, Word
 from orpheus_plugin.remote.progress import Progress
-from orpheus_plugin.turn import SAMPLE_RATE, AudioChunk, TurnEnd, TurnEvent, TurnStats, Word
 
 WORD = SAMPLE_RATE // 4
 """Samples of a word."""

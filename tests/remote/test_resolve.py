@@ -13,7 +13,7 @@ from orpheus_plugin.engine.config import EngineConfig
 from orpheus_plugin.errors import InvalidOptions
 from orpheus_plugin.remote.engine import RemoteEngine
 from orpheus_plugin.remote.resolve import IN_PROCESS, LOCAL, release, resolve
-from orpheus_plugin.turn import SpeechEngine
+from orpheus_plugin.speech_engine import SpeechEngine
 from tests.livekit.tones import ToneEngine
 
 ADDRESS = "http://127.0.0.1:9"

@@ -10,7 +10,7 @@ import pytest
 
 from orpheus_plugin.engine.config import EngineConfig
 from orpheus_plugin.engine.local import LocalEngine
-from orpheus_plugin.turn import SpeechEngine
+from orpheus_plugin.speech_engine import SpeechEngine
 from tests.support.servers import KeptOpen, RunningTestServer, serving
 
 if TYPE_CHECKING:

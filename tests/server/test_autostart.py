@@ -21,10 +21,10 @@ import pytest
 from aiohttp import web
 
 from orpheus_plugin.errors import ServerNotStarted
+from orpheus_plugin.events import TurnEnd
 from orpheus_plugin.remote.autostart import NICE, Wanted, find_or_start
 from orpheus_plugin.remote.engine import RemoteEngine
 from orpheus_plugin.remote.registry import RunningServer, recorded, records, state_dir
-from orpheus_plugin.turn import TurnEnd
 
 if TYPE_CHECKING:
     from orpheus_plugin.models.files import ModelFiles

@@ -26,18 +26,13 @@ from orpheus_plugin.errors import (
     Unauthorized,
     UnknownVoice,
 )
+from orpheus_plugin.events import AudioChunk, TurnEnd, TurnEvent, Word
+from orpheus_plugin.options import SpeechOptions
 from orpheus_plugin.remote.connection import Address, websocket_url
 from orpheus_plugin.remote.engine import RemoteEngine
 from orpheus_plugin.server.protocols.native import _Stream
-from orpheus_plugin.turn import (
-    AudioChunk,
-    SpeechEngine,
-    SpeechOptions,
-    Turn,
-    TurnEnd,
-    TurnEvent,
-    Word,
-)
+from orpheus_plugin.speech_engine import SpeechEngine
+from orpheus_plugin.turn import Turn
 from tests.support.servers import KeptOpen, RunningTestServer, break_connection, serving
 
 TEXT = "The quick brown fox jumps over the lazy dog. And so on it goes."

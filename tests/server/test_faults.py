@@ -19,12 +19,12 @@ from orpheus_plugin import protocol
 from orpheus_plugin.engine.config import EngineConfig
 from orpheus_plugin.engine.local import LocalEngine
 from orpheus_plugin.errors import EngineDied
+from orpheus_plugin.events import AudioChunk, TurnEnd
 from orpheus_plugin.models.files import ModelFiles
 from orpheus_plugin.remote.engine import RemoteEngine
 from orpheus_plugin.tokens.base import SamplingParams, TokenChunk
 from orpheus_plugin.tokens.torch.generator import TorchLlama
 from orpheus_plugin.tokens.vocabulary import Vocabulary
-from orpheus_plugin.turn import AudioChunk, TurnEnd
 from tests.support.servers import RunningTestServer, serving
 
 

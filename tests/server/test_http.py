@@ -13,7 +13,7 @@ import pytest
 
 from orpheus_plugin.server.config import Limits
 from orpheus_plugin.server.replies import REFUSALS
-from orpheus_plugin.turn import SpeechEngine
+from orpheus_plugin.speech_engine import SpeechEngine
 from tests.support.servers import RunningTestServer, serving
 
 SPEECH = "/v1/audio/speech"

@@ -13,12 +13,14 @@ import pytest
 from aiohttp import web
 
 from orpheus_plugin import protocol
+from orpheus_plugin.events import AudioChunk
+from orpheus_plugin.options import SpeechOptions
 from orpheus_plugin.remote.engine import RemoteEngine
 from orpheus_plugin.server.config import Limits
 from orpheus_plugin.server.http import Runner
 from orpheus_plugin.server.replies import errors_as_responses
 from orpheus_plugin.server.service import SpeechService
-from orpheus_plugin.turn import AudioChunk, SpeechEngine, SpeechOptions
+from orpheus_plugin.speech_engine import SpeechEngine
 from tests.support.raw_websocket import CLOSE, connected, frame
 from tests.support.servers import RunningTestServer, serving
 

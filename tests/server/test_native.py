@@ -12,7 +12,7 @@ import pytest
 
 from orpheus_plugin import protocol
 from orpheus_plugin.server.config import Limits
-from orpheus_plugin.turn import SpeechEngine
+from orpheus_plugin.speech_engine import SpeechEngine
 from orpheus_plugin.version import __version__
 from tests.support.servers import RunningTestServer, serving
 

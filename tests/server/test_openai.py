@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from orpheus_plugin.server.encoders import WithTempo, make_encoder
-from orpheus_plugin.turn import SpeechEngine
+from orpheus_plugin.speech_engine import SpeechEngine
 from tests.support.servers import RunningTestServer, serving
 
 if TYPE_CHECKING:

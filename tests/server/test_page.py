@@ -8,7 +8,7 @@ import asyncio
 import aiohttp
 import pytest
 
-from orpheus_plugin.turn import SpeechEngine
+from orpheus_plugin.speech_engine import SpeechEngine
 from tests.support.chromium import browse, find_chromium
 from tests.support.servers import RunningTestServer, serving
 

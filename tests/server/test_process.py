@@ -18,8 +18,8 @@ import aiohttp
 import pytest
 
 from orpheus_plugin.errors import ConnectionFailed
+from orpheus_plugin.events import AudioChunk, TurnEnd
 from orpheus_plugin.remote.engine import RemoteEngine
-from orpheus_plugin.turn import AudioChunk, TurnEnd
 
 if TYPE_CHECKING:
     from orpheus_plugin.models.files import ModelFiles

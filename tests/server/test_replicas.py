@@ -14,10 +14,11 @@ import pytest_asyncio
 
 from orpheus_plugin.engine.config import EngineConfig
 from orpheus_plugin.errors import AtCapacity, ConnectionFailed, EngineDied, InvalidOptions
+from orpheus_plugin.events import AudioChunk, TurnEnd
 from orpheus_plugin.server import replicas
 from orpheus_plugin.server.config import ServerConfig
 from orpheus_plugin.server.replicas import ReplicatedEngine, check_replicas, replica_config
-from orpheus_plugin.turn import AudioChunk, Turn, TurnEnd
+from orpheus_plugin.turn import Turn
 from tests.support.checkpoints import SMALL_TEXT, crafted_checkpoint
 from tests.support.codecs import random_codec
 

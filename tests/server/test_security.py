@@ -17,7 +17,7 @@ from orpheus_plugin.errors import InvalidOptions
 from orpheus_plugin.server.config import Limits
 from orpheus_plugin.server.logs import LineFormatter
 from orpheus_plugin.server.security import check_bind, is_loopback
-from orpheus_plugin.turn import SpeechEngine
+from orpheus_plugin.speech_engine import SpeechEngine
 from tests.support.servers import RunningTestServer, serving
 
 ENDPOINTS = [

@@ -16,10 +16,12 @@ import pytest
 from orpheus_plugin.engine.config import EngineConfig
 from orpheus_plugin.engine.local import LocalEngine
 from orpheus_plugin.errors import AtCapacity, ConnectionFailed, InvalidOptions, Unauthorized
+from orpheus_plugin.events import AudioChunk, TurnEnd, TurnEvent, Word
 from orpheus_plugin.models.files import ModelFiles
 from orpheus_plugin.remote.engine import RemoteEngine
 from orpheus_plugin.remote.resolve import resolve
-from orpheus_plugin.turn import AudioChunk, SpeechEngine, Turn, TurnEnd, TurnEvent, Word
+from orpheus_plugin.speech_engine import SpeechEngine
+from orpheus_plugin.turn import Turn
 from tests.support.servers import RunningTestServer, serving
 
 TEXT = "The quick brown fox jumps over the lazy dog. And so on it goes."

@@ -20,7 +20,7 @@ import pytest
 from orpheus_plugin.errors import InvalidOptions
 from orpheus_plugin.server.config import Limits
 from orpheus_plugin.server.voicemap import VoiceMap
-from orpheus_plugin.turn import SpeechEngine
+from orpheus_plugin.speech_engine import SpeechEngine
 from tests.support.servers import RunningTestServer, serving
 
 TEXT = "The quick brown fox jumps over the lazy dog. And so on it goes."

@@ -6,8 +6,8 @@ import ctypes
 
 from orpheus_plugin.engine.local import LocalEngine
 from orpheus_plugin.errors import OrpheusError
+from orpheus_plugin.events import AudioChunk, TurnEnd
 from orpheus_plugin.tokens.batched import BatchedGenerator
-from orpheus_plugin.turn import AudioChunk, TurnEnd
 from orpheus_plugin.worker_thread import WorkerThread
 
 TEXT = "The quick brown fox jumps over the lazy dog, come rain or shine. " * 80

@@ -81,10 +81,10 @@ class MortalServers:
 def _main() -> None:
     from orpheus_plugin.engine.config import EngineConfig
     from orpheus_plugin.engine.local import LocalEngine
+    from orpheus_plugin.options import MAX_TEXT_CHARS
     from orpheus_plugin.server.app import make_app
     from orpheus_plugin.server.process import Server
     from orpheus_plugin.server.service import SpeechService
-    from orpheus_plugin.turn import MAX_TEXT_CHARS
 
     model, codec = sys.argv[1:]
     # It generates as fast as it can: how far it is ahead of a listener shall not slow the test.

@@ -7,14 +7,10 @@ import uuid
 from collections.abc import Sequence
 from concurrent.futures import Future
 
-from orpheus_plugin.turn import (
-    AudioChunk,
-    EngineHealth,
-    EngineLoad,
-    SpeechOptions,
-    Turn,
-    TurnEvent,
-)
+from orpheus_plugin.events import AudioChunk, TurnEvent
+from orpheus_plugin.options import SpeechOptions
+from orpheus_plugin.speech_engine import EngineHealth, EngineLoad
+from orpheus_plugin.turn import Turn
 
 
 class RecordedEngine:

@@ -8,13 +8,14 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from orpheus_plugin.options import MAX_TEXT_CHARS
 from orpheus_plugin.remote.engine import RemoteEngine
 from orpheus_plugin.server.app import make_app
 from orpheus_plugin.server.config import Limits
 from orpheus_plugin.server.process import Server
 from orpheus_plugin.server.service import SpeechService
 from orpheus_plugin.server.voicemap import VoiceMap
-from orpheus_plugin.turn import MAX_TEXT_CHARS, SpeechEngine
+from orpheus_plugin.speech_engine import SpeechEngine
 
 
 class KeptOpen(SpeechEngine if TYPE_CHECKING else object):  # type: ignore[misc]

@@ -11,9 +11,9 @@ from orpheus_plugin.engine.config import EngineConfig
 from orpheus_plugin.engine.factory import text_options
 from orpheus_plugin.errors import InvalidOptions
 from orpheus_plugin.models.catalog import ModelSpec
+from orpheus_plugin.options import SpeechOptions
 from orpheus_plugin.protocol import options_to_map, pack, read_options
 from orpheus_plugin.text import Pronunciations, TextOptions, UtteranceCutter
-from orpheus_plugin.turn import SpeechOptions
 
 TABLE = Pronunciations(
     {"Siobhan": "shi vawn", "Des Moines": "duh moyn", "sql": "sequel", "kg": "kay gee",

@@ -13,12 +13,13 @@ import pytest
 from orpheus_plugin.engine.config import EngineConfig
 from orpheus_plugin.engine.local import LocalEngine
 from orpheus_plugin.models.files import ModelFiles
+from orpheus_plugin.options import SpeechOptions
 from orpheus_plugin.tokens.base import SamplingParams, TokenChunk, TokenGenerator
 from orpheus_plugin.tokens.torch.generator import TorchLlama
 from orpheus_plugin.tokens.vllm.generator import VllmGenerator
 from orpheus_plugin.tokens.vllm.options import VllmOptions
 from orpheus_plugin.tokens.vocabulary import Vocabulary
-from orpheus_plugin.turn import SpeechOptions, Turn
+from orpheus_plugin.turn import Turn
 from tests.support.checkpoints import SMALL_TEXT, crafted_checkpoint
 from tests.support.generators import Wrapper
 

@@ -12,11 +12,12 @@ from aiohttp import web
 
 from orpheus_plugin import protocol
 from orpheus_plugin.errors import AtCapacity, BadMessage, OrpheusError
+from orpheus_plugin.events import SAMPLE_RATE, AudioChunk, TurnEnd
+from orpheus_plugin.options import MAX_WAIT_S
 from orpheus_plugin.server.served_turn import ServedTurn
 from orpheus_plugin.server.service import SpeechService
 from orpheus_plugin.server.telephony import Converter
 from orpheus_plugin.server.websocket import Socket, accept
-from orpheus_plugin.turn import MAX_WAIT_S, SAMPLE_RATE, AudioChunk, TurnEnd
 from orpheus_plugin.version import __version__
 
 logger = logging.getLogger(__name__)

@@ -8,9 +8,9 @@ import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from orpheus_plugin.events import SAMPLE_RATE, AudioChunk, Word
 from orpheus_plugin.server.encoders import OffLoop, WholeFile
 from orpheus_plugin.server.served_turn import SILENCE, ServedTurn
-from orpheus_plugin.turn import SAMPLE_RATE, AudioChunk, Word
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,8 @@ import msgspec
 from aiohttp import web
 
 from orpheus_plugin.errors import InvalidOptions, OrpheusError
+from orpheus_plugin.events import SAMPLE_RATE
+from orpheus_plugin.options import SpeechOptions
 from orpheus_plugin.server import encoders
 from orpheus_plugin.server.encoders import CONTENT_TYPES, Encoder, OffLoop, WithTempo, make_encoder
 from orpheus_plugin.server.replies import (
@@ -24,7 +26,6 @@ from orpheus_plugin.server.replies import (
 )
 from orpheus_plugin.server.served_turn import ServedTurn
 from orpheus_plugin.server.service import SpeechService
-from orpheus_plugin.turn import SAMPLE_RATE, SpeechOptions
 
 NAMES = ("tts-1", "tts-1-hd")
 """Other names of the one model: some clients check that the server has the model they were written

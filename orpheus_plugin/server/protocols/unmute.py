@@ -17,12 +17,13 @@ import numpy.typing as npt
 from aiohttp import WSCloseCode, web
 
 from orpheus_plugin.errors import BadMessage, InvalidOptions, OrpheusError
+from orpheus_plugin.events import AudioChunk, Word
+from orpheus_plugin.options import SpeechOptions
 from orpheus_plugin.server.duplex import drive
 from orpheus_plugin.server.encoders import OffLoop, make_encoder
 from orpheus_plugin.server.served_turn import ServedTurn
 from orpheus_plugin.server.service import SpeechService
 from orpheus_plugin.server.websocket import Socket, accept
-from orpheus_plugin.turn import AudioChunk, SpeechOptions, Word
 from orpheus_plugin.version import __version__
 
 logger = logging.getLogger(__name__)

@@ -24,10 +24,10 @@ from typing import Any, Literal
 from orpheus_plugin import worker_thread
 from orpheus_plugin.errors import BadCheckpoint, EngineDied, GenerationFailed, InvalidOptions
 from orpheus_plugin.tokens.adapters import index_of, read_adapters
-from orpheus_plugin.tokens.base import FinishReason, SamplingParams, TokenChunk
+from orpheus_plugin.tokens.base import SamplingParams, TokenChunk
 from orpheus_plugin.tokens.checks import check_sampling, checked_prompt
 from orpheus_plugin.tokens.llama import LlamaShape
-from orpheus_plugin.tokens.vllm import plugin, process
+from orpheus_plugin.tokens.vllm import plugin, process, request
 from orpheus_plugin.tokens.vllm.options import VllmOptions, compact_sampler, engine_args
 from orpheus_plugin.tokens.vocabulary import Vocabulary
 
@@ -257,7 +257,7 @@ class VllmGenerator:
 
         priority: when the cache is full, requests with the highest number lose their place.
         """
-        context = _context(self._alive())
+        context = request.context_of(self._alive())
         prompt = checked_prompt(prompt_ids, self._vocabulary.size, context)
         check_sampling(sampling)
         return self._stream(prompt, sampling, request_id, priority, self._lora(adapter))
@@ -276,7 +276,9 @@ class VllmGenerator:
         from vllm.exceptions import VLLMClientError
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
-        params = self._params(sampling, len(prompt), _context(engine))
+        params = request.sampling_params(
+            sampling, self._vocabulary, len(prompt), request.context_of(engine)
+        )
         if not self._requests:
             self._moved_at = time.monotonic()
         self._requests.add(request_id)
@@ -296,14 +298,14 @@ class VllmGenerator:
                     ids = completion.token_ids
                     count += len(ids)
                     if output.finished:
-                        finish = _finish(completion.finish_reason)
+                        finish = request.finish_reason(completion.finish_reason)
                         if ids and ids[-1] == self._vocabulary.end_of_speech:
                             ids = ids[:-1]
                         yield TokenChunk(ids, finish)
                         return
                     if fine and count >= self.options.fine_tokens:
                         fine = False
-                        _coarsen(engine, request_id, self.options.stream_interval)
+                        request.coarsen(engine, request_id, self.options.stream_interval)
                     if ids:
                         yield TokenChunk(ids)
         except EngineDeadError as error:
@@ -320,53 +322,3 @@ class VllmGenerator:
             self._requests.discard(request_id)
             if finish is None and not engine.errored:
                 await engine.abort(request_id)  # nothing to do unless vLLM's own cleanup missed it
-
-    def _params(self, sampling: SamplingParams, prompt_length: int, context: int) -> Any:
-        from vllm import sampling_params as theirs
-
-        try:
-            return theirs.SamplingParams(
-                temperature=sampling.temperature,
-                top_p=sampling.top_p,
-                repetition_penalty=sampling.repetition_penalty,
-                max_tokens=min(sampling.max_tokens, context - prompt_length),
-                # With a seed in any request, vLLM does not use its fused GPU sampler in the whole
-                # step.
-                seed=sampling.seed,
-                stop_token_ids=[self._vocabulary.end_of_speech],
-                ignore_eos=True,
-                detokenize=False,
-                output_kind=theirs.RequestOutputKind.DELTA,
-            )
-        except ValueError as error:
-            raise InvalidOptions(f"sampling options: {error}") from error
-
-
-def _context(engine: Any) -> int:
-    """Ids of prompt and speech together that a request may have."""
-    return int(engine.model_config.max_model_len)
-
-
-def _finish(reason: str | None) -> FinishReason:
-    if reason in ("stop", "length", "abort"):
-        return reason  # type: ignore[return-value]  # one of the literals
-    raise GenerationFailed(f"vLLM ended the request with {reason!r}")
-
-
-def _coarsen(engine: Any, request_id: str, interval: int) -> None:
-    """Make vLLM return this request's ids in groups of `interval` from now on.
-
-    vLLM fixes the interval when a request is added. Its output side runs in this process and on
-    this event loop, so its bookkeeping can be changed between two outputs. If another version of
-    vLLM keeps it elsewhere, ids come one by one.
-    """
-    if interval <= 1:
-        return
-    try:
-        processor = engine.output_processor
-        for internal_id in processor.external_req_ids.get(request_id, ()):
-            state = processor.request_states[internal_id]
-            sent = state.detokenizer.num_output_tokens()
-            state.sent_tokens_offset, state.stream_interval = sent, interval
-    except (AttributeError, KeyError):
-        logger.debug("vLLM's stream interval cannot be changed within a request", exc_info=True)
