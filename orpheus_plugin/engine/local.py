@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from orpheus_plugin.engine.admission import TICK_S, Admission, Progress, Work
+from orpheus_plugin.engine.caller_link import CallerLink
 from orpheus_plugin.engine.config import EngineConfig
 from orpheus_plugin.engine.delivery import check_speed
 from orpheus_plugin.engine.factory import (
@@ -139,14 +140,14 @@ class LocalEngine:
 
         scheduler = self._scheduler(
             "warm-up-" + uuid.uuid4().hex[:8],
-            asyncio.get_running_loop(),
             self.check_voice(None),
             SpeechOptions(),
             running,
             prebuffer,
             on_end=lambda error: None,
         )
-        turn = scheduler.link.make_turn(scheduler.id, max_chars=self.config.max_text_chars)
+        link = CallerLink(asyncio.get_running_loop(), scheduler)
+        turn = link.make_turn(max_chars=self.config.max_text_chars)
         scheduler.admit()
         scheduler.start()
         return turn
@@ -167,11 +168,12 @@ class LocalEngine:
             await asyncio.sleep(TICK_S)
             turns = self._turns.values()
             done = Work(
-                self._ended.audio_s + sum(turn.stats.audio_s for turn in turns),
-                self._ended.busy_s + sum(turn.busy_s for turn in turns),
+                self._ended.audio_s + sum(turn.meter.stats.audio_s for turn in turns),
+                self._ended.busy_s + sum(turn.meter.busy_s for turn in turns),
             )
             self._admission.look(
-                [Progress(t.stretch_s, t.clock.ahead_s, t.generating) for t in turns], done
+                [Progress(t.meter.stretch_s, t.meter.clock.ahead_s, t.generating) for t in turns],
+                done,
             )
             self._places.fill()
 
@@ -181,8 +183,7 @@ class LocalEngine:
 
     def _tick(self) -> None:
         for turn in list(self._turns.values()):
-            if turn.link.orphaned:
-                turn.end_orphan()
+            turn.look_for_caller()
 
     # ---- turns
 
@@ -198,8 +199,8 @@ class LocalEngine:
                 del self._turns[turn_id]
                 self._orphaned += scheduler.orphaned
                 self._ended = Work(
-                    self._ended.audio_s + scheduler.stats.audio_s,
-                    self._ended.busy_s + scheduler.busy_s,
+                    self._ended.audio_s + scheduler.meter.stats.audio_s,
+                    self._ended.busy_s + scheduler.meter.busy_s,
                 )
                 self._places.leave(turn_id)
                 if isinstance(error, EngineDied):
@@ -207,14 +208,13 @@ class LocalEngine:
 
             scheduler = self._scheduler(
                 turn_id,
-                loop,
                 voice,
                 options,
                 self._supervisor.running_parts,
                 self._prebuffer,
                 on_end=retire,
             )
-            turn = scheduler.link.make_turn(scheduler.id, max_chars=self.config.max_text_chars)
+            turn = CallerLink(loop, scheduler).make_turn(max_chars=self.config.max_text_chars)
             self._places.enter(turn_id, scheduler.admit, may_wait=max_wait_s > 0)
             loop.call_soon_threadsafe(self._begin, scheduler, max_wait_s)
         return turn
@@ -234,7 +234,6 @@ class LocalEngine:
     def _scheduler(
         self,
         turn_id: str,
-        loop: asyncio.AbstractEventLoop,
         voice: str | None,
         options: SpeechOptions,
         parts: Callable[[], Awaitable[EngineParts]],
@@ -244,7 +243,6 @@ class LocalEngine:
     ) -> Scheduler:
         return Scheduler(
             turn_id,
-            loop=loop,
             parts=parts,
             voice=voice,
             options=options,
@@ -308,7 +306,8 @@ class LocalEngine:
         parts, turns = self._supervisor.parts, list(self._turns.values())
         cache = self._phrases.load() if self._phrases is not None else CacheLoad()
         steps, eager = parts.codec.steps if parts is not None else (0, 0)
-        margins = [t.clock.ahead_s for t in turns if t.generating and t.stats.audio_s]
+        meters = [turn.meter for turn in turns if turn.generating]
+        margins = [meter.clock.ahead_s for meter in meters if meter.stats.audio_s]
         return EngineLoad(
             generating=parts.generator.running if parts is not None else 0,
             decoding=parts.codec.active if parts is not None else 0,

@@ -9,25 +9,22 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
-from orpheus_plugin.engine.caller_link import CallerLink
 from orpheus_plugin.engine.delivery import Delivery, load_tempo
 from orpheus_plugin.engine.pauses import SpeakingRate
-from orpheus_plugin.engine.playout import PlayoutClock
 from orpheus_plugin.engine.prebuffer import Outlet, Prebuffer
+from orpheus_plugin.engine.turn_meter import TurnMeter
 from orpheus_plugin.engine.utterance_job import EngineParts, UtteranceJob
 from orpheus_plugin.errors import GenerationFailed, OrpheusError
-from orpheus_plugin.events import SAMPLE_RATE, AudioChunk, TurnEnd, TurnEvent, TurnStats, Word
+from orpheus_plugin.events import SAMPLE_RATE, AudioChunk, TurnEnd, TurnEvent, Word
 from orpheus_plugin.options import SpeechOptions
 from orpheus_plugin.text.cutter import TextOptions, Utterance, UtteranceCutter
+from orpheus_plugin.turn import Turn
 
 logger = logging.getLogger(__name__)
 
 MARGIN_S = 1.0
 """The newest utterance must be this far ahead of the listener (or fully generated) before the next
 one starts: on a slow machine the sentence that plays comes first."""
-
-UNDERRUN_S = 0.02
-"""A shorter gap is not counted: players take audio in pieces of this length."""
 
 UNREAD_S = 60.0
 """Seconds of audio delivered but not taken by the caller. With more, no further utterance starts,
@@ -38,7 +35,6 @@ class Scheduler:
     """Speaks one turn, on the engine's loop. It never waits for the caller.
 
     Args:
-        loop: the engine's.
         parts: awaited before each utterance, so that a turn waits for a restart of the engine.
         look_ahead: utterances of this turn that may be generated at once.
         ahead_s: how far generation may be ahead of a listener who plays at once; None is no limit.
@@ -48,8 +44,9 @@ class Scheduler:
             the end; with the error that ended it, if one did.
 
     Attributes:
-        link: to the caller; it makes the Turn.
-        clock: of a listener who plays at once.
+        caller: gives the Turn, None once it was dropped. Set before `start`.
+        cancelled: whether its caller has cancelled it. Set from the caller's loop.
+        meter: of what it costs; its stats are the turn's.
         admitted: set when the turn has its place; nothing of it is in the engine before that.
         orphaned: whether it was ended because its caller dropped the Turn, or its loop is closed.
     """
@@ -58,7 +55,6 @@ class Scheduler:
         self,
         turn_id: str,
         *,
-        loop: asyncio.AbstractEventLoop,
         parts: Callable[[], Awaitable[EngineParts]],
         voice: str | None,
         options: SpeechOptions,
@@ -70,9 +66,9 @@ class Scheduler:
         on_end: Callable[[OrpheusError | None], None],
     ) -> None:
         self.id = turn_id
-        self.stats = TurnStats()
-        self.link = CallerLink(loop, self)
-        self.clock = PlayoutClock()
+        self.meter = TurnMeter()
+        self.caller: Callable[[], Turn | None] = lambda: None
+        self.cancelled = False
         self.admitted = asyncio.Event()
         self.orphaned = False
         self._parts = parts
@@ -82,7 +78,7 @@ class Scheduler:
         self._look_ahead = look_ahead
         self._ahead_s = ahead_s
         self._rate = rate
-        self._outlet = Outlet(prebuffer, self.clock, self._hand_on)
+        self._outlet = Outlet(prebuffer, self.meter.clock, self._hand_on)
         self._on_end = on_end
         self._queued: deque[tuple[Utterance, float]] = deque()  # with the time of its text
         self._live: deque[UtteranceJob] = deque()  # in the engine, or not yet delivered whole
@@ -93,10 +89,7 @@ class Scheduler:
         self._final: TurnEnd | OrpheusError | None = None
         self._failures: list[OrpheusError] = []
         self._position = 0
-        self._stretch_start = 0
         self._unread = 0
-        self._first_text_at: float | None = None
-        self._busy_since: float | None = None
 
     # ---- life
 
@@ -108,7 +101,8 @@ class Scheduler:
     def admit(self) -> None:
         """The turn has its place. On the engine's loop, or before `start`."""
         self.admitted.set()
-        self.link.admit()
+        if (turn := self.caller()) is not None:
+            turn.admit()
 
     def stop(self, reason: OrpheusError | None = None) -> None:
         """End the turn without waiting for work in flight. Idempotent.
@@ -134,10 +128,10 @@ class Scheduler:
             if self._failures and not self._position:
                 raise self._failures[0]
             now_s = self._position / SAMPLE_RATE
-            index = self.stats.utterances
+            index = self.meter.stats.utterances
             if words := [Word(w.written, now_s, now_s, index) for w in self._cutter.leftover]:
                 self._hand_on(words, 0.0)
-            self._final = TurnEnd("done", self.stats)
+            self._final = TurnEnd("done", self.meter.stats)
         except OrpheusError as error:
             # The frames of its traceback hold the engine's parts; a caller may keep it for long.
             self._final = error.with_traceback(None)
@@ -153,22 +147,20 @@ class Scheduler:
                 job.stop()
             await asyncio.gather(starting, *(job.aclose() for job in live), return_exceptions=True)
             for job in live:
-                self.stats.add(job.stats)
+                self.meter.stats.add(job.stats)
             self._live.clear()
-            self._clock_busy(busy=False)
+            self.meter.busy(False)
 
     def _retire(self, task: asyncio.Task[None]) -> None:
         final = self._final
         self._on_end(final if isinstance(final, OrpheusError) else None)
         if final is not None:
-            self.link.deliver(final)
+            self._deliver(final)
 
     # ---- text
 
     def push_text(self, text: str) -> None:
-        if self._first_text_at is None:
-            self._first_text_at = time.monotonic()
-        self.stats.text_chars += len(text)
+        self.meter.text(len(text))
         self._cutter.add(text)
         self._wake.set()
 
@@ -217,11 +209,13 @@ class Scheduler:
     def _pause_s(self) -> float | None:
         """Seconds until the next utterance may start; None if it has to wait for a change in this
         turn."""
-        ahead_s = self.clock.ahead_s
+        ahead_s = self.meter.clock.ahead_s
         if not self._queued:
             # Sentences that wait to be joined with the next one are spoken before the listener has
             # no audio.
-            if not self.stats.utterances or not all(job.generated.done() for job in self._live):
+            if not self.meter.stats.utterances or not all(
+                job.generated.done() for job in self._live
+            ):
                 return None
             if ahead_s > MARGIN_S:
                 return ahead_s - MARGIN_S
@@ -238,8 +232,8 @@ class Scheduler:
 
     def _start_utterance(self, parts: EngineParts) -> None:
         utterance, ready_at = self._queued.popleft()
-        index = self.stats.utterances
-        self.stats.utterances += 1
+        index = self.meter.stats.utterances
+        self.meter.stats.utterances += 1
         job = UtteranceJob(
             parts,
             utterance,
@@ -249,18 +243,18 @@ class Scheduler:
             index=index,
             ready_at=ready_at,
             # An utterance for which a listener waits comes before one that is generated ahead.
-            priority=0 if self.clock.ahead_s <= 0 and not self._live else 1,
+            priority=0 if self.meter.clock.ahead_s <= 0 and not self._live else 1,
             deadline=self._deadline,
         )
         job.generated.add_done_callback(lambda _: self._wake.set())
-        self._clock_busy(busy=True)
+        self.meter.busy(True)
         self._live.append(job)
         self._started.put_nowait(job)
 
     def _deadline(self) -> float:
         """When the listener needs the next audio. Called by the codec's thread, too."""
         held_s = self._outlet.held_s
-        return time.monotonic() + held_s if held_s else self.clock.ends_at
+        return time.monotonic() + held_s if held_s else self.meter.clock.ends_at
 
     # ---- audio
 
@@ -283,9 +277,9 @@ class Scheduler:
             delivery.close()
             self._outlet.flush()
         self._live.popleft()
-        self.stats.add(job.stats)
+        self.meter.stats.add(job.stats)
         if not self._live:
-            self._clock_busy(busy=False)
+            self.meter.busy(False)
         self._wake.set()
         if self._position > begins and (words := delivery.last_words()):
             self._hand_on(words, 0.0)
@@ -299,29 +293,28 @@ class Scheduler:
     def _hand_on(self, events: Sequence[TurnEvent], seconds: float) -> None:
         """Deliver events of the utterance that plays, with so much audio."""
         if seconds:
-            silent_since = self.clock.ends_at
-            if silence_s := self.clock.play(seconds):
-                if silent_since < self._live[0].ready_at:  # there was no text to speak
-                    self._stretch_start = round(self.stats.audio_s * SAMPLE_RATE)
-                elif silence_s >= UNDERRUN_S:
-                    self.stats.underruns += 1
-            if self.stats.ttfa_s is None and self._first_text_at is not None:
-                self.stats.ttfa_s = time.monotonic() - self._first_text_at
-            self.stats.audio_s += seconds
+            self.meter.audio(seconds, self._live[0].ready_at)
             self._unread += round(seconds * SAMPLE_RATE)
-        if not self.link.deliver(*events):
-            self.end_orphan()
+        if not self._deliver(*events):
+            self._end_orphan()
 
-    def end_orphan(self) -> None:
-        """End the turn, because nobody can read it any more."""
+    def _deliver(self, *events: TurnEvent | OrpheusError) -> bool:
+        """False if nobody can read them any more."""
+        turn = self.caller()
+        return turn is not None and turn.deliver(*events)
+
+    def look_for_caller(self) -> None:
+        """End the turn if nobody can read it any more: the caller has dropped the Turn, or its loop
+        is closed."""
+        turn = self.caller()
+        if not self.cancelled and (turn is None or turn.orphaned):
+            self._end_orphan()
+
+    def _end_orphan(self) -> None:
         if self._task is not None and not self._task.done() and not self._task.cancelling():
             self.orphaned = True
             logger.warning("turn %s: its caller has dropped it; it is ended", self.id)
             self.stop()
-
-    def _clock_busy(self, *, busy: bool) -> None:
-        self.stats.busy_s = self.busy_s
-        self._busy_since = time.monotonic() if busy else None
 
     # ---- how it goes
 
@@ -329,17 +322,6 @@ class Scheduler:
     def generating(self) -> bool:
         """Whether an utterance of it is in the engine."""
         return bool(self._live)
-
-    @property
-    def stretch_s(self) -> float:
-        """Seconds of audio since its listener last had no audio because there was no text."""
-        return self.stats.audio_s - self._stretch_start / SAMPLE_RATE
-
-    @property
-    def busy_s(self) -> float:
-        """Seconds during which an utterance of it was in the engine."""
-        since = self._busy_since
-        return self.stats.busy_s + (time.monotonic() - since if since is not None else 0.0)
 
     @property
     def queued(self) -> int:
