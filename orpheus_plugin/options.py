@@ -1,4 +1,4 @@
-"""What a turn may choose, and its limits."""
+"""What a turn may choose, its limits, and how numbers among options are checked."""
 
 from __future__ import annotations
 
@@ -86,3 +86,9 @@ def check_number(
     if not low <= value <= high or (open_low and value == low):
         left = "more than" if open_low else "at least"
         raise InvalidOptions(f"{name} must be {left} {low:g} and at most {high:g}, not {value!r}")
+
+
+def check_count(name: str, value: object, low: int) -> None:
+    """Raises InvalidOptions unless the value is None or a whole number of at least `low`."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < low):
+        raise InvalidOptions(f"{name} must be a whole number of at least {low}, not {value!r}")

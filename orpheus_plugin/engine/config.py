@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from orpheus_plugin.codec import CodecStep
 from orpheus_plugin.errors import InvalidOptions
-from orpheus_plugin.options import MAX_TEXT_CHARS
+from orpheus_plugin.options import MAX_TEXT_CHARS, check_count
 from orpheus_plugin.text.pronunciations import Pronunciations
 from orpheus_plugin.tokens.phrases import CacheOptions
 
@@ -83,13 +83,8 @@ class EngineConfig:
     cache: CacheOptions | None = None
 
     def __post_init__(self) -> None:
-        for name, value, low in (
-            ("max_turns", self.max_turns, 1),
-            ("look_ahead", self.look_ahead, 1),
-            ("max_text_chars", self.max_text_chars, 1),
-        ):
-            if value is not None and value < low:
-                raise InvalidOptions(f"{name} must be at least {low}, not {value}")
+        for name in ("max_turns", "look_ahead", "max_text_chars"):
+            check_count(name, getattr(self, name), 1)
         if self.pronunciations is not None:
             object.__setattr__(self, "pronunciations", Pronunciations(self.pronunciations))
         try:  # so that configurations can be compared and hashed

@@ -13,7 +13,6 @@ whole matrices, DoRA.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -25,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orpheus_plugin.errors import BadCheckpoint, InvalidOptions, ModelNotFound
+from orpheus_plugin.json_files import read_object
 from orpheus_plugin.tensors import Tensor, float32, read_safetensors
 from orpheus_plugin.tokens.llama import LlamaShape
 
@@ -225,12 +225,7 @@ def read_config(folder: Path) -> dict[str, Any]:
                 f" {WEIGHTS} instead (peft: model.save_pretrained(folder, safe_serialization=True))"
             )
         raise BadCheckpoint(f"{folder}: no {WEIGHTS}")
-    try:
-        config = json.loads(path.read_text("utf-8"))
-        if not isinstance(config, dict):
-            raise ValueError("no table")
-    except (OSError, ValueError) as error:
-        raise BadCheckpoint(f"{path}: cannot be read: {error}") from error
+    config = read_object(path)
     kind = config.get("peft_type")
     if kind != "LORA":
         raise BadCheckpoint(f"{path}: peft_type is {kind!r}; only LORA is supported")

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
 from orpheus_plugin.errors import EngineDied, InvalidOptions
+from orpheus_plugin.options import check_count
 from orpheus_plugin.tokens.adapters import Adapter, index_of, read_adapters
 from orpheus_plugin.tokens.base import SamplingParams, TokenChunk
 from orpheus_plugin.tokens.checks import check_sampling, checked_prompt
@@ -45,8 +46,9 @@ class BatchedGenerator(abc.ABC):
         prefill_chunk: int,
         adapters: Mapping[str, Path] | None = None,
     ) -> None:
-        if max_streams < 1 or max_context < 2 or prefill_chunk < 1:
-            raise InvalidOptions("max_streams, max_context and prefill_chunk must be positive")
+        check_count("max_streams", max_streams, 1)
+        check_count("max_context", max_context, 2)
+        check_count("prefill_chunk", prefill_chunk, 1)
         self._model_dir = Path(model_dir)
         self._vocabulary = vocabulary
         self._max_streams = max_streams

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import cast
 
 from orpheus_plugin.errors import EngineDied, InvalidOptions
+from orpheus_plugin.options import check_count
 from orpheus_plugin.tokens.base import SamplingParams, TokenChunk, TokenGenerator
 from orpheus_plugin.tokens.vocabulary import SLOTS
 
@@ -59,11 +60,8 @@ class CacheOptions:
     prime: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, value, low in (("max_bytes", self.max_bytes, 1), ("takes", self.takes, 1)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < low:
-                raise InvalidOptions(
-                    f"the cache's {name} must be a whole number from {low}, not {value!r}"
-                )
+        check_count("the cache's max_bytes", self.max_bytes, 1)
+        check_count("the cache's takes", self.takes, 1)
         object.__setattr__(self, "prime", tuple(self.prime))
 
 

@@ -429,12 +429,23 @@ async def test_done_without_a_reason_is_a_stop() -> None:
         assert (await collect(made))[:2] == (IDS, "stop")
 
 
-async def test_nonsense_is_reported() -> None:
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        "{nonsense",
+        '["nonsense"]',
+        '{"choices": "nonsense"}',
+        '{"choices": ["nonsense"]}',
+        '{"choices": [{"token_ids": ["nonsense"]}]}',
+        '{"choices": [{"text": {"nonsense": 1}}]}',
+    ],
+)
+async def test_nonsense_is_reported(nonsense: str) -> None:
     async def script(server: FakeServer, body: dict[str, Any]) -> AsyncIterator[str | bytes]:
-        yield "{nonsense"
+        yield nonsense
 
     async with generator(FakeServer(script)) as made:
-        with pytest.raises(GenerationFailed, match="nonsense"):
+        with pytest.raises(GenerationFailed, match=r"sent no completion: .*nonsense"):
             await collect(made)
 
 

@@ -32,6 +32,7 @@ from orpheus_plugin.tokens.base import FinishReason, SamplingParams, TokenChunk
 from orpheus_plugin.tokens.checks import check_sampling, checked_prompt
 from orpheus_plugin.tokens.completions.options import CompletionsOptions
 from orpheus_plugin.tokens.completions.parsing import (
+    Choice,
     ChoiceReader,
     EventReader,
     ServerError,
@@ -271,7 +272,7 @@ class CompletionsGenerator:
                     break
                 choice = _choice(server, event)
                 ids += choices.push(choice)
-                finish_reason = choice.get("finish_reason") or finish_reason
+                finish_reason = choice.finish_reason or finish_reason
             if choices.is_prose or ((finish_reason or stop in ids) and choices.prose):
                 raise _not_orpheus(server, choices)
             if stop in ids:
@@ -308,7 +309,7 @@ async def _events(server: Server, response: aiohttp.ClientResponse) -> AsyncIter
         yield events.push(data)
 
 
-def _choice(server: Server, event: str) -> dict[str, Any]:
+def _choice(server: Server, event: str) -> Choice:
     try:
         return first_choice(event)
     except ServerError as error:

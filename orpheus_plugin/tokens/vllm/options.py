@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from orpheus_plugin.errors import BadCheckpoint, InvalidOptions, ModelNotFound
 from orpheus_plugin.json_files import read_object
+from orpheus_plugin.options import check_count
 from orpheus_plugin.tensors import read_safetensors
 from orpheus_plugin.tokens.adapters import Adapter
 from orpheus_plugin.tokens.footprint import Footprint
@@ -77,11 +78,8 @@ class VllmOptions:
 
     def __post_init__(self) -> None:
         for name in ("max_streams", "max_model_len", "kv_cache_bytes", "stream_interval"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InvalidOptions(f"{name} must be at least 1, not {value}")
-        if self.fine_tokens < 0:
-            raise InvalidOptions(f"fine_tokens must not be negative, but is {self.fine_tokens}")
+            check_count(name, getattr(self, name), 1)
+        check_count("fine_tokens", self.fine_tokens, 0)
 
 
 def engine_args(
