@@ -42,3 +42,18 @@ def test_links_between_pages_lead_somewhere() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", page.read_text("utf-8")):
             assert (page.parent / target).exists(), f"{page.relative_to(ROOT)}: {target}"
+
+
+def test_the_architecture_names_what_there_is() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    found = re.findall(r"`([\w/]+\.py): ([\w.]+)`", page)
+    assert len(found) > 10
+    for file, name in found:
+        body = ast.parse((ROOT / "orpheus_plugin" / file).read_text("utf-8")).body
+        for part in name.split("."):
+            inner = [node for node in body if getattr(node, "name", None) == part]
+            assert inner, f"{file} has no {name}"
+            body = getattr(inner[0], "body", [])
+    folders = {path.name for path in (ROOT / "orpheus_plugin").iterdir() if path.is_dir()}
+    table = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    assert folders - {"__pycache__"} == set(re.findall(r"`(\w+)/`", "".join(table)))
