@@ -1,5 +1,5 @@
 """The snippets of README and docs: each is valid Python, and one behind `<!-- runs -->` runs as it
-stands."""
+stands. Links lead somewhere, and what the architecture page names is in the code."""
 
 from __future__ import annotations
 
