@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Protocol
 
 from orpheus_plugin.options import SpeechOptions
@@ -66,6 +67,22 @@ class EngineLoad:
     cache_misses: int = 0
     cached_s: float = 0.0
     cache_bytes: int = 0
+
+    @classmethod
+    def of_all(cls, loads: Sequence[EngineLoad]) -> EngineLoad:
+        """Of several engines: the least margin, the longest prebuffer, the sum of everything
+        else."""
+        margins = [load.margin_s for load in loads if load.margin_s is not None]
+        summed = {
+            field.name: sum(getattr(load, field.name) for load in loads)
+            for field in fields(cls)
+            if field.name not in ("margin_s", "prebuffer_s")
+        }
+        return cls(
+            **summed,
+            margin_s=min(margins, default=None),
+            prebuffer_s=max((load.prebuffer_s for load in loads), default=0.0),
+        )
 
 
 class SpeechEngine(Protocol):

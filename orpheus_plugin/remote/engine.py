@@ -24,7 +24,7 @@ from orpheus_plugin.remote.connection import NO_HEALTH, Address, Connection, web
 from orpheus_plugin.remote.keeper import Keeper, always
 from orpheus_plugin.remote.link import Link
 from orpheus_plugin.remote.loop import LoopThread
-from orpheus_plugin.remote.several import added_health, added_load, addresses, one_error, room
+from orpheus_plugin.remote.several import added_health, addresses, one_error, room
 from orpheus_plugin.speech_engine import EngineHealth, EngineLoad
 from orpheus_plugin.turn import Turn
 
@@ -248,7 +248,7 @@ class RemoteEngine:
 
     def load(self) -> EngineLoad:
         """What the servers said at most a second ago, added up; all zero without a connection."""
-        return added_load([connection.load for connection in self._live()])
+        return EngineLoad.of_all([connection.load for connection in self._live()])
 
     def _live(self) -> list[Connection]:
         """The connections that new turns go to, in the order of the addresses."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from orpheus_plugin.errors import ConnectionFailed, OrpheusError
 from orpheus_plugin.remote.connection import Connection
-from orpheus_plugin.speech_engine import EngineHealth, EngineLoad
+from orpheus_plugin.speech_engine import EngineHealth
 
 
 def addresses(url: str) -> tuple[str, ...]:
@@ -48,17 +48,4 @@ def added_health(health: list[EngineHealth]) -> EngineHealth:
         max_turns=sum(one.max_turns for one in health),
         restarts=sum(one.restarts for one in health),
         waiting=sum(one.waiting for one in health),
-    )
-
-
-def added_load(loads: list[EngineLoad]) -> EngineLoad:
-    margins = [load.margin_s for load in loads if load.margin_s is not None]
-    return EngineLoad(
-        generating=sum(load.generating for load in loads),
-        decoding=sum(load.decoding for load in loads),
-        queued=sum(load.queued for load in loads),
-        margin_s=min(margins, default=None),
-        waiting=sum(load.waiting for load in loads),
-        prebuffer_s=max((load.prebuffer_s for load in loads), default=0.0),
-        orphaned=sum(load.orphaned for load in loads),
     )

@@ -126,21 +126,7 @@ class ReplicatedEngine:
         )
 
     def load(self) -> EngineLoad:
-        parts = [one.engine.load() for one in self._replicas]
-        margins = [part.margin_s for part in parts if part.margin_s is not None]
-        return EngineLoad(
-            generating=sum(part.generating for part in parts),
-            decoding=sum(part.decoding for part in parts),
-            queued=sum(part.queued for part in parts),
-            margin_s=min(margins, default=None),
-            waiting=sum(part.waiting for part in parts),
-            codec_steps=sum(part.codec_steps for part in parts),
-            codec_eager_steps=sum(part.codec_eager_steps for part in parts),
-            cache_hits=sum(part.cache_hits for part in parts),
-            cache_misses=sum(part.cache_misses for part in parts),
-            cached_s=sum(part.cached_s for part in parts),
-            cache_bytes=sum(part.cache_bytes for part in parts),
-        )
+        return EngineLoad.of_all([one.engine.load() for one in self._replicas])
 
     def _running(self) -> list[_Replica]:
         if not self._replicas:

@@ -20,7 +20,7 @@ from orpheus_plugin.events import AudioChunk, TurnEnd, TurnEvent, Word
 from orpheus_plugin.models.files import ModelFiles
 from orpheus_plugin.remote.engine import RemoteEngine
 from orpheus_plugin.remote.resolve import resolve
-from orpheus_plugin.speech_engine import SpeechEngine
+from orpheus_plugin.speech_engine import EngineLoad, SpeechEngine
 from orpheus_plugin.turn import Turn
 from tests.support.servers import RunningTestServer, serving
 
@@ -90,6 +90,20 @@ async def hold(engine: SpeechEngine, places: int) -> list[Turn]:
     for turn in turns:
         turn.push_text("And")
     return turns
+
+
+def test_the_load_of_several_is_the_sum_but_for_the_margin_and_the_prebuffer() -> None:
+    one = EngineLoad(generating=1, margin_s=2.0, prebuffer_s=0.1, codec_steps=5, cached_s=0.5)
+    two = EngineLoad(generating=2, prebuffer_s=0.3, codec_steps=6, cache_bytes=7)
+    assert EngineLoad.of_all([one, two]) == EngineLoad(
+        generating=3,
+        margin_s=2.0,
+        prebuffer_s=0.3,
+        codec_steps=11,
+        cached_s=0.5,
+        cache_bytes=7,
+    )
+    assert EngineLoad.of_all([]) == EngineLoad()
 
 
 async def test_turns_go_where_there_is_most_room(
