@@ -23,7 +23,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import DTypeLike, NDArray
 
-from .compiled import compiled, cpu_has
+from .compiled import compiled, compiled_sum, cpu_has
+from .scalars import f4
 
 LANES = 16
 TOGETHER = 4
@@ -215,3 +216,12 @@ def _splat(b: ir.IRBuilder, value: ir.Value) -> ir.Value:
     none = ir.Constant(_FLOATS, ir.Undefined)
     first = b.insert_element(none, value, _I32(0))
     return b.shuffle_vector(first, none, ir.Constant(_WORDS, [0] * LANES))
+
+
+@compiled_sum
+def dot(x: NDArray[np.float32], y: NDArray[np.float32]) -> Any:
+    """The dot product of y and the first values of x."""
+    total = f4(0)
+    for j in range(len(y)):
+        total += x[j] * y[j]
+    return total

@@ -30,7 +30,7 @@ from orpheus_plugin.errors import (
 from orpheus_plugin.events import AudioChunk, TurnEnd, TurnEvent, Word
 from orpheus_plugin.models.files import ModelFiles
 from orpheus_plugin.options import SpeechOptions
-from orpheus_plugin.tokens.base import SamplingParams, TokenChunk
+from orpheus_plugin.tokens.base import TokenChunk
 from orpheus_plugin.tokens.torch.generator import TorchLlama
 from orpheus_plugin.tokens.vocabulary import Vocabulary
 from orpheus_plugin.turn import Turn
@@ -151,20 +151,21 @@ async def test_what_a_turn_waits_for_text_is_no_work_and_begins_a_new_stretch(
         while not isinstance(await anext(events), AudioChunk):
             pass
         (scheduler,) = crafted_engine._turns.values()
+        meter = scheduler.meter
         async with asyncio.timeout(20):
-            while scheduler.generating or scheduler.clock.ahead_s > 0:
+            while scheduler.generating or meter.clock.ahead_s > 0:
                 await asyncio.sleep(0.01)
-        first_s, busy_s = scheduler.stats.audio_s, scheduler.busy_s
-        assert scheduler.stretch_s == first_s
+        first_s, busy_s = meter.stats.audio_s, meter.busy_s
+        assert meter.stretch_s == first_s
         await asyncio.sleep(0.1)
-        assert scheduler.busy_s == busy_s
+        assert meter.busy_s == busy_s
         turn.push_text("And so on.")
         turn.end()
         async for _ in events:
             pass
-    assert scheduler.stretch_s == pytest.approx(scheduler.stats.audio_s - first_s)
-    assert scheduler.busy_s > busy_s
-    assert crafted_engine._ended.audio_s == scheduler.stats.audio_s
+    assert meter.stretch_s == pytest.approx(meter.stats.audio_s - first_s)
+    assert meter.busy_s > busy_s
+    assert crafted_engine._ended.audio_s == meter.stats.audio_s
 
 
 async def test_turns_of_several_event_loops_share_the_engine(crafted_engine: LocalEngine) -> None:
@@ -328,14 +329,8 @@ class Wrapped(Wrapper[TorchLlama]):
         self.dead = False
         await super().start()
 
-    async def generate(
-        self,
-        prompt_ids: Sequence[int],
-        sampling: SamplingParams,
-        request_id: str,
-        *,
-        priority: int = 0,
-        adapter: str | None = None,
+    async def passed(
+        self, request_id: str, chunks: AsyncIterator[TokenChunk]
     ) -> AsyncIterator[TokenChunk]:
         index = self.requests
         self.requests += 1
@@ -344,9 +339,7 @@ class Wrapped(Wrapper[TorchLlama]):
             while True:
                 await asyncio.sleep(0)
                 yield TokenChunk(frame)
-        async for chunk in super().generate(
-            prompt_ids, sampling, request_id, priority=priority, adapter=adapter
-        ):
+        async for chunk in chunks:
             self.most = max(self.most, self.inner.running)
             if self.dead:
                 raise EngineDied("killed by the test")

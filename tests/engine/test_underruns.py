@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from orpheus_plugin.engine.local import LocalEngine
 from orpheus_plugin.events import SAMPLE_RATE, AudioChunk, TurnEnd
 from orpheus_plugin.models.files import ModelFiles
 from orpheus_plugin.options import SpeechOptions
-from orpheus_plugin.tokens.base import SamplingParams, TokenChunk
+from orpheus_plugin.tokens.base import TokenChunk
 from orpheus_plugin.tokens.cpu.generator import CpuLlama
 from orpheus_plugin.tokens.vocabulary import Vocabulary
 from orpheus_plugin.turn import Turn
@@ -33,19 +33,11 @@ class Stalling(Wrapper[CpuLlama]):
         super().__init__(CpuLlama(files.lm, vocabulary, max_streams=4))
         self.stalls = 0
 
-    async def generate(
-        self,
-        prompt_ids: Sequence[int],
-        sampling: SamplingParams,
-        request_id: str,
-        *,
-        priority: int = 0,
-        adapter: str | None = None,
+    async def passed(
+        self, request_id: str, chunks: AsyncIterator[TokenChunk]
     ) -> AsyncIterator[TokenChunk]:
         count = 0
-        async for chunk in super().generate(
-            prompt_ids, sampling, request_id, priority=priority, adapter=adapter
-        ):
+        async for chunk in chunks:
             for number, token_id in enumerate(chunk.ids):
                 if count in STALLS:
                     self.stalls += 1

@@ -12,7 +12,7 @@ G = TypeVar("G", bound=TokenGenerator)
 
 
 class Wrapper(Generic[G]):
-    """Passes everything on to `inner`."""
+    """Passes everything on to `inner`. A subclass tampers with `passed`."""
 
     def __init__(self, inner: G) -> None:
         self.inner = inner
@@ -40,6 +40,15 @@ class Wrapper(Generic[G]):
         priority: int = 0,
         adapter: str | None = None,
     ) -> AsyncIterator[TokenChunk]:
-        return self.inner.generate(
-            prompt_ids, sampling, request_id, priority=priority, adapter=adapter
+        return self.passed(
+            request_id,
+            self.inner.generate(
+                prompt_ids, sampling, request_id, priority=priority, adapter=adapter
+            ),
         )
+
+    def passed(
+        self, request_id: str, chunks: AsyncIterator[TokenChunk]
+    ) -> AsyncIterator[TokenChunk]:
+        """What is passed on of a request's chunks."""
+        return chunks

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,19 +27,11 @@ class Counted(Wrapper[TorchLlama]):
 
     requests = 0
 
-    def generate(
-        self,
-        prompt_ids: Sequence[int],
-        sampling: SamplingParams,
-        request_id: str,
-        *,
-        priority: int = 0,
-        adapter: str | None = None,
+    def passed(
+        self, request_id: str, chunks: AsyncIterator[TokenChunk]
     ) -> AsyncIterator[TokenChunk]:
         self.requests += 1
-        return super().generate(
-            prompt_ids, sampling, request_id, priority=priority, adapter=adapter
-        )
+        return chunks
 
 
 class Speaker:

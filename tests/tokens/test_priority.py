@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, cast
@@ -43,18 +43,9 @@ class Watched(Wrapper[TokenGenerator]):
         self.asked = 0
         self.served: list[str] = []
 
-    async def generate(
-        self,
-        prompt_ids: Sequence[int],
-        sampling: SamplingParams,
-        request_id: str,
-        *,
-        priority: int = 0,
-        adapter: str | None = None,
+    async def passed(
+        self, request_id: str, chunks: AsyncIterator[TokenChunk]
     ) -> AsyncIterator[TokenChunk]:
-        chunks = super().generate(
-            prompt_ids, sampling, request_id, priority=priority, adapter=adapter
-        )
         self.asked += 1
         async with aclosing(cast("Any", chunks)):
             async for chunk in chunks:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orpheus_plugin.codec.config import KERNEL
-from orpheus_plugin.kernels.compiled import compiled, compiled_sum
+from orpheus_plugin.kernels.compiled import compiled
 from orpheus_plugin.kernels.scalars import bits_of_float, exp, f4, float_of_bits, i4
 
 Floats = NDArray[np.float32]
@@ -117,14 +117,6 @@ def blank(x: Floats, channels: int, first: int, stop: int) -> None:
     rows = len(x) // channels
     x[: min(max(first, 0), rows) * channels] = 0
     x[min(max(stop, 0), rows) * channels :] = 0
-
-
-@compiled_sum
-def dot(x: Floats, y: Floats) -> Any:
-    total = f4(0)
-    for j in range(len(y)):
-        total += x[j] * y[j]
-    return total
 
 
 @compiled

@@ -19,14 +19,13 @@ from orpheus_plugin.codec.cpu.layers import (
     convolve,
     convolve_snake,
     delayed,
-    dot,
     fill,
     normal,
     snake,
     tanh,
 )
 from orpheus_plugin.kernels.compiled import compiled
-from orpheus_plugin.kernels.products import add_product
+from orpheus_plugin.kernels.products import add_product, dot
 from orpheus_plugin.kernels.scalars import f4
 
 Floats = NDArray[np.float32]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orpheus_plugin.kernels.compiled import compiled, compiled_sum
-from orpheus_plugin.kernels.products import LANES, add_product
+from orpheus_plugin.kernels.products import LANES, add_product, dot
 from orpheus_plugin.kernels.scalars import exp, f4, narrowed, widened
 from orpheus_plugin.tokens.cpu.sampler import draw
 from orpheus_plugin.tokens.vocabulary import CODES, SLOTS
@@ -220,14 +220,6 @@ def add_low_rank(rows: int, x: Floats, low: LowRanks, layer: int, work: Work, y:
             add_product(end - r, x[r:end], x.shape[1], low.down[adapter, layer], between, stride)
             add_product(end - r, between, stride, up, y[r:end], y.shape[1])
         r = end
-
-
-@compiled_sum
-def dot(x: Floats, y: Floats) -> Any:
-    total = f4(0)
-    for j in range(len(x)):
-        total += x[j] * y[j]
-    return total
 
 
 @compiled
