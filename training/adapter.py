@@ -1,9 +1,9 @@
 """A second voice on the bundled model: a LoRA adapter, trained in minutes of a core, in PEFT's
 layout.
 
-The teacher has one voice. At another pace, with its pitch moved, it is plainly another speaker, and
-the codec's codes can say both (see :mod:`training.codes`). The language model learns to write such
-codes when the prompt names the new voice; its own weights stay as they are.
+The teacher has one voice. At another pace and pitch it sounds like another speaker, and the codec's
+codes have both (see :mod:`training.codes`). The language model learns to write such codes when the
+prompt names the new voice. Its own weights do not change.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def save(net: VoiceModel, folder: Path, rank: int, alpha: float, base: str) -> N
 
 @torch.no_grad()
 def go_on(net: VoiceModel, folder: Path) -> None:
-    """Take the weights of a written adapter, where there is one."""
+    """Load the weights of an adapter that was written before, if there is one."""
     path = folder / "adapter_model.safetensors"
     if not path.exists():
         return
@@ -122,7 +122,7 @@ def sequences(some: list[Utterance], voice: str) -> Batch:
 def batches(
     data: list[Utterance], voice: str, tokens: int, rng: np.random.Generator
 ) -> Iterator[Batch]:
-    """Batches of some ``tokens`` of utterances of similar length, for ever, in random order."""
+    """Batches of some ``tokens`` of utterances of similar length, endlessly, in random order."""
     size = [len(u.text) + 14 + 7 * (int(u.units.sum()) * 600 / 2048 + 1) for u in data]
     order = np.argsort(size)
     groups: list[list[Utterance]] = [[]]
@@ -148,13 +148,13 @@ def train(
     shards: int,
     tokens: int = 4600,
 ) -> None:
-    """Teach the model of ``base`` a voice, and write the adapter to the folder ``to``; one that
-    lies there is trained on.
+    """Train an adapter of the model in ``base`` and write it to the folder ``to``. An adapter that
+    is there already is trained further.
 
     Args:
         work: folder of intermediate files, with the sentences of ``python -m training text``.
         voice: the name that prompts give it.
-        pace: how fast the teacher reads for it, 1 is its own pace.
+        pace: how fast the teacher reads; 1 is its own pace.
         pitch: what the teacher's pitch is multiplied with.
         minutes: of processor time.
         rank: of the adapter; its alpha is the same.

@@ -1,9 +1,9 @@
-"""The codec's decoder: SNAC's own, taught to speak the codes that :mod:`training.codes` defines.
+"""The codec's decoder: SNAC's own, trained on the codes that :mod:`training.codes` defines.
 
-There is no encoder to learn: the codes of an utterance are known from the teacher. What is learned
-is the sound of every row (the codebooks, through small tables of what a row means) and SNAC's
-decoder, end to end on the waveform (:mod:`training.codec_train`). The indices stay as they are, so
-the language model and the codec can be trained side by side.
+No encoder is trained: the codes of an utterance are known from the teacher. Training finds the
+sound of every row (the codebooks, through small tables of what a row means) and the weights of
+SNAC's decoder, end to end on the waveform (:mod:`training.codec_train`). The indices do not change,
+so the language model and the codec can be trained at the same time.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ def latent_dim(config: dict[str, Any]) -> int:
 
 
 class Rows(nn.Module):
-    """Codebook rows: what a row says, through a small network, and a part of its own."""
+    """Codebook rows. A small network makes a row's vector from its meaning; each row adds a part of
+    its own."""
 
     def __init__(self, sizes: tuple[int, ...], dim: int) -> None:
         super().__init__()

@@ -1,11 +1,11 @@
 """Train the codec's decoder: first the source of the voice, then speech, then what makes it
 natural.
 
-1. *Source*: only the rows and the first two blocks, which run at 3 kHz, and a readout that must
-   show the harmonics at the codes' phase. A step costs a fraction of a whole one.
+1. *Source*: only the rows and the first two blocks, which run at 3 kHz. A readout of them must give
+   the harmonics at the codes' phase. A step costs a fraction of a whole one.
 2. *Speech*: the whole decoder; spectra, the wave of the voiced part with harmonics coming in from
    the bottom up, and the source still read out on the way.
-3. *Natural*: discriminators join. Each step asks some of them.
+3. *Natural*: discriminators are added. Each step uses some of them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SAVE_EVERY = 180
 
 @dataclass(frozen=True)
 class Plan:
-    """How a run is spent.
+    """The schedule of a run.
 
     Attributes:
         minutes: length of the whole run (of processor time on a CPU, of time on a GPU).
@@ -47,7 +47,8 @@ class Plan:
         rate: peak learning rate of AdamW; Muon's is five times that, a discriminator's a seventh.
         average: share of the newest weights in the running average.
         judge_width: channels of the discriminators' first layers.
-        asked: discriminators of each kind asked in a step; they stand for all of theirs.
+        asked: discriminators of each kind used in a step; their loss stands for that of all of the
+            kind.
         fused: compile the decoder, which takes two minutes and pays after some hundred steps.
     """
 
@@ -64,7 +65,7 @@ class Plan:
     fused: bool = True
 
     def pace(self, done: float, step: int) -> float:
-        """Share of the peak rate: a short rise, then falling to the end."""
+        """Share of the peak rate: it rises for a short time, then falls to the end."""
         return min(1.0, (step + 1) / 50) * max(0.03, min(1.0, 1.1 * (1 - done)))
 
     def top(self, done: float) -> float:
@@ -78,7 +79,8 @@ PLANS = {"cpu": Plan(), "cuda": Plan(minutes=8, batch=48, judge_width=48, asked=
 
 
 def go_on(plan: Plan) -> Plan:
-    """The plan for a decoder that speaks already: discriminators at once, at a lower rate."""
+    """The plan for a decoder that is trained already: discriminators from the start, at a lower
+    rate."""
     return replace(plan, source_until=0.0, speech_until=0.0, wave_until=0.35, rate=1.2e-3)
 
 
@@ -106,14 +108,14 @@ class Trainer:
         self.spent = 0.0
 
     def state(self) -> dict[str, Any]:
-        """All that a later process needs to go on."""
+        """What a later process needs to continue."""
         parts = ("net", "average", "source", "judges", "opt", "opt_judges")
         state: dict[str, Any] = {name: getattr(self, name).state_dict() for name in parts}
         state |= {"muon": self.muon.momentum, "step": self.step, "spent": self.spent}
         return state | {"config": self.net.config}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on from :meth:`state`; one without ``net`` is a start for a new run."""
+        """Continue from :meth:`state`; a state without ``net`` is the start of a new run."""
         if "net" not in state:
             self.net.load_state_dict(state["average"])
             self.average.load_state_dict(state["average"])
@@ -129,12 +131,12 @@ class Trainer:
     def train_step(
         self, codes: Tensor, real: Tensor, voiced: Tensor, done: float, rng: np.random.Generator
     ) -> dict[str, Tensor]:
-        """One step on a batch of stretches; what is to be shown of it.
+        """One step on a batch of stretches. Returns the figures to be shown.
 
         Args:
             codes, real, voiced: as :func:`training.sound.stretches` gives them, on the CPU.
             done: share of the run that is over.
-            rng: draws the judges.
+            rng: draws the discriminators.
         """
         codes = codes.to(self.device)
         whole = done >= self.plan.source_until
@@ -150,7 +152,7 @@ class Trainer:
         loss = low
         if whole:
             loss = SOURCE * (low + self.source.high(features[2], source.pulse_trains(codes)))
-            # A stretch is cut out of an utterance: its edges lack context and are not judged.
+            # A stretch is cut out of an utterance: its edges lack context and do not count.
             inside = slice(source.EDGE, -source.EDGE)
             made = decoder.waveform(self.net.decoder, features[3])[:, inside]
             real, voiced = (t.to(self.device)[:, inside] for t in (real, voiced))
@@ -180,7 +182,7 @@ class Trainer:
         real_spectra: list[Tensor],
         rng: np.random.Generator,
     ) -> Tensor:
-        """What some discriminators say of ``made``, for the decoder to learn from; they get their
+        """The decoder's loss by some discriminators on ``made``. The discriminators get their own
         gradients."""
         kinds = (len(SPECTROGRAMS), len(PERIODS))
         total = torch.zeros((), device=self.device)
@@ -215,7 +217,7 @@ class Trainer:
         self.muon.step(5 * self.plan.rate * pace)
         self.opt_judges.step()
         self.opt_judges.zero_grad(set_to_none=True)
-        # The average forgets its start faster than its end.
+        # The average changes faster at the start of a run than at its end.
         share = max(self.plan.average, 1 / (self.step + 10))
         with torch.no_grad():
             for p, q in zip(self.average.parameters(), self.net.parameters(), strict=True):
@@ -224,7 +226,7 @@ class Trainer:
 
 
 def train(work: Path, plan: Plan, device: str = "cpu", seed: int = 0) -> None:
-    """Train the codec, or go on where the checkpoint ``codec.pt`` stopped.
+    """Train the codec, or continue from the checkpoint ``codec.pt``.
 
     Args:
         work: folder of intermediate files.

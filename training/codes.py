@@ -1,25 +1,26 @@
 """What the 28,672 audio tokens of the bundled voice mean, and how an utterance becomes tokens.
 
 SNAC fixes the frame: 2048 samples, seven tokens, one of the coarse level (85 ms), two of the middle
-level (43 ms each), four of the fine level (21 ms each), 4096 rows a level. What a row *says* is the
-codec's own affair. A codec trained on sound alone makes codes that a small language model can
-hardly predict; here every row has a meaning that follows from the text:
+level (43 ms each), four of the fine level (21 ms each), 4096 rows a level. The codec decides what a
+row *means*. A codec trained on sound alone makes codes that a small language model can hardly
+predict. Here every row has a meaning that follows from the text:
 
 * fine: ``2 * (32 * phoneme + remaining) + half``: the phoneme (the teacher's symbol; stress marks,
   word gaps and pauses count as phonemes), how many more fine steps it will last, and whether this
   is the first or second half of a middle step.
 * middle: ``24 * (4 * pitch + phase) + level``: pitch, the phase of the voice at the start of the
   step, and loudness in 24 steps of 2.5 dB.
-* coarse: ``64 * letter + next letter``: where in the text the voice is. The decoder learns next to
-  nothing from it; it is the language model's own finger on the line it reads.
+* coarse: ``64 * letter + next letter``: where in the text the voice is. The decoder learns almost
+  nothing from it; the language model uses it to keep its place in the text.
 
 Pitch comes in whole quarter periods per middle step (5.9 Hz, half a semitone at 200 Hz), so the
-phase at the next step is ``phase + pitch`` modulo 4: one look back for the language model, and it
-spares the decoder what costs a vocoder most, to invent where the next pulse of the voice falls.
+phase at the next step is ``phase + pitch`` modulo 4. The language model reads it from the step
+before, and the decoder need not invent where the next pulse of the voice is, which is the most
+expensive part of a vocoder.
 
-The remaining-time count makes all but the first token of a phoneme follow from the one before, the
-finger makes it plain which letters to read next, and what is left to decide is what reading aloud
-is: which phoneme, how long, how high, how loud.
+With the remaining time, all but the first token of a phoneme follow from the token before. With the
+letters, the model knows what to read next. It decides the rest: which phoneme, how long, at which
+pitch, how loud.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ assert len(set(PHONEMES)) == len(PHONEMES)
 
 @dataclass(frozen=True)
 class Utterance:
-    """What is known of one spoken utterance, apart from its sound.
+    """One spoken utterance without its sound.
 
     Attributes:
         text: lower-case text as the language model reads it.
@@ -109,7 +110,7 @@ def melody(pitch: npt.NDArray[np.float32], first: Ints, last: Ints) -> tuple[Int
     mean = np.exp(total / np.maximum(count, 1))
     number = np.round(mean * STEP / 24000 * PHASES) - PITCH_BASE
     number = np.clip(number, 1, PITCHES - 1).astype(np.int64) * (3 * count >= last - first)
-    # Phase runs on while the voice does, and starts at 0 after a pause of it.
+    # The phase continues while the voice does, and starts at 0 after a pause.
     advance = np.where(number > 0, number + PITCH_BASE, 0)
     before = np.cumsum(advance) - advance
     onset = (number > 0) & (np.concatenate([[0], number[:-1]]) == 0)
@@ -119,7 +120,7 @@ def melody(pitch: npt.NDArray[np.float32], first: Ints, last: Ints) -> tuple[Int
 
 
 def frames(u: Utterance, speed: float = 1.0) -> Frames:
-    """Tokens of an utterance, optionally spoken ``speed`` times as fast.
+    """Tokens of an utterance, spoken ``speed`` times as fast.
 
     At speed 1 every fine step carries the phoneme at its centre. A faster reading keeps at least
     one step a phoneme; it needs no new sound and shows the language model more text per token.

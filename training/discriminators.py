@@ -1,8 +1,8 @@
-"""Discriminators: small networks that tell the teacher's sound from the decoder's, and so teach it
-noise.
+"""Discriminators: small networks that learn to tell the teacher's sound from the decoder's. Their
+loss makes the decoder's noise natural.
 
-Some look at spectrograms of short and medium windows (as in UnivNet), some at the wave folded at a
-prime period (as in HiFi-GAN), at a tenth of their sizes there.
+Some read spectrograms of short and medium windows (as in UnivNet), some the wave folded at a prime
+period (as in HiFi-GAN). They have a tenth of the sizes used there.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Verdict = tuple[Tensor, list[Tensor]]
 
 
 class Layers(nn.Module):
-    """A stack of convolutions and a last one to the verdict."""
+    """A stack of convolutions; the last one gives the score."""
 
     def __init__(self, shapes: list[tuple[int, int, tuple[int, int]]], kernel: tuple[int, int]):
         super().__init__()
@@ -35,7 +35,7 @@ class Layers(nn.Module):
         self.last = nn.Conv2d(shapes[-1][1], 1, last, padding=(1, last[1] // 2))
 
     def forward(self, x: Tensor) -> Verdict:
-        """Verdict on ``x [B, 1, height, width]``."""
+        """Score of ``x [B, 1, height, width]``."""
         features = []
         for layer in self.layers:
             x = F.leaky_relu(layer(x), SLOPE)
@@ -44,7 +44,7 @@ class Layers(nn.Module):
 
 
 class SpectrogramJudge(Layers):
-    """Looks at the log-magnitude at one resolution."""
+    """A discriminator of log-magnitudes at one resolution."""
 
     def __init__(self, resolution: int, width: int = 16) -> None:
         w = width
@@ -54,14 +54,14 @@ class SpectrogramJudge(Layers):
         self.resolution = resolution
 
     def judge(self, sound: Tensor, spectra: list[Tensor]) -> Verdict:
-        """Verdict on a sound whose spectra are given."""
+        """Score of a sound whose spectra are given."""
         x = sizes(spectra[self.resolution]).clamp(min=1e-4).log()[:, None] / 4 + 0.8
         verdict: Verdict = self(x)
         return verdict
 
 
 class PeriodJudge(Layers):
-    """Looks at every ``period``-th sample."""
+    """A discriminator of every ``period``-th sample."""
 
     def __init__(self, period: int, width: int = 16) -> None:
         w = width
@@ -70,7 +70,7 @@ class PeriodJudge(Layers):
         self.period = period
 
     def judge(self, sound: Tensor, spectra: list[Tensor]) -> Verdict:
-        """Verdict on a sound ``[B, T]``."""
+        """Score of a sound ``[B, T]``."""
         rows = sound.shape[1] // self.period
         folded = sound[:, : rows * self.period].reshape(len(sound), 1, rows, self.period)
         verdict: Verdict = self(4 * folded)

@@ -1,10 +1,10 @@
-"""One decoder from two: below a border of some hundred Hz it sounds as the one, above as the other.
+"""One decoder from two: it sounds like the first below some hundred Hz and like the second above.
 
-A decoder that keeps the codes' phase has natural pitch and poor vowels, another has it the other
-way round. A filter that takes the low band of the first and the rest of the second sounds better
-than either, but costs both. Here the two joined ones (:mod:`training.widen`) learn what the filter
-makes. The target is known to the sample, noise included, so this is plain regression: no sound of
-the teacher is needed, only its codes.
+One decoder keeps the codes' phase: its pitch is natural and its vowels are poor. The other has
+clear vowels and a rough pitch. A filter that takes the low band of the first and the rest of the
+second sounds better than either, but needs both to run. Here the joined decoder
+(:mod:`training.widen`) learns what the filter makes. The target is known to the sample, noise
+included, so this is plain regression: it needs the teacher's codes, not its sound.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ RATE, AVERAGE = 5e-4, 0.01
 
 
 def crossover(low: Tensor, high: Tensor, border_hz: float) -> Tensor:
-    """The first below the border, the second above. Sounds ``[B, T]``."""
+    """The first sound below the border, the second above. Sounds ``[B, T]``."""
     n = low.shape[-1]
     hz = torch.fft.rfftfreq(n, 1 / 24000)
     share = torch.sigmoid((border_hz - hz) / SLOPE_HZ)
@@ -64,7 +64,7 @@ def sound(codec: Codec, codes: Tensor, noise: list[Tensor]) -> Tensor:
 
 
 class Distillation:
-    """The two, and the joined one that learns.
+    """The two decoders, and the joined one that is trained.
 
     Args:
         high: sounds above the border, and at first everywhere.
@@ -103,7 +103,8 @@ class Distillation:
 
 
 def distil(work: Path, high: Path, low: Path, *, border_hz: float, minutes: float) -> None:
-    """Write ``codec.pt``, made of two codecs' folders, after so many minutes of processor time."""
+    """Train one codec from the folders of two for so many minutes of processor time, and write
+    ``codec.pt``."""
     path = work / "codec.pt"
     if path.exists():
         print(f"{path} is there: nothing to do")

@@ -20,7 +20,7 @@ from training.lm import Size, VoiceModel
 
 
 def held_out(work: Path, count: int) -> list[tuple[str, str]]:
-    """Held-out sentences (kind, text), kinds evenly mixed, ``count`` of them."""
+    """``count`` held-out sentences (kind, text), as many of each kind."""
     groups = json.loads((work / "held_out.json").read_text())
     tagged = [(i / len(g), kind, text) for kind, g in groups.items() for i, text in enumerate(g)]
     return [(kind, text) for _, kind, text in sorted(tagged)[:count]]
@@ -69,7 +69,7 @@ def as_frames(ids: list[int]) -> tuple[npt.NDArray[np.int64], int]:
 
 
 def teacher_reading(text: str, seed: int) -> tuple[Utterance, npt.NDArray[np.float32]]:
-    """The teacher's reading of a text as an utterance, and its own sound at its own pitch."""
+    """The teacher's reading of a text as an utterance, and the teacher's sound at its own pitch."""
     from training.codes import PHONEME_INDEX
     from training.speech import Teacher, level, own_sound, render
 

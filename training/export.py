@@ -1,4 +1,5 @@
-"""Write the trained voice as the folder a hub would show: Llama, tokenizer, SNAC, model card."""
+"""Write the trained voice as a model folder in the hub's layout: Llama, tokenizer, SNAC, model
+card."""
 
 from __future__ import annotations
 
@@ -171,10 +172,10 @@ def tokenizer() -> dict[str, Any]:
 
 @torch.no_grad()
 def snac_state(codec: Codec) -> dict[str, Tensor]:
-    """Weights of ``snac.SNAC`` with our codebooks and decoder; its encoder stays as initialised.
+    """Weights of ``snac.SNAC`` with our codebooks and decoder; the encoder is not trained.
 
-    The encoder is there so that the class loads; the codes of this codec are written by a language
-    model, never measured from sound.
+    The encoder is there so that the class loads. A language model writes the codes of this codec;
+    they are never computed from sound.
     """
     from snac import SNAC
 
@@ -198,7 +199,7 @@ def snac_state(codec: Codec) -> dict[str, Tensor]:
             quantizer.out_proj.bias.zero_()
             continue
         vectors = rows(torch.arange(rows.count()))
-        book[:] = vectors.mean(0)  # rows that mean nothing sound like the mean row
+        book[:] = vectors.mean(0)  # rows without a meaning get the mean vector
         book[: len(vectors)] = vectors
         quantizer.out_proj.weight = out.weight.detach()
         quantizer.out_proj.bias.copy_(out.bias)
@@ -229,8 +230,7 @@ def export_codec(checkpoint: Path, folder: Path) -> None:
 def export(work: Path, folder: Path) -> None:
     """Write ``folder`` from the checkpoints ``lm.pt`` and ``codec.pt`` in ``work``.
 
-    What has no checkpoint there stays as it is: whoever goes on from the shipped files may train
-    one of both.
+    A file without a checkpoint is not changed, so that one of the two may be trained alone.
     """
     folder.mkdir(parents=True, exist_ok=True)
     found = False

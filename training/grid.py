@@ -1,4 +1,4 @@
-"""The teacher's grid of time, and its padding symbol as we write it."""
+"""The teacher's time steps, and how its padding symbol is written here."""
 
 from __future__ import annotations
 

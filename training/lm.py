@@ -2,9 +2,9 @@
 
 The exported file is a plain Llama with one tied table of 28,746 rows. In training the rows of the
 audio tokens are sums of a few learned parts (phoneme + remaining time + slot, and so on), because
-that is what they mean; every row that no meaning uses shares one learned vector. Sums make the
-softmax over the *whole* vocabulary cheap and exact: the partition function of a sum factorises. So
-the model learns from the first step never to leave the order of the slots.
+that is what they mean; all rows without a meaning share one learned vector. With sums, the softmax
+over the *whole* vocabulary is cheap and exact: the partition function of a sum factorises. So the
+model learns the order of the slots from the first step.
 """
 
 from __future__ import annotations
@@ -90,7 +90,8 @@ class Block(nn.Module):
 
 
 def attend(q: Tensor, k: Tensor, val: Tensor) -> Tensor:
-    """Causal attention written out: its backward pass is faster on a CPU than the fused one's."""
+    """Causal attention, written out: its backward pass is faster on a CPU than that of the fused
+    one."""
     steps = q.shape[2]
     mask = torch.full((steps, steps), float("-inf"), dtype=q.dtype).triu(1)
     return torch.softmax((q / math.sqrt(q.shape[-1])) @ k.transpose(2, 3) + mask, -1) @ val
@@ -242,7 +243,7 @@ class Table(nn.Module):
 class VoiceModel(nn.Module):
     """The Llama, plus what only training needs (the reader of whole words).
 
-    ``guided_layer``: the layer whose first two heads are taught where to look.
+    ``guided_layer``: the layer whose first two heads are trained to attend to given places.
     """
 
     guided_layer = 2

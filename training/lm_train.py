@@ -1,4 +1,4 @@
-"""Teach the language model: batches, losses, optimisers, checkpoints."""
+"""Train the language model: batches, losses, optimisers, checkpoints."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class Batch:
     Attributes:
         ids: ``[B, T]``.
         speech: ``[B, T]``, true where ``ids`` is a speech token (or the stop) to be predicted.
-        look: ``[B, T, 2]``, places that the guided heads should look at when the token *after* this
-            place is predicted: the letter being read, and the end of its word; -1 where nothing.
+        look: ``[B, T, 2]``, places that the guided heads should attend to when the token *after*
+            this place is predicted: the letter being read, and the end of its word; -1 for none.
         spell: ``[W, 2]`` rows and places of word ends, and ``spelling [W, 14]`` their phonemes.
     """
 
@@ -65,9 +65,10 @@ def word_ends(text: str) -> np.ndarray[Any, np.dtype[np.int64]]:
 
 
 def unmarked(u: Utterance) -> Utterance:
-    """The same speech, written without the marks at its end; what read them reads the text's end.
+    """The same speech without the marks at the end of its text; a token that read a mark reads the
+    text's end.
 
-    A question mark stays: only it says how the voice shall end.
+    A question mark stays: without it, nothing tells how the pitch ends.
     """
     text = u.text.rstrip(" ,.!:'-")
     return replace(u, text=text, pointers=np.minimum(u.pointers, len(text)))
@@ -150,10 +151,10 @@ class Sampler:
 def losses(
     net: VoiceModel, b: Batch, guide: bool, teach_spelling: bool = True
 ) -> dict[str, Tensor]:
-    """Losses of a batch: the speech tokens, the guided looks, the spelled words.
+    """Losses of a batch: speech tokens, guided heads, spelled words.
 
-    A speller that knows nothing yet (``teach_spelling`` false) learns from the layers without
-    changing them.
+    With ``teach_spelling`` false the speller learns and the layers do not: at first it would
+    mislead them.
     """
     with torch.autocast("cpu", FAST, enabled=torch.float32 != FAST):
         h, looks, middle = net(b.ids[:, :-1], guide=guide)
@@ -229,7 +230,7 @@ def train(
     cool_from: float = 0.6,
     peak: float = 1.0,
 ) -> None:
-    """Train for some minutes of processor time, or go on where the checkpoint stopped.
+    """Train for some minutes of processor time, or continue from the checkpoint.
 
     Args:
         work: folder of intermediate files.
@@ -237,7 +238,7 @@ def train(
         name: checkpoint name.
         tokens: tokens in a batch.
         fast_until: share of the run by which the reading speed has come down from 2.5 to 1.
-            0: a model that can read already.
+            0 for a model that is trained already.
         cool_from: share of the run from which the learning rate falls to zero.
         peak: what the learning rate is multiplied with.
     """

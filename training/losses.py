@@ -1,5 +1,4 @@
-"""How far two sounds are apart: in what is heard, and in the wave itself where the codes determine
-it."""
+"""Distances between two sounds: of what is heard, and of the wave where the codes determine it."""
 
 from __future__ import annotations
 
@@ -71,8 +70,8 @@ def heard(made: list[Tensor], real: list[Tensor]) -> Tensor:
 
 
 def envelope(spectrum: Tensor, n: int) -> Tensor:
-    """Mean size of the bins around each (250 Hz by three steps), for windows of n samples. Over it
-    a weak harmonic counts as much as a strong one; it does not fall to zero."""
+    """Mean size of the bins around each (250 Hz by three steps), for windows of n samples. Divided
+    by it, a weak harmonic counts as much as a strong one. It is never zero."""
     half = max(1, 125 * n // 24000)
     mean = F.avg_pool2d(
         spectrum.abs()[:, None], (2 * half + 1, 3), 1, (half, 1), count_include_pad=False
@@ -86,7 +85,7 @@ def wave_weights(real: list[Tensor], voiced: list[Tensor], top: float) -> list[T
 
     Args:
         real, voiced: spectra of the sound and of its voiced part, which follows from the codes.
-        top: Hz up to which bins count; rises while harmonics are learnt from the bottom up.
+        top: Hz up to which bins count; it rises, so that low harmonics are learnt first.
     """
     weights: list[Tensor | None] = []
     for (n, _), x, v in zip(RESOLUTIONS, real, voiced, strict=True):

@@ -1,8 +1,8 @@
-"""Checkpoints from the exported files: training can go on from what is shipped, without its
-optimisers' memory.
+"""Checkpoints from exported files, so that training can start from the shipped voice. The state of
+the optimisers is not in them.
 
 The language model's exported table holds sums of parts (see :class:`training.lm.Table`); here they
-are taken apart again. The parts are not unique, their sums are.
+are taken apart again. Other parts could have the same sums.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def restore_lm(folder: Path) -> VoiceModel:
 
 
 def restore(folder: Path, work: Path, what: str = "lm") -> None:
-    """Write ``work/{what}.pt`` from the voice in ``folder``; an existing checkpoint is left alone.
+    """Write ``work/{what}.pt`` from the voice in ``folder``; an existing checkpoint is not changed.
 
     Args:
         folder: the voice, as ``export`` writes it.

@@ -1,11 +1,11 @@
-"""The voice's source, read out of the decoder on its way: what makes it keep the phase that the
-codes say.
+"""Readouts of the voice's source from the decoder's features. With them the decoder learns to keep
+the phase that the codes give.
 
-The codes say pitch and phase exactly, but a decoder that is only asked for speech does not find
-out: as long as it is far off, every phase is as wrong as any other, and a harmonic's phase error is
-the fundamental's times its number. So linear readouts of the decoder's features are asked for the
+The codes give pitch and phase exactly, but a decoder that is trained on speech alone does not learn
+this: while it is far off, every phase is equally wrong, and a harmonic's phase error is the
+fundamental's times its number. So linear readouts of the decoder's features are trained to give the
 bare harmonics: cosine and sine of each below 1.4 kHz from the features at 3 kHz, and two pulse
-trains up to 4 kHz from those at 12 kHz. The readouts are thrown away after training.
+trains up to 4 kHz from those at 12 kHz. The exported codec does not contain the readouts.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ def turns(codes: Tensor, rate: int) -> tuple[Tensor, Tensor]:
 def harmonics(codes: Tensor) -> tuple[Tensor, Tensor]:
     """Cosines and sines ``[B, T, 2 * HARMONICS]`` at 3 kHz, and where they count.
 
-    Where the voice is silent they are 0, and that counts too; a harmonic above the top does not.
+    Where the voice is silent they are 0, which counts, too. A harmonic above the top does not
+    count.
     """
     phase, hz = turns(codes, RATES[0])
     number = torch.arange(1, HARMONICS + 1, device=codes.device)

@@ -3,12 +3,12 @@
 The teacher is ``hibari-tts`` (Apache-2.0, 24 kHz, its bundled voice "heart"). Its network works in
 units of 600 samples for durations and 300 samples for pitch; a hidden node of its graph gives the
 duration of each of its symbols. The teacher leaves 0.2 to 0.4 s of silence on both sides of a
-sentence, which a voice agent would only wait for: it is cut to ``LEAD`` and ``TAIL``.
+sentence. A voice agent would wait for it, so it is cut to ``LEAD`` and ``TAIL``.
 
-The teacher's own vocoder then renders the sound, but at the pitch our codes can say (see
-:mod:`training.codes`): what the decoder shall sound like is exactly what its codes tell it. Its
-pulses are rendered without the phases of their filter and without its hiss, which are hardly heard
-(0.1 of a mean opinion score): then the voiced part follows from the codes sample by sample.
+The teacher's own vocoder then renders the sound at the pitches that our codes have (see
+:mod:`training.codes`), so that the codes describe the decoder's target exactly. Its pulses are
+rendered without the phases of their filter and without its hiss, which are hardly heard (0.1 of a
+mean opinion score). So the voiced part follows from the codes sample by sample.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Spoken:
         symbols: the teacher's symbols in order, ``PAD`` at the ends of each sentence.
         units: duration of each symbol, in units of 600 samples.
         pitch: Hz per 300 samples, 0 where unvoiced.
-        parts: what its vocoder is fed, five arrays ``[601, steps of 300 samples]``.
+        parts: the input of its vocoder, five arrays ``[601, steps of 300 samples]``.
     """
 
     symbols: str
@@ -155,7 +155,7 @@ def fade(sound: Float) -> Float:
 
 
 def own_sound(spoken: Spoken, rng: np.random.Generator) -> Float:
-    """The teacher as it speaks by itself."""
+    """The teacher's own sound."""
     from hibari import dsp
 
     sound: Float = dsp.synth(*spoken.parts, spoken.pitch, rng)
@@ -163,8 +163,7 @@ def own_sound(spoken: Spoken, rng: np.random.Generator) -> Float:
 
 
 def render(spoken: Spoken) -> tuple[Float, Float]:
-    """What the decoder shall sound like, and the voiced part of it: the teacher's filter on our
-    pulse train."""
+    """The decoder's target, and the voiced part of it: the teacher's filter on our pulse train."""
     from hibari import dsp
 
     low, _, _, rest, angle = spoken.parts
@@ -188,7 +187,7 @@ def generate(
     audio_shards: int = 16,
     pace: float = 1.0,
 ) -> None:
-    """Have the teacher read ``text.jsonl`` into shards; shards that exist are left alone.
+    """Have the teacher read ``text.jsonl`` into shards; shards that exist are not changed.
 
     Args:
         work: the folder of all intermediate files.

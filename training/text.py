@@ -182,8 +182,7 @@ class Filler:
 
 
 def word_lists(words: list[str], rng: random.Random) -> list[str]:
-    """Every word once, two to five of them to an utterance, as a list or as if they belonged
-    together."""
+    """Every word once, two to five in an utterance, as a list or as one phrase."""
     rng.shuffle(words)
     lines, rest = [], words
     while rest:
@@ -214,9 +213,9 @@ def build(
 ) -> None:
     """Write ``text.jsonl`` (shuffled training lines) and ``held_out.json`` into ``work``.
 
-    The last part of the lines is there for the words in them: all of WordNet's other examples, more
-    of its definitions, and lists of the words that no other line has. Who meets a word for the
-    first time has to guess how it is read.
+    The last part of the lines is there for its words: all of WordNet's other examples, more of its
+    definitions, and lists of the words that no other line has. A word that the model has never read
+    is often read wrong.
     """
     rng = random.Random(seed)
     templates = (Path(__file__).parent / "templates.txt").read_text().splitlines()

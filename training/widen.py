@@ -1,9 +1,8 @@
 """A wider decoder from two narrow ones, laid side by side.
 
-Every matrix of the wide one has theirs on its diagonal and zeros elsewhere, so that it sounds as
-the first does, to the sample, and all that the second has learned is at hand in its features for
-the training that follows. So a decoder that keeps the codes' phase need not learn phonemes anew,
-which another one knows.
+Every matrix of the wide one has theirs on its diagonal and zeros elsewhere. So it sounds like the
+first, to the sample, and it has the features of the second for the training that follows: a decoder
+that keeps the codes' phase need not learn the phonemes again.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ def beside(a: Tensor, b: Tensor) -> Tensor:
 
 @torch.no_grad()
 def join(sounds: Codec, other: Codec) -> Codec:
-    """A codec that sounds as the first does and has the features of the other beside it.
+    """A codec that sounds like the first and has the features of the other beside its own.
 
     Raises:
         ValueError: the two differ in more than their widths.
@@ -62,7 +61,8 @@ def join(sounds: Codec, other: Codec) -> Codec:
 
 
 def widen(work: Path, sounds: Path, other: Path) -> None:
-    """Write ``codec.pt``: a folder's codec with that of another beside it, to be trained on."""
+    """Write ``codec.pt``, to be trained further: a folder's codec with that of another beside
+    it."""
     path = work / "codec.pt"
     if path.exists():
         print(f"{path} is there: nothing to do")

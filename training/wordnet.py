@@ -55,8 +55,7 @@ def glosses(root: Path = WORDNET) -> list[str]:
 
 
 def words(root: Path = WORDNET) -> set[str]:
-    """Single words of WordNet: its entries and whatever its definitions and examples are written
-    with."""
+    """Single words of WordNet: its entries, and the words of its definitions and examples."""
     found: set[str] = set()
     for path in _files(root, "index"):
         for line in path.read_text(errors="ignore").splitlines():
