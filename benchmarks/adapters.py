@@ -1,7 +1,7 @@
 """What LoRA adapters cost: `python benchmarks/adapters.py` (or ``--engine vllm --counts 0,1,4,8``).
 
 A batch of requests runs to the same length, once without adapters and then with 1, 4, 8 of them,
-dealt out in turn. For each number it prints
+assigned in turn. For each number it prints
 
 * ids a second of the whole batch, the median of some rounds, and the CPU time an id costs this
   process and its children;
@@ -26,27 +26,17 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from benchmarks.report import add_save_option, save  # noqa: E402
+from benchmarks.shapes import BUNDLED  # noqa: E402
 from orpheus_plugin.tokens.base import SamplingParams, TokenGenerator  # noqa: E402
 from orpheus_plugin.tokens.vocabulary import Vocabulary  # noqa: E402
 from tests.support.adapters import random_adapter  # noqa: E402
 from tests.support.checkpoints import SMALL_TEXT, crafted_checkpoint  # noqa: E402
-
-SHAPE: dict[str, Any] = {
-    "hidden": 256,
-    "layers": 6,
-    "heads": 4,
-    "kv_heads": 4,
-    "head_dim": 64,
-    "inner": 688,
-}
-"""That of the bundled voice."""
 
 
 def make(
@@ -72,7 +62,7 @@ async def measure(
     engine: str, count: int, streams: int, ids: int, rounds: int, rank: int
 ) -> dict[str, float]:
     """Figures of one engine with `count` adapters, which every other request speaks with."""
-    model = crafted_checkpoint(stop=0.0, text=SMALL_TEXT, **SHAPE)
+    model = crafted_checkpoint(stop=0.0, text=SMALL_TEXT, **BUNDLED)
     vocabulary = Vocabulary.load(model)
     with tempfile.TemporaryDirectory() as folder:
         adapters = {
@@ -171,7 +161,7 @@ def main() -> None:
         rows.append(json.loads(done.stdout.splitlines()[-1]))
         print(" ".join(f"{name} {value:.1f}" for name, value in rows[-1].items()), flush=True)
     setting = {name: getattr(args, name) for name in ("streams", "ids", "rounds", "rank")}
-    save(f"adapters_{args.engine}", {"shape": SHAPE, **setting, "rows": rows})
+    save(f"adapters_{args.engine}", {"shape": BUNDLED, **setting, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""What an end mark is worth: `python benchmarks/end_marks.py` (two minutes).
+"""The effect of an end mark: `python benchmarks/end_marks.py` (two minutes).
 
-The bundled voice speaks 60 texts that have no end mark, as titles, list lines and unmarked model
-text have none, and the same texts with a full stop; first of all as it was before the text front
-end gave every utterance an end mark. Whisper tiny.en listens. Printed: the word error rate of each;
-the last two should be alike.
+The bundled voice speaks 60 texts that have no end mark, like titles, list lines and unmarked model
+text: without the end mark that the text front end adds, with it, and with a full stop in the text.
+Whisper tiny.en transcribes them. Printed: the word error rate of each; the last two should be about
+equal.
 """
 
 from __future__ import annotations

@@ -22,7 +22,6 @@ GPU. There the engine slows vLLM only if it keeps it waiting.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import logging
 import os
@@ -37,8 +36,8 @@ if str(ROOT) not in sys.path:
 for _name, _value in (("OMP_NUM_THREADS", "1"), ("HF_HUB_OFFLINE", "1")):
     os.environ.setdefault(_name, _value)
 
-from benchmarks.report import add_save_option, save  # noqa: E402
-from benchmarks.vllm_models import Choice, add_model_arguments, options_for  # noqa: E402
+from benchmarks.report import save  # noqa: E402
+from benchmarks.vllm_models import Choice, arguments_of, options_for  # noqa: E402
 from benchmarks.vllm_raw import Runs, children, medians, pin, ratio, raw_ids, speed  # noqa: E402
 from orpheus_plugin.codec import open_decoder  # noqa: E402
 from orpheus_plugin.codec.batcher import CodecBatcher  # noqa: E402
@@ -147,14 +146,7 @@ class Bench:
 
 
 async def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    add_save_option(parser)
-    add_model_arguments(parser)
-    parser.add_argument("--streams", type=int, nargs="+", default=[1, 8, 32])
-    parser.add_argument("--ids", type=int, default=280, help="ids of a request or turn")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = arguments_of(__doc__, ids=280, rounds=5)
     parser.add_argument("--full-codec", action="store_true", help="a codec of SNAC's own size")
     parser.add_argument("--pinned", action="store_true", help="vLLM on a core of its own")
     args = parser.parse_args()

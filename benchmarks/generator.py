@@ -25,13 +25,13 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from benchmarks.report import add_save_option, save  # noqa: E402
+from benchmarks.shapes import BUNDLED  # noqa: E402
 from orpheus_plugin.tokens.base import SamplingParams  # noqa: E402
 from orpheus_plugin.tokens.batched import BatchedGenerator  # noqa: E402
 from orpheus_plugin.tokens.cpu.generator import CpuLlama  # noqa: E402
@@ -69,18 +69,10 @@ class Row:
 
 def models() -> dict[str, Path]:
     """Checkpoints that never end an utterance by themselves."""
-    voice: dict[str, Any] = {
-        "hidden": 256,
-        "layers": 6,
-        "heads": 4,
-        "kv_heads": 4,
-        "head_dim": 64,
-        "inner": 688,
-    }
     return {
         "crafted, width 64 x 2 layers": crafted_checkpoint(stop=0.0),
         "as the bundled voice, width 256 x 6 layers": crafted_checkpoint(
-            stop=0.0, text=SMALL_TEXT, **voice
+            stop=0.0, text=SMALL_TEXT, **BUNDLED
         ),
     }
 

@@ -1,5 +1,5 @@
-"""The published shape of Orpheus 3B (config.json of canopylabs/orpheus-3b-0.1-ft), for figures that
-need no weights."""
+"""Shapes of models, for figures that need no trained weights: Orpheus 3B as published (config.json
+of canopylabs/orpheus-3b-0.1-ft), and the bundled voice."""
 
 from __future__ import annotations
 
@@ -35,3 +35,13 @@ ORPHEUS_3B: dict[str, Any] = {
 }
 AUDIO_ROWS = 156940 - 128256
 """Rows of its head that belong to control and audio ids: 28,684."""
+
+BUNDLED: dict[str, Any] = {
+    "hidden": 256,
+    "layers": 6,
+    "heads": 4,
+    "kv_heads": 4,
+    "head_dim": 64,
+    "inner": 688,
+}
+"""The bundled voice, as arguments of `crafted_checkpoint`."""

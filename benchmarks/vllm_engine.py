@@ -17,7 +17,6 @@ only), which makes vLLM's step short and so any cost around it large.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import multiprocessing
@@ -31,8 +30,8 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from benchmarks.report import add_save_option, save  # noqa: E402
-from benchmarks.vllm_models import Choice, add_model_arguments, options_for  # noqa: E402
+from benchmarks.report import save  # noqa: E402
+from benchmarks.vllm_models import Choice, arguments_of, options_for  # noqa: E402
 from benchmarks.vllm_raw import Runs, medians, ratio, raw_ids, speed  # noqa: E402
 from orpheus_plugin.errors import EngineDied  # noqa: E402
 from orpheus_plugin.tokens.base import SamplingParams  # noqa: E402
@@ -142,14 +141,7 @@ async def first_id_ms(bench: Bench, times: int = 30) -> dict[str, float]:
 
 
 async def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    add_save_option(parser)
-    add_model_arguments(parser)
-    parser.add_argument("--streams", type=int, nargs="+", default=[1, 8, 32])
-    parser.add_argument("--ids", type=int, default=280, help="ids of a request")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser = arguments_of(__doc__, ids=280, rounds=7)
     parser.add_argument("--cancels", type=int, default=100)
     args = parser.parse_args()
     choice = Choice.of(args)

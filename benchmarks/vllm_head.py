@@ -22,8 +22,8 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from benchmarks.report import add_save_option, save  # noqa: E402
-from benchmarks.vllm_models import Choice, add_model_arguments, options_for  # noqa: E402
+from benchmarks.report import save  # noqa: E402
+from benchmarks.vllm_models import Choice, arguments_of, options_for  # noqa: E402
 from benchmarks.vllm_raw import children  # noqa: E402
 from orpheus_plugin.tokens.vllm.generator import VllmGenerator  # noqa: E402
 
@@ -100,14 +100,7 @@ async def run(
 
 
 async def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    add_save_option(parser)
-    add_model_arguments(parser)
-    parser.add_argument("--streams", type=int, nargs="+", default=[1, 8, 32])
-    parser.add_argument("--ids", type=int, default=560, help="ids a round, of all streams")
-    parser.add_argument("--rounds", type=int, default=2)
+    parser = arguments_of(__doc__, ids=560, rounds=2, of="a round, of all streams")
     parser.add_argument(
         "--only", nargs="+", choices=VARIANTS, default=VARIANTS, help="some of the variants"
     )

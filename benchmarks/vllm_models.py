@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from benchmarks.report import add_save_option
 from benchmarks.shapes import ORPHEUS_3B
 from orpheus_plugin.tokens.vllm.options import VllmOptions
 from orpheus_plugin.tokens.vocabulary import Vocabulary
@@ -28,7 +29,7 @@ class Choice:
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> Choice:
-        """From the arguments of `add_model_arguments`."""
+        """From the options of `arguments_of`."""
         for name, value in (("OMP_NUM_THREADS", "1"), ("HF_HUB_OFFLINE", "1")):
             os.environ.setdefault(name, value)
         import torch
@@ -68,11 +69,21 @@ def crafted_3b() -> Path:
     )
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+def arguments_of(
+    doc: str | None, *, ids: int, rounds: int, of: str = "a request"
+) -> argparse.ArgumentParser:
+    """The options that the benchmarks of vLLM share. `ids` and `rounds` are defaults, `of` says
+    what has so many ids."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawTextHelpFormatter)
+    add_save_option(parser)
     parser.add_argument("--model", type=Path, help="directory of a model")
     parser.add_argument("--random-3b", action="store_true", help="Orpheus 3B's shape, no weights")
     parser.add_argument("--quantization", help="such as fp8 (needs a GPU)")
     parser.add_argument("--out", help="name of the file of results")
+    parser.add_argument("--streams", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--ids", type=int, default=ids, help=f"ids of {of}")
+    parser.add_argument("--rounds", type=int, default=rounds)
+    return parser
 
 
 def options_for(

@@ -1,8 +1,8 @@
 """How far word times are from what a recogniser hears:
 ``python benchmarks/words.py`` (or ``--sentences 10``).
 
-Each sentence is spoken by the engine in one turn; the words it reported while streaming are laid
-beside the word times of Whisper tiny.en on the same audio. Printed: the error of the word starts
+The engine speaks each sentence in one turn; the words it reported while streaming are compared with
+the word times of Whisper tiny.en on the same audio. Printed: the error of the word starts
 (Whisper's own times are good to about 50 ms to 100 ms), how far behind its audio a word was
 reported at worst, and where the last word ends. Words the recogniser heard differently are left
 out.
@@ -120,21 +120,11 @@ class Recogniser:
     """Whisper tiny.en with word times."""
 
     def __init__(self) -> None:
-        self._model = Listener().model
+        self._listener = Listener()
 
     def __call__(self, audio: npt.NDArray[np.float32]) -> list[tuple[str, float, float]]:
         """Words with start and end in seconds of the 24 kHz audio."""
-        from scipy.signal import resample_poly
-
-        quiet = np.zeros(8000, np.float32)
-        sound = np.concatenate([quiet, resample_poly(audio, 2, 3).astype(np.float32), quiet])
-        segments, _ = self._model.transcribe(
-            sound,
-            language="en",
-            beam_size=5,
-            word_timestamps=True,
-            condition_on_previous_text=False,
-        )
+        segments = self._listener.segments(audio, silence_s=0.5, word_timestamps=True)
         heard = [word for segment in segments for word in segment.words]
         return [(word.word, word.start - 0.5, word.end - 0.5) for word in heard]
 

@@ -167,7 +167,7 @@ class CodecBatcher:
             self.changed.notify_all()
 
     def _quit(self) -> None:
-        """Have the thread end, and tell nobody."""
+        """End the thread without an error."""
         with self.changed:
             self._stop = True
             self.changed.notify_all()

@@ -8,6 +8,7 @@ spelled or in figures, as its digits one by one ("three thirty", "3:30" and "3.3
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -166,16 +167,20 @@ class Listener:
 
     def __call__(self, audio: npt.NDArray[np.float32]) -> str:
         """What is heard in 24 kHz samples."""
+        segments = self.segments(audio, silence_s=0.25, without_timestamps=True)
+        return " ".join(segment.text.strip() for segment in segments)
+
+    def segments(
+        self, audio: npt.NDArray[np.float32], *, silence_s: float, **options: Any
+    ) -> Iterable[Any]:
+        """faster_whisper's segments of 24 kHz samples, with so much silence around them: an agent's
+        audio does not start at the first sample of a file."""
         from scipy.signal import resample_poly
 
-        # Some silence around it: an agent's audio does not start at the first sample of a file.
-        quiet = np.zeros(4000, np.float32)
+        quiet = np.zeros(round(16_000 * silence_s), np.float32)
         sound = np.concatenate([quiet, resample_poly(audio, 2, 3).astype(np.float32), quiet])
+        segments: Iterable[Any]
         segments, _ = self.model.transcribe(
-            sound,
-            language="en",
-            beam_size=5,
-            without_timestamps=True,
-            condition_on_previous_text=False,
+            sound, language="en", beam_size=5, condition_on_previous_text=False, **options
         )
-        return " ".join(s.text.strip() for s in segments)
+        return segments

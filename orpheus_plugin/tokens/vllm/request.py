@@ -1,4 +1,4 @@
-"""What vLLM is told of one request, and what it says of it."""
+"""A request's parameters for vLLM, and the meaning of vLLM's answers."""
 
 from __future__ import annotations
 
