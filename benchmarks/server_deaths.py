@@ -38,6 +38,7 @@ from orpheus_plugin import protocol  # noqa: E402
 from orpheus_plugin.errors import OrpheusError, Unauthorized  # noqa: E402
 from orpheus_plugin.events import AudioChunk  # noqa: E402
 from orpheus_plugin.remote.engine import RemoteEngine  # noqa: E402
+from tests.support.turns import spoken  # noqa: E402
 
 TEXT = "The quick brown fox jumps over the lazy dog, and so it goes on and on. " * 2
 CLIENTS = 4
@@ -68,13 +69,7 @@ print(asyncio.run(find_or_start(Wanted(model=sys.argv[1], device="cpu"))).url)
 async def speak(engine: RemoteEngine, text: str = "Hello there, how are you?") -> float:
     """Seconds of audio of one whole turn."""
     async with asyncio.timeout(120), engine.open_turn() as turn:
-        turn.push_text(text)
-        turn.end()
-        samples = 0
-        async for event in turn:
-            if isinstance(event, AudioChunk):
-                assert event.position == samples
-                samples += event.samples
+        samples = await spoken(turn, text)
     assert samples >= 2_048
     return samples / 24_000
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import re
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from orpheus_plugin.cli.serve import add_arguments, read_environment, server_con
 from orpheus_plugin.errors import InvalidOptions
 from orpheus_plugin.server.config import Limits, ServerConfig
 from orpheus_plugin.tokens.phrases import CacheOptions
+from tests.support import scripts
 
 ROOT = Path(__file__).parents[2]
 
@@ -63,11 +63,7 @@ def test_every_option_has_its_variable(tmp_path: Path) -> None:
 
 
 def test_the_table_of_options_and_the_example_are_the_parsers() -> None:
-    spec = importlib.util.spec_from_file_location("options", ROOT / ".ci/options.py")
-    assert spec is not None
-    assert spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    script = scripts.load(ROOT / ".ci/options.py")
     for path, text in script.FILES.items():
         assert path.read_text("utf-8") == text(), "run: python .ci/options.py"
     # Every variable of the example is one that the server reads, or is named as another's.

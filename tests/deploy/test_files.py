@@ -3,7 +3,6 @@ checks."""
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import subprocess
@@ -21,6 +20,7 @@ from orpheus_plugin.options import MAX_TEXT_CHARS
 from orpheus_plugin.server.app import make_app
 from orpheus_plugin.server.config import DEFAULT_PORT
 from orpheus_plugin.server.service import SpeechService
+from tests.support import scripts
 
 kubernetes_validate: Any = pytest.importorskip("kubernetes_validate")
 
@@ -145,12 +145,7 @@ def test_the_truss_names_routes_and_the_port_of_the_server(routes: set[str]) -> 
 
 @pytest.fixture(scope="module")
 def modal_app() -> Any:
-    spec = importlib.util.spec_from_file_location("modal_app", DEPLOY / "modal_app.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return scripts.load(DEPLOY / "modal_app.py")
 
 
 def test_the_command_of_a_modal_container_serves(modal_app: Any, unused_tcp_port: int) -> None:

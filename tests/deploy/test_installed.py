@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.support import scripts
 
 pytestmark = pytest.mark.deploy
 
@@ -34,12 +35,7 @@ def run(*command: object, **options: Any) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def installer() -> Any:
-    spec = importlib.util.spec_from_file_location("install", ROOT / ".ci/install.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return scripts.load(ROOT / ".ci/install.py")
 
 
 @pytest.fixture(scope="module")

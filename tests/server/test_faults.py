@@ -26,17 +26,12 @@ from orpheus_plugin.tokens.base import SamplingParams, TokenChunk
 from orpheus_plugin.tokens.torch.generator import TorchLlama
 from orpheus_plugin.tokens.vocabulary import Vocabulary
 from tests.support.servers import RunningTestServer, serving
+from tests.support.turns import spoken
 
 
 async def speak(engine: RemoteEngine, text: str = "Hello there.") -> int:
     async with asyncio.timeout(30), engine.open_turn() as turn:
-        turn.push_text(text)
-        turn.end()
-        samples = 0
-        async for event in turn:
-            if isinstance(event, AudioChunk):
-                samples += event.samples
-        return samples
+        return await spoken(turn, text)
 
 
 async def settle(server: RunningTestServer, seconds: float = 5) -> None:

@@ -18,8 +18,9 @@ import aiohttp
 import pytest
 
 from orpheus_plugin.errors import ConnectionFailed
-from orpheus_plugin.events import AudioChunk, TurnEnd
+from orpheus_plugin.events import AudioChunk
 from orpheus_plugin.remote.engine import RemoteEngine
+from tests.support.turns import spoken
 
 if TYPE_CHECKING:
     from orpheus_plugin.models.files import ModelFiles
@@ -60,15 +61,7 @@ async def served(
 
 async def speak(engine: RemoteEngine, text: str) -> float:
     async with engine.open_turn() as turn:
-        turn.push_text(text)
-        turn.end()
-        samples = 0
-        async for event in turn:
-            if isinstance(event, AudioChunk):
-                samples += event.samples
-            elif isinstance(event, TurnEnd):
-                assert event.reason == "done"
-        return samples / 24_000
+        return await spoken(turn, text) / 24_000
 
 
 async def test_asked_to_end_it_lets_everyone_finish_and_exits_clean(

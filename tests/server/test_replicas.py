@@ -14,13 +14,13 @@ import pytest_asyncio
 
 from orpheus_plugin.engine.config import EngineConfig
 from orpheus_plugin.errors import AtCapacity, ConnectionFailed, EngineDied, InvalidOptions
-from orpheus_plugin.events import AudioChunk, TurnEnd
 from orpheus_plugin.server import replicas
 from orpheus_plugin.server.config import ServerConfig
 from orpheus_plugin.server.replicas import ReplicatedEngine, check_replicas, replica_config
 from orpheus_plugin.turn import Turn
 from tests.support.checkpoints import SMALL_TEXT, crafted_checkpoint
 from tests.support.codecs import random_codec
+from tests.support.turns import spoken
 
 MAX_TURNS = 4
 START_S = 240  # on a busy machine
@@ -38,15 +38,7 @@ def config() -> ServerConfig:
 
 async def speak(turn: Turn) -> int:
     """Samples that were heard."""
-    turn.push_text("The quick brown fox jumps over the lazy dog.")
-    turn.end()
-    samples = 0
-    async for event in turn:
-        if isinstance(event, AudioChunk):
-            samples += event.samples
-        elif isinstance(event, TurnEnd):
-            assert event.reason == "done"
-    return samples
+    return await spoken(turn, "The quick brown fox jumps over the lazy dog.")
 
 
 @pytest_asyncio.fixture(scope="class", loop_scope="class")

@@ -6,9 +6,10 @@ import ctypes
 
 from orpheus_plugin.engine.local import LocalEngine
 from orpheus_plugin.errors import OrpheusError
-from orpheus_plugin.events import AudioChunk, TurnEnd
+from orpheus_plugin.events import TurnEnd
 from orpheus_plugin.tokens.batched import BatchedGenerator
 from orpheus_plugin.worker_thread import WorkerThread
+from tests.support.turns import spoken
 
 TEXT = "The quick brown fox jumps over the lazy dog, come rain or shine. " * 80
 
@@ -57,11 +58,5 @@ async def listen(engine: LocalEngine) -> str:
 
 async def speak(engine: LocalEngine) -> int:
     """The samples of a short turn."""
-    samples = 0
     async with engine.open_turn() as turn:
-        turn.push_text("Hello again.")
-        turn.end()
-        async for event in turn:
-            if isinstance(event, AudioChunk):
-                samples += event.samples
-    return samples
+        return await spoken(turn, "Hello again.")
