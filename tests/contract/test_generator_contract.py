@@ -7,7 +7,7 @@ directory and its vocabulary and gives a started generator.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -55,18 +55,25 @@ class Case:
 
 
 @asynccontextmanager
+async def started(generator: TokenGenerator) -> AsyncIterator[TokenGenerator]:
+    await generator.start()
+    try:
+        yield generator
+    finally:
+        await generator.aclose()
+
+
+@asynccontextmanager
 async def torch_llama(
     model_dir: Path,
     vocabulary: Vocabulary,
     device: str = "cpu",
     adapters: Adapters | None = None,
 ) -> AsyncIterator[TokenGenerator]:
-    generator = TorchLlama(model_dir, vocabulary, max_streams=8, device=device, adapters=adapters)
-    await generator.start()
-    try:
+    async with started(
+        TorchLlama(model_dir, vocabulary, max_streams=8, device=device, adapters=adapters)
+    ) as generator:
         yield generator
-    finally:
-        await generator.aclose()
 
 
 @asynccontextmanager
@@ -80,12 +87,10 @@ async def cached(model_dir: Path, vocabulary: Vocabulary) -> AsyncIterator[Token
 async def cpu_llama(
     model_dir: Path, vocabulary: Vocabulary, adapters: Adapters | None = None
 ) -> AsyncIterator[TokenGenerator]:
-    generator = CpuLlama(model_dir, vocabulary, max_streams=8, adapters=adapters)
-    await generator.start()
-    try:
+    async with started(
+        CpuLlama(model_dir, vocabulary, max_streams=8, adapters=adapters)
+    ) as generator:
         yield generator
-    finally:
-        await generator.aclose()
 
 
 @asynccontextmanager
@@ -124,18 +129,7 @@ async def vllm(
 class AsAlice(Wrapper[TokenGenerator]):
     """Every request speaks with the adapter "alice"."""
 
-    def generate(
-        self,
-        prompt_ids: Sequence[int],
-        sampling: SamplingParams,
-        request_id: str,
-        *,
-        priority: int = 0,
-        adapter: str | None = "alice",
-    ) -> AsyncIterator[TokenChunk]:
-        return super().generate(
-            prompt_ids, sampling, request_id, priority=priority, adapter=adapter
-        )
+    adapter = "alice"
 
 
 @asynccontextmanager
@@ -180,14 +174,12 @@ async def on_server(
     api_key: str | None = None,
     options: CompletionsOptions | None = None,
 ) -> AsyncIterator[TokenGenerator]:
-    generator = CompletionsGenerator(
-        [url], vocabulary, api_key=api_key, options=options, adapters={"sam": "steady"}
-    )
-    await generator.start()
-    try:
+    async with started(
+        CompletionsGenerator(
+            [url], vocabulary, api_key=api_key, options=options, adapters={"sam": "steady"}
+        )
+    ) as generator:
         yield generator
-    finally:
-        await generator.aclose()
 
 
 API_KEY = "a-secret"

@@ -12,7 +12,13 @@ G = TypeVar("G", bound=TokenGenerator)
 
 
 class Wrapper(Generic[G]):
-    """Passes everything on to `inner`. A subclass tampers with `passed`."""
+    """Passes everything on to `inner`. A subclass tampers with `passed`.
+
+    Attributes:
+        adapter: of requests that ask for none.
+    """
+
+    adapter: str | None = None
 
     def __init__(self, inner: G) -> None:
         self.inner = inner
@@ -43,7 +49,11 @@ class Wrapper(Generic[G]):
         return self.passed(
             request_id,
             self.inner.generate(
-                prompt_ids, sampling, request_id, priority=priority, adapter=adapter
+                prompt_ids,
+                sampling,
+                request_id,
+                priority=priority,
+                adapter=adapter or self.adapter,
             ),
         )
 
