@@ -2,9 +2,9 @@
 
 Exact means: the pieces a stream gets, concatenated, equal `snac.SNAC.decode` of all its codes
 (noise off) up to float rounding, from sample 0 to sample 512 * rows - 1, whatever the chunking and
-whoever shares the batch. Output lags input by the decoder's one-sided receptive field (4757 samples
-= 198 ms): 10 rows of codes give the first 363 samples, and 10 rows of padding after the last one
-flush the tail.
+whatever else is in the batch. Output lags input by the decoder's one-sided receptive field (4757
+samples = 198 ms): 10 rows of codes give the first 363 samples, and 10 rows of padding after the
+last one flush the tail.
 
 State: 119,232 floats (466 KiB in float32) per stream for the full-size decoder, held in one row per
 slot.
