@@ -89,7 +89,7 @@ async def converse(page: Page, folder: Path, seconds: float) -> dict[str, Any]:
         "conversation_s": ended - began,
         "turns": len(heard),
         "underruns": sum(t["underruns"] for t in turns),
-        "real_time_factor_p50": quantile([t["speed"] for t in turns if t["speed"]], 0.5),
+        "rtfx_p50": quantile([t["speed"] for t in turns if t["speed"]], 0.5),
         "engine_first_audio_p50_ms": quantile(
             [1e3 * t["ttfa_s"] for t in turns if t["ttfa_s"]], 0.5
         ),
