@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from orpheus_plugin.errors import OrpheusError, UnknownVoice
+from orpheus_plugin.errors import OrpheusError
 from orpheus_plugin.events import SAMPLE_RATE, AudioChunk, TurnEnd, TurnStats, Word
-from orpheus_plugin.options import MAX_TEXT_CHARS, SpeechOptions
+from orpheus_plugin.options import SpeechOptions
 from orpheus_plugin.speech_engine import EngineHealth, EngineLoad
 from orpheus_plugin.text.cutter import UtteranceCutter
 from orpheus_plugin.turn import Turn
+from tests.support.tones import Tones
 
 WORD_S = 0.3
 TOKENS_PER_WORD = 17
@@ -23,13 +24,12 @@ PROMPT_TOKENS_PER_CHAR = 2
 
 
 @dataclass
-class ToneEngine:
+class ToneEngine(Tones):
     """What happens in it is written down, and what it should do is told beforehand.
 
     Attributes:
         speed: seconds of audio made per second.
         first_s: seconds before an utterance's first audio.
-        start_s: seconds until it runs.
         refusals: raised by the next calls of open_turn, in order.
         failures: raised by the next turns in place of speech, in order.
         failing_after: words spoken before a failure.
@@ -38,40 +38,19 @@ class ToneEngine:
 
     speed: float = 100.0
     first_s: float = 0.0
-    start_s: float = 0.0
-    max_chars: int = MAX_TEXT_CHARS
-    voices: tuple[str, ...] = ("tara", "leo")
-    adapters: tuple[str, ...] = ()
-    languages: tuple[str, ...] = ("en",)
-    tags: tuple[str, ...] = (
-        "laugh",
-        "chuckle",
-        "sigh",
-        "cough",
-        "sniffle",
-        "groan",
-        "yawn",
-        "gasp",
-    )
     refusals: list[Exception] = field(default_factory=list)
     failures: list[OrpheusError] = field(default_factory=list)
     failing_after: int = 0
     mute: bool = False
-    opened: list[SpeechOptions] = field(default_factory=list)
-    spoken: list[str] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
     live: set[str] = field(default_factory=set)
     running: bool = False
     state: EngineHealth | None = None
-    closed: bool = False
 
     async def start(self) -> None:
         if not self.running:
             await asyncio.sleep(self.start_s)
             self.running = True
-
-    async def aclose(self) -> None:
-        self.closed = True
 
     def open_turn(self, options: SpeechOptions | None = None, *, max_wait_s: float = 0.0) -> Turn:
         options = options or SpeechOptions()
@@ -83,13 +62,6 @@ class ToneEngine:
         turn = Turn(uuid.uuid4().hex[:8], link, max_chars=self.max_chars)
         link.begin(turn)
         return turn
-
-    def check_voice(self, voice: str | None) -> str | None:
-        if voice is None:
-            return self.voices[0]
-        if voice not in self.voices:
-            raise UnknownVoice(f"no voice {voice!r}; there are {', '.join(self.voices)}")
-        return voice
 
     def health(self) -> EngineHealth:
         if self.state is not None:

@@ -10,12 +10,13 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from orpheus_plugin.errors import AtCapacity, OrpheusError, UnknownVoice
+from orpheus_plugin.errors import AtCapacity, OrpheusError
 from orpheus_plugin.events import SAMPLE_RATE, AudioChunk, TurnEnd, TurnStats, Word
-from orpheus_plugin.options import MAX_TEXT_CHARS, SpeechOptions
+from orpheus_plugin.options import SpeechOptions
 from orpheus_plugin.speech_engine import EngineHealth, EngineLoad
 from orpheus_plugin.text.cutter import Utterance, UtteranceCutter
 from orpheus_plugin.turn import Turn
+from tests.support.tones import Tones
 
 WORD_S = 0.25
 CHUNK = 2048  # samples
@@ -23,7 +24,7 @@ LOOK_AHEAD = 2
 
 
 @dataclass
-class ToneEngine:
+class ToneEngine(Tones):
     """What happens in it is written down.
 
     Attributes:
@@ -36,44 +37,23 @@ class ToneEngine:
 
     first_s: float = 0.01
     speed: float = 50.0
-    voices: tuple[str, ...] = ("tara", "leo")
-    adapters: tuple[str, ...] = ()
-    languages: tuple[str, ...] = ("en",)
-    tags: tuple[str, ...] = (
-        "laugh",
-        "chuckle",
-        "sigh",
-        "cough",
-        "sniffle",
-        "groan",
-        "yawn",
-        "gasp",
-    )
     max_turns: int = 8
     release_s: float = 0.0
     refuses_late: bool = False
-    max_chars: int = MAX_TEXT_CHARS
     fail: dict[str, Exception] = field(default_factory=dict)
     fail_after_s: float = 0.0
-    start_s: float = 0.0
     start_error: OrpheusError | None = None
-    opened: list[SpeechOptions] = field(default_factory=list)
-    spoken: list[str] = field(default_factory=list)
     cut_off: list[str] = field(default_factory=list)
     turns: set[str] = field(default_factory=set)
     live: int = 0
     most_live: int = 0
     starts: int = 0
-    closed: bool = False
 
     async def start(self) -> None:
         self.starts += 1
         await asyncio.sleep(self.start_s)
         if self.start_error is not None:
             raise self.start_error
-
-    async def aclose(self) -> None:
-        self.closed = True
 
     def open_turn(self, options: SpeechOptions | None = None, *, max_wait_s: float = 0.0) -> Turn:
         options = options or SpeechOptions()
@@ -89,13 +69,6 @@ class ToneEngine:
             self.opened.append(options)
             link.begin(turn)
         return turn
-
-    def check_voice(self, voice: str | None) -> str | None:
-        if voice is None:
-            return self.voices[0]
-        if voice not in self.voices:
-            raise UnknownVoice(f"no voice {voice!r}; there are {', '.join(self.voices)}")
-        return voice
 
     def health(self) -> EngineHealth:
         return EngineHealth(True, "tones", "ToneEngine", len(self.turns), self.max_turns, 0)
