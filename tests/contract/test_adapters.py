@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -22,6 +22,7 @@ from orpheus_plugin.tokens.vllm.options import VllmOptions
 from orpheus_plugin.tokens.vocabulary import Vocabulary
 from tests.support.adapters import merged, random_adapter, steering_adapter
 from tests.support.checkpoints import SMALL_TEXT, crafted_checkpoint
+from tests.support.generators import started
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -99,15 +100,6 @@ def voices(tmp_path_factory: pytest.TempPathFactory) -> Voices:
     )
     folders = {"anna": folder / "anna", "carl": carl, "bert": folder / "bert"}
     return Voices(checkpoint, vocabulary, folders, frames)
-
-
-@asynccontextmanager
-async def started(generator: TokenGenerator) -> AsyncIterator[TokenGenerator]:
-    await generator.start()
-    try:
-        yield generator
-    finally:
-        await generator.aclose()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -31,7 +31,7 @@ from orpheus_plugin.tokens.vllm.options import VllmOptions
 from orpheus_plugin.tokens.vocabulary import Vocabulary
 from tests.support.adapters import random_adapter, steering_adapter
 from tests.support.checkpoints import crafted_checkpoint, kept
-from tests.support.generators import Wrapper
+from tests.support.generators import Wrapper, started
 from tests.support.token_servers import openai_server, vllm_server
 
 Make = Callable[..., AbstractAsyncContextManager[TokenGenerator]]
@@ -52,15 +52,6 @@ class Case:
     make: Make
     sampling: SamplingParams = SamplingParams(seed=1)  # noqa: RUF009 - frozen
     seeded: bool = True
-
-
-@asynccontextmanager
-async def started(generator: TokenGenerator) -> AsyncIterator[TokenGenerator]:
-    await generator.start()
-    try:
-        yield generator
-    finally:
-        await generator.aclose()
 
 
 @asynccontextmanager

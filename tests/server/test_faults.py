@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import gc
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import cast
 
 import aiohttp
@@ -22,9 +22,10 @@ from orpheus_plugin.errors import EngineDied
 from orpheus_plugin.events import AudioChunk, TurnEnd
 from orpheus_plugin.models.files import ModelFiles
 from orpheus_plugin.remote.engine import RemoteEngine
-from orpheus_plugin.tokens.base import SamplingParams, TokenChunk
+from orpheus_plugin.tokens.base import TokenChunk
 from orpheus_plugin.tokens.torch.generator import TorchLlama
 from orpheus_plugin.tokens.vocabulary import Vocabulary
+from tests.support.generators import Wrapper
 from tests.support.servers import RunningTestServer, serving
 from tests.support.turns import spoken
 
@@ -84,16 +85,16 @@ async def test_many_turns_leave_no_task_and_no_connection(server: RunningTestSer
     await settle(server)
 
 
-class Mortal(TorchLlama):
+class Mortal(Wrapper[TorchLlama]):
     """Dies once, in the middle of a request, when told to."""
 
     doomed = False
 
-    async def _until_death(
-        self, chunks: AsyncGenerator[TokenChunk, None]
+    async def passed(
+        self, request_id: str, chunks: AsyncIterator[TokenChunk]
     ) -> AsyncIterator[TokenChunk]:
         sent = 0
-        async with contextlib.aclosing(chunks):
+        async with contextlib.aclosing(cast("AsyncGenerator[TokenChunk, None]", chunks)):
             async for chunk in chunks:
                 if Mortal.doomed and sent:  # the first frame: by then no utterance has ended
                     Mortal.doomed = False
@@ -101,26 +102,12 @@ class Mortal(TorchLlama):
                 sent += len(chunk.ids)
                 yield chunk
 
-    def generate(
-        self,
-        prompt_ids: Sequence[int],
-        sampling: SamplingParams,
-        request_id: str,
-        *,
-        priority: int = 0,
-        adapter: str | None = None,
-    ) -> AsyncIterator[TokenChunk]:
-        chunks = super().generate(
-            prompt_ids, sampling, request_id, priority=priority, adapter=adapter
-        )
-        return self._until_death(cast("AsyncGenerator[TokenChunk, None]", chunks))
-
 
 async def test_an_engine_that_dies_fails_its_turn_comes_back_and_is_counted(
     crafted_files: ModelFiles,
 ) -> None:
-    def make(files: ModelFiles, vocabulary: Vocabulary) -> TorchLlama:
-        return Mortal(files.lm, vocabulary, max_streams=8, device="cpu")
+    def make(files: ModelFiles, vocabulary: Vocabulary) -> Mortal:
+        return Mortal(TorchLlama(files.lm, vocabulary, max_streams=8, device="cpu"))
 
     local = LocalEngine(
         EngineConfig(device="cpu", max_turns=4), files=crafted_files, generator=make

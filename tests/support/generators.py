@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Generic, TypeVar
 
 from orpheus_plugin.errors import EngineDied
 from orpheus_plugin.tokens.base import SamplingParams, TokenChunk, TokenGenerator
 
 G = TypeVar("G", bound=TokenGenerator)
+
+
+@asynccontextmanager
+async def started(generator: TokenGenerator) -> AsyncIterator[TokenGenerator]:
+    await generator.start()
+    try:
+        yield generator
+    finally:
+        await generator.aclose()
 
 
 class Wrapper(Generic[G]):
