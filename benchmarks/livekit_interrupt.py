@@ -34,8 +34,8 @@ from tests.support.servers import serving
 REPLY = (
     "Let me tell you what I have found. There are three trains tomorrow morning, and the first one"
     " leaves at seven. "
-    "The second one is faster, but you would have to change once. The last one leaves at noon."
-)
+    "The second one is faster, but you would have to change once. The last one leaves at noon. "
+) * 8  # still being made a second after its first sound, however fast the machine is
 
 
 def share(values: list[float], of: float) -> float:

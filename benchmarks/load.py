@@ -11,8 +11,8 @@ with a 95 % interval:
 * C50, C100, C200: the share of admitted turns whose longest gap is at most 50, 100, 200 ms;
 * goodput: turns a second that were admitted and heard with no gap over 100 ms.
 
-`--plot FILE` draws goodput and first sound against the rate (matplotlib). `--max-turns N` serves a
-fixed limit for comparison; `--busy N` has N processes spin beside.
+`benchmarks/plots.py` draws goodput and first sound against the rate. `--max-turns N` serves a fixed
+limit for comparison; `--busy N` has N processes spin beside.
 """
 
 from __future__ import annotations
@@ -208,27 +208,6 @@ def spinning(count: int) -> Iterator[None]:
             spinner.wait()
 
 
-def plot(rows: Sequence[dict[str, Any]], path: str) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4))
-    rates = [row["rate"] for row in rows]
-    for axes, names, title in (
-        (left, ("offered", "goodput"), "turns a second"),
-        (right, ("first_p50_ms", "first_p95_ms"), "audible first sound, ms"),
-    ):
-        for name in names:
-            means, halves = zip(*(row[name] for row in rows), strict=True)
-            axes.errorbar(rates, means, yerr=halves, marker="o", label=name, capsize=3)
-        axes.set(xlabel="turns offered a second", ylabel=title, ylim=(0, None))
-        axes.legend()
-    figure.tight_layout()
-    figure.savefig(path)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     add_save_option(parser)
@@ -240,7 +219,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--max-wait", type=float, default=10.0, help="seconds a turn may wait")
     parser.add_argument("--busy", type=int, default=0, metavar="N", help="spin beside")
-    parser.add_argument("--plot", help="a file for the picture")
     parser.add_argument("--out", default="load", help="name of the file of results")
     parser.add_argument("--client", help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, default=1, help=argparse.SUPPRESS)
@@ -271,8 +249,6 @@ def main() -> None:
         args.out,
         {"model": args.model, "seconds": args.seconds, "rounds": args.rounds, "rates": rows},
     )
-    if args.plot:
-        plot(rows, args.plot)
 
 
 if __name__ == "__main__":

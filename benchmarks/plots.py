@@ -119,6 +119,24 @@ def roofline(axes: Axes) -> None:
     axes.tick_params(axis="x", rotation=30)
 
 
+def load(goodput: Axes, first: Axes) -> None:
+    rows = read("load")["rates"]
+    rates = [row["rate"] for row in rows]
+    for axes, series in (
+        (goodput, {"offered": "offered", "spoken without a gap of 100 ms": "goodput"}),
+        (first, {"median": "first_p50_ms", "95 of 100": "first_p95_ms"}),
+    ):
+        for label, name in series.items():
+            means, halves = zip(*(row[name] for row in rows), strict=True)
+            axes.errorbar(rates, means, yerr=halves, marker="o", label=label, capsize=3)
+        axes.set_xlabel("turns offered a second")
+        axes.set_ylim(0)
+        axes.grid(axis="y")
+        above(axes)
+    goodput.set_ylabel("turns a second")
+    first.set_ylabel("audible first sound, ms")
+
+
 def bars(axes: Axes, groups: list[str], series: dict[str, list[float]]) -> None:
     """Groups of bars, each with its figure."""
     width = 0.8 / len(series)
@@ -142,19 +160,20 @@ def figure_of(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
-PLOTS: dict[str, Callable[[Axes], None]] = {
+PLOTS: dict[str, Callable[..., None]] = {
     "codec": codec,
     "vllm_head": vllm_head,
     "gpu_listeners": gpu_listeners,
     "roofline": roofline,
 }
+SIDE_BY_SIDE = {"load": load}
 
 
 def main() -> None:
     OUT.mkdir(exist_ok=True)
-    for name, draw in PLOTS.items():
+    for name, draw in {**PLOTS, **SIDE_BY_SIDE}.items():
         figure = Figure(figsize=(7.5, 3.6), layout="constrained")
-        draw(figure.add_subplot())
+        draw(*figure.subplots(1, 2 if name in SIDE_BY_SIDE else 1, squeeze=False)[0])
         figure.savefig(OUT / f"{name}.svg", transparent=True, metadata={"Date": None})
 
 

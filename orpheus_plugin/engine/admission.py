@@ -25,9 +25,10 @@ TIGHT_S = 0.1
 """No turn is admitted while a listener who has played audio for a second has less than this
 left."""
 
+SLOW = 1.05
 SLOWER, FASTER = 0.5, 0.06
-"""Weight of a new figure in `cost`, if it is higher and if it is lower: slow moments count more,
-because they are audible."""
+"""Weight of a new figure in `cost`, if it is higher by more than SLOW, and otherwise: slow moments
+count more, because they are audible, but chance alone must not."""
 
 MEMORY = 0.997
 """Weight that older looks keep in `slope` with each new one: half of it after two minutes."""
@@ -96,7 +97,7 @@ class Admission:
         self._fit_slope()
         cost = y / self._growth(turns)
         known = cost if self._cost is None else self._cost
-        self._cost = known + (SLOWER if cost > known else FASTER) * (cost - known)
+        self._cost = known + (SLOWER if cost > SLOW * known else FASTER) * (cost - known)
         self._settle()
 
     def suffices(self, turns: int) -> bool:
