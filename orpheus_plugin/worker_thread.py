@@ -66,7 +66,7 @@ class WorkerThread:
             return
         self._thread.join(JOIN_S)
         if self._thread.is_alive():
-            logger.error("%s stands still and is left behind", self._what)
+            logger.error("%s stands still; it is not waited for any longer", self._what)
 
     @property
     def failure(self) -> EngineDied | None:

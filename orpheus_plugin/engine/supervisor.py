@@ -90,9 +90,9 @@ class Supervisor:
     def _check_process(self) -> None:
         if self._forked:
             raise EngineDied(
-                f"this engine runs in process {self._pid}, which forked this one, and threads do"
-                " not come along: make an engine in each process, start processes by spawning, or"
-                " speak through a server (orpheus-tts serve)"
+                f"this engine runs in process {self._pid}, which forked this one; a forked process"
+                " has no threads of its parent: make an engine in each process, start processes by"
+                " spawning, or speak through a server (orpheus-tts serve)"
             )
 
     async def start(self) -> None:

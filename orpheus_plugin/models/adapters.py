@@ -124,8 +124,8 @@ def _check_name(name: str, taken: Mapping[str, str]) -> None:
         )
     if name.casefold() in taken:
         raise InvalidOptions(
-            f"there is a voice {taken[name.casefold()]!r} already: call the adapter otherwise; if"
-            f" its prompts name it so, give it as NEWNAME=SOURCE#{name}"
+            f"there is a voice {taken[name.casefold()]!r} already: give the adapter another name;"
+            f" if its prompts have this one, write NEWNAME=SOURCE#{name}"
         )
 
 
