@@ -123,7 +123,7 @@ def load(goodput: Axes, first: Axes) -> None:
     rows = read("load")["rates"]
     rates = [row["rate"] for row in rows]
     for axes, series in (
-        (goodput, {"offered": "offered", "spoken without a gap of 100 ms": "goodput"}),
+        (goodput, {"offered": "offered", "no gap over 100 ms": "goodput"}),
         (first, {"median": "first_p50_ms", "95 of 100": "first_p95_ms"}),
     ):
         for label, name in series.items():
@@ -172,7 +172,7 @@ SIDE_BY_SIDE = {"load": load}
 def main() -> None:
     OUT.mkdir(exist_ok=True)
     for name, draw in {**PLOTS, **SIDE_BY_SIDE}.items():
-        figure = Figure(figsize=(7.5, 3.6), layout="constrained")
+        figure = Figure(figsize=(9 if name in SIDE_BY_SIDE else 7.5, 3.6), layout="constrained")
         draw(*figure.subplots(1, 2 if name in SIDE_BY_SIDE else 1, squeeze=False)[0])
         figure.savefig(OUT / f"{name}.svg", transparent=True, metadata={"Date": None})
 
