@@ -1,4 +1,4 @@
-"""The script behind ``make``: what it takes from pip's settings, and what it takes for done."""
+"""The script behind ``make``: which of pip's settings it uses, and when it has nothing to do."""
 
 from __future__ import annotations
 

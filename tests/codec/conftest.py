@@ -32,7 +32,7 @@ def make_reference(config: dict[str, Any], seed: int = 0) -> SNAC:
     torch.manual_seed(seed)
     model = SNAC(**config).eval().requires_grad_(False)
     for name, parameter in model.named_parameters():
-        if name.endswith("alpha"):  # all ones at birth; a mistake per channel would not show
+        if name.endswith("alpha"):  # all ones at first; a mistake per channel would not show
             parameter.uniform_(0.3, 2.0)
     return model
 
@@ -99,7 +99,7 @@ def reference_decode(
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Two spinning OpenMP threads on a small shared box cost more than they bring."""
+    """Two spinning OpenMP threads on a small shared machine cost more than they gain."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

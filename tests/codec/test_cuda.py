@@ -1,4 +1,4 @@
-"""On a GPU: captured graphs give what the one-shot decode gives, spare lanes and all."""
+"""On a GPU: captured graphs give what the one-shot decode gives, with unused lanes, too."""
 
 from __future__ import annotations
 

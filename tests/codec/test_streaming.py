@@ -138,7 +138,7 @@ def test_noise_does_not_depend_on_chunks_or_batch(made: Made) -> None:
 def test_a_streams_samples_are_the_same_to_the_last_bit_in_any_chunks_and_batch(
     made: Made,
 ) -> None:
-    """What makes one seed write one file: how a turn is chunked hangs on the machine's load."""
+    """One seed gives one file, although the chunks of a turn depend on the machine's load."""
     codes = random_codes(5)
     padded = np.concatenate([codes, np.zeros((10, 3), np.int64)])
     streaming = made(WEIGHTS, slots=5)
@@ -213,8 +213,8 @@ def test_warm_up_leaves_running_streams_alone(made: Made) -> None:
 
 
 def test_a_captured_shape_reads_each_steps_inputs_where_it_was_captured() -> None:
-    """What a CUDA graph does, on the processor: always the same work, on the same memory, spare
-    lanes and all."""
+    """What a CUDA graph does, on a CPU: always the same work on the same memory, unused lanes
+    included."""
     plain, captured = (TorchDecoder(WEIGHTS, slots=3) for _ in range(2))
     whole = _Plan(skip=[False] * len(WEIGHTS.config.stages))
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""The step for a GPU that a language model also uses, as far as a processor can show it."""
+"""The step for a GPU that a language model also uses, as far as it can be tested on a CPU."""
 
 from __future__ import annotations
 

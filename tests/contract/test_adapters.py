@@ -1,4 +1,4 @@
-"""LoRA adapters on every token engine: each request speaks with its own, and nobody hears of the
+"""LoRA adapters on every token engine: each request speaks with its own and is not changed by the
 others."""
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ def pcm(events: Sequence[TurnEvent]) -> bytes:
 
 
 async def settle(engine: SpeechEngine) -> None:
-    """Until nothing speaks; a remote engine hears of it within a second."""
+    """Until nothing speaks; a remote engine knows it within a second."""
     async with asyncio.timeout(5):
         while engine.health().active_turns:
             await asyncio.sleep(0.02)
@@ -150,7 +150,7 @@ async def test_the_prompts_tokens_are_counted(
     prompt = Vocabulary.load(crafted_files.lm).prompt("leo", "Hello there.")
     end = (await speak(engine, "Hello there.", voice="leo"))[-1]
     assert isinstance(end, TurnEnd)
-    # An utterance that is begun anew reads its prompt again.
+    # An utterance that is begun again reads its prompt again.
     assert end.stats.prompt_tokens == len(prompt) * (1 + end.stats.retries)
 
 

@@ -41,7 +41,7 @@ def read(path: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def service() -> SpeechService:
-    """A server's inside; nothing of it is started."""
+    """A server's parts; none of them is started."""
     return SpeechService(LocalEngine(EngineConfig(model="mini")), max_text_chars=MAX_TEXT_CHARS)
 
 
@@ -149,7 +149,7 @@ def modal_app() -> Any:
 
 
 def test_the_command_of_a_modal_container_serves(modal_app: Any, unused_tcp_port: int) -> None:
-    """The very command, in the image's environment but for the model, which a CPU carries."""
+    """The command itself, in the image's environment but with a model for a CPU."""
     command = modal_app.command()
     command[command.index("--port") + 1] = str(unused_tcp_port)
     environment = {

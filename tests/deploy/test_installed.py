@@ -48,7 +48,7 @@ def fresh(installer: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def speaks(python: Path, folder: Path) -> None:
-    """The installed command says something, away from the checkout."""
+    """The installed command speaks outside of the checkout."""
     command = python.with_name("orpheus-tts")
     run(command, "say", "Hello there, my friend.", "-o", "said.wav", "--model", "mini", cwd=folder)
     assert (folder / "said.wav").stat().st_size > 48_000 * 0.5

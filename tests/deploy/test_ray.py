@@ -78,7 +78,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         "ORPHEUS_MIN_REPLICAS": "2",
         "ORPHEUS_STATE_DIR": str(log.parent),
         "RAY_USAGE_STATS_ENABLED": "0",
-        # A machine that is busy with other things starts all of it, if later.
+        # A busy machine starts all of it, but later.
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "120",
         "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "60",
         "RAY_agent_register_timeout_ms": "200000",
@@ -118,7 +118,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @dataclass
 class Caller:
-    """Somebody who listens to one turn."""
+    """A listener of one turn."""
 
     name: str
     heard: int = 0

@@ -1,4 +1,4 @@
-"""How many turns an engine takes: what it concludes from its own speed, and what comes of it under
+"""How many turns an engine takes: what it concludes from its own speed, and the effect under
 load."""
 
 from __future__ import annotations
@@ -124,8 +124,8 @@ def test_the_first_second_of_a_turn_is_always_tight_and_tells_nothing() -> None:
 
 
 def test_waiting_for_text_is_neither_slow_nor_tight() -> None:
-    """A language model that comes in bursts: between them nobody speaks, and after each the
-    listener has nothing in hand."""
+    """A language model that answers in bursts: between them no turn speaks, and after each the
+    listener has no audio left."""
     admission = measured(LARGE)
     before = admission.limit
     Looks(admission).run(4, LARGE.speed(4), 60, busy=0.6, ahead_s=0.0, stretch_s=0.4)

@@ -185,7 +185,7 @@ def test_while_the_model_is_busy_a_call_waits_for_nothing(loop: Loop, codec: Pat
     steps.warm_up([(1, 4)])
     gate = threading.Event()
     assert worker._orpheus_codec is not None
-    worker._orpheus_codec._thread.submit(gate.wait)  # the codec's thread is held up
+    worker._orpheus_codec._thread.submit(gate.wait)  # the codec's thread is blocked
     batch = Batch(1, [steps.lane(0)], np.zeros((1, 4, 3), np.int64)).to_bytes()
     assert worker.orpheus_codec_step(batch, 0.0) == []
     assert worker.orpheus_codec_step(None, 0.01) == []

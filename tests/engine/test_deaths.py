@@ -1,5 +1,5 @@
-"""What dies in an engine, at any moment: every turn on it is told within a second, and the next one
-speaks."""
+"""Parts of an engine die at any moment: every turn on it gets an error within a second, and the
+next one speaks."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def test_whatever_ends_a_thread_is_told_and_got_over(
         await asyncio.sleep(chance.uniform(0.0, 0.15))
         kill(engine, thread, error)
         async with asyncio.timeout(20):
-            # A thread that sleeps hears of it when it has work again.
+            # A sleeping thread gets the error when it has work again.
             while not engine.health().restarts:
                 if all(turn.done() for turn in turns):
                     turns.append(asyncio.create_task(listen(engine)))
@@ -104,7 +104,7 @@ async def test_a_thread_that_returns_by_itself_is_a_death(engine: LocalEngine) -
         turn = asyncio.create_task(listen(engine))
         await asyncio.sleep(0.05)
         with parts.codec.changed:
-            parts.codec._stop = True  # as if it had been told to: nobody is told of its end
+            parts.codec._stop = True  # as if it had been asked to: it reports no error
             parts.codec.changed.notify_all()
         how = await asyncio.wait_for(turn, 10)
         assert how == "died"
@@ -188,7 +188,7 @@ async def test_a_turn_that_was_cancelled_and_let_go_at_once_counts_as_cancelled(
     busy = threading.Event()
     with crafted_engine._supervisor.running() as loop:
         loop.call_soon_threadsafe(busy.wait)
-    turn.abandon()  # the engine hears of both in one go
+    turn.abandon()  # the engine gets both at once
     del turn
     gc.collect()
     busy.set()

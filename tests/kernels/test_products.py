@@ -1,5 +1,5 @@
-"""Products with packed matrices: right for any sizes, nothing written that should not be, the same
-bits in any company."""
+"""Products with packed matrices: right for any sizes, nothing written outside of the result, the
+same bits in any batch."""
 
 from __future__ import annotations
 

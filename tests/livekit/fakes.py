@@ -1,5 +1,5 @@
 """A session without a room: an audio output that keeps what it was given, a text output, and a
-language model by rote."""
+language model with fixed answers."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ async def pieces(text: str, *, letters: int = 3, pause_s: float = 0.0) -> AsyncI
 
 @dataclass
 class Stage:
-    """A session on its way, and what came out of it."""
+    """A running session, and what came out of it."""
 
     session: AgentSession[None]
     audio: Recorder

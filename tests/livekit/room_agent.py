@@ -45,7 +45,7 @@ class First(Agent):
 
 
 livekit_agent.Agent = First  # type: ignore[attr-defined]
-# A machine that is busy with other things takes the calls of a test all the same, if later.
+# A busy machine takes the calls of a test, too, but later.
 livekit_agent.server.update_options(load_threshold=math.inf)
 
 if __name__ == "__main__":

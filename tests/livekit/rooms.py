@@ -142,7 +142,7 @@ def answers(port: int) -> bool:
 
 @dataclass
 class Caller:
-    """Somebody in a room, who hears the agent and types."""
+    """A caller in a room, who hears the agent and types."""
 
     room: rtc.Room = field(default_factory=rtc.Room)
     joined_at: float = 0.0

@@ -1,5 +1,5 @@
-"""What LiveKit is told when speech fails, how often it tries again, and what a session makes of
-it."""
+"""Which error LiveKit gets when speech fails, how often it tries again, and what a session does
+then."""
 
 from __future__ import annotations
 

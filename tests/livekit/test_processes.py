@@ -1,4 +1,4 @@
-"""LiveKit's worker with its real job processes and threads, and what the plugin is to it."""
+"""LiveKit's worker with its real job processes and threads, and the plugin's registration."""
 
 from __future__ import annotations
 

@@ -296,7 +296,7 @@ async def test_only_a_line_makes_a_worker_full(worker: Any, places: int) -> None
 
 
 async def test_a_worker_is_full_until_its_speech_engine_is_ready(worker: Any) -> None:
-    """Its first look starts the engine, so that no caller waits for that."""
+    """Its first call starts the engine, so that no caller waits for that."""
     tones = ToneEngine(start_s=0.3)
     load = load_fnc(engine=tones)
     assert await asyncio.to_thread(load, worker) == 1.0

@@ -1,4 +1,4 @@
-"""Two decoders become one: the low band of the one, the rest of the other."""
+"""Two decoders become one: the low band of the first, the rest of the second."""
 
 from __future__ import annotations
 

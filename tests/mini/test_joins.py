@@ -1,4 +1,5 @@
-"""Where one decoded chunk ends and the next begins, the bundled voice's speech has no seam."""
+"""Where one decoded chunk ends and the next begins, nothing is heard in the bundled voice's
+speech."""
 
 from __future__ import annotations
 

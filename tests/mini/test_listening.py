@@ -1,5 +1,4 @@
-"""Does the bundled voice say what it is told to, and naturally? Twenty held-out sentences are
-judged."""
+"""The bundled voice is understood and sounds natural: twenty held-out sentences are measured."""
 
 from __future__ import annotations
 

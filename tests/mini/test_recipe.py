@@ -1,4 +1,4 @@
-"""Training can go on from the shipped files, and its parts do what the recipe says of them."""
+"""Training can continue from the shipped files, and its parts do what the recipe says."""
 
 from __future__ import annotations
 

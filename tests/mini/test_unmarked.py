@@ -1,4 +1,4 @@
-"""A share of the utterances is learned without the mark at its end, as titles are written."""
+"""A share of the utterances is learned without an end mark, as titles are written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Two decoders side by side sound as the first, and the shipped one can be gone on from."""
+"""Two decoders side by side sound like the first, and training can continue from the shipped
+one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which voice speaks for a name: the model's own, a stand-in, or nobody's."""
+"""Which voice speaks for a name: the model's own, a replacement, or none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes wrong is said once, by its right name, and stalls nothing."""
+"""Every failure is reported once, with its right category, and delays nothing."""
 
 from __future__ import annotations
 
@@ -94,8 +94,7 @@ late = pytest.mark.parametrize("late", [False, True], ids=["at once", "late"])
 
 @late
 async def test_a_reply_waits_for_the_place_of_the_one_it_interrupted(late: bool) -> None:
-    """The engine takes its time to let go, and has room for one turn: that is no reason to be
-    silent."""
+    """The engine frees its only place late: the next reply is spoken nevertheless."""
     engine = ToneEngine(speed=2, max_turns=1, release_s=0.2, refuses_late=late)
     frames = [*reply(THREE), SleepFrame(sleep=0.3), InterruptionFrame(), *reply("Yes? I am here.")]
     down, errors = await run(OrpheusTTS(engine=engine), frames)

@@ -1,5 +1,5 @@
-"""The user speaks: silence, an engine with nothing of the reply in it, and a memory of what was
-heard."""
+"""The user interrupts: the agent is silent, the engine has nothing of the reply, and the context
+has the words that were heard."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def test_after_an_interruption_only_words_that_were_reached_are_remembered
 
 
 async def test_the_interruption_does_not_wait_for_the_engine() -> None:
-    """The engine may take its time to let go; the frame that silences the transport goes on at
+    """The engine may free the reply late; the frame that silences the transport is passed on at
     once."""
     engine = ToneEngine(speed=2)
     slow = engine.open_turn

@@ -50,7 +50,7 @@ async def test_a_reply_is_heard_whole_from_its_first_word_to_its_last(
 
 
 async def test_the_first_audio_is_already_sound(mini_engine: LocalEngine) -> None:
-    """Silence in front of it would be waited for like computation."""
+    """A listener waits for leading silence as for computation."""
     tts = OrpheusTTS(engine=mini_engine, settings=OrpheusTTS.Settings(seed=1))
     down, _ = await run(tts, reply(SAID))
     samples = np.frombuffer(b"".join(frame.audio for frame in audio(down)), "<i2")

@@ -1,4 +1,4 @@
-"""When each word is said to be heard, against when its audio is."""
+"""The time at which each word is reported, against the time at which its audio is heard."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The example agent as it is, in a process of its own, with a look at everything that leaves it.
+"""The example agent in a process of its own, with a record of everything that leaves it.
 
     python -m tests.pipecat.watched FOLDER [options of bot.py]
 

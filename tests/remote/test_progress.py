@@ -1,4 +1,5 @@
-"""What a turn that lost its server says at the next one: the rest, each word once, in time."""
+"""What a turn that lost its server says at the next one: the rest, each word once, with the right
+times."""
 
 from __future__ import annotations
 

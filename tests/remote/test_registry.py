@@ -1,4 +1,4 @@
-"""Records of running servers: another user's are not believed, and nonsense is passed over."""
+"""Records of running servers: another user's are not used, and malformed ones are skipped."""
 
 from __future__ import annotations
 

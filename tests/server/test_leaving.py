@@ -206,7 +206,8 @@ async def test_a_turn_left_by_its_task_is_freed_counted_and_logged(
 async def test_a_place_freed_by_leaving_counts_for_whoever_comes_next(
     engine: SpeechEngine, name: str
 ) -> None:
-    """A server at its capacity: whoever interrupts its own turn gets the place again at once."""
+    """A server at its capacity: a client that interrupts its own turn gets the place again at
+    once."""
     path, messages = WEBSOCKETS[name]
     async with serving(engine) as server, aiohttp.ClientSession() as session:
         held = [engine.open_turn() for _ in range(7)]

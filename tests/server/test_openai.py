@@ -299,7 +299,7 @@ def test_an_encoder_lets_audio_out_as_it_comes(name: str) -> None:
 
 
 def test_the_encoders_are_loaded_before_the_first_request() -> None:
-    """On the event loop that would hold up everyone's audio for a third of a second."""
+    """On the event loop that would delay everyone's audio by a third of a second."""
     code = (
         "import asyncio, sys\n"
         "from aiohttp import web\n"

@@ -1,5 +1,5 @@
-"""The status page in a real browser: it speaks, plays what comes, stops, and shows how the server
-does."""
+"""The status page in a real browser: it speaks, plays the audio, stops, and shows the server's
+state."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ async def test_asked_to_end_it_lets_everyone_finish_and_exits_clean(
 async def test_what_it_loaded_is_not_collected_over_and_over(
     crafted_files: ModelFiles, tmp_path: Path
 ) -> None:
-    """A full collection would hold up everyone's audio for as long as it walks through torch."""
+    """A full collection would delay everyone's audio for as long as it walks through torch."""
     program = (
         "-c",
         "import gc, signal, sys\n"

@@ -1,5 +1,4 @@
-"""Who is let in: keys, origins, host names, addresses to listen on, and how much a client may
-send."""
+"""Access: keys, origins, host names, addresses to listen on, and how much a client may send."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""One client of several servers: who speaks a turn, and who goes on where one is full or gone."""
+"""One client of several servers: which one speaks a turn, and which one continues it if that is
+full or gone."""
 # ruff: noqa: ASYNC220 - a test may wait for a process
 
 from __future__ import annotations
@@ -130,7 +131,7 @@ async def test_a_turn_goes_on_to_the_next_server_where_one_is_full(
     async with client(larger.url, smaller.url) as engine, client(larger.url) as other:
         taken = await hold(other, 2)
         await until(lambda: larger.service.active_turns == 2)
-        # Its client has not heard of them yet, so that it begins with the larger one.
+        # Its client does not know of them yet, so it begins with the larger one.
         words, seconds = await rest_of(begin(engine))
         assert words == TEXT.split()
         assert seconds > 0.5

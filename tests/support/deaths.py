@@ -1,4 +1,4 @@
-"""Deaths of an engine's parts, and what its callers are told."""
+"""Deaths of an engine's parts, and which errors its callers get."""
 
 from __future__ import annotations
 

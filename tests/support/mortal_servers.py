@@ -87,7 +87,7 @@ def _main() -> None:
     from orpheus_plugin.server.service import SpeechService
 
     model, codec = sys.argv[1:]
-    # It generates as fast as it can: how far it is ahead of a listener shall not slow the test.
+    # It generates as fast as it can: how far it is ahead of a listener must not slow the test.
     config = EngineConfig(
         model=model, codec=Path(codec), device="cpu", max_turns=2, measure=False, ahead_s=None
     )

@@ -1,5 +1,5 @@
-"""An engine under an open load, as arithmetic: turns arrive whether others are through or not, and
-are listened to.
+"""An engine under an open load, as arithmetic: turns arrive whether others have ended or not, and
+each has a listener.
 
 All turns that are generated share the engine; a listener begins with a little audio and plays at
 once.

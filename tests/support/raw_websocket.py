@@ -1,4 +1,4 @@
-"""A websocket as bytes on a TCP connection, for clients that behave as no library does."""
+"""A websocket as bytes on a TCP connection, for clients that do what no library does."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class RawClient:
     writer: asyncio.StreamWriter
 
     def reset(self) -> None:
-        """Gone without a word, as a process that was killed."""
+        """Gone without a message, like a process that was killed."""
         self.writer.transport.abort()
 
 

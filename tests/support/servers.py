@@ -19,7 +19,7 @@ from orpheus_plugin.speech_engine import SpeechEngine
 
 
 class KeptOpen(SpeechEngine if TYPE_CHECKING else object):  # type: ignore[misc]
-    """An engine that outlives whoever closes it."""
+    """An engine that stays open when it is closed."""
 
     def __init__(self, engine: SpeechEngine) -> None:
         self._engine = engine

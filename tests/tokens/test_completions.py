@@ -545,7 +545,7 @@ async def test_a_break_in_the_middle() -> None:
         assert (await anext(chunks)).ids == IDS
         with pytest.raises(ConnectionFailed):
             await anext(chunks)
-        assert not whole.bodies, "begun anew after its first ids"
+        assert not whole.bodies, "begun again after its first ids"
         assert not made.servers[0].healthy
 
 

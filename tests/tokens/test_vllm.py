@@ -263,7 +263,7 @@ class TestEngine:
             assert "stands still" in str(generator.failure)
             with pytest.raises(EngineDied):
                 await run_one(generator, prompt)
-            await generator.aclose()  # it hears of nothing, not even of its end
+            await generator.aclose()  # it gets no event, not even that of its end
             with pytest.raises(EngineDied):
                 await speaking
         await asyncio.to_thread(core.join, 5)
@@ -356,7 +356,7 @@ class TestFailedStarts:
             asyncio.run(generator.start())
 
     def test_vllm_takes_the_gpu_that_is_asked_for(self) -> None:
-        """Up to where a GPU would be opened, which this machine may not have."""
+        """Up to the point where a GPU is opened, which this machine may not have."""
         from vllm.engine.arg_utils import AsyncEngineArgs
 
         args = AsyncEngineArgs(
