@@ -436,8 +436,7 @@ async def test_a_loop_before_anything_was_heard_is_begun_anew(
     wrapped: tuple[LocalEngine, Wrapped], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine, generator = wrapped
-    # With trimming on, nothing of this near-silent loop is heard, so a second attempt costs nobody
-    # anything.
+    # With trimming on, nothing of this near-silent loop is heard: a second attempt is not noticed.
     monkeypatch.setattr("orpheus_plugin.engine.trim.ONSET_RMS", 10.0)
     generator.loops = [generator.requests]
 

@@ -59,8 +59,7 @@ async def test_the_page_is_greeted_and_an_interruption_silences_the_agent(
     assert lost_s <= concealed / RECORD_RATE + 0.01
     late = holes(greeting, RECORD_RATE, made, SAMPLE_RATE)
     record_property("browser", f"{1e3 * sum(late):.0f} ms of the greeting's speech were silent")
-    # A few gaps are no matter of the words; in shreds, as on a machine that cannot keep up, nobody
-    # can tell them.
+    # A few gaps do not change the words. With many, on a slow machine, they cannot be recognised.
     if sum(late) < 0.25 * len(made) / SAMPLE_RATE:
         words = without_silence(greeting, RECORD_RATE)
         assert understood(GREETING, words, RECORD_RATE) >= UNDERSTOOD
