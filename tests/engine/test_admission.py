@@ -9,10 +9,6 @@ from dataclasses import replace
 import pytest
 
 from orpheus_plugin.engine.admission import TICK_S, Admission, Progress, Work
-from orpheus_plugin.engine.config import EngineConfig
-from orpheus_plugin.engine.local import LocalEngine
-from orpheus_plugin.engine.probe import probe
-from orpheus_plugin.models.files import ModelFiles
 from tests.support.open_load import Machine, measured, run
 
 SMALL = Machine(0.40, 0.28, 8)
@@ -157,23 +153,3 @@ def test_a_large_machine_is_filled_at_once() -> None:
     own = run(GPU, 1.2 * GPU.turns_per_s, measured(GPU), seconds=60)
     assert own.c100 == 1.0
     assert min(own.limits) == 64
-
-
-async def test_an_engine_that_measures_takes_what_it_can_and_no_more(
-    crafted_files: ModelFiles,
-) -> None:
-    engine = LocalEngine(EngineConfig(device="cpu", max_turns=4, measure=True), files=crafted_files)
-    await engine.start()
-    try:
-        assert 1 <= engine.health().max_turns <= 4
-        assert engine.health().active_turns == 0
-    finally:
-        await engine.aclose()
-
-
-async def test_a_probe_that_says_nothing_tells_nothing(
-    crafted_engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("orpheus_plugin.engine.probe.PROBE_S", 0.0)
-    assert await probe(3, crafted_engine.open_turn) is None
-    assert crafted_engine.health().active_turns == 0
