@@ -16,7 +16,13 @@ import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
-from orpheus_plugin.errors import AtCapacity, ConnectionFailed, EngineDied, OrpheusError
+from orpheus_plugin.errors import (
+    AtCapacity,
+    ConnectionFailed,
+    EngineDied,
+    OrpheusError,
+    ShuttingDown,
+)
 from orpheus_plugin.models.voices import pick_voice
 from orpheus_plugin.options import MAX_TEXT_CHARS, MAX_WAIT_S, SpeechOptions, check_number
 from orpheus_plugin.protocol import Hello
@@ -49,7 +55,7 @@ class RemoteEngine:
 
     With several addresses, all with the same model and key, a turn goes to the server with the most
     free places. If that one is full, the next is tried; if all are full, the turn waits in the
-    shortest line. If its server is lost, the turn goes on at another one.
+    shortest line. If its server is lost or its engine fails, the turn goes on at another one.
 
     Args:
         url: see `Address`; several are separated by commas or spaces. None needs `locate`.
@@ -174,12 +180,14 @@ class RemoteEngine:
         max(fresh or live, key=room).adopt(link, patiently=last_one)
 
     def _go_on(self, link: Link, error: OrpheusError) -> None:
-        """Place a turn again that its server refused, or that lost its connection."""
+        """Place a turn again that its server refused, that failed there, or that lost its
+        connection."""
         live = self._live()
-        if self._loop.closed:
+        untried = any(connection not in link.refused_by for connection in live)
+        gone = isinstance(error, ConnectionFailed | ShuttingDown)
+        if self._loop.closed or not (untried or gone or isinstance(error, AtCapacity)):
             link.finish(error)
         elif isinstance(error, AtCapacity):
-            untried = any(connection not in link.refused_by for connection in live)
             if live and (untried or (link.max_wait_s and not link.has_waited)):
                 self._place(link)
             else:
@@ -278,6 +286,7 @@ class RemoteEngine:
             await self._until_connected()
         except asyncio.CancelledError:
             if self._loop.closed:
+                task.add_done_callback(asyncio.Task.exception)  # perhaps nobody waits any more
                 raise EngineDied("this engine was closed") from None
             raise
 

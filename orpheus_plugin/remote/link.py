@@ -46,11 +46,11 @@ class Link:
     Args:
         post: calls a function on the connection's loop, in order, from any thread. Raises
             EngineDied when that loop has ended.
-        lost: called with a turn that was refused with AtCapacity, or lost its connection, and can
-            go on at another server.
+        lost: called with a turn that was refused with AtCapacity, lost its connection, or failed
+            at its server with an error that is retryable, and can go on at another server.
 
     Attributes:
-        refused_by: the connections whose servers had no place for it.
+        refused_by: the connections whose servers had no place for it, or failed.
         has_waited: whether it might wait in line at the last one.
     """
 
@@ -147,24 +147,23 @@ class Link:
             self.end_orphan()
 
     def lose(self, error: OrpheusError) -> None:
-        """The turn has ended on this connection. If its server is gone or full, another one speaks
-        the rest, where that is allowed."""
+        """The turn has ended on this connection. If its server is gone, full or failed, another one
+        speaks the rest, where that is allowed."""
         full = isinstance(error, AtCapacity)
-        # A server that shuts down was not ended by this turn's text; one that is gone may be.
-        gone = isinstance(error, ShuttingDown) or (
-            isinstance(error, ConnectionFailed) and not self._progress.stuck
-        )
-        if self.over or self._cancelled or not (full or gone):
+        # A server that shuts down was not ended by this turn's text; one that fails may be.
+        innocent = full or isinstance(error, ShuttingDown)
+        may_go_on = innocent or (error.retryable and not self._progress.stuck)
+        if self.over or self._cancelled or not may_go_on:
             self.finish(error)
             return
         if self._connection is not None:
-            if full:
-                self.refused_by.add(self._connection)
+            self.refused_by.add(self._connection)
             self._connection.release(self)
             self._connection = None
-        if gone:
+        if not full:
             self._progress.resume()
         ready, rest, ended = self._progress.left()
+        gone = isinstance(error, ConnectionFailed | ShuttingDown)
         if gone and ended and not (ready + rest).strip():
             self.finish(*self._progress.hand_over(TurnEnd("done")))
             return

@@ -16,13 +16,20 @@ import pytest
 
 from orpheus_plugin.engine.config import EngineConfig
 from orpheus_plugin.engine.local import LocalEngine
-from orpheus_plugin.errors import AtCapacity, ConnectionFailed, InvalidOptions, Unauthorized
+from orpheus_plugin.errors import (
+    AtCapacity,
+    ConnectionFailed,
+    EngineDied,
+    InvalidOptions,
+    Unauthorized,
+)
 from orpheus_plugin.events import AudioChunk, TurnEnd, TurnEvent, Word
 from orpheus_plugin.models.files import ModelFiles
 from orpheus_plugin.remote.engine import RemoteEngine
 from orpheus_plugin.remote.resolve import resolve
 from orpheus_plugin.speech_engine import EngineLoad, SpeechEngine
 from orpheus_plugin.turn import Turn
+from tests.support.deaths import fail_at_next_step
 from tests.support.servers import RunningTestServer, serving
 
 TEXT = "The quick brown fox jumps over the lazy dog. And so on it goes."
@@ -198,6 +205,57 @@ def test_the_environment_may_list_addresses(monkeypatch: pytest.MonkeyPatch) -> 
         resolve(url="http://one:8089,local")
     with pytest.raises(ValueError, match="not the address"):
         resolve(url="http://one:8089,ftp://two")
+
+
+# ---- an engine dies
+
+
+@pytest.mark.parametrize("heard", [False, True])
+async def test_a_turn_whose_engine_died_goes_on_at_the_next_server(
+    heard: bool, two: tuple[RunningTestServer, RunningTestServer]
+) -> None:
+    larger, smaller = two
+    async with client(larger.url, smaller.url) as engine:
+        text = f"{TEXT} " * 6
+        words: list[str] = []
+        if not heard:
+            fail_at_next_step(local_engine(larger))
+        turn = begin(engine, text)
+        events = turn.__aiter__()
+        while heard and not isinstance(event := await anext(events), AudioChunk):
+            assert isinstance(event, Word)
+            words.append(event.text)
+        if heard:
+            fail_at_next_step(local_engine(larger))
+        assert words + (await rest_of(events))[0] == text.split()
+        assert turn.stats.resumed == heard
+        await until(lambda: local_engine(larger).health().restarts == 1)
+
+
+async def test_a_turn_that_fails_at_one_server_after_the_other_is_told_so(
+    two: tuple[RunningTestServer, RunningTestServer],
+) -> None:
+    async with client(two[0].url, two[1].url) as engine:
+        for server in two:
+            fail_at_next_step(local_engine(server))
+        with pytest.raises(EngineDied):
+            await rest_of(begin(engine))
+
+
+async def test_with_one_server_a_turn_whose_engine_died_is_told_so_at_once(
+    two: tuple[RunningTestServer, RunningTestServer],
+) -> None:
+    async with client(two[0].url) as engine:
+        fail_at_next_step(local_engine(two[0]))
+        with pytest.raises(EngineDied):
+            await rest_of(begin(engine))
+        assert (await rest_of(begin(engine)))[0] == TEXT.split()
+
+
+def local_engine(server: RunningTestServer) -> LocalEngine:
+    engine = server.service.engine
+    assert isinstance(engine, LocalEngine)
+    return engine
 
 
 # ---- a server is killed

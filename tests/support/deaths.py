@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from typing import NoReturn
 
 from orpheus_plugin.engine.local import LocalEngine
 from orpheus_plugin.errors import OrpheusError
@@ -40,6 +41,20 @@ def interrupt(engine: LocalEngine, error: type[BaseException]) -> None:
 
     with engine._supervisor.running() as loop:
         loop.call_soon_threadsafe(leave)
+
+
+def fail_at_next_step(engine: LocalEngine) -> None:
+    """Let the token generator die of the next frame of any turn."""
+    parts = engine._supervisor.parts
+    assert parts is not None
+    generator = parts.generator
+    assert isinstance(generator, BatchedGenerator)
+    assert generator._worker is not None
+
+    def step(*_: object) -> NoReturn:
+        raise MemoryError
+
+    generator._worker.stepper.step = step  # type: ignore[method-assign]
 
 
 async def listen(engine: LocalEngine) -> str:
