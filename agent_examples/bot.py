@@ -24,6 +24,7 @@ import sys
 from typing import Any
 
 from bot_command import Command, end_calls_on_ctrl_c, options
+from ctrl_c import run_to_end
 from loguru import logger
 from offline_page import serve_offline
 from pipecat.audio.vad.silero import SileroVADAnalyzer
@@ -139,7 +140,7 @@ async def run_bot(
     await runner.add_workers(worker)
     calls.add(worker)
     try:
-        await runner.run()
+        await run_to_end(runner, worker, transport)
     finally:
         calls.discard(worker)
 

@@ -13,9 +13,10 @@ import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pipecat.pipeline.worker import PipelineWorker
+if TYPE_CHECKING:
+    from pipecat.pipeline.worker import PipelineWorker
 
 _loop: asyncio.AbstractEventLoop | None = None
 

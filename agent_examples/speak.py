@@ -25,6 +25,7 @@ import sys
 import typing
 from typing import Any
 
+from ctrl_c import run_to_end
 from loguru import logger
 from pipecat.frames.frames import EndFrame, TTSSpeakFrame
 from pipecat.pipeline.pipeline import Pipeline
@@ -83,9 +84,9 @@ async def speak(text: str, transport: BaseTransport, voice: str | None, event: s
         worker.add_event_handler("on_pipeline_started", say)
     else:
         transport.add_event_handler(event, say)
-    runner = WorkerRunner()
+    runner = WorkerRunner(handle_sigint=False)
     await runner.add_workers(worker)
-    await runner.run()
+    await run_to_end(runner, worker, transport)
 
 
 def main() -> int:
@@ -110,6 +111,8 @@ def main() -> int:
     except (OrpheusError, ImportError, TypeError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

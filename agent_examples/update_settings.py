@@ -16,6 +16,7 @@ import asyncio
 import sys
 from pathlib import Path
 
+from ctrl_c import run_to_end
 from offline_page import serve_offline
 from pipecat.frames.frames import (
     EndFrame,
@@ -81,7 +82,7 @@ async def run_bot(transport: BaseTransport, runner_args: RunnerArguments, *, end
 
     runner = WorkerRunner(handle_sigint=runner_args.handle_sigint)
     await runner.add_workers(worker)
-    await runner.run()
+    await run_to_end(runner, worker, transport)
 
 
 async def bot(runner_args: RunnerArguments) -> None:
@@ -103,6 +104,8 @@ def main() -> int:
     except OrpheusError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     if args.out:
         print(f"wrote {args.out}")
         return 0

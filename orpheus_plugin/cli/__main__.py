@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from orpheus_plugin.cli.main import main
+from orpheus_plugin.__main__ import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -168,6 +168,49 @@ async def test_ctrl_c_ends_the_agent_although_somebody_is_talking_to_it() -> Non
         await asyncio.wait_for(agent.wait(), 60)
 
 
+async def test_a_saying_that_is_to_be_played_to_its_end_ends_when_its_task_is_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its EndFrame is in the pipeline already, behind a minute of speech."""
+    monkeypatch.syspath_prepend(str(ROOT / "agent_examples"))
+    bot: Any = importlib.import_module("bot")
+    engine = ToneEngine()
+    monkeypatch.setattr(bot, "make_tts", lambda args: OrpheusTTS(engine=engine))
+    args = bot.options().parse_args(["--say", "And so on it goes, and on. " * 40])
+    saying = asyncio.create_task(
+        bot.run_bot(WavTransport(tmp_path / "said.wav", realtime=True), args, RunnerArguments())
+    )
+    async with asyncio.timeout(30):
+        while not engine.spoken:
+            await asyncio.sleep(0.01)
+        saying.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await saying
+    assert not bot.calls
+    assert engine.live == 0
+
+
+async def test_ctrl_c_ends_a_bot_that_is_saying_something(tmp_path: Path) -> None:
+    path = tmp_path / "said.wav"
+    agent = await asyncio.create_subprocess_exec(
+        *(sys.executable, str(ROOT / "agent_examples" / "bot.py")),
+        *("--say", "The quick brown fox jumps over the lazy dog. " * 60, "--out", str(path)),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(120):
+            while not path.exists() or not path.stat().st_size:
+                await asyncio.sleep(0.05)
+            agent.send_signal(signal.SIGINT)
+            _, told = await agent.communicate()
+    finally:
+        if agent.returncode is None:
+            agent.kill()
+            await agent.wait()
+    assert agent.returncode == 130
+    assert b"Traceback" not in told
+
+
 async def test_the_smallest_agent_greets_its_caller(tmp_path: Path) -> None:
     try:
         async with called("pipecat_hello.py", ORPHEUS_STATE_DIR=str(tmp_path), ORPHEUS_URL=""):
