@@ -4,8 +4,9 @@
 While up to three turns speak, an exception of a random kind is raised at a random bytecode of the
 token generator's or the codec's thread, or in the engine's loop; token servers lose all their
 connections, vLLM's process is killed or stopped. Each death must be told to every turn that held
-something of what died, and the next turn must be spoken. Reported: how many, the time from when a
-death can be seen to the last turn that was told, and the process' memory.
+something of what died, and the next turn must be spoken. Reported: how many, the time from a death
+(of a thread: its log line; of a token server or vLLM's process: the kill; of what stands still:
+when that counts as a death) to the last turn that was told, and the process' memory.
 
 `--add-to FILE` keeps the runs in that results' file; `--seconds` ends the run earlier.
 """
@@ -17,6 +18,7 @@ import asyncio
 import contextlib
 import gc
 import json
+import logging
 import multiprocessing
 import os
 import random
@@ -54,6 +56,22 @@ STANDSTILL_S = 1.0
 
 Kill = Callable[[random.Random], str]
 """Something dies; its name."""
+
+
+class DeathNotices(logging.Handler):
+    """When a thread of the engine last said that it died. Other lines of the log are dropped: there
+    is a traceback a death."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last: float | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info and record.levelno == logging.ERROR:
+            self.last = self.last or time.monotonic()
+
+
+notices = DeathNotices()
 
 
 def kill_a_thread(engine: LocalEngine) -> Kill:
@@ -146,23 +164,22 @@ async def one(engine: LocalEngine, ways: list[Kill], chance: random.Random) -> t
     await asyncio.sleep(chance.uniform(0.0, 0.3))
     parts = engine._supervisor.parts
     assert parts is not None
+    notices.last = None
+    struck = time.monotonic()
     what = chance.choice(ways)(chance)
-    seen = None if what != "token server" else time.monotonic()
+    seen = struck if what in ("token server", "vLLM SIGKILL") else None
     try:
         async with asyncio.timeout(HUNG_S):
             while engine.health().restarts == restarts and what != "token server":
                 if seen is None and parts.failure is not None:
                     seen = time.monotonic()
-                if all(turn.done() for turn in turns) and parts.failure is None:
-                    turns.append(
-                        asyncio.create_task(follow())
-                    )  # it slept: it dies of the next turn
-                    if what.startswith("vLLM"):
-                        continue
-                    with contextlib.suppress(KeyError, OrpheusError):
-                        what = ways[0](
-                            chance
-                        )  # or the exception was raised where Python ignores it
+                if all(turn.done() for turn in turns) and engine.health().ready:
+                    # What was struck slept, and dies of the next turn.
+                    turns.append(asyncio.create_task(follow()))
+                    if not what.startswith("vLLM"):
+                        # Or the exception was raised where Python ignores it.
+                        with contextlib.suppress(KeyError, OrpheusError):
+                            what = ways[0](chance)
                 await asyncio.sleep(0.005)
             ended = await asyncio.gather(*turns)
             samples = await speak(engine)
@@ -171,6 +188,8 @@ async def one(engine: LocalEngine, ways: list[Kill], chance: random.Random) -> t
     if samples < 2048:
         return f"the next turn did not speak: {what}", 0.0
     died = [at for at, how in zip(told_at, ended, strict=True) if how == "died"]
+    if what.startswith("orpheus-"):
+        seen = notices.last
     late = max((at - (seen or at) for at in died), default=0.0)
     return f"told, and the next turn spoke: {what.partition(' ')[0]}", late
 
@@ -183,6 +202,9 @@ def memory_mb() -> float:
 
 
 async def run(args: argparse.Namespace) -> dict[str, Any]:
+    log = logging.getLogger("orpheus_plugin")
+    log.addHandler(notices)
+    log.propagate = False
     chance = random.Random(args.seed)
     outcomes: Counter[str] = Counter()
     times: list[float] = []

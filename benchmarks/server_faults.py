@@ -50,7 +50,7 @@ class Harm(Checks):
         self.args = args
         self.ws = server.url.replace("http", "ws", 1)
         self.port = int(server.url.rsplit(":", 1)[1])
-        self.random = random.Random(7)
+        self.random = random.Random(args.seed)
 
     async def short_turns(self) -> str:
         """1,000 short turns in a row on one connection"""
@@ -195,7 +195,7 @@ class Harm(Checks):
     async def fuzz(self) -> str:
         """fuzzed protocol input on every websocket (hypothesis)"""
         async with aiohttp.ClientSession() as session:
-            seen = await fuzz(session, self.ws, self.args.fuzz)
+            seen = await fuzz(session, self.ws, self.args.fuzz, self.args.seed)
         told = ", ".join(f"{count} {outcome}" for outcome, count in sorted(seen.items()))
         return f"{sum(seen.values())} cases: {told}"
 
@@ -295,6 +295,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=1_000)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--fuzz", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=1, help="where the fuzzer begins")
     parser.add_argument("--only", nargs="*", help="names of faults")
     parser.add_argument("--out", default="server_faults", help="name of the results' file")
     parser.add_argument("server", nargs="*", help="options of `orpheus-tts serve`, after --")
