@@ -142,6 +142,7 @@ class _Attempt:
                 language=(*speaker.engine.languages, "en")[0],
             )
         )
+        self._ends_in_space = False  # the text
         self._feeding_failed: Exception | None = None
 
     async def speak(self, pieces: Pieces) -> None:
@@ -173,6 +174,7 @@ class _Attempt:
         self._initialize()
         feeding = asyncio.create_task(self._feed(pieces, due), name="orpheus-feed")
         prompt_tokens = tokens = 0
+        gap = ""  # before the next word
         try:
             async with contextlib.aclosing(self._reply.events()) as events:
                 async for event in events:
@@ -181,7 +183,8 @@ class _Attempt:
                         due.audio(event.duration_s)
                         self._emitter.push(event.pcm)
                     elif isinstance(event, Word):
-                        self._emitter.push_timed_transcript(_timed(event))
+                        self._emitter.push_timed_transcript(_timed(event, gap))
+                        gap = " " if event.space_after else ""
                     elif isinstance(event, Exception):
                         raise event
                     elif event.reason == "cancelled":
@@ -191,6 +194,8 @@ class _Attempt:
                     else:
                         prompt_tokens += event.stats.prompt_tokens
                         tokens += event.stats.tokens
+            if gap and self._ends_in_space:  # another segment may follow
+                self._emitter.push_timed_transcript(TimedString(gap))
         finally:
             await utils.aio.cancel_and_wait(feeding)
             for turn in self._reply.abandon():
@@ -216,6 +221,7 @@ class _Attempt:
 
     def _push(self, text: str, due: StallTimeout) -> None:
         self._reply.push_text(text)
+        self._ends_in_space = text[-1:].isspace()
         if self._first_utterance is not None and (
             len(text) > _LOOKED_AT or self._first_utterance.push(text)
         ):
@@ -258,7 +264,7 @@ async def _first_words(pieces: Pieces) -> str | None:
     return None
 
 
-def _timed(word: Word) -> TimedString:
-    """A word with the space after it: transcripts are these strings joined."""
-    text = word.text + " " if word.space_after else word.text
-    return TimedString(text, start_time=word.start_s, end_time=word.end_s)
+def _timed(word: Word, gap: str) -> TimedString:
+    """A word with the space before it: transcripts are these strings joined, and end as their text
+    does."""
+    return TimedString(gap + word.text, start_time=word.start_s, end_time=word.end_s)

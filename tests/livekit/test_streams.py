@@ -50,11 +50,14 @@ async def test_a_segment_has_one_request_id_and_one_segment_id(speech: OrpheusTT
     assert events[0].segment_id
 
 
-async def test_words_join_to_the_text_and_come_no_later_than_their_audio(
-    speech: OrpheusTTS,
-) -> None:
+@pytest.mark.parametrize("end", ["", " "])
+async def test_words_join_to_the_text_to_its_last_character(speech: OrpheusTTS, end: str) -> None:
+    """A next segment is put behind it, and the agent's memory is made of them."""
+    assert "".join(words(await stream_of(speech, TEXT + end))) == TEXT + end
+
+
+async def test_words_come_no_later_than_their_audio(speech: OrpheusTTS) -> None:
     events = await stream_of(speech, TEXT)
-    assert "".join(words(events)).strip() == TEXT
     at = 0.0
     for event in events:
         for word in words([event]):
