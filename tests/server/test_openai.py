@@ -46,6 +46,19 @@ def seconds_of(data: bytes) -> float:
         return total / rate
 
 
+async def test_a_client_for_azure_speaks(engine: SpeechEngine) -> None:
+    async with (
+        serving(engine, api_key="secret") as server,
+        openai.AsyncAzureOpenAI(
+            azure_endpoint=server.url, api_key="secret", api_version="2025-03-01", max_retries=0
+        ) as azure,
+    ):
+        answer = await azure.audio.speech.create(
+            model="tts-1", voice="alloy", input=TEXT, response_format="wav", extra_body={"seed": 3}
+        )
+    assert seconds_of(answer.content) > 0.05
+
+
 async def test_every_format_holds_the_whole_speech(client: openai.AsyncOpenAI) -> None:
     seconds = {}
     for name in ("mp3", "opus", "aac", "flac", "wav", "pcm"):

@@ -25,6 +25,7 @@ ENDPOINTS = [
     ("GET", "/v1/websocket"),
     ("GET", "/v1/audio/speech/stream"),
     ("POST", "/v1/audio/speech"),
+    ("POST", "/openai/deployments/tts-1/audio/speech"),
     ("POST", "/predict"),
     ("GET", "/v1/models"),
     ("GET", "/v1/audio/voices"),

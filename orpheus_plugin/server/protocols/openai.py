@@ -31,6 +31,9 @@ NAMES = ("tts-1", "tts-1-hd")
 """Other names of the one model: some clients check that the server has the model they were written
 for."""
 
+AZURES = "/openai/deployments/{name}/audio/speech"
+"""Where Azure's clients ask, with `azure_endpoint` this server's address. Any name will do."""
+
 
 def add_routes(app: web.Application, service: SpeechService) -> None:
     async def speech(request: web.Request) -> web.StreamResponse:
@@ -76,7 +79,8 @@ def add_routes(app: web.Application, service: SpeechService) -> None:
         await asyncio.to_thread(encoders.warm_up)
 
     app.on_startup.append(warm_up)
-    app.router.add_post("/v1/audio/speech", speech, expect_handler=continue_later)
+    for path in ("/v1/audio/speech", AZURES):
+        app.router.add_post(path, speech, expect_handler=continue_later)
     app.router.add_get("/v1/models", list_models)
     app.router.add_get("/v1/models/{name:.+}", one_model)
     app.router.add_get("/v1/audio/models", audio_models)
