@@ -174,7 +174,7 @@ class _Attempt:
         self._initialize()
         feeding = asyncio.create_task(self._feed(pieces, due), name="orpheus-feed")
         prompt_tokens = tokens = 0
-        gap = ""  # before the next word
+        last: Word | None = None
         try:
             async with contextlib.aclosing(self._reply.events()) as events:
                 async for event in events:
@@ -183,8 +183,8 @@ class _Attempt:
                         due.audio(event.duration_s)
                         self._emitter.push(event.pcm)
                     elif isinstance(event, Word):
-                        self._emitter.push_timed_transcript(_timed(event, gap))
-                        gap = " " if event.space_after else ""
+                        self._emitter.push_timed_transcript(_timed(event, last))
+                        last = event
                     elif isinstance(event, Exception):
                         raise event
                     elif event.reason == "cancelled":
@@ -194,8 +194,9 @@ class _Attempt:
                     else:
                         prompt_tokens += event.stats.prompt_tokens
                         tokens += event.stats.tokens
-            if gap and self._ends_in_space:  # another segment may follow
-                self._emitter.push_timed_transcript(TimedString(gap))
+            if last is not None and self._ends_in_space:  # another segment may follow
+                space = TimedString(" ", start_time=last.end_s, end_time=last.end_s)
+                self._emitter.push_timed_transcript(space)
         finally:
             await utils.aio.cancel_and_wait(feeding)
             for turn in self._reply.abandon():
@@ -264,7 +265,8 @@ async def _first_words(pieces: Pieces) -> str | None:
     return None
 
 
-def _timed(word: Word, gap: str) -> TimedString:
-    """A word with the space before it: transcripts are these strings joined, and end as their text
-    does."""
+def _timed(word: Word, before: Word | None) -> TimedString:
+    """A word, behind the space that parts it from the one before it: transcripts are these strings
+    joined, and end as their text does."""
+    gap = " " if before is not None and before.space_after else ""
     return TimedString(gap + word.text, start_time=word.start_s, end_time=word.end_s)
