@@ -54,7 +54,7 @@ def fail_at_next_step(engine: LocalEngine) -> None:
     def step(*_: object) -> NoReturn:
         raise MemoryError
 
-    generator._worker.stepper.step = step  # type: ignore[method-assign]
+    generator._worker.stepper.step = step  # type: ignore[assignment, method-assign]
 
 
 async def listen(engine: LocalEngine) -> str:
