@@ -13,9 +13,6 @@ import numpy.typing as npt
 from tests.support.chromium import AUDIBLE
 from tests.support.recogniser import at_16_khz, listener, needs_recogniser
 
-EMPTY = 1e-5
-"""Less than half a step of 16 bits."""
-
 DEAD = 2e-4
 """-74 dBFS: what a codec may leave of nothing at all beside speech."""
 
@@ -66,13 +63,6 @@ def last_audible_s(samples: npt.NDArray[np.int16], rate: int) -> float:
     """Seconds to the end of the last audible stretch; 0 where all is silent."""
     loud = np.flatnonzero(levels(samples, rate) > AUDIBLE)
     return (int(loud[-1]) + 1) / 100 if loud.size else 0.0
-
-
-def empty_frames(samples: npt.NDArray[np.int16], rate: int) -> int:
-    """20 ms stretches of nothing at all between the first and the last sound."""
-    found = levels(samples, rate, 20)
-    loud = np.flatnonzero(found > AUDIBLE)
-    return int((found[loud[0] : loud[-1] + 1] < EMPTY).sum()) if loud.size else 0
 
 
 def holes(

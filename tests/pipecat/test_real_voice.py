@@ -20,7 +20,6 @@ from orpheus_plugin.pipecat import OrpheusTTS
 from tests.pipecat.conversations import audio, metrics, reply, run, text
 from tests.pipecat.hearing import (
     UNDERSTOOD,
-    empty_frames,
     levels,
     read_wav,
     recognise,
@@ -45,7 +44,9 @@ async def test_a_reply_is_heard_whole_from_its_first_word_to_its_last(
     samples = np.frombuffer(b"".join(frame.audio for frame in audio(down)), "<i2")
     assert understood(SAID, samples, 24_000) >= UNDERSTOOD
     assert text(down) == SAID
-    assert empty_frames(samples, 24_000) == 0
+    made = sound_of(await speak(mini_engine, SAID, 1))
+    assert len(samples) == len(made)
+    assert np.abs(samples.astype(int) - made).max() <= 2  # chunks of other sizes round differently
     assert not errors
 
 
