@@ -64,7 +64,8 @@ def main() -> None:
     out = steps.add_parser("export", help="write the voice's folder")
     out.add_argument("--to", type=Path, default=Path("orpheus_plugin/mini"))
     picture = steps.add_parser("picture", help="spectrograms: teacher, a codec before, and after")
-    picture.add_argument("--before", type=Path, required=True, help="folder of a codec")
+    picture.add_argument("--before", type=Path, help="folder of a codec; without: two voices")
+    picture.add_argument("--voices", nargs="+", default=["heart", "bruno"])
     picture.add_argument("--after", type=Path, default=Path("orpheus_plugin/mini/snac"))
     picture.add_argument("--text", default="Thanks for calling, how can I help you today?")
     picture.add_argument("--to", type=Path, default=Path("training/spectrograms.jpg"))
@@ -142,9 +143,12 @@ def main() -> None:
 
         export(args.work, args.to)
     elif args.step == "picture":
-        from training.picture import draw
+        from training.picture import draw, draw_voices
 
-        draw(args.text, args.before, args.after, args.to)
+        if args.before:
+            draw(args.text, args.before, args.after, args.to)
+        else:
+            draw_voices(args.text, args.voices, args.to)
     elif args.step == "evaluate":
         from training.evaluate import evaluate
 

@@ -25,7 +25,8 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME=DIR",
         help="a voice of your own: a LoRA adapter of the model, in a directory or hub repository;"
-        " #PROMPT behind it is the name it was trained with; may be given several times",
+        " #PROMPT behind it is the name it was trained with; `bruno` alone is the one that comes"
+        " with the bundled model; may be given several times",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument(

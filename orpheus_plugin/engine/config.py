@@ -52,10 +52,10 @@ class EngineConfig:
             reliably.
         pronunciations: written word -> how it is spoken, for names that no rule can know; see
             `text.Pronunciations`.
-        adapters: voices of one's own, LoRA adapters of this model: name -> directory or hub
-            repository, each perhaps with "#" and the name that its training put before the text
-            (see `models.adapters`). With `urls`: name -> model name on the token servers (vLLM's
-            --lora-modules).
+        adapters: voices of one's own, LoRA adapters of this model: name -> directory, hub
+            repository or "bruno", which comes with the bundled model, each perhaps with "#" and the
+            name that its training put before the text (see `models.adapters`). With `urls`: name ->
+            model name on the token servers (vLLM's --lora-modules).
         cache: keep what was spoken and replay it where the same is asked for again (the phrase
             cache); None keeps nothing.
         strict_voices: a voice that the model does not have is always an error. Otherwise a voice of

@@ -1,9 +1,9 @@
 """Voices that are LoRA adapters: their folders on this machine, and fetching them.
 
-An adapter is named as `SOURCE` or `SOURCE#PROMPT`. SOURCE is a folder or a hub repository. PROMPT
-is the name that its training put before the text ("alice: Hello."), by default the voice's own
-name. If it is empty, the text has no name before it: many single-speaker adapters were trained on
-text alone.
+An adapter is named as `SOURCE` or `SOURCE#PROMPT`. SOURCE is a folder, a hub repository, or the
+name of an adapter that comes with the package: `bruno`, for the bundled model. PROMPT is the name
+that its training put before the text ("alice: Hello."), by default the voice's own name. If it is
+empty, the text has no name before it: many single-speaker adapters were trained on text alone.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _NEVER_IN_NAMES = ",=#:"
+_BUNDLED = Path(__file__).parents[1] / "mini" / "adapters"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +73,22 @@ def find_adapters(
 
 
 def adapter_option(text: str) -> tuple[str, str]:
-    """`NAME=SOURCE` of a command line. Raises InvalidOptions."""
+    """`NAME=SOURCE` of a command line, or the NAME of an adapter that comes with the package.
+    Raises InvalidOptions."""
     name, equals, source = text.partition("=")
+    if not equals and text in bundled_adapters():
+        return text, text
     if not (name.strip() and equals and source.strip()):
-        raise InvalidOptions(f"an adapter is NAME=DIR or NAME=owner/repository, not {text!r}")
+        raise InvalidOptions(
+            "an adapter is NAME=DIR, NAME=owner/repository or, of this package,"
+            f" {' or '.join(bundled_adapters())}, not {text!r}"
+        )
     return name.strip(), source.strip()
+
+
+def bundled_adapters() -> dict[str, Path]:
+    """The adapters that come with the package: name -> folder."""
+    return {folder.name: folder for folder in sorted(_BUNDLED.iterdir()) if folder.is_dir()}
 
 
 def download_adapter(
@@ -133,6 +145,8 @@ def _locate(name: str, source: str, cache_dir: str | Path | None) -> Path:
     folder = Path(source).expanduser()
     if folder.is_dir():
         return folder
+    if source in (bundled := bundled_adapters()):
+        return bundled[source]
     if not looks_like_repo(source):
         raise ModelNotFound(f"adapter {name!r}: no directory {source}")
     snapshot = cached(source, None, cache_dir, file=_CONFIG)
