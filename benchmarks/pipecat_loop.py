@@ -59,7 +59,7 @@ async def measure(
 
 async def converse(page: Page, folder: Path, seconds: float) -> dict[str, Any]:
     """Turn by turn, each to its end."""
-    from tests.pipecat.hearing import empty_frames, holes, levels
+    from tests.pipecat.hearing import holes, levels
     from tests.pipecat.listening import Record, say, silence
     from tests.support.chromium import AUDIBLE, RECORD_RATE
 
@@ -98,9 +98,6 @@ async def converse(page: Page, folder: Path, seconds: float) -> dict[str, Any]:
         "empty_20ms_frames": sum(int(hole / 0.02 + 0.01) for hole in missing),
         "holes_of_10ms_and_more": len(missing),
         "holes_s": sum(missing),
-        "empty_20ms_frames_with_pauses_of_the_voice": sum(
-            empty_frames(sound, RECORD_RATE) for sound in heard
-        ),
         "concealed_ms": 1e3 * counts["concealedSamples"] / RECORD_RATE,
         "loop_blocked_worst_ms": worst["own_ms"],
         "loop_blocked_worst_of_a_second_p50_ms": quantile([b["own_ms"] for b in beats], 0.5),
