@@ -10,6 +10,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -207,11 +208,20 @@ async def test_a_cancelled_listener_can_listen_again(batcher: CodecBatcher) -> N
     )
 
 
-async def test_the_listener_with_the_least_audio_left_is_served_first() -> None:
+async def test_the_listener_with_the_least_audio_left_is_served_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """With room for one lane a step, the stream with the earliest deadline gets all of its audio
     first."""
     batcher = CodecBatcher(CpuDecoder(WEIGHTS, slots=3), max_lanes=1)
-    order = []
+    launch = batcher._decoder.launch
+    stepped: list[int] = []
+
+    def noting(lanes: Sequence[Lane], codes: Codes) -> Callable[[], list[Samples]]:
+        stepped.extend(lane.slot for lane in lanes)
+        return launch(lanes, codes)
+
+    monkeypatch.setattr(batcher._decoder, "launch", noting)
     now = time.monotonic()
     streams = {name: batcher.open_stream() for name in "abc"}
     for name, left in (("a", 30.0), ("b", 10.0), ("c", 20.0)):
@@ -219,15 +229,11 @@ async def test_the_listener_with_the_least_audio_left_is_served_first() -> None:
         streams[name].push(random_codes(8))
         streams[name].finish()
 
-    async def follow(name: str) -> None:
-        async for _ in streams[name]:
-            order.append(name)
-
-    following = [asyncio.create_task(follow(name)) for name in "abc"]
     batcher.start()
-    await asyncio.gather(*following)
+    await asyncio.gather(*(listen(stream) for stream in streams.values()))
     batcher.close()
-    assert [name for at, name in enumerate(order) if name not in order[:at]] == ["b", "c", "a"]
+    slots = {stream.lane.slot: name for name, stream in streams.items()}
+    assert [slots[slot] for slot, _ in groupby(stepped)] == ["b", "c", "a"]
 
 
 async def until(holds: Callable[[], bool]) -> None:
