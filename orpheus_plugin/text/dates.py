@@ -84,8 +84,10 @@ def _times(text: Text, place: int) -> tuple[int, list[tuple[int, int, int]]] | N
     end = place
     while len(parts) < 2:
         match = _CLOCK.match(text.text, end)
-        if match is None and text.word_before(end).lower() in text.language.hours:
+        if match is None:
             match = _POINTED_CLOCK.match(text.text, end)
+            if match and text.word_before(end).lower() not in text.language.hours:
+                match = None
         if match is None:
             break
         hour, minute = int(match[1] or match[4]), int(match[2] or 0)

@@ -11,6 +11,7 @@ from orpheus_plugin.text.languages.de import (
     AFTER_DATIVE,
     DETERMINERS,
     MONTH_NAMES,
+    NEUTER,
     NUMBERED,
     STRONG,
     WEAK,
@@ -25,11 +26,6 @@ _CHAIN = re.compile(r"(?:\d{1,3}\.(?:\s?[-/,]\s?| (?:und|oder|bis|sowie) ))+$")
 _OPENERS = word_set(
     "Danach Dann Und Aber Ich Er Sie Es Wir Das Der Die Ein Eine Heute Jetzt"
 )  # of the next sentence
-_NEUTER = word_set(
-    "kind mal jahr kapitel buch auto haus spiel tor jahrhundert semester quartal gespräch treffen"
-    " zimmer bild wort ziel "
-    "projekt problem stockwerk lied bier glas stück gleis fenster"
-)  # fmt: skip
 
 
 def ordinals(text: Text, place: int) -> Reading | None:
@@ -37,12 +33,13 @@ def ordinals(text: Text, place: int) -> Reading | None:
     if match := _ER.match(text.text, place):
         said = number_words(int(match[1].replace(".", "")), "de") or match[1]
         return Reading(match.end(), [(place, f"{said}er{match[2] or ''}")])
-    before = text.word_before(place).lower()
-    if before in DETERMINERS | AFTER_DATIVE and (match := _BARE_RANGE.match(text.text, place)):
-        said = [_said(int(day), before, text, place, "") for day in match.groups()]
-        marked = text.text[match.end() : match.end() + 1].strip(")")  # no full stop before it
-        end = match.end() if marked else match.end() - 1
-        return Reading(end, [(place, f"{said[0]} bis"), (match.start(2), said[1])])
+    if match := _BARE_RANGE.match(text.text, place):
+        before = text.word_before(place).lower()
+        if before in DETERMINERS or before in AFTER_DATIVE:
+            said = [_said(int(day), before, text, place, "") for day in match.groups()]
+            marked = text.text[match.end() : match.end() + 1].strip(")")  # no full stop before it
+            end = match.end() if marked else match.end() - 1
+            return Reading(end, [(place, f"{said[0]} bis"), (match.start(2), said[1])])
     match = _ORDINAL.match(text.text, place)
     if match is None:
         return None
@@ -77,7 +74,7 @@ def _said(value: int, before: str, text: Text, place: int, noun: str) -> str:
         return stem + "n"
     if before in STRONG or is_feminine(noun):
         return stem
-    return stem + ("s" if noun.lower() in _NEUTER else "r")
+    return stem + ("s" if noun.lower() in NEUTER else "r")
 
 
 RULES: tuple[tuple[Rule, str, bool], ...] = ((ordinals, ".a", False),)

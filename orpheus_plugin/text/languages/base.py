@@ -27,6 +27,20 @@ def _side_by_side(whole: str, part: str, noun: str, before: str) -> str:
     return f"{whole} {part}".strip()
 
 
+def agreeing_half(
+    half: str, feminine_half: str, link: str, feminine: Callable[[str], bool]
+) -> Callable[[str, str, str, str], str]:
+    """A rule `mixed` where a half has the gender of its noun: media hora, due e mezzo."""
+
+    def mixed(whole: str, part: str, noun: str, before: str) -> str:
+        article, _, name = noun.lower().rpartition(" ")
+        if part == half and (article == "una" or (not article and feminine(name))):
+            part = feminine_half
+        return f"{whole} {link} {part}" if whole else part
+
+    return mixed
+
+
 def _uncounted(words: str, noun: str, before: str) -> str:
     return words
 

@@ -113,7 +113,11 @@ def _counted(said: str, noun: str, before: str) -> str:
     return "eine" if said == "eins" and feminine else said[:-1]
 
 
-_NEUTER_NOUNS = _NEUTER | word_set("jahr kilo kilogramm pfund glas stück brot dutzend prozent grad")
+NEUTER = word_set(
+    "kind mal jahr kapitel buch auto haus spiel tor jahrhundert semester quartal gespräch treffen"
+    " zimmer bild wort ziel projekt problem stockwerk lied bier glas stück gleis fenster"
+)
+_HALVED_NEUTER = NEUTER | _NEUTER | word_set("kilo kilogramm pfund brot dutzend prozent grad")
 
 
 def _mixed(whole: str, part: str, noun: str, before: str) -> str:
@@ -127,7 +131,7 @@ def _mixed(whole: str, part: str, noun: str, before: str) -> str:
     if article == "eine" or (not article and is_feminine(name)):
         said, ending = "eine", "e"
     else:
-        said, ending = "ein", "es" if name in _NEUTER_NOUNS else "er"
+        said, ending = "ein", "es" if name in _HALVED_NEUTER else "er"
     if before in ("ein", "eine", "je", "pro"):
         return f"halb{ending}"
     if before in DETERMINERS or before in AFTER_DATIVE:

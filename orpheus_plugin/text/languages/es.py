@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from orpheus_plugin.text.languages.base import Language, months, word_set
+from orpheus_plugin.text.languages.base import Language, agreeing_half, months, word_set
 from orpheus_plugin.text.numerals import number_words
 
 MONTHS, MONTH_NAMES = months(
@@ -100,14 +100,6 @@ def _counted(said: str, noun: str, before: str) -> str:
     return head + scale + rest
 
 
-def _mixed(whole: str, part: str, noun: str, before: str) -> str:
-    """ "½ hora" is media; "2½" dos y medio."""
-    article, _, name = noun.lower().rpartition(" ")
-    if part == "medio" and (article == "una" or (not article and _feminine(name))):
-        part = "media"
-    return f"{whole} y {part}" if whole else part
-
-
 LANGUAGE = Language(
     code="es",
     decimals={",": "coma", ".": "punto"},
@@ -177,7 +169,7 @@ LANGUAGE = Language(
     counted=_counted,
     parts={"1/2": "medio", "1/3": "un tercio", "2/3": "dos tercios", "1/4": "un cuarto",
     "3/4": "tres cuartos"},
-    mixed=_mixed,
+    mixed=agreeing_half("medio", "media", "y", _feminine),
     out_of="de",
     symbols={
         "&": "y", "@": "arroba", "+": "más", "=": "igual a", "%": "por ciento", "×": "por",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from orpheus_plugin.text.languages.base import Language, months, word_set
+from orpheus_plugin.text.languages.base import Language, agreeing_half, months, word_set
 from orpheus_plugin.text.numerals import number_words
 
 MONTHS, MONTH_NAMES = months(
@@ -69,14 +69,6 @@ def _counted(said: str, noun: str, before: str) -> str:
     if _feminine(noun):
         return "un'" if noun[0] in "aeiou" else "una"
     return "uno" if re.match(r"s[^aeiou]|z|gn|ps|pn|[xy]", noun) else "un"
-
-
-def _mixed(whole: str, part: str, noun: str, before: str) -> str:
-    """ "½ ora" is mezza; "2½" due e mezzo."""
-    article, _, name = noun.lower().rpartition(" ")
-    if part == "mezzo" and (article == "una" or (not article and _feminine(name))):
-        part = "mezza"
-    return f"{whole} e {part}" if whole else part
 
 
 LANGUAGE = Language(
@@ -151,7 +143,7 @@ LANGUAGE = Language(
     counted=_counted,
     parts={"1/2": "mezzo", "1/3": "un terzo", "2/3": "due terzi", "1/4": "un quarto",
     "3/4": "tre quarti"},
-    mixed=_mixed,
+    mixed=agreeing_half("mezzo", "mezza", "e", _feminine),
     hours=word_set("alle ore dalle"),
     out_of="su",
     symbols={
