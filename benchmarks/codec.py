@@ -128,7 +128,7 @@ def measure(size: str, lanes: int, rounds: int, frames: int, device: str) -> dic
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     add_save_option(parser)
-    parser.add_argument("--lanes", default="1,4,16,32", help="streams in a batch")
+    parser.add_argument("--lanes", default="1,4,8,16,32", help="streams in a batch")
     parser.add_argument("--rounds", type=int, default=2, help="of the largest batches")
     parser.add_argument(
         "--frames", type=int, default=24, help="of the one-shot utterance; fewer in large batches"

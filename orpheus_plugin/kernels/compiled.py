@@ -102,13 +102,17 @@ def _kept(function: Function, options: dict[str, Any]) -> Function:
     return made  # type: ignore[no-any-return]
 
 
+COMPILING_TAKES = "10 to 30 s, longer on a busy machine"
+"""For the codec, and again for the token engine, on one core."""
+
+
 @contextlib.contextmanager
-def first_use(what: str, seconds: int) -> Iterator[None]:
+def first_use(what: str) -> Iterator[None]:
     """Around the first calls of `what`: logs a warning if they have to compile it."""
     mark = None if FOLDER is None else FOLDER / f"{what.replace(' ', '-')}.compiled"
     if mark is None or not mark.exists():
         once = "for this process" if mark is None else "once for this machine"
-        logger.warning("Compiling the %s %s: about %d s", what, once, seconds)
+        logger.warning("Compiling the %s %s: %s", what, once, COMPILING_TAKES)
     yield
     if mark is not None:
         with contextlib.suppress(OSError):

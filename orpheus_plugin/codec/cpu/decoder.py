@@ -41,7 +41,7 @@ class CpuDecoder(StreamingDecoder):
 
     def warm_up(self, shapes: Sequence[tuple[int, int]]) -> None:
         """Compile or load the step, make room."""
-        with first_use("codec", seconds=10):
+        with first_use("codec"):
             for lanes, latents in shapes:
                 codes = np.zeros((lanes, latents, 3), np.int64)
                 self._run([Lane(self.slots) for _ in range(lanes)], codes)

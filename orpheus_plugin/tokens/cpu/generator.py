@@ -74,7 +74,7 @@ class CpuLlama(BatchedGenerator):
             )
         except MemoryError as error:
             raise EngineDied(f"{self._model_dir}: not enough memory for the model") from error
-        with first_use("token engine", seconds=10):
+        with first_use("token engine"):
             stepper.warm_up(self._vocabulary.bos)
         if not np.isfinite(stepper.work.logits[0, :CODES]).all():
             raise BadCheckpoint(f"{self._model_dir}: the weights give no finite numbers")
