@@ -83,14 +83,19 @@ class Amounts:
         point = re.escape("".join(language.decimals) or ".")
         quote = r"|'\d{3}" if "'" in language.groups else ""
         grouped = rf"\d{{1,3}}(?:[.,]\d{{2,3}}{quote})+"
-        spaced = r"|\d{1,3}(?: \d{3})+" if language.spaced_groups else ""
+        spaced = r"|[1-9]\d{0,2}(?: \d{3})* 000(?! \d)"  # 10 000, but not 5 100
+        if language.spaced_groups:
+            spaced = r"|\d{1,3}(?: \d{3})+"
         number = rf"(?P<number>(?:{grouped}{spaced}|\d+)(?:[{point}]\d+)?(?!\d)|[{point}]\d+)"
         exact = [u for u in language.units if len(u) == 1 or (u != u.lower() and not u.islower())]
         loose = [u for u in language.units if u not in exact]
         if language.code == "en":
             exact = [u for u in exact if u not in ("V", "W")]
         glued = "|(?<=\\d)(?:in|V|W)" if language.code == "en" else ""  # "60W", but "45 W 34th St"
-        unit = rf"(?:(?i:{_any_of(loose)})|{_any_of(exact)}{glued})".replace("°", r"°\s?")
+        named, letters = (
+            _any_of(u for u in exact if (len(u) > 1) == long) for long in (True, False)
+        )
+        unit = rf"(?:{named}|(?i:{_any_of(loose)})|{letters}{glued})".replace("°", r"°\s?")
         signs = r"(?P<signs>(?:[<>]=?|[≤≥~≈])?\s?[-+±]?)"
         currency = rf"(?:{_any_of(language.currencies)})"
         end = r"(?!\d)" if language.glued else r"(?!\w)(?![.,:]\d)"
@@ -113,6 +118,7 @@ class Amounts:
         )
         self._unit = re.compile(rf"[\s-]?({unit})(?!\w)")
         self._number = re.compile(rf"{signs}{number}(?P<more>\+(?!\d))?{end}")
+        self._per_number = re.compile(r"/(?=\d[\d.,]*\s?[^\W\d])")  # $1/1000 tokens
         self._period = re.compile(r"\s?/\s?([^\W\d]{1,12}[²³]?)(?!\w)")
 
     def parse(self, text: str, place: int, *, signed: bool = True) -> Amount | None:
@@ -147,6 +153,12 @@ class Amounts:
         while (slash := self._period.match(text, end)) and (name := self._period_name(slash[1])):
             per.append((slash.start(1), f"{self.language.per} {name}"))
             end = slash.end()
+        if currency and (slash := self._per_number.match(text, end)):
+            counted = self.parse(text, slash.end(), signed=False)
+            if counted is not None and not counted.currency:
+                (place, said), *others = self._value(counted, "", "")
+                per += [(place, f"{self.language.per or 'per'} {said}"), *others]
+                end = counted.end
         signs = (
             [(match.start("signs"), self._sign(match["signs"].strip()))]
             if match["signs"].strip()

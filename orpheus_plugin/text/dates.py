@@ -1,10 +1,12 @@
-"""Dates and times of day, in every language."""
+"""Dates and times of day, in every language; English names of days and months in short."""
 
 from __future__ import annotations
 
 import re
 
 from orpheus_plugin.text.context import Piece, Reading, Text
+from orpheus_plugin.text.languages.base import word_set
+from orpheus_plugin.text.languages.en import DAY_NAMES, MONTH_NAMES, MONTHS
 
 _END = r"(?!\w)(?![.,:/'’-]\d)"
 _ISO_DATE = re.compile(rf"(\d{{4}})[-/.](\d{{1,2}})[-/.](\d{{1,2}}){_END}")
@@ -16,6 +18,8 @@ _CLOCK = re.compile(
     r"|(\d{1,2})h(?!\w)"
 )
 _POINTED_CLOCK = re.compile(r"(\d{1,2})\.([0-5]\d)()()(?!\w)(?![.:,/]\d| ?[%€$£])")
+_DAYS = re.compile(r"([A-Z][a-z]{2,4})\.?-([A-Z][a-z]{2,4})\.?")
+_BEFORE_DAYS = word_set("on by until till next last every this")
 
 
 def date(text: Text, place: int) -> Reading | None:
@@ -99,3 +103,35 @@ def _times(text: Text, place: int) -> tuple[int, list[tuple[int, int, int]]] | N
             break
         end += 1
     return (end, parts) if parts else None
+
+
+def calendar_word(text: Text, core: str, place: int, *, dotted: bool) -> str | None:
+    """A short month or weekday in full, next to another part of a date or time: "Nov. 28", "Tues.
+    Jan. 5th", "Mon-Fri", "Sat 9-5". `dotted`: a full stop follows that may belong to it."""
+    if days := _DAYS.fullmatch(core):
+        first, last = (DAY_NAMES.get(day.lower()) for day in days.groups())
+        return f"{first} to {last}" if first and last else None
+    if not (core.istitle() or core.isupper()) or not 3 <= len(core) <= 5:
+        return None
+    before = text.word_before(place)
+    after = text.word_after(place + len(core) + dotted)
+    if day := DAY_NAMES.get(core.lower()):
+        named = before.lower() in _BEFORE_DAYS
+        if dotted:
+            dated = after.rstrip(".").lower() in MONTH_NAMES
+            if dated or not text.ends_sentence(place + len(core) + 1):
+                return day
+            return f"{day}." if named else None
+        known = after[:1].isdecimal() or (named and (not after or after.islower()))
+        return day if known and core.istitle() else None
+    month = MONTH_NAMES.get(core.lower())
+    if month is None or not (
+        _is_day(before) or _is_day(after) or re.fullmatch(r"(?:19|20)\d\d", after)
+    ):
+        return None
+    return MONTHS[month - 1]
+
+
+def _is_day(word: str) -> bool:
+    match = re.fullmatch(r"(\d{1,2})(?:st|nd|rd|th)?(?:-\d{1,2})?\.?", word)
+    return match is not None and 1 <= int(match[1]) <= 31

@@ -15,6 +15,7 @@ from orpheus_plugin.text.numerals import number_words
 _YEAR_BEFORE = word_set(
     "between in since of year by until till from before after during circa ca c around was "
     "is early late mid the spring summer autumn fall winter born died copyright"
+    " q1 q2 q3 q4 h1 h2 fy"
 )
 _YEAR = re.compile(r"((?:1[1-9]|20)\d\d)(?:-((?:1[1-9]|20)\d\d|\d\d))?(?!\w)(?![.,:/'-]\d)")
 _SEASON = re.compile(r"((?:19|20)\d\d)/(\d\d)(?!\w)(?![./-]\d)")  # 2019/20
@@ -23,6 +24,9 @@ _PLURAL = re.compile(r"([$€£])?(\d{1,3}(?:,\d{3})+|\d+0)s(?!\w)")  # 10,000s 
 _BESIDE_DECADE = re.compile(r"0s(?:-| and | or | to )$")
 _SHORT_DECADES = word_set("the early mid late and or to his her their my your our")
 _DAY = re.compile(r"(\d{1,2})(?:st|nd|rd|th)?(?:-(\d{1,2})(?:st|nd|rd|th)?)?(?!\w)(?![.,:/'-]\d)")
+_MONTH_AND_DAY = re.compile(r"(\d{1,2})/(\d{1,2})(?!\w)(?![./-]\d)")
+_BEFORE_DATES = word_set("by until till before after since from through starting ending dated")
+_COMMON_PARTS = (2, 3, 4, 5, 8, 10, 16)
 _TIME = re.compile(
     r"(\d{1,2})(?::(\d{2})(?::(\d{2}))?)?(?:\s?([ap])(?:m(?!\w)|\.\s?m\.?))?(?!\w)(?![:./]\d)",
     re.IGNORECASE,
@@ -126,6 +130,26 @@ def days(text: Text, place: int) -> Reading | None:
     return None
 
 
+def month_and_day(text: Text, place: int) -> Reading | None:
+    """3/14 after "on" or "due", and after "by" and others if it is not a common fraction: "by
+    3/14", but "by 3/4"."""
+    match = _MONTH_AND_DAY.match(text.text, place)
+    if match is None:
+        return None
+    month, day = int(match[1]), int(match[2])
+    before, after = text.word_before(place).lower(), text.word_after(match.end())
+    fraction = day in _COMMON_PARTS and month < day
+    if match[0] in _IDIOMS or not (
+        before in ("on", "due") or (before in _BEFORE_DATES and not fraction)
+    ):
+        return None
+    if not (1 <= month <= 12 and 1 <= day <= 31) or after == "of":
+        return None
+    if text.counts_something(match.end()):
+        return None
+    return Reading(match.end(), [(place, text.language.date(day, month, None, ""))])
+
+
 def decades(text: Text, place: int) -> Reading | None:
     """1990s, the 80s, '90s."""
     match = _DECADE.match(text.text, place)
@@ -214,18 +238,21 @@ def fractions(text: Text, place: int) -> Reading | None:
     one, many = _PARTS.get(bottom, (_ordinal(bottom), f"{_ordinal(bottom)}s"))
     pieces = [(place, f"{_cardinal(str(top))} {one if top == 1 else many}")]
     if whole:
-        part = "a " + one if top == 1 else pieces[0][1]
+        part = f"{_article(one)} {one}" if top == 1 else pieces[0][1]
         pieces = [(place, _cardinal(whole)), (match.start(2), f"and {part}")]
     end = match.end()
     if unit := amounts(text.language).unit(text.text, end):
-        article = "an" if unit.one[0] in "aeiou" else "a"
-        part = unit.one if top == 1 else f"of {article} {unit.one}"
+        part = unit.one if top == 1 else f"of {_article(unit.one)} {unit.one}"
         pieces.append((unit.place, unit.names[1] if whole else part))
         end = unit.end
     elif text.text[end : end + 1] == '"' and not _in_quotation(text, place):
         pieces.append((end, "inches" if whole and not text.counts_something(end + 1) else "inch"))
         end += 1
     return Reading(end, pieces)
+
+
+def _article(noun: str) -> str:
+    return "an" if noun[0] in "aeiou" else "a"
 
 
 def _in_quotation(text: Text, place: int) -> bool:
@@ -290,6 +317,7 @@ RULES: tuple[tuple[Rule, str, bool], ...] = (
     (decades, "'a", True),
     (plurals, ",a", True),
     (days, ENDS + "a-", False),
+    (month_and_day, "/", False),
     (fractions, " /-½¼¾", True),
     (durations, " a", False),
     (times, ": a-", False),

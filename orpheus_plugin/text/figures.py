@@ -22,7 +22,7 @@ _DIGIT_GROUPS = re.compile(r"\d+(?:[ .-]\d+)*(?!\w)")
 _PHONE = re.compile(r"(?P<plus>\+)?\(?\d{1,5}\)?(?:[ ./-]{1,2}\(?\d{1,8}\)?){1,6}(?!\w)(?![.,]\d)")
 _AMERICAN = re.compile(r"(?:1[ .-])?\(?\d{3}\)?[ .-]?\d{3}[ .-]\d{4}(?![\w-])|\d{3}-\d{4}(?![\w-])")
 _CARD = re.compile(r"\d{4}(?:[ -]\d{4}){2,4}(?![\w-])|\d(?:-\d){2,}(?![\w-])|\+\d{7,15}(?!\w)")
-_VANITY = re.compile(r"1[ -]\d{3}-(?=[A-Z]{3})")  # 1-800-FLOWERS
+_VANITY = re.compile(r"1[ -]\d{3}-(?=[A-Z]{2})")  # 1-800-FLOWERS, 1-800-GO-FEDEX
 _LONG_CODE = re.compile(rf"\d+(?:-\d+){{2,}}{_END}")
 _GROUPS = re.compile(r"\d+")
 _ORDINAL = re.compile(
@@ -134,6 +134,8 @@ def ordinal(text: Text, place: int) -> Reading | None:
     said = language.ordinal(int(match[1].replace(",", "")), match[2].lower().lstrip("."))
     if not said:
         return None
+    if language.code == "es" and said in ("primero", "tercero") and text.goes_on(match.end()):
+        said = said[:-1]  # "primer piso"
     if text.text[match.end() : match.end() + 1] == "-":  # 1st-3rd
         last = ordinal(text, match.end() + 1)
         if last is not None:
@@ -276,7 +278,11 @@ def amount(text: Text, place: int) -> Reading | None:
         number = first.number.whole
         # A long number without groups is an identifier; a grouped one by itself is a telephone
         # number in Spanish.
-        alone = written.count(" ") > 1 and not text.counts_something(first.end)
+        alone = (
+            written.count(" ") > 1
+            and text.language.spaced_groups
+            and not text.counts_something(first.end)
+        )
         if alone or (written.isdecimal() and len(number) >= 7 and not number.endswith("000")):
             return Reading(first.end, _told(text, written, place))
         if text.language.code == "de" and len(written) == 4 and "1100" <= written < "2000":

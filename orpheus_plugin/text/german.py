@@ -22,6 +22,7 @@ from orpheus_plugin.text.numerals import number_words
 _ORDINAL = re.compile(r"(\d{1,3})\.(?:(?= [^\W\d])|\s?([-/])\s?(?=\d{1,3}\. [^\W\d])|$)")
 _ER = re.compile(r"(\d{1,3}(?:\.\d{3})+|\d{1,4})er(n|s)?(?!\w)")
 _BARE_RANGE = re.compile(r"(\d{1,2})\.-(\d{1,2})\.(?=[,;!?)]|\W*$)")
+_PERCENT = re.compile(r"(\d{1,3}(?:,\d+)?)\s?%(ige[nmrs]?)(?!\w)")
 _CHAIN = re.compile(r"(?:\d{1,3}\.(?:\s?[-/,]\s?| (?:und|oder|bis|sowie) ))+$")
 _OPENERS = word_set(
     "Danach Dann Und Aber Ich Er Sie Es Wir Das Der Die Ein Eine Heute Jetzt"
@@ -66,6 +67,17 @@ def ordinals(text: Text, place: int) -> Reading | None:
     return Reading(match.end(), [(place, said)])
 
 
+def percentages(text: Text, place: int) -> Reading | None:
+    """ "5%ige"."""
+    match = _PERCENT.match(text.text, place)
+    if match is None:
+        return None
+    whole, mark, part = match[1].partition(",")
+    said = text.language.decimal(whole, mark, part)
+    joint = " prozent" if part else "prozent"
+    return Reading(match.end(), [(place, f"{said}{joint}{match[2]}")])
+
+
 def _said(value: int, before: str, text: Text, place: int, noun: str) -> str:
     stem = number_words(value, "de", "ordinal") or str(value)
     earlier = text.before(place, 2)
@@ -77,5 +89,8 @@ def _said(value: int, before: str, text: Text, place: int, noun: str) -> str:
     return stem + ("s" if noun.lower() in NEUTER else "r")
 
 
-RULES: tuple[tuple[Rule, str, bool], ...] = ((ordinals, ".a", False),)
+RULES: tuple[tuple[Rule, str, bool], ...] = (
+    (ordinals, ".a", False),
+    (percentages, " ,%", False),
+)
 """Rules that come before `figures.RULES`; see there."""

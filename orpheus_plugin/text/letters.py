@@ -7,8 +7,9 @@ import re
 
 from orpheus_plugin.text import roman
 from orpheus_plugin.text.context import Text
+from orpheus_plugin.text.dates import calendar_word
 from orpheus_plugin.text.languages.base import word_set
-from orpheus_plugin.text.languages.en import DAY_NAMES, MONTH_NAMES, MONTHS, STATES
+from orpheus_plugin.text.languages.en import STATES
 
 _EDGES = re.compile(r"^([\"'(\[{¿¡]*)(.*?)([\"')\]},;:!?]*)$", re.DOTALL)
 _ABBREVIATIONS = {
@@ -67,13 +68,14 @@ _SPELLED = word_set(
     " UI UX ID IDs URL URLs USA UK EU UN FAQ OS PIN IP IPO "
     "CEO CFO CTO COO USB IBM FBI CIA NBA NFL AWS EV EVs IQ DIY ETA ATM IOU LLM LLMs AC UPS "
     "DNA RNA SQL UFO AT&T R&D Q&A B&B BBC CNN DVD VIP HIV ISP SEO SUV GPA MRI VAT OTP IBAN "
-    "ISBN APY IRA IRS EMI AKA KPI CLI IDE NYU UAE ABC EOD RSVP HR PR TV PC NYC OMG FYI TGIF EFT"
+    "ISBN APY IRA IRS EMI AKA KPI CLI IDE NYU UAE ABC EOD RSVP HR PR TV PC"
+    " FY CI CD NYC OMG FYI TGIF EFT"
 )
 _ONLY_STRESSED = word_set("AM IT US OR IN IS AN AS AT ON OF SO NO ME WE HE DO GO UP MY PM")
 _IT_WORDS = word_set(
-    "department support team manager staff admin administrator services industry specialist "
-    "professional company infrastructure security consultant desk help job jobs sector "
-    "systems guy guys people budget"
+    "department support team manager staff admin administrator service industry specialist "
+    "professional company infrastructure security consultant desk help job sector "
+    "system guy people budget project skill expert career issue"
 )
 _US_BEFORE = frozenset(["the", "a", "across", "non", "current", "former", "every"])
 _US_AFTER = word_set(
@@ -118,7 +120,7 @@ class Letters:
         for name in (core, bare):
             if name in _SPECIAL:
                 return f"{head}{_SPECIAL[name]}{core[len(name) :] if name == bare else ''}{tail}"
-        if said := self._calendar(bare, at, dotted=bool(stop)):
+        if said := calendar_word(self._text, bare, at, dotted=bool(stop)):
             return f"{head}{said}{tail}"
         before = self._text.word_before(at)
         if (
@@ -250,24 +252,6 @@ class Letters:
                 return False
         return False
 
-    def _calendar(self, core: str, at: int, *, dotted: bool) -> str | None:
-        """A short month or, with a full stop, a short weekday, next to another part of a date:
-        "Nov. 28", "Tues. Jan. 5th"."""
-        if not (core.istitle() or core.isupper()) or not 3 <= len(core) <= 5:
-            return None
-        before = self._text.word_before(at)
-        after = self._text.word_after(at + len(core) + dotted)
-        if core.lower() in DAY_NAMES and dotted:
-            return DAY_NAMES[core.lower()] if not self._text.ends_sentence(at + len(core) + 1) or (
-                after.rstrip(".").lower() in MONTH_NAMES
-            ) else None  # fmt: skip
-        month = MONTH_NAMES.get(core.lower())
-        if month is None or not (
-            _is_day(before) or _is_day(after) or re.fullmatch(r"(?:19|20)\d\d", after)
-        ):
-            return None
-        return MONTHS[month - 1]
-
     def _before_zip(self, end: int) -> bool:
         return re.fullmatch(r"\d{5}(?:-\d{4})?\.?", self._text.word_after(end)) is not None
 
@@ -283,7 +267,7 @@ class Letters:
         if core in ("AM", "PM") and before[-1:].isdecimal():
             return " ".join(core)
         if core == "IT" and (
-            after.lower() in _IT_WORDS
+            after.lower().rstrip(".").removesuffix("s") in _IT_WORDS
             or (before.lower() in ("in", "our", "your") and not self._text.goes_on(end))
         ):
             return "I T"
@@ -337,8 +321,3 @@ def _consonants(core: str) -> bool:
         and core.isupper()
         and not any(c in "AEIOUY" for c in core)
     )
-
-
-def _is_day(word: str) -> bool:
-    match = re.fullmatch(r"(\d{1,2})(?:st|nd|rd|th)?(?:-\d{1,2})?\.?", word)
-    return match is not None and 1 <= int(match[1]) <= 31

@@ -209,6 +209,7 @@ class Normalizer:
         if "/" in text:
             text = text.replace("+/-", "±")
         text = plain(text.replace("`", "")).strip()
+        text = _NO_CENTS.sub("", text)
         if "º" in text and self._language.code == "en":
             text = text.replace("º", "°")  # elsewhere it marks an ordinal
         bare = text.rstrip(",.;:!?")
@@ -240,6 +241,7 @@ class Normalizer:
         return "".join(f" {self._symbols[c]} " if c in self._symbols else c for c in text)
 
 
+_NO_CENTS = re.compile(r"(?<=\d)[.,][-–—]{1,2}(?!\w)")  # 50,-
 _LONE_MARKS = word_set("* # / > - – — x <3")
 
 

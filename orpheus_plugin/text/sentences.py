@@ -34,6 +34,8 @@ _NEVER_LIST = (
     " т.е"
 )
 _NEVER_ENDS = frozenset(_NEVER_LIST.split())
+_NEVER_BEFORE_FIGURES = frozenset({"max", "min", "nos", "pp"})
+_NEVER_BEFORE_SMALL = frozenset({"mon", "tue", "thu", "thur", "fri"})
 _GERMAN_ORDINAL = re.compile(r"\d{1,3}(?:\.?[-/]\d{1,3})?")
 _BEFORE_GERMAN_ORDINAL = DETERMINERS | {"und", "oder"}  # "am 3. Tag"
 _SHORT_LINE = 60
@@ -113,7 +115,11 @@ def _full_stop_ends(
     last = before.rsplit(None, 1)[-1].lower() if before.strip() else ""
     if last in _ALWAYS_ENDS:
         return True
-    if last in _NEVER_ENDS:
+    if (
+        last in _NEVER_ENDS
+        or (last in _NEVER_BEFORE_FIGURES and text[after].isdecimal())
+        or (last in _NEVER_BEFORE_SMALL and text[after].islower())
+    ):
         return False
     ordinal = language == "de" and _GERMAN_ORDINAL.fullmatch(last) is not None
     if ordinal:

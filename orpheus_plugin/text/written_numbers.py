@@ -26,7 +26,7 @@ def parse_number(written: str, language: Language) -> Number | None:
     whole, _, fraction = text.rpartition(last)
     if len(set(marks)) == 2:  # with two kinds, the last mark is the decimal mark
         group = "," if last == "." else "."
-        fits = marks.count(last) == 1 and _grouped(whole, group)
+        fits = marks.count(last) == 1 and _grouped(whole, group, indian=group == ",")
         return Number(whole.replace(group, ""), last, fraction) if fits else None
     if (last in language.groups or len(marks) > 1) and _grouped(text, last, indian=last == ","):
         return Number(text.replace(last, ""))

@@ -52,6 +52,39 @@ ENGLISH = {
         ("10,00,000 people", "one million people."),
         ("₹5L and ₹2.5Cr", "five lakh rupees and two point five crore rupees."),
     ],
+    "grouping by spaces, and Indian grouping with decimals": [
+        ("1 000 000 people took 10 000 steps", "one million people took ten thousand steps."),
+        ("12,34,567.89 or 1,25,000.5", "one million two hundred and thirty four thousand five"
+        " hundred and sixty seven point eight nine or one hundred and twenty five thousand point"
+        " five."),
+        ("tables 5 100 and 6", "tables five one hundred and six."),
+    ],
+    "prices of a number of things": [
+        ("$1/1000 tokens", "one dollar per one thousand tokens."),
+        ("£5/100g or $3/10 lbs", "five pounds per one hundred grams or three dollars per ten"
+        " pounds."),
+        ("€2/1,000 words", "two euros per one thousand words."),
+        ("12,- each or 50.–", "twelve each or fifty."),
+    ],
+    "short days, days of a month without a year, quarters": [
+        ("Mon–Fri 8am-6pm, Sat 10-2", "Monday to Friday eight A M to six P M, Saturday ten to"
+        " two."),
+        ("On Mon. we left, every Tue we meet", "On Monday we left, every Tuesday we meet."),
+        ("The Sun is on Sun Microsystems", "The Sun is on Sun Microsystems."),
+        ("due 5/12, on 3/4 we left, by 12/1", "due May twelfth, on March fourth we left, by"
+        " December first."),
+        ("by 3/4, on 3/4 of it, on 1/2 cup", "by three quarters, on three quarters of it, on one"
+        " half cup."),
+        ("in Q3 2025 and FY 2024", "in Q three twenty twenty five and F Y twenty twenty four."),
+    ],
+    "bits and bytes, most and least": [
+        ("10 Gb/s, 3 MB/s, 2 GB", "ten gigabits per second, three megabytes per second, two"
+        " gigabytes."),
+        ("min. 3, max. 10 guests", "minimum three, maximum ten guests."),
+        ("3 1/8 cups", "three and an eighth cups."),
+        ("1-800-GO-FEDEX", "one, eight oh oh GO FEDEX."),
+        ("the US and IT teams, CI/CD", "the U S and I T teams, C I C D."),
+    ],
     "ranges": [
         ("20–25 °C", "twenty to twenty five degrees Celsius."),
         ("3-5kg", "three to five kilograms."),
@@ -283,6 +316,10 @@ OTHERS = {
         ("die 80er, 90er Jahre", "die achtziger, neunziger Jahre."),
         ("1 Stunde, 1 Tag, 1 Million", "eine Stunde, ein Tag, eine Million."),
         ("¾ Liter, 1/2 Jahr", "drei Viertel Liter, ein halb Jahr."),
+        ("5%ige Lösung, 2,5 %iger Zins", "fünfprozentige Lösung, zwei Komma fünf prozentiger"
+        " Zins."),
+        ("50,- Euro im 3. OG", "fünfzig Euro im dritten OG."),
+        ("10 000 Leute, 2 €/100 g", "zehntausend Leute, zwei Euro pro einhundert Gramm."),
         ("Wählen Sie die 110", "Wählen Sie die eins eins null."),
     ],
     "fr": [
@@ -308,9 +345,10 @@ OTHERS = {
         ("1/2 litre, ¼ h", "un demi litre, un quart d'heure."),
     ],
     "es": [
+        ("1.º piso, el 3.º lugar", "primer piso, el tercer lugar."),
         ("½ hora o ½ kilo", "media hora o medio kilo."),
         ("2½ horas, 1½ l", "dos y media horas, uno y medio litros."),
-        ("1º-3º puesto", "primero a tercero puesto."),
+        ("1º-3º puesto", "primero a tercer puesto."),
         ('$1,000 en el siglo V', 'mil dólares en el siglo cinco.'),
         ('1 M€', 'un millón de euros.'),
         ("el 06/12/2023", "el seis de diciembre de dos mil veintitrés."),

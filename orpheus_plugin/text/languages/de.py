@@ -14,7 +14,7 @@ NUMBERED = word_set(
     "platz stock etage klasse mal teil kapitel tag woche monat jahr jahrhundert weltkrieg liga"
     " bundesliga runde halbzeit "
     "advent stufe reihe gang akt auflage quartal semester person versuch preis satz schritt"
-    " geburtstag stelle"
+    " geburtstag stelle og ug stockwerk spieltag mahnung"
 )
 AFTER_DATIVE = word_set(
     "in mit bei von nach aus zu seit vor auf an unter zwischen neben über gegenüber"
@@ -114,6 +114,7 @@ def _counted(said: str, noun: str, before: str) -> str:
 
 
 NEUTER = word_set(
+    "og ug "
     "kind mal jahr kapitel buch auto haus spiel tor jahrhundert semester quartal gespräch treffen"
     " zimmer bild wort ziel projekt problem stockwerk lied bier glas stück gleis fenster"
 )
