@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -32,8 +31,7 @@ def _is_name(number: Number) -> bool:
     return len(number.whole) < 2 and not number.fraction
 
 
-@dataclass(frozen=True, slots=True)
-class Amount:
+class Amount(NamedTuple):
     """A number with its sign, currency, scale, unit and period. Places are indexes into the
     text."""
 
@@ -128,8 +126,8 @@ class Amounts:
             if match is None or (not signed and match["signs"]):
                 continue
             number = parse_number(match["number"], self.language)
-            if currency := match.groupdict().get("currency"):
-                number = parse_money(match["number"], currency, self.language) or number
+            if pattern in (self._before, self._after):
+                number = parse_money(match["number"], match["currency"], self.language) or number
             if number is None or (
                 pattern is self._plain and match["scale"] == "K" and _is_name(number)
             ):
@@ -214,15 +212,15 @@ class Amounts:
         """Two amounts with "to" between them. A part that one of them lacks is taken from the other
         and spoken once."""
         if not last.currency and first.currency and not last.unit:
-            last = replace(last, currency=first.currency)
-            first = replace(first, currency="", currency_place=-1)
+            last = last._replace(currency=first.currency)
+            first = first._replace(currency="", currency_place=-1)
         alike = first.unit.lower() == last.unit.lower() and first.currency == last.currency
         if alike and not first.scale and not first.number.fraction and not last.number.fraction:
-            first = replace(first, unit="", unit_place=-1, currency="", currency_place=-1)
+            first = first._replace(unit="", unit_place=-1, currency="", currency_place=-1)
         elif alike and first.scale and last.scale:
-            first = replace(first, currency="", currency_place=-1)
+            first = first._replace(currency="", currency_place=-1)
         if first.more == last.more:
-            first = replace(first, more="")
+            first = first._replace(more="")
         to = [(first.end, self.language.to)]
         noun, before = self._counts(text, first, last)
         return Reading(
@@ -297,8 +295,8 @@ class Amounts:
                 if language.names_cents:
                     coins = cent if small == 1 else f"{coins} {cents}"
                 return [(amount.place, f"{unit}{language.money}{coins}"), *self._more(amount)]
-            amount = replace(amount, number=Number(number.whole or "0"))
-        pieces, single = self._said(replace(amount, more=""))
+            amount = amount._replace(number=Number(number.whole or "0"))
+        pieces, single = self._said(amount._replace(more=""))
         if single:
             return [
                 *(_split(amount, one) if amount.currency_place >= 0 else [(amount.place, one)]),

@@ -9,7 +9,6 @@ digits and words in order.
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 
 from orpheus_plugin.text.amounts import amounts
 from orpheus_plugin.text.context import Piece, Reading, Rule, Text
@@ -40,6 +39,7 @@ _VERSION = re.compile(
 )
 _SIZE = re.compile(r"\d[\d.,]*\s?x\s?(?=\d)")
 _SCORE = re.compile(rf"(\d{{1,3}}):(\d{{1,3}}){_END}")
+_GOES_ON = re.compile(r"-\d|\s?=")  # behind a range: a telephone number, an equation
 _HASH = re.compile(r"(?:#|№ ?)(\d+)(?!\w)(?![.,]\d)")
 
 
@@ -270,7 +270,7 @@ def amount(text: Text, place: int) -> Reading | None:
             last is not None
             and not (last.number.whole[:1] == "0" and len(last.number.whole) > 1)
             and not (last.signs and text.text[first.end + 1] != "-")
-            and not re.match(r"-\d|\s?=", text.text[last.end : last.end + 2])
+            and not _GOES_ON.match(text.text, last.end)
         ):
             return reader.say_range(text, first, last)
     if first.bare and not first.signs and not first.number.fraction:
@@ -289,7 +289,7 @@ def amount(text: Text, place: int) -> Reading | None:
             year = number_words(int(written), "de", "year") or written
             return Reading(first.end, [(place, year)])
     if text.language.code == "en" and text.before(place)[-1:] in (["a"], ["an"]):
-        first = replace(first, hyphened=text.counts_something(first.end))  # "a $5 bill"
+        first = first._replace(hyphened=text.counts_something(first.end))  # "a $5 bill"
     return reader.say(text, first)
 
 
