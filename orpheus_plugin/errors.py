@@ -1,8 +1,25 @@
-"""Everything this package raises on purpose.
+"""All exceptions of this package.
 
-Each error has a stable `code` (it travels over the wire and into metrics) and a message that says
-what to do. Its class also holds its HTTP status and its kind. Servers and adapters translate these;
-they have no table of codes.
+    OrpheusError
+      - InvalidOptions
+        - UnknownVoice
+      - TextTooLong
+      - TurnClosed
+      - TurnTimedOut
+      - BadMessage
+      - ModelNotFound
+      - BadCheckpoint
+      - Unauthorized
+      - AtCapacity
+      - ShuttingDown
+      - ConnectionFailed
+      - ServerNotStarted
+      - EngineDied
+      - GenerationFailed
+
+Each class has a stable `code`, which is sent over the network and counted in metrics, a kind, and
+the HTTP status of an answer that reports it. Servers and adapters translate these attributes; they
+have no table of codes. The message says what is wrong and what to do.
 """
 
 from __future__ import annotations
@@ -16,10 +33,10 @@ class ErrorKind(Enum):
     """What an error is about."""
 
     REQUEST = "request"
-    """What was asked for. Another request may succeed."""
+    """The request: its options or its text. Another request may succeed."""
 
     SETUP = "setup"
-    """The model or how the engine is set up. It fails until somebody changes that."""
+    """The model or the configuration. Every request fails until somebody changes that."""
 
     KEY = "key"
     """The api_key."""
@@ -35,13 +52,13 @@ class ErrorKind(Enum):
 
 
 class OrpheusError(Exception):
-    """Base of all errors of this package.
+    """Base class of all exceptions of this package.
 
     Attributes:
-        code: stable machine-readable name; the same on every protocol.
-        kind: what it is about.
-        http_status: the status of an HTTP answer that reports it.
-        retryable: whether the same call may succeed a moment later, unchanged.
+        code: stable machine-readable name, the same in every protocol.
+        kind: what the error is about.
+        http_status: status of an HTTP answer that reports it.
+        retryable: whether the same call, unchanged, may succeed a moment later.
     """
 
     code: ClassVar[str] = "error"
@@ -51,11 +68,15 @@ class OrpheusError(Exception):
 
     @property
     def message(self) -> str:
+        """What is wrong and what to do."""
         return str(self)
 
 
+# ---- the request
+
+
 class InvalidOptions(OrpheusError, ValueError):
-    """An option is out of its range, of the wrong type, or unknown."""
+    """An option is unknown, has the wrong type, or is out of range."""
 
     code = "invalid_options"
     kind = ErrorKind.REQUEST
@@ -69,7 +90,7 @@ class UnknownVoice(InvalidOptions):
 
 
 class TextTooLong(OrpheusError, ValueError):
-    """A turn's text is longer than the limit; the piece that exceeds it is not spoken."""
+    """The text of a turn exceeds the limit. The piece that exceeds it is not spoken."""
 
     code = "text_too_long"
     kind = ErrorKind.REQUEST
@@ -77,84 +98,11 @@ class TextTooLong(OrpheusError, ValueError):
 
 
 class TurnClosed(OrpheusError):
-    """Text was pushed into a turn that has been ended or cancelled."""
+    """Text was pushed into a turn that was ended or cancelled before."""
 
     code = "turn_closed"
     kind = ErrorKind.REQUEST
     http_status = 409
-
-
-class AtCapacity(OrpheusError):
-    """Another turn would make those already speaking miss real time."""
-
-    code = "at_capacity"
-    kind = ErrorKind.BUSY
-    http_status = 429
-    retryable = True
-
-
-class EngineDied(OrpheusError):
-    """The token generator or the codec died during this turn. It is being restarted: try again."""
-
-    code = "engine_died"
-    http_status = 503
-    retryable = True
-
-
-class GenerationFailed(OrpheusError):
-    """The model produced no usable speech for an utterance (runaway, loop or malformed tokens)."""
-
-    code = "generation_failed"
-    retryable = True
-
-
-class ModelNotFound(OrpheusError):
-    """Model files are not on this machine, or the hub refused them."""
-
-    code = "model_not_found"
-    kind = ErrorKind.SETUP
-    http_status = 404
-
-
-class BadCheckpoint(OrpheusError):
-    """Model files are corrupt, incomplete or of the wrong shape."""
-
-    code = "bad_checkpoint"
-    kind = ErrorKind.SETUP
-
-
-class ConnectionFailed(OrpheusError):
-    """A speech server or token server could not be reached, or the connection broke.
-
-    Attributes:
-        never_reached: this address has not answered since the program started. A caller with
-            another engine then uses that one.
-    """
-
-    code = "connection_failed"
-    kind = ErrorKind.CONNECTION
-    http_status = 503
-    retryable = True
-
-    def __init__(self, *args: object, never_reached: bool = False) -> None:
-        super().__init__(*args)
-        self.never_reached = never_reached
-
-
-class BadMessage(OrpheusError, ValueError):
-    """A message is not MessagePack, not a map, or lacks what its type needs."""
-
-    code = "bad_message"
-    kind = ErrorKind.REQUEST
-    http_status = 400
-
-
-class Unauthorized(OrpheusError):
-    """The server does not accept the api_key."""
-
-    code = "unauthorized"
-    kind = ErrorKind.KEY
-    http_status = 401
 
 
 class TurnTimedOut(OrpheusError):
@@ -166,8 +114,54 @@ class TurnTimedOut(OrpheusError):
     http_status = 408
 
 
+class BadMessage(OrpheusError, ValueError):
+    """A message is not a MessagePack map, or a field that its type needs is missing."""
+
+    code = "bad_message"
+    kind = ErrorKind.REQUEST
+    http_status = 400
+
+
+# ---- model and configuration
+
+
+class ModelNotFound(OrpheusError):
+    """The model's files are not on this machine, or the hub refused to send them."""
+
+    code = "model_not_found"
+    kind = ErrorKind.SETUP
+    http_status = 404
+
+
+class BadCheckpoint(OrpheusError):
+    """A model file is damaged, incomplete, or has tensors of the wrong shape."""
+
+    code = "bad_checkpoint"
+    kind = ErrorKind.SETUP
+
+
+class Unauthorized(OrpheusError):
+    """The server does not accept the api_key."""
+
+    code = "unauthorized"
+    kind = ErrorKind.KEY
+    http_status = 401
+
+
+# ---- capacity
+
+
+class AtCapacity(OrpheusError):
+    """All places are taken: with another turn, those already speaking would have gaps."""
+
+    code = "at_capacity"
+    kind = ErrorKind.BUSY
+    http_status = 429
+    retryable = True
+
+
 class ShuttingDown(OrpheusError):
-    """The server takes no new turns because it is about to end."""
+    """The server is about to end and takes no new turns."""
 
     code = "shutting_down"
     kind = ErrorKind.BUSY
@@ -175,38 +169,66 @@ class ShuttingDown(OrpheusError):
     retryable = True
 
 
+# ---- the network
+
+
+class ConnectionFailed(OrpheusError):
+    """A speech server or token server could not be reached, or the connection to it was lost.
+
+    Attributes:
+        server_busy: there is a server, but it takes no connections at the moment, because it is
+            loading its model, is full, or is slow.
+        never_reached: this address has not answered since the program started. A caller with
+            another engine should use that one at once.
+    """
+
+    code = "connection_failed"
+    kind = ErrorKind.CONNECTION
+    http_status = 503
+    retryable = True
+
+    def __init__(
+        self, *args: object, server_busy: bool = False, never_reached: bool = False
+    ) -> None:
+        super().__init__(*args)
+        self.server_busy = server_busy
+        self.never_reached = never_reached
+
+
 class ServerNotStarted(OrpheusError):
-    """The speech server of this machine could not be started; the message says where its log is."""
+    """The speech server of this machine could not be started. The message says where its log is."""
 
     code = "server_not_started"
     kind = ErrorKind.CONNECTION
     http_status = 503
 
 
+# ---- the engine
+
+
+class EngineDied(OrpheusError):
+    """The token generator or the codec died during this turn. It is being restarted: try again."""
+
+    code = "engine_died"
+    http_status = 503
+    retryable = True
+
+
+class GenerationFailed(OrpheusError):
+    """The model produced no usable speech for an utterance: no end, a loop, or malformed tokens."""
+
+    code = "generation_failed"
+    retryable = True
+
+
 ERRORS_BY_CODE: dict[str, type[OrpheusError]] = {
-    kind.code: kind
-    for kind in (
-        OrpheusError,
-        InvalidOptions,
-        UnknownVoice,
-        TextTooLong,
-        TurnClosed,
-        AtCapacity,
-        EngineDied,
-        GenerationFailed,
-        ModelNotFound,
-        BadCheckpoint,
-        ConnectionFailed,
-        BadMessage,
-        Unauthorized,
-        TurnTimedOut,
-        ShuttingDown,
-        ServerNotStarted,
-    )
+    error.code: error
+    for error in list(globals().values())
+    if isinstance(error, type) and issubclass(error, OrpheusError)
 }
 
 
 def without_login(text: str) -> str:
     """The text without the login in addresses (https://me:secret@host). For messages and logs."""
-    # Greedy up to the last @: a password that was not escaped may hold an @, or a slash.
+    # Greedy up to the last @: a password that was not escaped may contain an @ or a slash.
     return re.sub(r"(^|//)\S*@", r"\1", text)

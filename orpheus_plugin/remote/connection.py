@@ -78,13 +78,8 @@ def websocket_url(url: str) -> tuple[str, Callable[[], aiohttp.BaseConnector] | 
 # ---- the connection
 
 
-class NotYet(ConnectionFailed):
-    """There is a server, but it takes no connections at the moment: it is loading, full, or
-    slow."""
-
-
 async def open_connection(address: Address, *, timeout_s: float) -> Connection:
-    """Raises NotYet, ConnectionFailed, or Unauthorized, after which it is useless to try again."""
+    """Raises ConnectionFailed, or Unauthorized, after which it is useless to try again."""
     name = without_login(address.url)
     session: aiohttp.ClientSession | None = None
     try:
@@ -123,12 +118,14 @@ def _explain(url: str, error: Exception) -> OrpheusError:
                 else f"{url} refused the connection (403): it accepts other host names only"
             )
         if error.status == 429 or error.status >= 500:  # also of a proxy without its servers
-            return NotYet(f"{url} takes no connections at the moment ({error.status})")
+            return ConnectionFailed(
+                f"{url} takes no connections at the moment ({error.status})", server_busy=True
+            )
         return ConnectionFailed(
             f"{url} is not an Orpheus server of this version (status {error.status})"
         )
     if isinstance(error, TimeoutError):
-        return NotYet(f"{url} did not answer in time")
+        return ConnectionFailed(f"{url} did not answer in time", server_busy=True)
     reason = without_login(str(error)) or type(error).__name__
     return ConnectionFailed(f"cannot reach {url}: {reason}")
 
@@ -178,7 +175,7 @@ class Connection:
         self._links.pop(link.id, None)
 
     async def run(self) -> None:
-        """Runs until the connection ends. Then every turn still on it goes on at another
+        """Runs until the connection ends. Then every turn still on it continues on another
         connection, or fails."""
         helpers = [
             asyncio.create_task(self._write(), name="orpheus-client-write"),

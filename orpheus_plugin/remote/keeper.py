@@ -1,4 +1,4 @@
-"""Keeps a connection to one speech server: made ahead of need, and again whenever it breaks.
+"""Keeps a connection to one speech server: opens it ahead of need, and again whenever it breaks.
 
 Everything runs on the loop of its `RemoteEngine`; `connection` and `error` may be read from any
 thread.
@@ -14,7 +14,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from orpheus_plugin.errors import ConnectionFailed, OrpheusError, without_login
-from orpheus_plugin.remote.connection import Address, Connection, NotYet, open_connection
+from orpheus_plugin.remote.connection import Address, Connection, open_connection
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ class Keeper:
             await asyncio.gather(self._task, return_exceptions=True)
 
     def _may_come_back(self, error: OrpheusError) -> bool:
-        if self._may_start_one or isinstance(error, NotYet):
+        if self._may_start_one or (isinstance(error, ConnectionFailed) and error.server_busy):
             return True
         if self._there_at is None:
             return False
@@ -155,7 +155,7 @@ class Keeper:
     def _fail(self, error: OrpheusError) -> None:
         if self.error is None or str(self.error) != str(error):
             logger.warning("no connection to the speech server: %s", error)
-        if isinstance(error, ConnectionFailed) and not isinstance(error, NotYet):
+        if isinstance(error, ConnectionFailed) and not error.server_busy:
             error.never_reached = self._there_at is None and not self._may_start_one
         self.error = error
         self.attempts += 1

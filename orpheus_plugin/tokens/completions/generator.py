@@ -35,7 +35,7 @@ from orpheus_plugin.tokens.completions.parsing import (
     Choice,
     ChoiceReader,
     EventReader,
-    ServerError,
+    Failure,
     error_message,
     first_choice,
 )
@@ -311,11 +311,12 @@ async def _events(server: Server, response: aiohttp.ClientResponse) -> AsyncIter
 
 def _choice(server: Server, event: str) -> Choice:
     try:
-        return first_choice(event)
-    except ServerError as error:
-        raise refusal(server, error.status, error.message) from error
+        choice = first_choice(event)
     except ValueError as error:
         raise GenerationFailed(f"{server.base} sent no completion: {event[:200]!r}") from error
+    if isinstance(choice, Failure):
+        raise refusal(server, choice.status, choice.message)
+    return choice
 
 
 def _not_orpheus(server: Server, choices: ChoiceReader) -> GenerationFailed:
