@@ -2,11 +2,12 @@
 
     python benchmarks/plots.py       # writes docs/benchmarks/*.svg; extra `docs` has matplotlib
 
-Lines and letters are of a gray that can be read on a white page and on a dark one.
+The gray of lines and letters is readable on a white and on a dark page.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -152,7 +153,7 @@ def bars(axes: Axes, groups: list[str], series: dict[str, list[float]]) -> None:
 
 
 def above(axes: Axes) -> None:
-    """The legend, where no line can be behind it."""
+    """Put the legend above the axes, where it covers no line."""
     axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
 
 
@@ -161,19 +162,17 @@ def figure_of(value: float) -> str:
 
 
 PLOTS: dict[str, Callable[..., None]] = {
-    "codec": codec,
-    "vllm_head": vllm_head,
-    "gpu_listeners": gpu_listeners,
-    "roofline": roofline,
+    plot.__name__: plot for plot in (codec, vllm_head, gpu_listeners, roofline, load)
 }
-SIDE_BY_SIDE = {"load": load}
+"""By the name of the file; each takes as many axes as it draws side by side."""
 
 
 def main() -> None:
     OUT.mkdir(exist_ok=True)
-    for name, draw in {**PLOTS, **SIDE_BY_SIDE}.items():
-        figure = Figure(figsize=(9 if name in SIDE_BY_SIDE else 7.5, 3.6), layout="constrained")
-        draw(*figure.subplots(1, 2 if name in SIDE_BY_SIDE else 1, squeeze=False)[0])
+    for name, draw in PLOTS.items():
+        panels = len(inspect.signature(draw).parameters)
+        figure = Figure(figsize=(9 if panels > 1 else 7.5, 3.6), layout="constrained")
+        draw(*figure.subplots(1, panels, squeeze=False)[0])
         figure.savefig(OUT / f"{name}.svg", transparent=True, metadata={"Date": None})
 
 

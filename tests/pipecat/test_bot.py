@@ -66,14 +66,14 @@ def test_an_unknown_voice_is_one_line_and_a_failure(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_wrong_option_is_heard_of_before_anything_is_loaded() -> None:
+def test_a_wrong_option_is_reported_before_the_model_is_loaded() -> None:
     done = run("bot.py", "--voise", "tara")
     assert done.returncode == 2
     assert "--voise" in done.stderr.splitlines()[-1]
     assert "loading" not in done.stderr
 
 
-def test_a_port_that_is_taken_is_one_line_before_anything_is_loaded() -> None:
+def test_a_port_in_use_is_reported_in_one_line_before_the_model_is_loaded() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = run("bot.py", "--host", "127.0.0.1", "--port", str(port))
@@ -89,17 +89,26 @@ def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-async def test_a_language_model_that_does_not_answer_is_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "agent_examples"))
-    bot: Any = importlib.import_module("bot")
-    engine = ToneEngine()
+@pytest.fixture
+def engine() -> ToneEngine:
+    return ToneEngine()
 
+
+@pytest.fixture
+def bot(engine: ToneEngine, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module bot.py, which speaks with `engine`."""
+    monkeypatch.syspath_prepend(str(ROOT / "agent_examples"))
+    module: Any = importlib.import_module("bot")
+    monkeypatch.setattr(module, "make_tts", lambda args: OrpheusTTS(engine=engine))
+    return module
+
+
+async def test_a_language_model_that_does_not_answer_is_announced(
+    bot: Any, engine: ToneEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def no_recogniser() -> None:
         return None
 
-    monkeypatch.setattr(bot, "make_tts", lambda args: OrpheusTTS(engine=engine))
     monkeypatch.setattr(bot, "make_stt", no_recogniser)
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
     transport = WavTransport(tmp_path / "call.wav")
@@ -162,20 +171,16 @@ async def called(script: str, *options: str, **environment: str) -> AsyncIterato
             await agent.wait()
 
 
-async def test_ctrl_c_ends_the_agent_although_somebody_is_talking_to_it() -> None:
+async def test_ctrl_c_ends_the_agent_during_a_call() -> None:
     async with called("bot.py", "--in-process") as agent:
         agent.send_signal(signal.SIGINT)
         await asyncio.wait_for(agent.wait(), 60)
 
 
-async def test_a_saying_that_is_to_be_played_to_its_end_ends_when_its_task_is_cancelled(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_a_pipeline_that_plays_to_its_end_ends_when_its_task_is_cancelled(
+    bot: Any, engine: ToneEngine, tmp_path: Path
 ) -> None:
-    """Its EndFrame is in the pipeline already, behind a minute of speech."""
-    monkeypatch.syspath_prepend(str(ROOT / "agent_examples"))
-    bot: Any = importlib.import_module("bot")
-    engine = ToneEngine()
-    monkeypatch.setattr(bot, "make_tts", lambda args: OrpheusTTS(engine=engine))
+    """Its EndFrame is in the pipeline already, after a minute of speech."""
     args = bot.options().parse_args(["--say", "And so on it goes, and on. " * 40])
     saying = asyncio.create_task(
         bot.run_bot(WavTransport(tmp_path / "said.wav", realtime=True), args, RunnerArguments())
@@ -190,7 +195,7 @@ async def test_a_saying_that_is_to_be_played_to_its_end_ends_when_its_task_is_ca
     assert engine.live == 0
 
 
-async def test_ctrl_c_ends_a_bot_that_is_saying_something(tmp_path: Path) -> None:
+async def test_ctrl_c_ends_a_bot_while_it_speaks(tmp_path: Path) -> None:
     path = tmp_path / "said.wav"
     agent = await asyncio.create_subprocess_exec(
         *(sys.executable, str(ROOT / "agent_examples" / "bot.py")),
@@ -219,7 +224,7 @@ async def test_the_smallest_agent_greets_its_caller(tmp_path: Path) -> None:
         end_servers(tmp_path)
 
 
-def test_settings_are_changed_in_mid_speech(tmp_path: Path) -> None:
+def test_settings_change_while_it_speaks(tmp_path: Path) -> None:
     path = tmp_path / "tour.wav"
     done = run("update_settings.py", "--out", str(path))
     assert done.returncode == 0, done.stderr
