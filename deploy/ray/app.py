@@ -35,7 +35,7 @@ import aiohttp
 from orpheus_plugin.cli.serve import configure
 from orpheus_plugin.engine.local import LocalEngine
 from orpheus_plugin.server.process import make_server
-from orpheus_plugin.server.voicemap import VoiceMap
+from orpheus_plugin.server.voice_map import VoiceMap
 from ray import serve
 
 Scope = MutableMapping[str, Any]
@@ -152,7 +152,7 @@ class PassThrough:
                 autoping=True,
             )
         except aiohttp.WSServerHandshakeError as error:
-            # Before `accept` a close refuses the handshake. ASGI has no field for the status.
+            # Before `accept`, a close refuses the handshake. ASGI has no field for the status.
             logger.info("a websocket was refused with status %d", error.status)
             await send({"type": "websocket.close", "code": 1008, "reason": str(error.status)})
             return

@@ -8,8 +8,8 @@ from aiohttp import web
 
 from orpheus_plugin.server import health, status
 from orpheus_plugin.server.http import name_answer
+from orpheus_plugin.server.json_api import errors_as_responses
 from orpheus_plugin.server.protocols import baseten, native, omni, openai, unmute
-from orpheus_plugin.server.replies import errors_as_responses
 from orpheus_plugin.server.security import cors, guard
 from orpheus_plugin.server.service import SpeechService
 

@@ -15,7 +15,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
-from orpheus_plugin.server.replies import http_error
+from orpheus_plugin.server.json_api import http_error
 
 logger = logging.getLogger(__name__)
 

@@ -29,7 +29,7 @@ from orpheus_plugin.server.mps import Mps, mps
 from orpheus_plugin.server.replicas import ReplicatedEngine, check_replicas
 from orpheus_plugin.server.security import check_bind, is_loopback
 from orpheus_plugin.server.service import SpeechService
-from orpheus_plugin.server.voicemap import VoiceMap
+from orpheus_plugin.server.voice_map import VoiceMap
 from orpheus_plugin.speech_engine import SpeechEngine
 
 logger = logging.getLogger(__name__)

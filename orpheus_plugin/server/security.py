@@ -14,7 +14,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from orpheus_plugin.errors import InvalidOptions
 from orpheus_plugin.server import status
-from orpheus_plugin.server.replies import http_error
+from orpheus_plugin.server.json_api import http_error
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from orpheus_plugin.options import MAX_WAIT_S, SpeechOptions, check_number
 from orpheus_plugin.server.config import Limits
 from orpheus_plugin.server.metrics import Metrics, Snapshot
 from orpheus_plugin.server.served_turn import ServedTurn
-from orpheus_plugin.server.voicemap import VoiceMap
+from orpheus_plugin.server.voice_map import VoiceMap
 from orpheus_plugin.speech_engine import SpeechEngine
 
 logger = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""The machine's server: started once however many ask, found again, gone when unused."""
+"""The machine's server: started once for all callers, found again, ended when unused."""
 # ruff: noqa: ASYNC220, ASYNC240 - a test may wait for a file or a process
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def wanted(crafted_files: ModelFiles) -> Wanted:
     )
 
 
-async def test_who_starts_at_once_gets_one_server_which_ends_when_unused(
+async def test_concurrent_starters_get_one_server_which_ends_when_unused(
     wanted: Wanted, state: Path
 ) -> None:
     asked = json.dumps(
@@ -109,12 +109,12 @@ async def test_who_starts_at_once_gets_one_server_which_ends_when_unused(
     assert "nobody was connected" in next(state.glob("server-*.log")).read_text()
 
 
-async def test_a_model_that_is_not_there_is_told_with_its_reason() -> None:
+async def test_a_missing_model_is_reported_with_its_reason() -> None:
     with pytest.raises(ServerNotStarted, match="no-such-model"):
         await find_or_start(Wanted(model="/no-such-model", device="cpu", start_timeout_s=60))
 
 
-async def test_what_a_server_warns_of_while_it_starts_is_said_by_who_started_it(
+async def test_warnings_of_a_starting_server_are_logged_by_the_starter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Here of an NVIDIA driver on a machine without torch."""
@@ -126,10 +126,10 @@ async def test_what_a_server_warns_of_while_it_starts_is_said_by_who_started_it(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     await find_or_start(Wanted(idle_exit_s=0.5, start_timeout_s=90, arguments=("--max-turns", "2")))
     (told,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
-    assert told.startswith("the speech server: An NVIDIA GPU is here but torch is not")
+    assert told.startswith("the speech server: This machine has an NVIDIA GPU")
 
 
-async def test_what_no_longer_answers_or_is_something_else_is_passed_over(
+async def test_records_of_dead_servers_and_other_programs_are_skipped(
     wanted: Wanted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[Wanted] = []
@@ -164,7 +164,7 @@ async def test_what_no_longer_answers_or_is_something_else_is_passed_over(
     await runner.cleanup()
 
 
-def test_a_server_of_another_model_will_not_do() -> None:
+def test_a_server_of_another_model_is_not_used() -> None:
     server = RunningServer("http://127.0.0.1:1", "mini", "cpu", 1)
     assert Wanted().accepts(server)
     assert Wanted(model="mini").accepts(server)

@@ -34,7 +34,7 @@ async def connected(
         yield ws
 
 
-async def test_words_in_audio_out_then_the_end(server: RunningTestServer) -> None:
+async def test_words_are_spoken_and_the_connection_ends(server: RunningTestServer) -> None:
     async with connected(server) as ws:
         for word in TEXT.split():
             await ws.send_str(word)
@@ -66,7 +66,7 @@ async def test_audio_flows_while_text_is_still_coming(server: RunningTestServer)
         assert ws.close_code == 1000
 
 
-async def test_leaving_stops_the_speech(server: RunningTestServer) -> None:
+async def test_disconnecting_stops_the_speech(server: RunningTestServer) -> None:
     async with connected(server) as ws:
         await ws.send_str(TEXT * 10)
         await ws.receive(timeout=20)
@@ -97,7 +97,7 @@ async def test_wrong_options_end_the_connection_with_a_reason(
 
 
 @pytest.mark.parametrize("first", ["not json", "[1]", "[" * 5_000])
-async def test_a_first_message_that_is_no_object_is_refused(
+async def test_a_first_message_that_is_not_an_object_is_refused(
     server: RunningTestServer, first: str
 ) -> None:
     async with (
@@ -109,7 +109,7 @@ async def test_a_first_message_that_is_no_object_is_refused(
         assert ws.close_code == 1008
 
 
-async def test_who_connects_and_says_nothing_is_shown_out(
+async def test_a_client_that_sends_nothing_is_disconnected(
     engine: SpeechEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with (
@@ -122,7 +122,7 @@ async def test_who_connects_and_says_nothing_is_shown_out(
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
-async def test_capacity_is_told_by_the_close_code(server: RunningTestServer) -> None:
+async def test_at_capacity_the_close_code_says_so(server: RunningTestServer) -> None:
     turns = [server.service.engine.open_turn() for _ in range(8)]
     async with connected(server) as ws:
         await ws.receive(timeout=5)
@@ -163,12 +163,12 @@ async def test_a_post_is_answered_with_the_audio(engine: SpeechEngine) -> None:
         ([], ""),
     ],
 )
-def test_pieces_are_put_together_as_their_sender_meant(pieces: list[str], text: str) -> None:
+def test_pieces_are_joined_as_their_sender_meant(pieces: list[str], text: str) -> None:
     joiner = Joiner()
     assert "".join([*(joiner.push(piece) for piece in pieces), joiner.finish()]) == text
 
 
-async def test_livekits_published_plugin_speaks_through_us(server: RunningTestServer) -> None:
+async def test_livekits_published_plugin_works_with_this_server(server: RunningTestServer) -> None:
     code = textwrap.dedent(
         f"""
         import asyncio, aiohttp

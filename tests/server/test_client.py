@@ -91,7 +91,9 @@ async def test_a_turn_may_be_opened_before_the_first_connection(server: RunningT
         await engine.aclose()
 
 
-async def test_a_voice_the_server_lacks_is_told_by_the_turn(server: RunningTestServer) -> None:
+async def test_a_voice_that_the_server_lacks_is_an_error_of_the_turn(
+    server: RunningTestServer,
+) -> None:
     engine = RemoteEngine(server.url)
     try:
         turn = engine.open_turn(SpeechOptions(voice="nobody"))
@@ -101,7 +103,7 @@ async def test_a_voice_the_server_lacks_is_told_by_the_turn(server: RunningTestS
         await engine.aclose()
 
 
-async def test_start_says_why_there_is_no_connection() -> None:
+async def test_start_reports_why_there_is_no_connection() -> None:
     engine = RemoteEngine(f"127.0.0.1:{free_port()}", connect_timeout_s=0.3)
     try:
         with pytest.raises(ConnectionFailed, match="cannot reach"):
@@ -116,7 +118,7 @@ async def test_start_says_why_there_is_no_connection() -> None:
         await engine.aclose()
 
 
-async def test_a_server_never_reached_is_not_waited_for_and_one_that_was_there_is(
+async def test_only_a_server_that_answered_before_is_waited_for(
     engine: SpeechEngine,
 ) -> None:
     port = free_port()
@@ -142,7 +144,7 @@ async def test_a_server_never_reached_is_not_waited_for_and_one_that_was_there_i
         await remote.aclose()
 
 
-async def test_a_wrong_key_is_told_at_once_and_not_tried_for_long(engine: SpeechEngine) -> None:
+async def test_a_wrong_key_is_reported_at_once_and_not_retried(engine: SpeechEngine) -> None:
     async with serving(engine, api_key="right") as server:
         for key in (None, "wrong", "right\u00e9"):
             wrong = RemoteEngine(server.url, api_key=key)
@@ -154,7 +156,7 @@ async def test_a_wrong_key_is_told_at_once_and_not_tried_for_long(engine: Speech
         await right.aclose()
 
 
-async def test_a_server_of_another_kind_is_told(engine: SpeechEngine) -> None:
+async def test_another_kind_of_server_is_reported(engine: SpeechEngine) -> None:
     app = web.Application()
     runner = web.AppRunner(app)
     await runner.setup()
@@ -168,7 +170,7 @@ async def test_a_server_of_another_kind_is_told(engine: SpeechEngine) -> None:
     await runner.cleanup()
 
 
-async def test_a_broken_connection_fails_its_turns_where_they_may_not_go_on(
+async def test_a_broken_connection_fails_turns_that_may_not_be_resumed(
     server: RunningTestServer,
 ) -> None:
     remote = RemoteEngine(server.url, resume_within_s=0)
@@ -189,7 +191,7 @@ async def test_a_broken_connection_fails_its_turns_where_they_may_not_go_on(
 
 
 @pytest.mark.parametrize("after", range(1, 40, 2))
-async def test_a_turn_that_loses_its_server_goes_on_with_its_next_word(
+async def test_a_turn_that_loses_its_server_continues_with_its_next_word(
     server: RunningTestServer, remote: RemoteEngine, after: int
 ) -> None:
     """At twenty points of an answer, with text still coming."""
@@ -223,7 +225,7 @@ async def test_a_turn_that_loses_its_server_goes_on_with_its_next_word(
     await settle(lambda: not server.service.active_turns)
 
 
-async def test_a_turn_goes_on_at_a_server_that_takes_the_address_over(engine: SpeechEngine) -> None:
+async def test_a_turn_continues_on_a_new_server_at_the_same_address(engine: SpeechEngine) -> None:
     port = free_port()
     remote = RemoteEngine(f"127.0.0.1:{port}")
     async with serving(KeptOpen(engine), port=port, drain_s=0):
@@ -246,7 +248,7 @@ async def test_a_turn_goes_on_at_a_server_that_takes_the_address_over(engine: Sp
     await remote.aclose()
 
 
-async def test_a_turn_whose_server_is_gone_for_good_fails_in_time(engine: SpeechEngine) -> None:
+async def test_a_turn_whose_server_does_not_come_back_fails_in_time(engine: SpeechEngine) -> None:
     port = free_port()
     remote = RemoteEngine(f"127.0.0.1:{port}", resume_within_s=0.5)
     async with serving(KeptOpen(engine), port=port, drain_s=0):
@@ -264,7 +266,7 @@ async def test_a_turn_whose_server_is_gone_for_good_fails_in_time(engine: Speech
     await remote.aclose()
 
 
-async def test_a_turn_opened_while_the_server_restarts_is_spoken_when_it_is_back(
+async def test_a_turn_opened_while_the_server_restarts_is_spoken_afterwards(
     engine: SpeechEngine,
 ) -> None:
     port = free_port()
@@ -307,7 +309,7 @@ async def test_a_server_that_ends_lets_the_turn_end_and_the_next_goes_to_its_suc
 
 
 @pytest.mark.parametrize("resume_within_s", [0.0, 5.0])
-async def test_a_turn_that_meets_a_server_about_to_say_goodbye_waits_for_its_successor(
+async def test_a_turn_on_a_server_that_shuts_down_waits_for_its_successor(
     engine: SpeechEngine, resume_within_s: float
 ) -> None:
     port = free_port()
@@ -330,7 +332,7 @@ async def test_a_turn_that_meets_a_server_about_to_say_goodbye_waits_for_its_suc
     await remote.aclose()
 
 
-async def test_closing_ends_what_is_being_read(
+async def test_closing_ends_turns_that_are_being_read(
     server: RunningTestServer, remote: RemoteEngine
 ) -> None:
     turn = remote.open_turn()
@@ -344,7 +346,7 @@ async def test_closing_ends_what_is_being_read(
     await turn.cancel()
 
 
-async def test_a_caller_whose_loop_ended_leaves_nothing_on_the_server(
+async def test_a_caller_whose_loop_ended_holds_nothing_on_the_server(
     server: RunningTestServer, remote: RemoteEngine
 ) -> None:
     def abandon() -> None:
@@ -362,10 +364,10 @@ async def test_a_caller_whose_loop_ended_leaves_nothing_on_the_server(
 
 
 @pytest.mark.parametrize("held", [True, False])
-async def test_a_turn_that_nobody_can_read_is_ended_though_its_window_is_full(
+async def test_an_unreadable_turn_is_ended_although_its_window_is_full(
     server: RunningTestServer, remote: RemoteEngine, held: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The server sends no more audio then, which would meet the closed loop."""
+    """The server sends no more audio then, so no delivery finds the closed loop."""
     opening, window_s = protocol.opening, msgspec.Raw(protocol.pack(0.5))
     monkeypatch.setattr(
         protocol, "opening", lambda *a: msgspec.structs.replace(opening(*a), window_s=window_s)
@@ -387,7 +389,7 @@ async def test_a_turn_that_nobody_can_read_is_ended_though_its_window_is_full(
     await settle(lambda: not server.service.active_turns)
 
 
-async def test_where_the_server_is_may_be_asked_anew(engine: SpeechEngine) -> None:
+async def test_the_address_is_located_again_for_each_attempt(engine: SpeechEngine) -> None:
     asked = 0
     url = f"http://127.0.0.1:{free_port()}"
 
@@ -416,7 +418,7 @@ async def test_an_error_while_locating_is_the_error_of_start() -> None:
     await remote.aclose()
 
 
-async def test_a_locator_that_fails_in_its_own_way_is_told_and_asked_again(
+async def test_an_exception_of_the_locator_is_reported_and_it_is_called_again(
     server: RunningTestServer,
 ) -> None:
     asked = 0
@@ -435,7 +437,7 @@ async def test_a_locator_that_fails_in_its_own_way_is_told_and_asked_again(
     await remote.aclose()
 
 
-async def test_closing_ends_whoever_waits_for_a_connection() -> None:
+async def test_closing_ends_callers_that_wait_for_a_connection() -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:  # takes connections, says nothing
         remote = RemoteEngine(f"127.0.0.1:{mute.getsockname()[1]}", connect_timeout_s=30)
         starting = asyncio.create_task(remote.start())
@@ -471,7 +473,7 @@ async def test_a_turn_cancelled_before_there_is_a_connection_is_never_opened(
         await remote.aclose()
 
 
-async def test_nothing_is_left_behind(server: RunningTestServer) -> None:
+async def test_closing_leaves_no_task_thread_or_socket(server: RunningTestServer) -> None:
     before = threading.active_count()
     with warnings.catch_warnings():
         warnings.simplefilter("error", ResourceWarning)
@@ -501,14 +503,12 @@ def test_addresses(given: str, expected: str) -> None:
 
 
 @pytest.mark.parametrize("given", ["ftp://x", "http://", "http://h:port", "unix://", ""])
-def test_what_is_no_address_is_a_mistake_where_it_is_made(given: str) -> None:
+def test_an_invalid_address_is_refused_by_the_constructor(given: str) -> None:
     with pytest.raises(ValueError, match=r".+"):
         RemoteEngine(given)
 
 
-async def test_start_waits_no_longer_than_it_was_told_for_a_server_that_swallows_everything() -> (
-    None
-):
+async def test_start_times_out_at_a_server_that_never_answers() -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:  # takes connections, says nothing
         remote = RemoteEngine(f"127.0.0.1:{mute.getsockname()[1]}", connect_timeout_s=1.0)
         loop = asyncio.get_running_loop()
@@ -533,7 +533,7 @@ async def test_the_time_a_server_takes_to_start_is_not_counted(server: RunningTe
     await remote.aclose()
 
 
-async def test_a_login_in_the_address_shows_nowhere(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_login_in_the_address_is_never_shown(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("DEBUG")
     said: list[str] = []
     for login in ("me:s3cret", "me:s3cr@s3cret"):

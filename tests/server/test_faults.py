@@ -1,4 +1,4 @@
-"""Wrong input in quantity, and clients and engines that die; the full-size runs are
+"""Much wrong input, and clients and engines that die; the full-size runs are in
 benchmarks/server_faults.py."""
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class Mortal(Wrapper[TorchLlama]):
                 yield chunk
 
 
-async def test_an_engine_that_dies_fails_its_turn_comes_back_and_is_counted(
+async def test_an_engine_that_dies_fails_its_turn_restarts_and_is_counted(
     crafted_files: ModelFiles,
 ) -> None:
     def make(files: ModelFiles, vocabulary: Vocabulary) -> Mortal:
@@ -131,7 +131,7 @@ async def test_an_engine_that_dies_fails_its_turn_comes_back_and_is_counted(
         await engine.aclose()
 
 
-async def test_clients_cut_off_in_mid_turn_do_not_disturb_one_another(
+async def test_clients_that_lose_their_connection_do_not_affect_others(
     server: RunningTestServer,
 ) -> None:
     listener = RemoteEngine(server.url)

@@ -1,4 +1,4 @@
-"""HTTP as clients send it wrongly: every answer is JSON, says no versions, and costs little."""
+"""Wrong HTTP requests: every answer is JSON, has no versions in its headers, and costs little."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from orpheus_plugin.server.config import Limits
-from orpheus_plugin.server.replies import REFUSALS
+from orpheus_plugin.server.json_api import REFUSALS
 from orpheus_plugin.speech_engine import SpeechEngine
 from tests.support.servers import RunningTestServer, serving
 
@@ -57,7 +57,7 @@ async def test_every_error_is_json(
         assert response.headers["Server"] == "orpheus_plugin"
 
 
-async def test_a_body_too_large_is_an_error_in_json(server: RunningTestServer) -> None:
+async def test_a_body_that_is_too_large_is_an_error_in_json(server: RunningTestServer) -> None:
     async with (
         aiohttp.ClientSession() as session,
         session.post(server.url + SPEECH, data=b"x" * 200_000) as response,
@@ -67,7 +67,7 @@ async def test_a_body_too_large_is_an_error_in_json(server: RunningTestServer) -
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "GZIP"])
-async def test_compressed_bodies_are_refused_unread(
+async def test_compressed_bodies_are_refused_without_reading_them(
     server: RunningTestServer, encoding: str
 ) -> None:
     bomb = gzip.compress(b"0" * 50_000_000)
@@ -103,7 +103,7 @@ async def test_json_is_utf8(server: RunningTestServer, charset: str) -> None:
         assert response.status == 415
 
 
-async def test_utf8_by_any_of_its_names_is_taken(server: RunningTestServer) -> None:
+async def test_every_name_of_utf8_is_accepted(server: RunningTestServer) -> None:
     body = json.dumps({"input": "Hi.", "response_format": "pcm"})
     async with aiohttp.ClientSession() as session:
         for kind in ("application/json", "application/json; charset=UTF-8", "text/plain"):
@@ -113,7 +113,7 @@ async def test_utf8_by_any_of_its_names_is_taken(server: RunningTestServer) -> N
                 assert response.status == 200
 
 
-async def test_the_key_comes_before_the_body(engine: SpeechEngine) -> None:
+async def test_the_key_is_checked_before_the_body(engine: SpeechEngine) -> None:
     head = (
         b"POST /v1/audio/speech HTTP/1.1\r\nHost: localhost\r\nContent-Length: 60000\r\n"
         b"Expect: 100-continue\r\n"
@@ -137,7 +137,7 @@ async def test_the_key_comes_before_the_body(engine: SpeechEngine) -> None:
         b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: x\r\n\r\n",
     ],
 )
-async def test_what_is_no_http_is_one_line_of_the_log(
+async def test_data_that_is_not_http_is_one_log_line(
     server: RunningTestServer, sent: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.DEBUG):
@@ -152,7 +152,7 @@ async def test_what_is_no_http_is_one_line_of_the_log(
     assert lines[0].exc_info is None
 
 
-async def test_a_client_that_asks_to_no_purpose_has_to_connect_again(
+async def test_many_wrong_requests_close_the_connection(
     server: RunningTestServer,
 ) -> None:
     request = b"GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -160,7 +160,7 @@ async def test_a_client_that_asks_to_no_purpose_has_to_connect_again(
     assert answer.count(b"HTTP/1.1 404 ") == REFUSALS
 
 
-async def test_more_connections_than_there_is_room_for_are_cut_off(engine: SpeechEngine) -> None:
+async def test_connections_beyond_the_limit_are_closed(engine: SpeechEngine) -> None:
     async with serving(engine, limits=Limits(connections=1)) as server:
         idle = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(66)]
         await asyncio.sleep(0.1)
@@ -194,7 +194,9 @@ async def test_requests_have_ids(server: RunningTestServer) -> None:
 FRIEND = "http://localhost:3000"
 
 
-async def test_a_page_of_an_allowed_origin_may_ask_and_read(engine: SpeechEngine) -> None:
+async def test_a_page_of_an_allowed_origin_may_send_requests_and_read_answers(
+    engine: SpeechEngine,
+) -> None:
     async with (
         serving(engine, api_key="secret", origins=[FRIEND]) as server,
         aiohttp.ClientSession(headers={"Origin": FRIEND}) as session,

@@ -1,4 +1,4 @@
-"""Clients that leave at any moment: their places are free at once, and the next client is
+"""Clients that disconnect at any moment: their places are free at once, and the next client is
 served."""
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from orpheus_plugin.options import SpeechOptions
 from orpheus_plugin.remote.engine import RemoteEngine
 from orpheus_plugin.server.config import Limits
 from orpheus_plugin.server.http import Runner
-from orpheus_plugin.server.replies import errors_as_responses
+from orpheus_plugin.server.json_api import errors_as_responses
 from orpheus_plugin.server.service import SpeechService
 from orpheus_plugin.speech_engine import SpeechEngine
 from tests.support.raw_websocket import CLOSE, connected, frame
@@ -72,7 +72,7 @@ async def speak(server: RunningTestServer) -> None:
 
 @pytest.mark.parametrize("name", WEBSOCKETS)
 @pytest.mark.parametrize("how", ["close frame", "end of stream", "reset"])
-async def test_opening_and_leaving_in_one_burst_keeps_no_place(
+async def test_opening_and_disconnecting_at_once_holds_no_place(
     server: RunningTestServer, name: str, how: str
 ) -> None:
     path, messages = WEBSOCKETS[name]
@@ -91,7 +91,7 @@ async def test_opening_and_leaving_in_one_burst_keeps_no_place(
 
 
 @pytest.mark.parametrize("name", WEBSOCKETS)
-async def test_leaving_after_every_message_keeps_no_place(
+async def test_disconnecting_after_every_message_holds_no_place(
     server: RunningTestServer, name: str
 ) -> None:
     path, messages = WEBSOCKETS[name]
@@ -107,7 +107,7 @@ async def test_leaving_after_every_message_keeps_no_place(
 
 @pytest.mark.parametrize("more", [{}, {"response_format": "flac"}, {"stream": True}])
 @pytest.mark.parametrize("path", ["/v1/audio/speech", "/predict"])
-async def test_requests_given_up_at_any_moment_keep_no_place(
+async def test_requests_aborted_at_any_moment_hold_no_place(
     server: RunningTestServer,
     path: str,
     more: dict[str, object],
@@ -127,7 +127,7 @@ async def test_requests_given_up_at_any_moment_keep_no_place(
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
-async def test_an_answer_that_nobody_reads_any_more_is_no_error(
+async def test_an_answer_to_a_disconnected_client_is_not_an_error(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The write that finds the connection gone may come before the handler is cancelled."""
@@ -154,7 +154,7 @@ async def test_an_answer_that_nobody_reads_any_more_is_no_error(
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
-async def test_our_client_leaving_right_after_it_opened_keeps_no_place(
+async def test_our_client_disconnecting_right_after_open_holds_no_place(
     server: RunningTestServer,
 ) -> None:
     for _ in range(30):
@@ -165,7 +165,9 @@ async def test_our_client_leaving_right_after_it_opened_keeps_no_place(
     await speak(server)
 
 
-async def test_a_task_cancelled_over_and_over_frees_its_turn(server: RunningTestServer) -> None:
+async def test_a_task_that_is_cancelled_repeatedly_frees_its_turn(
+    server: RunningTestServer,
+) -> None:
     async def hold() -> None:
         async with server.service.open("test", SpeechOptions()) as turn:
             turn.push_text(TEXT)
@@ -183,7 +185,7 @@ async def test_a_task_cancelled_over_and_over_frees_its_turn(server: RunningTest
     await settle(server)
 
 
-async def test_a_turn_left_by_its_task_is_freed_counted_and_logged(
+async def test_a_turn_that_its_task_left_open_is_freed_counted_and_logged(
     engine: SpeechEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
     service = SpeechService(engine, max_text_chars=1_000)
@@ -203,7 +205,7 @@ async def test_a_turn_left_by_its_task_is_freed_counted_and_logged(
 
 
 @pytest.mark.parametrize("name", WEBSOCKETS)
-async def test_a_place_freed_by_leaving_counts_for_whoever_comes_next(
+async def test_a_place_freed_by_a_disconnect_is_available_to_the_next_client(
     engine: SpeechEngine, name: str
 ) -> None:
     """A server at its capacity: a client that interrupts its own turn gets the place again at
@@ -227,7 +229,7 @@ async def test_a_place_freed_by_leaving_counts_for_whoever_comes_next(
         await settle(server)
 
 
-async def test_a_websocket_is_alive_by_its_pongs_alone(engine: SpeechEngine) -> None:
+async def test_only_pongs_keep_a_websocket_alive(engine: SpeechEngine) -> None:
     async with (
         serving(engine, limits=Limits(heartbeat_s=0.3)) as server,
         connected(server.port, protocol.PATH) as client,
@@ -242,7 +244,7 @@ async def test_a_websocket_is_alive_by_its_pongs_alone(engine: SpeechEngine) -> 
         await settle(server)
 
 
-async def test_messages_that_ask_for_nothing_end_their_connection(
+async def test_too_many_messages_without_effect_close_the_connection(
     server: RunningTestServer,
 ) -> None:
     for message in (

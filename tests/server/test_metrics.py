@@ -10,7 +10,7 @@ import pytest
 from tests.support.servers import RunningTestServer
 
 
-async def test_metrics_tell_what_happened(server: RunningTestServer) -> None:
+async def test_metrics_count_turns_audio_and_errors(server: RunningTestServer) -> None:
     pytest.importorskip("prometheus_client")
     async with aiohttp.ClientSession() as session:
         body = {"input": "Hello there.", "response_format": "pcm"}
@@ -50,7 +50,9 @@ async def test_metrics_tell_what_happened(server: RunningTestServer) -> None:
         assert f"orpheus_{name}" in text
 
 
-async def test_while_speaking_the_batch_and_the_margin_are_told(server: RunningTestServer) -> None:
+async def test_metrics_show_the_batch_and_the_margin_while_speaking(
+    server: RunningTestServer,
+) -> None:
     pytest.importorskip("prometheus_client")
     turn = server.service.engine.open_turn()
     turn.push_text("The quick brown fox jumps over the lazy dog. " * 20)
@@ -63,7 +65,7 @@ async def test_while_speaking_the_batch_and_the_margin_are_told(server: RunningT
     await turn.cancel()
 
 
-async def test_readiness_is_told_by_the_status(server: RunningTestServer) -> None:
+async def test_readiness_is_the_http_status(server: RunningTestServer) -> None:
     async with aiohttp.ClientSession() as session:
         for path in ("/healthz", "/readyz"):
             async with session.get(server.url + path) as response:

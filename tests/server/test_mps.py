@@ -49,13 +49,13 @@ def test_a_daemon_is_started_for_this_process_and_ended(control: Path) -> None:
     daemon.close()
 
 
-def test_it_is_ended_whatever_happens(control: Path) -> None:
+def test_the_daemon_is_ended_after_an_exception(control: Path) -> None:
     with pytest.raises(KeyboardInterrupt), mps() as daemon:
         raise KeyboardInterrupt
     assert not daemon.directory.exists()
 
 
-def test_a_line_says_whether_all_processes_are_attached(control: Path) -> None:
+def test_a_log_line_says_whether_all_processes_are_attached(control: Path) -> None:
     with mps() as daemon:
         assert daemon.check(2) == "MPS is in use: 2 processes attached"
         said = daemon.check(3)
@@ -63,7 +63,7 @@ def test_a_line_says_whether_all_processes_are_attached(control: Path) -> None:
         assert part in said
 
 
-def test_a_daemon_that_is_there_is_used_and_left_alone(
+def test_a_running_daemon_is_used_and_not_stopped(
     control: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "theirs"
@@ -77,7 +77,7 @@ def test_a_daemon_that_is_there_is_used_and_left_alone(
     assert os.environ[PIPE_VARIABLE] == str(folder)
 
 
-def test_a_daemon_that_is_named_and_not_there(
+def test_a_named_daemon_that_does_not_run_is_an_error(
     control: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(PIPE_VARIABLE, str(tmp_path))
@@ -85,13 +85,15 @@ def test_a_daemon_that_is_named_and_not_there(
         pass
 
 
-def test_no_control_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_control_program_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InvalidOptions, match=f"{CONTROL}.*driver.*PATH"), mps():
         pass
 
 
-def test_a_daemon_that_does_not_start_says_why(
+def test_a_daemon_that_does_not_start_is_reported_with_its_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_control(tmp_path, broken="An instance of this daemon is already running")
@@ -101,7 +103,9 @@ def test_a_daemon_that_does_not_start_says_why(
     assert PIPE_VARIABLE not in os.environ
 
 
-def test_a_program_that_cannot_be_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_that_cannot_be_run_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write_control(tmp_path)
     path.write_text("#!/no/such/interpreter\n")
     monkeypatch.setenv("PATH", on_path(tmp_path))
@@ -121,7 +125,7 @@ def test_a_long_temporary_directory_does_not_make_the_path_too_long_for_a_socket
 
 
 @pytest.mark.timeout(240)
-async def test_a_server_starts_it_says_so_and_ends_it(control: Path) -> None:
+async def test_a_server_starts_the_daemon_logs_it_and_ends_it(control: Path) -> None:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "orpheus_plugin", "serve", "--mps", "--port", "0"),
         *("--model", str(crafted_checkpoint(text=SMALL_TEXT)), "--codec", str(random_codec())),

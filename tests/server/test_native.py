@@ -84,7 +84,7 @@ def samples(messages: list[Message], width: int = 2) -> int:
     return position
 
 
-async def test_hello_tells_what_a_client_needs(server: RunningTestServer) -> None:
+async def test_hello_has_voices_limits_and_health(server: RunningTestServer) -> None:
     async with (
         aiohttp.ClientSession() as session,
         session.ws_connect(server.ws_url + protocol.PATH) as ws,
@@ -166,7 +166,7 @@ async def test_a_wrong_opening_fails_its_turn_only(
     assert (await client.speak("right"))[-1]["reason"] == "done"
 
 
-async def test_too_long_a_text_fails_its_turn_only(
+async def test_a_text_that_is_too_long_fails_its_turn_only(
     client: Client, server: RunningTestServer
 ) -> None:
     await client.send(*turn("long", "x" * 6_145))
@@ -176,7 +176,7 @@ async def test_too_long_a_text_fails_its_turn_only(
     assert (await client.speak("right"))[-1]["reason"] == "done"
 
 
-async def test_capacity_is_told_at_once(client: Client) -> None:
+async def test_at_capacity_a_turn_is_refused_at_once(client: Client) -> None:
     for number in range(8):
         await client.send({"type": "open", "id": str(number)})
     for _ in range(8):
@@ -202,7 +202,7 @@ async def test_capacity_is_told_at_once(client: Client) -> None:
         msgpack.packb(msgpack.ExtType(1, b"x" * 10)),
     ],
 )
-async def test_what_is_no_message_ends_its_connection_only(
+async def test_an_invalid_message_ends_its_connection_only(
     client: Client, server: RunningTestServer, garbage: bytes
 ) -> None:
     await client.send({"type": "open", "id": "a"})
@@ -228,7 +228,7 @@ async def test_an_oversized_message_ends_its_connection(client: Client) -> None:
     assert message.type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED)
 
 
-async def test_messages_of_a_newer_client_are_passed_over(client: Client) -> None:
+async def test_unknown_messages_and_fields_are_ignored(client: Client) -> None:
     await client.send({"type": "dance", "id": "a"}, {"type": "text", "id": "gone", "text": "x"})
     assert (await client.speak("a", future_field=True))[-1]["reason"] == "done"
 
@@ -260,7 +260,7 @@ async def test_a_lost_connection_frees_its_turns(client: Client, server: Running
     await settle(lambda: not server.service.engine.health().active_turns, 1)
 
 
-async def test_a_reader_that_takes_nothing_is_sent_its_window_and_no_more(client: Client) -> None:
+async def test_a_client_that_consumes_nothing_gets_only_its_window(client: Client) -> None:
     await client.send(*turn("slow", TEXT * 3, window_s=1.0))
     await asyncio.sleep(0.5)
     await client.send(*turn("quick", "Hello."))
@@ -291,7 +291,7 @@ async def test_a_reader_that_takes_nothing_is_sent_its_window_and_no_more(client
     assert message["stats"]["audio_s"] == pytest.approx((seen["slow"] + more) / 24_000)
 
 
-async def test_a_turn_in_which_nothing_moves_is_ended(engine: SpeechEngine) -> None:
+async def test_an_idle_turn_is_ended(engine: SpeechEngine) -> None:
     async with (
         serving(engine, limits=Limits(turn_idle_s=0.3)) as server,
         aiohttp.ClientSession() as session,
@@ -303,12 +303,12 @@ async def test_a_turn_in_which_nothing_moves_is_ended(engine: SpeechEngine) -> N
         error = (await client.until("error"))[-1]
         assert (error["id"], error["code"]) == ("a", "timed_out")
         await settle(lambda: not server.service.active_turns)
-        # One that is not read is as still as one that is not fed.
+        # A turn that is not read is as idle as one without text.
         await client.send(*turn("b", TEXT * 3, window_s=0.5))
         assert (await client.until("error"))[-1]["code"] == "timed_out"
 
 
-async def test_a_connection_without_turns_is_closed_after_its_time(
+async def test_a_connection_without_turns_is_closed_after_its_limit(
     engine: SpeechEngine,
 ) -> None:
     async with (

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from orpheus_plugin.server.protocols import omni
-from orpheus_plugin.server.voicemap import VoiceMap
+from orpheus_plugin.server.voice_map import VoiceMap
 from orpheus_plugin.speech_engine import SpeechEngine
 from tests.support.servers import RunningTestServer, serving
 
@@ -68,7 +68,7 @@ async def connected(server: RunningTestServer) -> AsyncIterator[Client]:
         yield Client(ws)
 
 
-async def test_an_utterance_is_streamed_sentence_by_sentence(server: RunningTestServer) -> None:
+async def test_an_utterance_is_streamed_by_sentence(server: RunningTestServer) -> None:
     async with connected(server) as client:
         await client.send("session.config", model="orpheus", voice="leo", seed=3, **STREAMED)
         messages = await client.speak()
@@ -85,7 +85,7 @@ async def test_an_utterance_is_streamed_sentence_by_sentence(server: RunningTest
     }
 
 
-async def test_a_connection_takes_utterance_after_utterance_and_new_options(
+async def test_a_connection_accepts_several_utterances_and_new_options(
     server: RunningTestServer,
 ) -> None:
     async with connected(server) as client:
@@ -156,7 +156,7 @@ async def test_baseten_wants_word_times_of_each_sentence(server: RunningTestServ
     assert words == (TEXT * 2).split()
 
 
-async def test_nothing_to_speak_is_a_moment_of_silence(server: RunningTestServer) -> None:
+async def test_text_with_nothing_to_speak_gives_a_short_silence(server: RunningTestServer) -> None:
     async with connected(server) as client:
         await client.send("session.config", **STREAMED)
         messages = await client.speak("...")
@@ -181,7 +181,7 @@ async def test_nothing_to_speak_is_a_moment_of_silence(server: RunningTestServer
         '{"type": "voice.add", "name": "me", "audio_data": ""}',
     ],
 )
-async def test_a_wrong_message_is_told_and_the_connection_goes_on(
+async def test_a_wrong_message_is_an_error_and_the_connection_continues(
     server: RunningTestServer, wrong: str
 ) -> None:
     async with connected(server) as client:
@@ -230,7 +230,7 @@ async def test_a_recorded_voice_is_spoken_with_a_named_one_or_refused(engine: Sp
                 assert (await client.speak("Hello."))[-1]["type"] == "session.done"
 
 
-async def test_who_configures_nothing_and_who_says_nothing_more_is_closed(
+async def test_an_unconfigured_or_idle_connection_is_closed(
     server: RunningTestServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(omni, "CONFIG_S", 0.1)
@@ -245,7 +245,7 @@ async def test_who_configures_nothing_and_who_says_nothing_more_is_closed(
         assert client.ws.close_code == 1000
 
 
-async def test_livekits_published_plugin_speaks_through_us(server: RunningTestServer) -> None:
+async def test_livekits_published_plugin_works_with_this_server(server: RunningTestServer) -> None:
     code = textwrap.dedent(
         f"""
         import asyncio, aiohttp

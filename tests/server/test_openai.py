@@ -46,7 +46,7 @@ def seconds_of(data: bytes) -> float:
         return total / rate
 
 
-async def test_a_client_for_azure_speaks(engine: SpeechEngine) -> None:
+async def test_openais_client_for_azure_works(engine: SpeechEngine) -> None:
     async with (
         serving(engine, api_key="secret") as server,
         openai.AsyncAzureOpenAI(
@@ -73,7 +73,7 @@ async def test_every_format_holds_the_whole_speech(client: openai.AsyncOpenAI) -
     assert seconds["pcm"] > 0.05
 
 
-async def test_mp3_is_the_default_and_says_so(client: openai.AsyncOpenAI) -> None:
+async def test_mp3_is_the_default_format(client: openai.AsyncOpenAI) -> None:
     answer = await client.audio.speech.create(model="tts-1", voice="tara", input="Hello.")
     assert answer.response.headers["content-type"] == "audio/mpeg"
     assert answer.content[:2] in (b"\xff\xf3", b"\xff\xf2")
@@ -180,7 +180,7 @@ async def test_capacity_is_a_rate_limit_that_the_client_retries(server: RunningT
         assert (await retried).content
 
 
-async def test_models_are_listed_by_every_name_they_are_asked_for(
+async def test_models_are_listed_under_every_accepted_name(
     client: openai.AsyncOpenAI, server: RunningTestServer
 ) -> None:
     names = ["crafted", "tts-1", "tts-1-hd"]
@@ -214,7 +214,7 @@ async def test_voices_are_objects_or_names(server: RunningTestServer) -> None:
         *("temperature", "top_p", "repetition_penalty", "seed", "model", "instructions"),
     ],
 )
-async def test_null_is_not_given(server: RunningTestServer, name: str) -> None:
+async def test_null_is_the_same_as_absent(server: RunningTestServer, name: str) -> None:
     body = {"input": "Hello.", "response_format": "pcm", name: None}
     async with (
         aiohttp.ClientSession() as session,
@@ -229,7 +229,7 @@ async def test_null_is_not_given(server: RunningTestServer, name: str) -> None:
 
 @pytest.mark.parametrize("text", ["...", ".", "😀", "<think>Hm.</think>", "!?"])
 @pytest.mark.parametrize("audio_format", ["pcm", "wav", "mp3"])
-async def test_nothing_to_speak_is_a_moment_of_silence(
+async def test_text_with_nothing_to_speak_gives_a_short_silence(
     server: RunningTestServer, text: str, audio_format: str
 ) -> None:
     async with aiohttp.ClientSession() as session:
@@ -267,7 +267,7 @@ async def test_voices_of_other_vendors_are_spoken(server: RunningTestServer, voi
         assert response.status == 200
 
 
-async def test_a_client_that_leaves_stops_the_speech(server: RunningTestServer) -> None:
+async def test_a_client_that_disconnects_stops_the_speech(server: RunningTestServer) -> None:
     async with aiohttp.ClientSession() as session:
         response = await session.post(
             f"{server.url}/v1/audio/speech",
@@ -302,7 +302,7 @@ async def test_a_body_beyond_the_limit_is_not_read(server: RunningTestServer) ->
 
 
 @pytest.mark.parametrize("name", ["mp3", "opus", "aac", "flac", "wav", "pcm"])
-def test_an_encoder_lets_audio_out_as_it_comes(name: str) -> None:
+def test_an_encoder_streams(name: str) -> None:
     encoder = make_encoder(name)
     tone = (np.sin(np.arange(24_000) / 24_000 * 2 * np.pi * 440) * 8_000).astype("<i2").tobytes()
     sizes = [len(encoder.push(tone[at : at + 4_096])) for at in range(0, len(tone), 4_096)]

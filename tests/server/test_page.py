@@ -1,5 +1,4 @@
-"""The status page in a real browser: it speaks, plays the audio, stops, and shows the server's
-state."""
+"""The status page in a real browser: it plays speech, stops, and shows the server's state."""
 
 from __future__ import annotations
 
@@ -16,7 +15,7 @@ needs_browser = pytest.mark.skipif(find_chromium() is None, reason="needs Chromi
 
 
 @needs_browser
-async def test_it_speaks_as_it_streams_and_stops_at_once(server: RunningTestServer) -> None:
+async def test_it_plays_while_it_streams_and_stops_at_once(server: RunningTestServer) -> None:
     async with browse(server.url) as page:
         await page.until("document.getElementById('state')?.textContent === 'ready'")
         await page.until("document.getElementById('voice').options.length === 2")
@@ -53,7 +52,7 @@ async def test_it_speaks_as_it_streams_and_stops_at_once(server: RunningTestServ
 
 
 @needs_browser
-async def test_it_asks_for_the_key_where_one_is_needed(engine: SpeechEngine) -> None:
+async def test_it_asks_for_the_key_if_one_is_needed(engine: SpeechEngine) -> None:
     async with serving(engine, api_key="secret") as server, browse(server.url) as page:
         await page.until("document.getElementById('key-row')?.hidden === false")
         await page.run("document.getElementById('speak').click()")
@@ -89,7 +88,7 @@ async def test_it_shows_words_waveform_and_figures_of_the_turn(server: RunningTe
 
 
 @needs_browser
-async def test_its_snippets_hold_this_servers_address(server: RunningTestServer) -> None:
+async def test_its_snippets_contain_this_servers_address(server: RunningTestServer) -> None:
     async with browse(server.url) as page:
         await page.until("document.getElementById('state')?.textContent === 'ready'")
         await page.run(
@@ -105,7 +104,7 @@ async def test_its_snippets_hold_this_servers_address(server: RunningTestServer)
         compile(snippet, "snippet", "exec")
 
 
-async def test_the_page_takes_nothing_from_elsewhere(server: RunningTestServer) -> None:
+async def test_the_page_loads_nothing_from_other_hosts(server: RunningTestServer) -> None:
     async with aiohttp.ClientSession() as session:
         scripts = ("page", "player", "plots", "msgpack", "snippets")
         for path in ("/", "/page.css", *(f"/{name}.js" for name in scripts)):

@@ -64,7 +64,7 @@ async def speak(engine: RemoteEngine, text: str) -> float:
         return await spoken(turn, text) / 24_000
 
 
-async def test_asked_to_end_it_lets_everyone_finish_and_exits_clean(
+async def test_sigterm_lets_turns_finish_and_exits_with_zero(
     crafted_files: ModelFiles, tmp_path: Path
 ) -> None:
     async with served(crafted_files, tmp_path) as (process, engine):
@@ -85,10 +85,10 @@ async def test_asked_to_end_it_lets_everyone_finish_and_exits_clean(
         assert text[:10] not in errors, "what is said is not logged unless asked for"
 
 
-async def test_what_it_loaded_is_not_collected_over_and_over(
+async def test_loaded_objects_are_excluded_from_garbage_collection(
     crafted_files: ModelFiles, tmp_path: Path
 ) -> None:
-    """A full collection would delay everyone's audio for as long as it walks through torch."""
+    """A full collection walks through all objects of torch and delays all audio meanwhile."""
     program = (
         "-c",
         "import gc, signal, sys\n"
@@ -107,7 +107,9 @@ async def test_what_it_loaded_is_not_collected_over_and_over(
         assert int(words[1]) > 0.9 * int(words[3])
 
 
-async def test_killed_it_fails_its_turns_at_once(crafted_files: ModelFiles, tmp_path: Path) -> None:
+async def test_a_killed_server_fails_its_turns_at_once(
+    crafted_files: ModelFiles, tmp_path: Path
+) -> None:
     async with served(crafted_files, tmp_path) as (process, engine):
         turn = engine.open_turn()
         turn.push_text("A very long sentence that nobody will ever hear the end of. " * 5)
@@ -118,9 +120,7 @@ async def test_killed_it_fails_its_turns_at_once(crafted_files: ModelFiles, tmp_
                         process.kill()
 
 
-async def test_a_full_disk_costs_the_log_and_nothing_else(
-    crafted_files: ModelFiles, tmp_path: Path
-) -> None:
+async def test_a_full_disk_affects_only_the_log(crafted_files: ModelFiles, tmp_path: Path) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("needs /dev/full")
     socket = tmp_path / "o.sock"
@@ -158,7 +158,7 @@ async def test_a_full_disk_costs_the_log_and_nothing_else(
         (["--port", "1", "--host", "127.0.0.1"], "cannot listen"),
     ],
 )
-def test_what_cannot_be_served_is_one_line(
+def test_a_server_that_cannot_start_prints_one_line(
     arguments: list[str], reason: str, tmp_path: Path
 ) -> None:
     if "1" in arguments and os.geteuid() == 0:

@@ -1,4 +1,4 @@
-"""`serve --replicas`: engines in processes of their own behind one, on the crafted model."""
+"""`serve --replicas`: several engine processes behind one listener, on the crafted model."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ async def engine() -> AsyncIterator[ReplicatedEngine]:
 class TestReplicas:
     pytestmark = pytest.mark.asyncio(loop_scope="class")
 
-    async def test_their_places_are_added_up(self, engine: ReplicatedEngine) -> None:
+    async def test_places_of_replicas_are_added_up(self, engine: ReplicatedEngine) -> None:
         await engine.start()  # once is enough
         health = engine.health()
         assert health.ready
         assert (health.active_turns, health.max_turns, health.restarts) == (0, MAX_TURNS, 0)
         assert engine.check_voice("tara") == "tara"
 
-    async def test_turns_are_spread_over_them(self, engine: ReplicatedEngine) -> None:
+    async def test_turns_are_spread_over_replicas(self, engine: ReplicatedEngine) -> None:
         turns = [engine.open_turn() for _ in range(MAX_TURNS)]
         counts = [sum(not turn.ended for turn in one.turns) for one in engine._replicas]
         assert counts == [MAX_TURNS // 2] * 2
@@ -70,14 +70,14 @@ class TestReplicas:
                 await speak(engine.open_turn())
             assert min(await asyncio.gather(*(speak(turn) for turn in turns))) >= 2048
 
-    async def test_they_share_the_cores(self, engine: ReplicatedEngine) -> None:
+    async def test_replicas_share_the_cores(self, engine: ReplicatedEngine) -> None:
         cores = [os.sched_getaffinity(one._process.pid) for one in engine._replicas]  # type: ignore[union-attr]
         ours = os.sched_getaffinity(0)
         assert all(own <= ours for own in cores)
         if len(ours) >= 2:
             assert not cores[0] & cores[1]
 
-    async def test_z_one_that_dies_is_started_again_and_the_other_speaks_on(
+    async def test_z_a_replica_that_dies_is_restarted_and_the_other_continues(
         self, engine: ReplicatedEngine, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(replicas, "_AGAIN_S", 0.1)
@@ -101,7 +101,7 @@ class TestReplicas:
 
 
 @pytest.mark.timeout(START_S)
-async def test_a_replica_that_does_not_start_is_said(tmp_path: Path) -> None:
+async def test_a_replica_that_does_not_start_is_reported(tmp_path: Path) -> None:
     wrong = ServerConfig(EngineConfig(model=str(tmp_path), device="cpu"), replicas=2)
     engine = ReplicatedEngine(wrong)
     with pytest.raises(EngineDied, match="ended while it started"):
@@ -113,7 +113,7 @@ async def test_a_replica_that_does_not_start_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(START_S)
-async def test_a_replica_ends_with_whoever_started_it(tmp_path: Path) -> None:
+async def test_a_replica_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
     one = replicas._Replica(replica_config(config(), tmp_path / "one.sock"), [])
     await one.start()
     process = one._process
@@ -126,7 +126,7 @@ async def test_a_replica_ends_with_whoever_started_it(tmp_path: Path) -> None:
     await one.aclose()
 
 
-def test_each_gets_its_part_of_the_turns_and_no_key() -> None:
+def test_each_replica_gets_its_share_of_the_turns_and_no_key() -> None:
     whole = ServerConfig(EngineConfig(model="mini", max_turns=9), replicas=2, api_key="k", mps=True)
     part = replica_config(whole, Path("/run/one.sock"))
     assert (part.engine.max_turns, part.replicas, part.mps, part.api_key) == (5, 1, False, None)
@@ -139,6 +139,6 @@ def test_cores_are_split_into_neighbours(monkeypatch: pytest.MonkeyPatch) -> Non
     assert replicas._shares(20) == [list(range(16))] * 20
 
 
-def test_a_number_that_makes_no_sense_is_refused() -> None:
+def test_an_invalid_number_of_replicas_is_refused() -> None:
     with pytest.raises(InvalidOptions, match="at least 1"):
         check_replicas(ServerConfig(EngineConfig(), replicas=0))

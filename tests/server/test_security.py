@@ -34,7 +34,9 @@ ENDPOINTS = [
 
 
 @pytest.mark.parametrize(("method", "path"), ENDPOINTS)
-async def test_every_endpoint_wants_the_key(engine: SpeechEngine, method: str, path: str) -> None:
+async def test_every_endpoint_requires_the_key(
+    engine: SpeechEngine, method: str, path: str
+) -> None:
     async with serving(engine, api_key="secret") as server, aiohttp.ClientSession() as session:
         for headers in (
             {},
@@ -56,14 +58,14 @@ async def test_every_endpoint_wants_the_key(engine: SpeechEngine, method: str, p
                 assert response.status != 401
 
 
-async def test_health_and_the_page_need_none(engine: SpeechEngine) -> None:
+async def test_health_and_the_page_need_no_key(engine: SpeechEngine) -> None:
     async with serving(engine, api_key="secret") as server, aiohttp.ClientSession() as session:
         for path in ("/", "/health", "/healthz", "/readyz", "/api/build_info"):
             async with session.get(server.url + path) as response:
                 assert response.status == 200
 
 
-async def test_without_the_key_nobody_hears_why_the_engine_failed(
+async def test_without_the_key_the_engines_error_is_not_shown(
     engine: SpeechEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failed = replace(engine.health(), ready=False, error="cannot read /home/me/model")
@@ -78,14 +80,14 @@ async def test_without_the_key_nobody_hears_why_the_engine_failed(
 @pytest.mark.parametrize(
     "origin", ["https://evil.example", "null", "http://[::1", "http://127.0.0.1:1"]
 )
-async def test_pages_of_other_origins_are_kept_out(server: RunningTestServer, origin: str) -> None:
+async def test_pages_of_other_origins_are_refused(server: RunningTestServer, origin: str) -> None:
     async with aiohttp.ClientSession(headers={"Origin": origin}) as session:
         for method, path in ENDPOINTS:
             async with session.request(method, server.url + path) as response:
                 assert response.status == 403
 
 
-async def test_the_servers_own_page_and_named_origins_are_let_in(engine: SpeechEngine) -> None:
+async def test_the_servers_own_page_and_named_origins_are_accepted(engine: SpeechEngine) -> None:
     async with (
         serving(engine, origins=["https://friend.example"]) as server,
         aiohttp.ClientSession() as session,
@@ -97,7 +99,7 @@ async def test_the_servers_own_page_and_named_origins_are_let_in(engine: SpeechE
                 assert response.status == 200
 
 
-async def test_a_name_made_to_point_here_is_kept_out(server: RunningTestServer) -> None:
+async def test_a_rebound_host_name_is_refused(server: RunningTestServer) -> None:
     async with aiohttp.ClientSession() as session:
         for host, status in (
             ("evil.example", 403),
@@ -111,7 +113,7 @@ async def test_a_name_made_to_point_here_is_kept_out(server: RunningTestServer) 
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.4", "example.org", ""])
-def test_listening_to_others_without_a_key_must_be_said_aloud(host: str) -> None:
+def test_listening_on_other_addresses_needs_a_key_or_insecure(host: str) -> None:
     with pytest.raises(InvalidOptions, match="--api-key"):
         check_bind(host, api_key=None, insecure=False)
     check_bind(host, api_key="k", insecure=False)
@@ -155,7 +157,7 @@ async def test_more_turns_than_a_connection_may_have_are_refused(engine: SpeechE
         assert codes == {("a", None), ("b", "at_capacity")}
 
 
-def test_no_input_breaks_a_log_line() -> None:
+def test_input_cannot_break_a_log_line() -> None:
     record = logging.LogRecord(
         "x", logging.INFO, "f", 1, "said %s", ("a\nINFO forged \x1b[31m\u2028",), None
     )
@@ -165,7 +167,7 @@ def test_no_input_breaks_a_log_line() -> None:
     assert "\x1b" not in line
 
 
-def test_the_text_of_an_exception_forges_no_log_line() -> None:
+def test_the_text_of_an_exception_cannot_forge_a_log_line() -> None:
     try:
         raise ValueError("a\n2026-01-01T00:00:00+0000 INFO forged\r\x1b[31m")
     except ValueError:

@@ -100,7 +100,7 @@ async def hold(engine: SpeechEngine, places: int) -> list[Turn]:
     return turns
 
 
-def test_the_load_of_several_is_the_sum_but_for_the_margin_and_the_prebuffer() -> None:
+def test_the_load_of_several_servers_is_added_up() -> None:
     one = EngineLoad(generating=1, margin_s=2.0, prebuffer_s=0.1, codec_steps=5, cached_s=0.5)
     two = EngineLoad(generating=2, prebuffer_s=0.3, codec_steps=6, cache_bytes=7)
     assert EngineLoad.of_all([one, two]) == EngineLoad(
@@ -114,7 +114,7 @@ def test_the_load_of_several_is_the_sum_but_for_the_margin_and_the_prebuffer() -
     assert EngineLoad.of_all([]) == EngineLoad()
 
 
-async def test_turns_go_where_there_is_most_room(
+async def test_turns_go_to_the_server_with_the_most_free_places(
     two: tuple[RunningTestServer, RunningTestServer],
 ) -> None:
     larger, smaller = two
@@ -131,7 +131,7 @@ async def test_turns_go_where_there_is_most_room(
             assert (await rest_of(turn))[0] == ["And"]
 
 
-async def test_a_turn_goes_on_to_the_next_server_where_one_is_full(
+async def test_a_turn_goes_to_the_next_server_if_one_is_full(
     two: tuple[RunningTestServer, RunningTestServer],
 ) -> None:
     larger, smaller = two
@@ -146,7 +146,7 @@ async def test_a_turn_goes_on_to_the_next_server_where_one_is_full(
             await turn.cancel()
 
 
-async def test_where_all_are_full_a_turn_waits_as_long_as_it_may(
+async def test_if_all_are_full_a_turn_waits_up_to_its_limit(
     two: tuple[RunningTestServer, RunningTestServer],
 ) -> None:
     larger, smaller = two
@@ -164,14 +164,14 @@ async def test_where_all_are_full_a_turn_waits_as_long_as_it_may(
         assert (await waiting)[0] == TEXT.split()
 
 
-async def test_one_address_that_answers_is_enough(
+async def test_one_reachable_address_is_enough(
     two: tuple[RunningTestServer, RunningTestServer],
 ) -> None:
     async with client(NOBODY, two[0].url) as engine:
         assert (await rest_of(begin(engine)))[0] == TEXT.split()
 
 
-async def test_servers_that_are_not_there_are_all_named() -> None:
+async def test_all_unreachable_servers_are_named() -> None:
     engine = RemoteEngine(f"{NOBODY} 127.0.0.1:19", connect_timeout_s=2)
     with pytest.raises(ConnectionFailed, match=r"127\.0\.0\.1:9.*127\.0\.0\.1:19") as told:
         await engine.start()
@@ -181,7 +181,7 @@ async def test_servers_that_are_not_there_are_all_named() -> None:
     await engine.aclose()
 
 
-async def test_a_server_that_refuses_the_key_does_not_keep_the_other_one_from_speaking(
+async def test_a_server_that_refuses_the_key_does_not_affect_the_other_one(
     two: tuple[RunningTestServer, RunningTestServer], crafted_files: ModelFiles
 ) -> None:
     engine = LocalEngine(EngineConfig(device="cpu", max_turns=1), files=crafted_files)
@@ -196,7 +196,7 @@ async def test_a_server_that_refuses_the_key_does_not_keep_the_other_one_from_sp
         await only.aclose()
 
 
-def test_the_environment_may_list_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_can_list_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ORPHEUS_URL", "http://one:8089, http://two:8089")
     engine = resolve()
     assert isinstance(engine, RemoteEngine)
@@ -211,7 +211,7 @@ def test_the_environment_may_list_addresses(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("heard", [False, True])
-async def test_a_turn_whose_engine_died_goes_on_at_the_next_server(
+async def test_a_turn_whose_engine_died_continues_on_the_next_server(
     heard: bool, two: tuple[RunningTestServer, RunningTestServer]
 ) -> None:
     larger, smaller = two
@@ -232,7 +232,7 @@ async def test_a_turn_whose_engine_died_goes_on_at_the_next_server(
         await until(lambda: local_engine(larger).health().restarts == 1)
 
 
-async def test_a_turn_that_fails_at_one_server_after_the_other_is_told_so(
+async def test_a_turn_that_fails_on_every_server_gets_the_error(
     two: tuple[RunningTestServer, RunningTestServer],
 ) -> None:
     async with client(two[0].url, two[1].url) as engine:
@@ -242,7 +242,7 @@ async def test_a_turn_that_fails_at_one_server_after_the_other_is_told_so(
             await rest_of(begin(engine))
 
 
-async def test_with_one_server_a_turn_whose_engine_died_is_told_so_at_once(
+async def test_with_one_server_a_turn_whose_engine_died_fails_at_once(
     two: tuple[RunningTestServer, RunningTestServer],
 ) -> None:
     async with client(two[0].url) as engine:
@@ -293,10 +293,10 @@ async def two_processes(
 
 @pytest.mark.parametrize("resume_within_s", [0.0, 5.0])
 @pytest.mark.parametrize("heard", [False, True])
-async def test_a_turn_goes_on_at_the_next_server_where_its_own_is_killed(
+async def test_a_turn_whose_server_is_killed_continues_on_the_next_server(
     heard: bool, resume_within_s: float, crafted_files: ModelFiles, tmp_path: Path
 ) -> None:
-    """In mid-speech only where `resume_within_s` allows it, before the first sound ever."""
+    """While it speaks only if `resume_within_s` allows it, before the first sound always."""
     async with (
         two_processes(crafted_files, tmp_path) as servers,
         client(

@@ -19,7 +19,7 @@ import pytest
 
 from orpheus_plugin.errors import InvalidOptions
 from orpheus_plugin.server.config import Limits
-from orpheus_plugin.server.voicemap import VoiceMap
+from orpheus_plugin.server.voice_map import VoiceMap
 from orpheus_plugin.speech_engine import SpeechEngine
 from tests.support.servers import RunningTestServer, serving
 
@@ -112,7 +112,7 @@ async def test_audio_flows_before_the_text_has_ended(server: RunningTestServer) 
         assert words[-1] == "one."
 
 
-async def test_text_frames_and_the_bare_eos_are_understood(server: RunningTestServer) -> None:
+async def test_text_frames_and_a_bare_eos_are_accepted(server: RunningTestServer) -> None:
     async with connected(server) as client:
         await client.start_up()
         await client.ws.send_str("Hello")
@@ -147,7 +147,7 @@ async def test_closing_the_connection_stops_the_speech(server: RunningTestServer
     await settle(lambda: not server.service.engine.health().active_turns, 1)
 
 
-async def test_a_client_that_vanishes_is_noticed_by_its_silence(engine: SpeechEngine) -> None:
+async def test_a_client_that_answers_no_ping_is_disconnected(engine: SpeechEngine) -> None:
     async with (
         serving(engine, limits=Limits(heartbeat_s=0.2)) as server,
         aiohttp.ClientSession() as session,
@@ -159,7 +159,7 @@ async def test_a_client_that_vanishes_is_noticed_by_its_silence(engine: SpeechEn
         await settle(lambda: not server.service.active_turns, 2)
 
 
-async def test_no_text_is_a_clean_close(server: RunningTestServer) -> None:
+async def test_without_text_the_close_is_clean(server: RunningTestServer) -> None:
     async with connected(server) as client:
         await client.start_up()
         await client.send(type="Text", text="")
@@ -212,7 +212,7 @@ async def test_a_custom_voice_is_spoken_with_the_default(server: RunningTestServ
         assert any(message["type"] == "Audio" for message in await client.rest())
 
 
-async def test_a_custom_voice_is_an_error_where_that_is_wished(engine: SpeechEngine) -> None:
+async def test_a_custom_voice_is_an_error_if_configured(engine: SpeechEngine) -> None:
     async with serving(engine, voices=VoiceMap(custom="error")) as server:
         async with connected(server) as client:
             await client.send(type="Voice", embeddings=[0.5] * 640, shape=[1, 5, 128])
@@ -253,7 +253,7 @@ async def test_bare_formats_carry_the_same_audio(server: RunningTestServer) -> N
         assert seconds == pytest.approx(len(raw) / 4 / 24_000, abs=0.05)
 
 
-async def test_a_voice_nobody_knows_is_an_error_in_place_of_ready(
+async def test_an_unknown_voice_is_an_error_in_place_of_ready(
     server: RunningTestServer,
 ) -> None:
     async with connected(server, voice="nobody") as client:
@@ -261,7 +261,7 @@ async def test_a_voice_nobody_knows_is_an_error_in_place_of_ready(
             await client.start_up()
 
 
-async def test_names_of_the_operators_own_come_first(engine: SpeechEngine, tmp_path: Path) -> None:
+async def test_the_operators_voice_names_come_first(engine: SpeechEngine, tmp_path: Path) -> None:
     table = tmp_path / "voices.json"
     table.write_text(json.dumps({"voices": {"expresso/*": "leo", "alloy": "leo"}}))
     voices = VoiceMap.load(table)

@@ -58,7 +58,7 @@ def fail_at_next_step(engine: LocalEngine) -> None:
 
 
 async def listen(engine: LocalEngine) -> str:
-    """How a turn ended: "done", or "died" of whatever it was told."""
+    """How a turn ended: "done", or "died" with the error it raised."""
     async with engine.open_turn() as turn:
         turn.push_text(TEXT)
         turn.end()

@@ -50,7 +50,7 @@ class MortalServers:
         self._reading.cancel()
 
     async def locate(self) -> Address:
-        """The address of the server that lives. Called on the client's own loop."""
+        """The address of the server that runs. Called on the client's own loop."""
         while self._used is None:
             if self._started:
                 self._used = self._started.popleft()

@@ -1,4 +1,4 @@
-"""An engine that says again what was said once: a real voice, in a test's own time."""
+"""An engine that replays a recorded turn of a real voice, at a test's own speed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from orpheus_plugin.turn import Turn
 
 
 class RecordedEngine:
-    """Whatever it is given, every turn says the same.
+    """Every turn gives the recorded events, whatever its text.
 
     Args:
         events: of a whole turn.

@@ -14,7 +14,7 @@ from orpheus_plugin.server.app import make_app
 from orpheus_plugin.server.config import Limits
 from orpheus_plugin.server.process import Server
 from orpheus_plugin.server.service import SpeechService
-from orpheus_plugin.server.voicemap import VoiceMap
+from orpheus_plugin.server.voice_map import VoiceMap
 from orpheus_plugin.speech_engine import SpeechEngine
 
 

@@ -1,5 +1,5 @@
-"""What speech engines without a model have in common: the facts that an adapter asks for, and notes
-of what was asked of them."""
+"""The common part of speech engines without a model: the properties that an adapter reads, and a
+record of its calls."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""An event loop whose clock jumps to the next timer when there is nothing to do: hours in no time,
-the same every time."""
+"""An event loop whose clock jumps to the next timer when there is nothing to do, so that hours take
+no time and every run is the same."""
 
 from __future__ import annotations
 

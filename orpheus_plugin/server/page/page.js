@@ -5,7 +5,7 @@ import { snippets } from "./snippets.js";
 
 const $ = (id) => document.getElementById(id);
 const player = new Player();
-window.orpheus = player; // for tests and the curious
+window.orpheus = player; // for tests
 
 const KEPT = 120; // seconds of the plot of turns
 const turns = [];

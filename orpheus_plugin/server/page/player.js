@@ -2,7 +2,7 @@
 import { pack, unpack } from "./msgpack.js";
 
 export const RATE = 24000;
-const LEAD_S = 0.05; // scheduled ahead of the clock, so that a late frame is no gap
+const LEAD_S = 0.05; // scheduled ahead of the clock, so that a late frame makes no gap
 const REPORT = RATE; // samples between two reports of what was taken
 const WINDOW_S = 300; // the whole turn may come at once: this page shows it
 
@@ -22,7 +22,7 @@ export class Player {
     return this.socket !== null || this.nodes.size > 0;
   }
 
-  // The turn, to its end. Resolves with how it ended: "done", "stopped"; throws what the server says.
+  // Plays the turn to its end. Resolves with "done" or "stopped"; throws the server's error.
   async speak(text, voice, key, onFirst) {
     this.stop();
     this.reset();

@@ -34,7 +34,7 @@ export function drawWave(canvas, player) {
   if (player.busy) pen.fillRect((heard / total) * width, 0, 1.5 * scale, height);
 }
 
-// Values over time; `line` is drawn across at its height, where given.
+// Values over time; `line` is the height of a horizontal line, if given.
 export function plot(svg, values, { line = null, unit = "", digits = 0, dots = true } = {}) {
   const width = svg.clientWidth || 240;
   const height = svg.clientHeight || 72;

@@ -17,7 +17,7 @@ from aiohttp import web
 from orpheus_plugin.errors import BadMessage, InvalidOptions, OrpheusError, TurnTimedOut
 from orpheus_plugin.events import SAMPLE_RATE
 from orpheus_plugin.server.duplex import drive
-from orpheus_plugin.server.replies import Options, continue_later, json_body, json_object
+from orpheus_plugin.server.json_api import Options, continue_later, json_body, json_object
 from orpheus_plugin.server.served_turn import ServedTurn
 from orpheus_plugin.server.service import SpeechService
 from orpheus_plugin.server.websocket import Socket, accept

@@ -24,8 +24,8 @@ from aiohttp import web
 from orpheus_plugin.errors import BadMessage, InvalidOptions, OrpheusError, TextTooLong
 from orpheus_plugin.options import SpeechOptions
 from orpheus_plugin.server.duplex import drive
+from orpheus_plugin.server.json_api import WideOptions, json_object
 from orpheus_plugin.server.protocols.omni_audio import Format, Sentences
-from orpheus_plugin.server.replies import WideOptions, json_object
 from orpheus_plugin.server.served_turn import ServedTurn
 from orpheus_plugin.server.service import SpeechService
 from orpheus_plugin.server.websocket import Socket, accept

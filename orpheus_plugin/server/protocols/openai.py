@@ -17,7 +17,7 @@ from orpheus_plugin.events import SAMPLE_RATE
 from orpheus_plugin.options import SpeechOptions
 from orpheus_plugin.server import encoders
 from orpheus_plugin.server.encoders import CONTENT_TYPES, Encoder, OffLoop, WithTempo, make_encoder
-from orpheus_plugin.server.replies import (
+from orpheus_plugin.server.json_api import (
     WideOptions,
     continue_later,
     error_response,
