@@ -52,7 +52,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """What tests measured (`record_property`), whether they passed and wherever they ran."""
+    """Prints what tests measured (`record_property`), also if they passed or ran in another
+    process."""
     reports = [report for some in terminalreporter.stats.values() for report in some]
     for report in reports:
         if getattr(report, "when", None) == "call":

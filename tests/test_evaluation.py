@@ -84,7 +84,7 @@ def test_the_bundled_voices_are_understood_and_are_two_speakers(
     assert 100 < bruno["pitch_hz"] < 0.92 * heart["pitch_hz"]
 
 
-def test_what_cannot_be_judged_is_said(
+def test_what_cannot_be_evaluated_is_reported(
     crafted_files: ModelFiles, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     empty = tmp_path / "empty.txt"

@@ -1,4 +1,4 @@
-"""Folders for keys and for code that is run are this user's alone."""
+"""Folders for keys and for cached code belong to this user alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from orpheus_plugin.folders import private
 pytestmark = pytest.mark.skipif(not hasattr(os, "getuid"), reason="the system has no user ids")
 
 
-def test_a_folder_is_made_and_closed_to_others(tmp_path: Path) -> None:
+def test_a_folder_is_made_for_this_user_only(tmp_path: Path) -> None:
     folder = tmp_path / "one" / "two"
     assert private(folder) == folder
     folder.chmod(0o777)

@@ -37,8 +37,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli",),
     ("__init__", "__main__"),
 )
-"""A room imports from itself and from those above it in this list, never from beside it or from
-below."""
+"""A package imports from itself and from those in earlier lines, never from its own line or a later
+one."""
 
 
 def modules() -> dict[str, Path]:
@@ -75,12 +75,12 @@ def edges() -> set[tuple[str, str]]:
     return {(name, target) for name, target in found if name != target}
 
 
-def test_every_room_has_its_place() -> None:
+def test_every_package_has_a_place_in_the_order() -> None:
     placed = {room for layer in LAYERS for room in layer}
     assert {name.split(".")[0] for name in modules()} <= placed, "give a new room its place here"
 
 
-def test_rooms_import_only_from_above(edges: set[tuple[str, str]]) -> None:
+def test_packages_import_only_from_below(edges: set[tuple[str, str]]) -> None:
     height = {room: number for number, layer in enumerate(LAYERS) for room in layer}
     wrong = []
     for name, target in sorted(edges):

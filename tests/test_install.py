@@ -44,7 +44,7 @@ def start(folder: Path, environment: dict[str, str]) -> subprocess.Popen[str]:
     )
 
 
-def test_uv_is_told_what_pip_is_told(
+def test_uv_gets_pips_settings(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wheels, empty = tmp_path / "wheels", tmp_path / "empty"
@@ -109,7 +109,7 @@ def test_an_agent_gets_vllm_where_the_driver_lists_a_gpu(
     assert ("WITH_GPU=gpu takes torch" in said) == (extra == "examples,vllm")
 
 
-def test_what_failed_or_was_interrupted_is_not_taken_for_done(
+def test_a_failed_or_interrupted_installation_is_repeated(
     tmp_path: Path, offline: dict[str, str]
 ) -> None:
     folder = tmp_path / "env"
@@ -132,7 +132,7 @@ def test_what_failed_or_was_interrupted_is_not_taken_for_done(
     assert (tmp_path / "env.unfinished").read_text() == "environment examples"
 
 
-def test_a_folder_that_is_no_environment_is_left_alone(
+def test_a_folder_that_is_not_an_environment_is_not_changed(
     tmp_path: Path, offline: dict[str, str]
 ) -> None:
     (tmp_path / "letters.txt").write_text("Dear Ann")

@@ -1,5 +1,5 @@
-"""Messages of the native protocol: what is packed is read, what is wrong is told, what is newer is
-passed over."""
+"""Messages of the native protocol: they survive the wire, malformed ones raise, unknown ones are
+ignored."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from orpheus_plugin.options import SpeechOptions
 LIMIT = protocol.MAX_MESSAGE_BYTES
 
 
-def test_options_travel() -> None:
+def test_options_survive_the_wire() -> None:
     options = SpeechOptions(voice="leo", seed=3, pronunciations={"Nguyen": "win"})
     read = protocol.from_client(protocol.pack(protocol.opening("a", options, 2.0)))
     assert isinstance(read, protocol.Open)
@@ -31,14 +31,14 @@ def test_options_travel() -> None:
         TurnEnd("done", TurnStats(text_chars=3, ttfa_s=0.1)),
     ],
 )
-def test_events_travel(event: AudioChunk | Word | TurnEnd) -> None:
+def test_events_survive_the_wire(event: AudioChunk | Word | TurnEnd) -> None:
     packed = protocol.pack(protocol.event_to_message("a", event))
     message = protocol.from_server(packed, max_bytes=LIMIT)
     assert message is not None
     assert protocol.event_of(message) == event
 
 
-def test_errors_travel_as_what_they_are() -> None:
+def test_errors_keep_their_class_over_the_wire() -> None:
     for error, kind in ((AtCapacity("full"), AtCapacity), (OrpheusError("odd"), OrpheusError)):
         packed = protocol.pack(protocol.error_message(error, "a"))
         message = protocol.from_server(packed, max_bytes=LIMIT)
@@ -52,7 +52,7 @@ def test_errors_travel_as_what_they_are() -> None:
     assert type(protocol.event_of(message)) is OrpheusError
 
 
-def test_what_is_newer_is_passed_over() -> None:
+def test_unknown_types_and_fields_are_ignored() -> None:
     assert protocol.from_client(protocol.pack({"type": "dance", "id": 3})) is None
     message = protocol.from_client(protocol.pack({"type": "end", "id": "a", "how": "softly"}))
     assert message == protocol.End("a")
@@ -71,7 +71,7 @@ def test_what_is_newer_is_passed_over() -> None:
         b"\0" * (LIMIT + 1),
     ],
 )
-def test_what_is_wrong_is_a_bad_message(wrong: bytes) -> None:
+def test_malformed_messages_are_bad_messages(wrong: bytes) -> None:
     with pytest.raises(BadMessage):
         protocol.from_client(wrong)
 
@@ -96,13 +96,13 @@ def test_options_too_long_for_a_message_are_refused_before_they_are_sent() -> No
         protocol.opening("a", SpeechOptions(pronunciations=table), 0.0)
 
 
-def test_halves_of_characters_find_each_other() -> None:
+def test_halves_of_surrogate_pairs_are_joined() -> None:
     halves = protocol.Halves()
     pieces = ["Hello \ud83d", "\ude00 there", "\udc00.", " \ud83d", "x", "é"]
     assert "".join(map(halves.push, pieces)) == "Hello 😀 there. xé"
 
 
-def test_a_fields_mistake_is_named() -> None:
+def test_a_wrong_field_is_named() -> None:
     raw = msgspec.Raw(protocol.pack({"temperature": "hot"}))
     with pytest.raises(InvalidOptions, match="temperature"):
         protocol.read_options(raw)

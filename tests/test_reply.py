@@ -1,4 +1,4 @@
-"""A reply over as many turns as it takes. What both adapters make of it is in their own suites."""
+"""A reply over several turns. The adapters' use of it is tested in their own suites."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ async def said(reply: Reply) -> list[ReplyEvent]:
         ("One <think>" + "x" * 90 + ". </think>two.", ["One two."]),
     ],
 )
-def test_turns_end_after_a_sentence_else_between_words(
+def test_turns_end_after_a_sentence_or_between_words(
     text: str, turns: list[str], size: int
 ) -> None:
     pieces = [text[at : at + size] for at in range(0, len(text), size)]
@@ -64,7 +64,7 @@ def test_nothing_is_lost_and_no_turn_takes_too_much(pieces: list[str], max_chars
     assert all(turns[:-1])
 
 
-async def test_words_and_audio_go_on_where_the_turn_before_ended() -> None:
+async def test_words_and_audio_continue_where_the_turn_before_ended() -> None:
     engine = ToneEngine(max_chars=20)
     reply = Reply(engine.open_turn)
     reply.push_text("One two three four. Five six seven. Eight.")
@@ -77,7 +77,7 @@ async def test_words_and_audio_go_on_where_the_turn_before_ended() -> None:
     assert len(engine.opened) == sum(isinstance(event, TurnEnd) for event in events) == 3
 
 
-async def test_text_without_a_speakable_word_is_a_moment_of_silence() -> None:
+async def test_text_with_nothing_to_speak_gives_a_short_silence() -> None:
     for text in ("", "..."):
         reply = Reply(ToneEngine().open_turn)
         reply.push_text(text)
@@ -86,7 +86,7 @@ async def test_text_without_a_speakable_word_is_a_moment_of_silence() -> None:
         assert set(chunk.pcm) == {0}
 
 
-async def test_after_a_turn_that_failed_the_reply_goes_on() -> None:
+async def test_after_a_failed_turn_the_reply_continues() -> None:
     engine = ToneEngine(failures=[EngineDied("dead")])
     reply = Reply(engine.open_turn)
     reply.push_text("This is lost. ")
@@ -98,7 +98,7 @@ async def test_after_a_turn_that_failed_the_reply_goes_on() -> None:
     assert " ".join(event.text for event in events if isinstance(event, Word)) == "This is not."
 
 
-async def test_a_reply_without_a_place_is_not_begun_in_the_middle() -> None:
+async def test_a_refused_reply_does_not_begin_in_the_middle() -> None:
     engine = ToneEngine(refusals=[AtCapacity("full")])
     reply = Reply(engine.open_turn)
     events = asyncio.create_task(said(reply))
@@ -111,7 +111,7 @@ async def test_a_reply_without_a_place_is_not_begun_in_the_middle() -> None:
     assert engine.opened == []
 
 
-async def test_who_leaves_a_reply_can_free_what_it_opened() -> None:
+async def test_a_reply_can_be_freed_without_its_iterator() -> None:
     engine = ToneEngine(max_chars=20)
     reply = Reply(engine.open_turn)
     reply.push_text("One two three four. Five six seven. Eight.")

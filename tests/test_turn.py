@@ -14,7 +14,7 @@ from orpheus_plugin.turn import Turn
 
 
 class Recorder:
-    """A link that notes what reaches it."""
+    """A link that records its calls."""
 
     def __init__(self) -> None:
         self.sent: list[str] = []
@@ -51,7 +51,7 @@ async def test_commands_reach_the_link_in_order() -> None:
     assert link.sent == ["Hello ", "[flush]", "there.", "[end]"]
 
 
-async def test_text_beyond_the_limit_is_refused_whole_and_the_turn_goes_on() -> None:
+async def test_text_beyond_the_limit_is_refused_and_the_turn_continues() -> None:
     link = Recorder()
     turn = Turn("t", link)
     with pytest.raises(TextTooLong, match="6144 characters"):
@@ -67,7 +67,7 @@ THOUGHT = "<think>The user greets me. 1 < 2 </b>\n</think>\n\nHello <laugh> 3 < 
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 100])
-async def test_what_a_model_thinks_is_not_spoken_however_it_is_split(size: int) -> None:
+async def test_thoughts_are_not_spoken_however_the_text_is_split(size: int) -> None:
     link = Recorder()
     turn = Turn("t", link, max_chars=40)
     for at in range(0, len(THOUGHT), size):
@@ -88,7 +88,7 @@ async def test_what_a_model_thinks_is_not_spoken_however_it_is_split(size: int) 
         (["wait <thin", "g"], "wait <thing"),
     ],
 )
-async def test_thoughts_end_where_their_tags_say(pieces: list[str], spoken: str) -> None:
+async def test_thoughts_end_at_their_closing_tag(pieces: list[str], spoken: str) -> None:
     link = Recorder()
     turn = Turn("t", link)
     for piece in pieces:
@@ -107,7 +107,7 @@ async def test_a_flush_within_a_closing_tag_does_not_lose_what_follows() -> None
     assert link.sent == ["[flush]", "Hello.", "[end]"]
 
 
-async def test_what_may_become_a_tag_counts_like_other_text() -> None:
+async def test_text_that_may_become_a_tag_counts() -> None:
     link = Recorder()
     turn = Turn("t", link, max_chars=5)
     with pytest.raises(TextTooLong):
@@ -137,7 +137,7 @@ async def test_events_come_in_order_and_consumption_is_reported() -> None:
     assert "[cancel]" not in link.sent
 
 
-async def test_an_error_is_raised_after_what_came_before_it() -> None:
+async def test_an_error_is_raised_after_the_events_before_it() -> None:
     turn = Turn("t", Recorder())
     turn.deliver(AudioChunk(b"\0\0", 0, 0))
     turn.deliver(EngineDied("gone"))
@@ -160,7 +160,7 @@ async def test_leaving_the_iterator_cancels() -> None:
     assert link.sent == ["[cancel]"]
 
 
-async def test_cancelling_after_leaving_the_iterator_waits_until_the_engine_has_let_go() -> None:
+async def test_cancelling_after_leaving_the_iterator_waits_for_the_engine() -> None:
     class Slow(Recorder):
         def send_cancel(self) -> Future[None]:
             self.done: Future[None] = Future()
@@ -204,7 +204,7 @@ async def test_leaving_the_context_cancels_an_unfinished_turn_only() -> None:
     assert finished.sent == []
 
 
-def test_delivering_to_a_closed_loop_says_so() -> None:
+def test_delivering_to_a_closed_loop_returns_false() -> None:
     async def make() -> Turn:
         return Turn("t", Recorder())
 
@@ -227,6 +227,6 @@ def test_delivering_to_a_closed_loop_says_so() -> None:
         {"voice": 3},
     ],
 )
-def test_options_out_of_range_are_refused_where_they_are_made(bad: dict[str, object]) -> None:
+def test_options_out_of_range_are_refused_by_the_constructor(bad: dict[str, object]) -> None:
     with pytest.raises(InvalidOptions, match=next(iter(bad))):
         SpeechOptions(**bad)  # type: ignore[arg-type]

@@ -94,7 +94,7 @@ def test_a_line_is_spoken_before_the_next_one_comes(
     assert main(["say", "-", "-o", str(tmp_path / "typed.wav"), *model]) == 0
 
 
-def test_text_with_nothing_to_speak_is_said_to_be_so(
+def test_text_with_nothing_to_speak_is_reported(
     model: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "none.wav"
@@ -105,8 +105,7 @@ def test_text_with_nothing_to_speak_is_said_to_be_so(
 
 
 def test_a_failure_leaves_the_output_file_as_it_was(tmp_path: Path) -> None:
-    """The failure is one that shows only when the model is loaded: the file has long been
-    checked."""
+    """The failure happens when the model is loaded, which is after the file was checked."""
     broken = random_checkpoint(hidden=32, layers=1, heads=2, kv_heads=1, head_dim=16)
     lm = tmp_path / "lm"
     shutil.copytree(broken, lm)
@@ -185,7 +184,7 @@ def test_a_broken_checkpoint_or_codec_is_one_line_that_names_it(
     assert len(error.strip().splitlines()) == 1
 
 
-def test_a_closed_standard_input_is_said_to_be_so(
+def test_a_closed_standard_input_is_reported(
     model: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.stdin", None)
@@ -214,12 +213,12 @@ def test_an_unknown_voice_names_the_voices_and_leaves_the_file_alone(
     assert not out.exists()
 
 
-def test_an_unknown_model_names_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_model_lists_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["say", "Hi.", "-o", "/dev/null", "--model", "nosuchmodel"]) == 1
     assert "orpheus-3b" in capsys.readouterr().err
 
 
-def test_a_model_that_is_not_here_names_the_command_to_run(
+def test_a_model_that_is_not_downloaded_names_the_command_to_run(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
@@ -227,7 +226,7 @@ def test_a_model_that_is_not_here_names_the_command_to_run(
     assert "orpheus-tts download orpheus-3b-fr" in capsys.readouterr().err
 
 
-def test_a_file_that_cannot_be_written_is_said_before_the_model_is_loaded(
+def test_a_file_that_cannot_be_written_is_reported_before_the_model_is_loaded(
     model: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["say", "Hi.", "-o", "/nosuchdir/out.wav", *model]) == 2
@@ -249,7 +248,7 @@ def test_doctor_speaks_a_sentence(model: list[str], capsys: pytest.CaptureFixtur
     assert "compiled loops on the CPU" in report
 
 
-def test_doctor_adds_up_what_the_gpu_must_hold(tmp_path: Path) -> None:
+def test_doctor_adds_up_the_gpu_memory_that_is_needed(tmp_path: Path) -> None:
     checkpoint = crafted_checkpoint(text=SMALL_TEXT)
     files = ModelFiles(ModelSpec("crafted", ("tara",)), checkpoint, tmp_path)
     with safe_open(checkpoint / "model.safetensors", "pt") as weights:
@@ -282,27 +281,29 @@ def test_doctor_adds_up_what_the_gpu_must_hold(tmp_path: Path) -> None:
         (EngineConfig(generator="torch"), "cuda", "torch"),
     ],
 )
-def test_the_token_engine_is_chosen_by_where_it_runs(
+def test_the_token_engine_is_chosen_for_the_device(
     config: EngineConfig, device: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("orpheus_plugin.engine.factory.vllm_installed", lambda: True)
     assert generator_name(config, device) == name
 
 
-def test_doctor_says_how_codec_sampler_and_gpu_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_reports_how_codec_sampler_and_gpu_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_MPS_PIPE_DIRECTORY", raising=False)
     assert gpu_choices(EngineConfig(generator="torch"), "cuda") == []
     cpu = gpu_choices(EngineConfig(generator="vllm"), "cpu")
     assert cpu == ["codec: in this process", "sampler: compact, the default on a CPU"]
     codec, sampler, mps, compiler, rest = gpu_choices(EngineConfig(generator="vllm"), "cuda:1")
-    assert "takes turns with vLLM's" in codec
+    assert "shares the GPU's time with vLLM" in codec
     assert sampler.startswith("sampler: vLLM's own, the default on a GPU; FlashInfer")
     assert "serve --mps" in mps
     assert compiler.startswith("compiler for vLLM's kernels: ")
     assert "docs/gpu.md" in rest
     monkeypatch.setenv("CC", "no-such-compiler")
     compiler = gpu_choices(EngineConfig(generator="vllm"), "cuda")[3]
-    assert compiler.endswith("NONE, and vLLM will not start without: unset CC, which names none")
+    assert compiler.endswith(
+        "NONE, and vLLM will not start without: unset CC, which does not name a compiler"
+    )
     options = VllmOptions(sampler="compact")
     asked = EngineConfig(generator="vllm", codec_process="vllm", generator_options=options)
     codec, sampler, *_ = gpu_choices(asked, "cuda")
@@ -379,7 +380,7 @@ def test_doctor_on_a_gpu_that_torch_cannot_use_ends_with_what_failed(
     assert "Traceback" not in done.stdout + done.stderr
 
 
-def test_doctor_fails_where_nothing_can_speak(
+def test_doctor_fails_if_no_engine_can_speak(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["doctor", "--model", str(tmp_path)]) == 1

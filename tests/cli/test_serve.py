@@ -1,4 +1,4 @@
-"""The options of `orpheus-tts serve`, and the environment in their place."""
+"""The options of `orpheus-tts serve`, and the variables in their place."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_an_option_wins_over_its_variable() -> None:
     ("name", "value"),
     [("PORT", "x"), ("LOG_LEVEL", "loud"), ("STRICT_VOICES", "maybe"), ("NICE", "99")],
 )
-def test_a_value_that_does_not_fit_is_said_with_its_variable(
+def test_a_wrong_value_is_reported_with_its_variable(
     name: str, value: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):

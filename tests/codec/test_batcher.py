@@ -66,7 +66,7 @@ async def speak(
     return await listening
 
 
-async def test_one_frame_is_spoken_whole(batcher: CodecBatcher) -> None:
+async def test_one_frame_is_decoded_completely(batcher: CodecBatcher) -> None:
     codes = random_codes(1)
     got = await speak(batcher, codes, (4,), noise=False)
     np.testing.assert_allclose(got, reference_decode(REFERENCE, codes), rtol=0, atol=TOLERANCE)
@@ -127,7 +127,7 @@ async def test_nothing_pushed_ends_clean(batcher: CodecBatcher) -> None:
 @pytest.mark.parametrize(
     "bad", [[[0, 0, 4096]], [[-1, 0, 0]], [[0.5, 1.0, 2.0]], [1, 2, 3], [[1, 2]], [["a", "b", "c"]]]
 )
-async def test_bad_codes_are_refused_and_the_stream_goes_on(
+async def test_bad_codes_are_refused_and_the_stream_continues(
     batcher: CodecBatcher, bad: list[Any]
 ) -> None:
     codes = random_codes(2)
@@ -257,7 +257,7 @@ def stepped(monkeypatch: pytest.MonkeyPatch) -> tuple[CodecBatcher, list[int]]:
     return batcher, steps
 
 
-def test_where_one_row_takes_as_long_as_two_the_first_sound_comes_with_two(
+def test_the_first_sound_comes_with_two_rows_if_one_row_takes_as_long(
     stepped: tuple[CodecBatcher, list[int]],
 ) -> None:
     batcher, steps = stepped

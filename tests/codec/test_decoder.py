@@ -1,4 +1,4 @@
-"""A snapshot loads in every spelling it comes in, and every wrong one is refused with one clear
+"""A snapshot loads in every spelling of its weights, and a wrong one is refused with one clear
 line."""
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """The streaming step equals the one-shot decode, whatever the chunks, the batch and the slot's
-past."""
+former streams."""
 
 from __future__ import annotations
 

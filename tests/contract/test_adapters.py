@@ -168,7 +168,7 @@ async def test_sixteen_requests_of_several_voices_are_as_each_is_alone(
     assert together == alone
 
 
-async def test_an_unknown_adapter_is_refused_and_others_go_on(
+async def test_an_unknown_adapter_is_refused_and_others_continue(
     generator: TokenGenerator, voices: Voices
 ) -> None:
     with pytest.raises(InvalidOptions, match="anna, carl, bert"):

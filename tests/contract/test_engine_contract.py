@@ -1,5 +1,4 @@
-"""What every SpeechEngine promises, wherever the model runs: one suite over LocalEngine and
-RemoteEngine.
+"""The contract of every SpeechEngine: one suite over LocalEngine and RemoteEngine.
 
 Once also over vLLM with the codec in its worker: one engine for all tests, because vLLM starts
 slowly.
@@ -185,7 +184,7 @@ async def test_deltas_are_joined_as_they_come(engine: SpeechEngine) -> None:
     assert words == TEXT.split()
 
 
-async def test_flush_speaks_what_is_there_and_the_turn_goes_on(engine: SpeechEngine) -> None:
+async def test_flush_speaks_the_pushed_text_and_the_turn_continues(engine: SpeechEngine) -> None:
     async with engine.open_turn() as turn:
         turn.push_text("Hi")
         turn.flush()
@@ -203,7 +202,7 @@ async def test_flush_speaks_what_is_there_and_the_turn_goes_on(engine: SpeechEng
         assert "there." in words
 
 
-async def test_no_text_is_a_turn_without_audio(engine: SpeechEngine) -> None:
+async def test_a_turn_without_text_has_no_audio(engine: SpeechEngine) -> None:
     for text in ("", "   "):
         events = await speak(engine, text)
         assert len(events) == 1
@@ -211,7 +210,7 @@ async def test_no_text_is_a_turn_without_audio(engine: SpeechEngine) -> None:
         assert events[0].reason == "done"
 
 
-async def test_cancel_ends_the_reading_and_frees_the_engine(engine: SpeechEngine) -> None:
+async def test_cancel_ends_the_iteration_and_frees_the_engine(engine: SpeechEngine) -> None:
     turn = engine.open_turn()
     turn.push_text(TEXT * 5)
     reading = asyncio.create_task(read(turn))
@@ -258,7 +257,7 @@ async def test_too_much_text_is_refused_before_any_of_it_is_spoken(engine: Speec
         assert (await read(turn))[-1].reason == "done"  # type: ignore[union-attr]
 
 
-async def test_one_turn_too_many_is_refused_and_the_others_speak_on(engine: SpeechEngine) -> None:
+async def test_one_turn_too_many_is_refused_and_the_others_continue(engine: SpeechEngine) -> None:
     turns = [engine.open_turn() for _ in range(MAX_TURNS)]
     with pytest.raises(AtCapacity):  # at opening here, at reading from a server
         extra = engine.open_turn()
@@ -305,7 +304,7 @@ async def test_turns_in_line_speak_in_their_order_when_places_come_free(
     assert engine.health().waiting == engine.load().waiting == 0
 
 
-async def test_a_turn_that_waited_long_enough_is_told_so(engine: SpeechEngine) -> None:
+async def test_a_turn_that_waited_too_long_gets_at_capacity(engine: SpeechEngine) -> None:
     speaking = [engine.open_turn() for _ in range(MAX_TURNS)]
     began = asyncio.get_running_loop().time()
     late = engine.open_turn(max_wait_s=0.3)
@@ -338,7 +337,7 @@ async def test_an_impossible_wait_is_refused(engine: SpeechEngine, max_wait_s: f
         engine.open_turn(max_wait_s=max_wait_s)
 
 
-async def test_an_engine_says_what_its_model_speaks(engine: SpeechEngine) -> None:
+async def test_an_engine_lists_its_models_voices_languages_and_tags(engine: SpeechEngine) -> None:
     assert engine.languages == ("en",)
     assert engine.tags == ("laugh",)
 

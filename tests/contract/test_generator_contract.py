@@ -1,4 +1,4 @@
-"""What every token generator must do, whatever runs behind it.
+"""The contract of every token generator.
 
 To put another one under test, append to GENERATORS: an async context manager that takes a model
 directory and its vocabulary and gives a started generator.
@@ -338,7 +338,7 @@ async def test_ids_arrive_while_others_are_still_to_come(
     await until(lambda: generator.running == 0)
 
 
-async def test_a_consumer_that_comes_late_misses_nothing(
+async def test_a_late_consumer_gets_all_ids(
     generator: TokenGenerator, case: Case, vocabulary: Vocabulary, prompt: list[int]
 ) -> None:
     options = replace(case.sampling, max_tokens=70)
@@ -385,7 +385,7 @@ async def test_cancelling_the_consumer_frees_the_place(
     await until(lambda: generator.running == 0)
 
 
-async def test_an_iterator_that_is_never_started_holds_nothing(
+async def test_an_iterator_that_is_never_started_takes_no_place(
     generator: TokenGenerator, case: Case, prompt: list[int]
 ) -> None:
     stream = generator.generate(prompt, case.sampling, "unused")
@@ -394,7 +394,7 @@ async def test_an_iterator_that_is_never_started_holds_nothing(
     await collect(generator.generate(prompt, replace(case.sampling, max_tokens=2), "unused"))
 
 
-async def test_bad_requests_are_refused_and_others_go_on_unharmed(
+async def test_bad_requests_are_refused_and_others_are_not_affected(
     generator: TokenGenerator, case: Case, vocabulary: Vocabulary, prompt: list[int]
 ) -> None:
     good = asyncio.create_task(
@@ -488,7 +488,7 @@ async def test_a_server_speaks_with_an_adapter_of_its_own(
 
 
 @on_a_real_server
-async def test_a_server_wants_its_key(
+async def test_a_server_requires_its_key(
     generator: TokenGenerator, checkpoint: Path, vocabulary: Vocabulary
 ) -> None:
     for wrong in (None, "another"):
@@ -498,7 +498,7 @@ async def test_a_server_wants_its_key(
 
 
 @on_a_real_server
-async def test_leaving_ends_the_request_on_the_server(
+async def test_closing_the_iterator_ends_the_request_on_the_server(
     generator: TokenGenerator, case: Case, checkpoint: Path, prompt: list[int]
 ) -> None:
     async def running(session: aiohttp.ClientSession) -> float:

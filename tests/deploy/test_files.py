@@ -1,4 +1,4 @@
-"""What deploy/ says about the server is true of the server, and the files pass their tools' own
+"""The files in deploy/ match the server's options and endpoints, and pass their tools' own
 checks."""
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def routes(service: SpeechService) -> set[str]:
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
-def test_a_dockerfile_passes_its_linter_and_copies_what_is_there(path: Path) -> None:
+def test_a_dockerfile_passes_its_linter_and_copies_existing_files(path: Path) -> None:
     hadolint = Path(sys.executable).with_name("hadolint")
     subprocess.run([hadolint, path], check=True)
     for line in path.read_text("utf-8").splitlines():
@@ -63,7 +63,7 @@ def test_a_dockerfile_passes_its_linter_and_copies_what_is_there(path: Path) -> 
 
 
 @pytest.mark.parametrize("path", COMPOSE, ids=lambda path: path.name)
-def test_a_compose_file_starts_what_is_there(path: Path) -> None:
+def test_a_compose_file_uses_existing_files(path: Path) -> None:
     for name, service in read(path)["services"].items():
         build = service.get("build", {})
         if "dockerfile" in build:
@@ -178,7 +178,7 @@ def test_the_command_of_a_modal_container_serves(modal_app: Any, unused_tcp_port
         assert process.wait(60) == 0
 
 
-def test_a_modal_container_that_cannot_serve_says_so(modal_app: Any) -> None:
+def test_a_modal_container_that_cannot_serve_reports_it(modal_app: Any) -> None:
     process = subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"])
     with pytest.raises(RuntimeError, match="exit code 3"):
         modal_app.wait_until_ready("http://127.0.0.1:9", process, timeout_s=30)

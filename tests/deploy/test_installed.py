@@ -1,4 +1,4 @@
-"""What is built and installed works where there is no checkout: the wheel, the images, the site."""
+"""The wheel, the images and the site work without a checkout."""
 
 from __future__ import annotations
 

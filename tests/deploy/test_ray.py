@@ -225,7 +225,7 @@ async def test_every_protocol_speaks_through_the_proxy(cluster: Cluster) -> None
             assert "error" in await answer.json()
 
 
-async def test_what_the_proxy_costs(cluster: Cluster) -> None:
+async def test_the_latency_of_the_proxy_is_measured(cluster: Cluster) -> None:
     """A turn is opened and cancelled, through the proxy and at a replica's own socket."""
     path = next(iter(cluster.replicas().values()))
     through = await _round_trips(f"{cluster.url}{protocol.PATH}", None)

@@ -1,5 +1,4 @@
-"""How many turns an engine takes: what it concludes from its own speed, and the effect under
-load."""
+"""How many turns an engine admits, given its own speed, and the effect under load."""
 
 from __future__ import annotations
 
@@ -58,17 +57,17 @@ class Looks:
             )
 
 
-def test_while_nothing_is_known_there_is_room_for_all() -> None:
+def test_without_measurements_all_places_are_admitted() -> None:
     assert Admission(8).limit == 8
 
 
-def test_one_fast_turn_does_not_promise_that_many_are() -> None:
+def test_one_fast_turn_does_not_imply_that_many_are_fast() -> None:
     admission = Admission(64)
     admission.learn(1, 50.0)
     assert admission.limit == 2
 
 
-def test_what_is_known_of_few_turns_tells_how_many_more_there_is_room_for() -> None:
+def test_the_speed_of_few_turns_predicts_the_limit() -> None:
     admission = Admission(64)
     admission.learn(1, SMALL.speed(1))
     admission.learn(4, SMALL.speed(4))
@@ -77,13 +76,13 @@ def test_what_is_known_of_few_turns_tells_how_many_more_there_is_room_for() -> N
     assert not admission.suffices(7)
 
 
-def test_a_machine_too_slow_for_one_still_takes_one() -> None:
+def test_a_machine_too_slow_for_one_turn_still_admits_one() -> None:
     admission = Admission(8)
     admission.learn(1, 0.4)
     assert admission.limit == 1
 
 
-def test_capacity_that_was_measured_beside_other_programs_comes_back() -> None:
+def test_capacity_measured_beside_other_programs_recovers() -> None:
     admission = Admission(16)
     admission.learn(1, 0.9)
     assert admission.limit == 1
@@ -93,7 +92,7 @@ def test_capacity_that_was_measured_beside_other_programs_comes_back() -> None:
     assert admission.limit >= 11
 
 
-def test_running_slower_than_measured_takes_room_away_and_gives_it_back() -> None:
+def test_running_slower_than_measured_lowers_the_limit_until_it_recovers() -> None:
     admission = measured(LARGE)
     before = admission.limit
     looks = Looks(admission)
@@ -103,7 +102,7 @@ def test_running_slower_than_measured_takes_room_away_and_gives_it_back() -> Non
     assert admission.limit >= before - 1
 
 
-def test_one_tight_moment_admits_nobody_and_is_forgotten() -> None:
+def test_one_short_shortage_stops_admission_only_while_it_lasts() -> None:
     admission = measured(LARGE)
     before = admission.limit
     looks = Looks(admission)
@@ -113,13 +112,13 @@ def test_one_tight_moment_admits_nobody_and_is_forgotten() -> None:
     assert admission.limit >= before - 1
 
 
-def test_the_first_second_of_a_turn_is_always_tight_and_tells_nothing() -> None:
+def test_the_first_second_of_a_turn_does_not_count_as_a_shortage() -> None:
     admission = Admission(8)
     Looks(admission).run(1, 16.0, TICK_S, ahead_s=0.01, stretch_s=0.3)
     assert admission.limit == 8
 
 
-def test_waiting_for_text_is_neither_slow_nor_tight() -> None:
+def test_waiting_for_text_is_neither_slowness_nor_a_shortage() -> None:
     """A language model that answers in bursts: between them no turn speaks, and after each the
     listener has no audio left."""
     admission = measured(LARGE)
@@ -131,7 +130,7 @@ def test_waiting_for_text_is_neither_slow_nor_tight() -> None:
 @pytest.mark.parametrize("load", [0.5, 0.9, 1.2, 2.0])
 @pytest.mark.parametrize("pace", PACE)
 @pytest.mark.parametrize("machine", [SMALL, LARGE], ids=["small", "large"])
-def test_under_any_load_nearly_as_much_is_spoken_well_as_with_the_best_fixed_limit(
+def test_goodput_under_any_load_is_near_that_of_the_best_fixed_limit(
     machine: Machine, pace: str, load: float
 ) -> None:
     """Goodput near the best fixed limit's, found by trying; at most one admitted turn in fifty (or
@@ -149,7 +148,7 @@ def test_under_any_load_nearly_as_much_is_spoken_well_as_with_the_best_fixed_lim
     assert len(own.ended) - own.good <= max(2, len(own.ended) // 50)
 
 
-def test_a_large_machine_is_filled_at_once() -> None:
+def test_a_large_machine_admits_many_turns_at_once() -> None:
     own = run(GPU, 1.2 * GPU.turns_per_s, measured(GPU), seconds=60)
     assert own.c100 == 1.0
     assert min(own.limits) == 64

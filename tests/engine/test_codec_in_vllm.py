@@ -43,14 +43,14 @@ from tests.codec.test_batcher import (  # noqa: F401 - the suite, over the fixtu
     test_a_finished_stream_is_not_kept_alive,
     test_a_worker_that_dies_ends_every_stream_with_engine_died,
     test_audio_starts_with_the_tenth_row_without_waiting_for_more,
-    test_bad_codes_are_refused_and_the_stream_goes_on,
+    test_bad_codes_are_refused_and_the_stream_continues,
     test_closing_at_random_leaks_no_slot_and_leaves_other_streams_exact,
     test_codes_that_wait_for_a_larger_chunk_are_decoded_in_time_when_no_more_come,
     test_idle_thread_sleeps,
     test_many_streams_at_once_are_each_exact,
     test_noise_is_the_streams_own_alone_and_in_a_batch,
     test_nothing_pushed_ends_clean,
-    test_one_frame_is_spoken_whole,
+    test_one_frame_is_decoded_completely,
     test_with_all_slots_in_use_a_stream_is_refused_until_one_is_free,
 )
 from tests.codec.test_decoder import write_snapshot

@@ -1,5 +1,5 @@
-"""Parts of an engine die at any moment: every turn on it gets an error within a second, and the
-next one speaks."""
+"""Parts of an engine die at any moment: every turn that uses them gets an error within a second,
+and the next turn speaks."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def engine(crafted_files: ModelFiles) -> LocalEngine:
 
 @pytest.mark.parametrize("thread", ["orpheus-tokens", "orpheus-codec"])
 @pytest.mark.parametrize("error", [RuntimeError, MemoryError, SystemExit, GeneratorExit])
-async def test_whatever_ends_a_thread_is_told_and_got_over(
+async def test_any_death_of_a_thread_is_reported_and_the_engine_recovers(
     engine: LocalEngine, thread: str, error: type[BaseException]
 ) -> None:
     chance = random.Random(f"{thread} {error.__name__}")
@@ -55,7 +55,7 @@ async def test_whatever_ends_a_thread_is_told_and_got_over(
         await engine.aclose()
 
 
-async def test_an_engine_that_took_long_to_load_is_ready_at_once(
+async def test_an_engine_that_loaded_slowly_is_ready_at_once(
     crafted_files: ModelFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("orpheus_plugin.engine.supervisor.WATCH_S", 60.0)
@@ -71,8 +71,8 @@ async def test_an_engine_that_took_long_to_load_is_ready_at_once(
 
 
 @pytest.mark.parametrize("thread", ["orpheus-tokens", "orpheus-codec"])
-async def test_what_died_is_freed(engine: LocalEngine, thread: str) -> None:
-    """A model that stays in memory at every death fills it."""
+async def test_parts_that_died_are_freed(engine: LocalEngine, thread: str) -> None:
+    """Otherwise each death would leave a model in memory."""
     # pytest keeps log records, and with them tracebacks and their frames.
     logging.disable(logging.CRITICAL)
     await engine.start()
@@ -141,7 +141,7 @@ async def test_a_step_that_never_ends_is_a_death(
         await engine.aclose()
 
 
-async def test_the_engines_loop_goes_on_after_an_interruption(engine: LocalEngine) -> None:
+async def test_the_engines_loop_continues_after_an_interruption(engine: LocalEngine) -> None:
     await engine.start()
     try:
         turn = asyncio.create_task(listen(engine))
@@ -155,7 +155,7 @@ async def test_the_engines_loop_goes_on_after_an_interruption(engine: LocalEngin
         await engine.aclose()
 
 
-async def test_a_turn_that_uses_no_parts_goes_on_after_a_death(engine: LocalEngine) -> None:
+async def test_a_turn_that_uses_no_parts_continues_after_a_death(engine: LocalEngine) -> None:
     await engine.start()
     try:
         async with engine.open_turn() as waiting:
@@ -171,7 +171,7 @@ async def test_a_turn_that_uses_no_parts_goes_on_after_a_death(engine: LocalEngi
         await engine.aclose()
 
 
-async def test_a_turn_that_nobody_holds_is_ended_and_counted(crafted_engine: LocalEngine) -> None:
+async def test_a_turn_without_references_is_ended_and_counted(crafted_engine: LocalEngine) -> None:
     crafted_engine.open_turn().push_text(TEXT)
     gc.collect()
     async with asyncio.timeout(5):
@@ -180,7 +180,7 @@ async def test_a_turn_that_nobody_holds_is_ended_and_counted(crafted_engine: Loc
     assert crafted_engine.load().orphaned == 1
 
 
-async def test_a_turn_that_was_cancelled_and_let_go_at_once_counts_as_cancelled(
+async def test_a_turn_that_was_cancelled_and_dropped_at_once_counts_as_cancelled(
     crafted_engine: LocalEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
     turn = crafted_engine.open_turn()
@@ -199,7 +199,7 @@ async def test_a_turn_that_was_cancelled_and_let_go_at_once_counts_as_cancelled(
     assert "its caller has dropped it" not in caplog.text
 
 
-async def test_a_turn_whose_loop_is_closed_is_ended_though_somebody_holds_it(
+async def test_a_turn_whose_loop_is_closed_is_ended_despite_references_to_it(
     crafted_engine: LocalEngine,
 ) -> None:
     async def open_one() -> object:
@@ -230,7 +230,7 @@ def test_a_worker_reports_whether_it_runs_or_hangs(monkeypatch: pytest.MonkeyPat
     in_step.wait(5)
     assert worker.failure is None
     monkeypatch.setattr("orpheus_plugin.worker_thread.STEP_LIMIT_S", -1.0)
-    assert "stands still" in str(worker.failure)
+    assert "hangs" in str(worker.failure)
     stuck.set()
     stop.set()
     worker.join()

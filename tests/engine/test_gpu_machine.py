@@ -22,7 +22,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
 
 
-async def test_without_orpheus_files_the_bundled_voice_speaks_and_one_line_says_why(
+async def test_without_orpheus_files_the_bundled_voice_speaks_and_one_log_line_explains_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The model is chosen for the GPU that is reported; it computes on the processor that is
@@ -41,7 +41,7 @@ async def test_without_orpheus_files_the_bundled_voice_speaks_and_one_line_says_
 
 
 @pytest.mark.parametrize("vllm", [False, True])
-def test_a_gpu_without_vllm_is_told_to_be_slow(
+def test_torch_on_a_gpu_is_reported_as_slow(
     vllm: bool,
     crafted_files: ModelFiles,
     monkeypatch: pytest.MonkeyPatch,

@@ -1,5 +1,5 @@
-"""The engine as its users see it: ordered audio, nothing left behind, errors that stay with the
-turn they belong to."""
+"""The engine as its users see it: ordered audio, no resources left, errors that affect only their
+own turn."""
 
 from __future__ import annotations
 
@@ -126,7 +126,9 @@ async def test_untrimmed_audio_is_whole_frames(crafted_engine: LocalEngine) -> N
     assert len(pcm(events)) // 2 == tokens // 7 * 2048
 
 
-async def test_flush_speaks_what_is_there_and_the_turn_goes_on(crafted_engine: LocalEngine) -> None:
+async def test_flush_speaks_the_pushed_text_and_the_turn_continues(
+    crafted_engine: LocalEngine,
+) -> None:
     async with crafted_engine.open_turn(SpeechOptions(seed=5)) as turn:
         turn.push_text("Hi")
         turn.flush()
@@ -141,7 +143,7 @@ async def test_flush_speaks_what_is_there_and_the_turn_goes_on(crafted_engine: L
     assert words == ["And", "more."]
 
 
-async def test_what_a_turn_waits_for_text_is_no_work_and_begins_a_new_stretch(
+async def test_waiting_for_text_is_not_counted_as_work_and_begins_a_new_stretch(
     crafted_engine: LocalEngine,
 ) -> None:
     async with crafted_engine.open_turn(SpeechOptions(seed=1)) as turn:
@@ -199,7 +201,7 @@ async def test_cancel_frees_the_engine_within_a_step(crafted_engine: LocalEngine
     await settle(lambda: idle(crafted_engine), 1.0)  # the generator's step in flight
 
 
-async def test_two_hundred_cancels_at_random_moments_leave_nothing_behind(
+async def test_two_hundred_cancels_at_random_moments_leave_nothing_in_the_engine(
     crafted_engine: LocalEngine,
 ) -> None:
     rng = random.Random(7)
@@ -297,7 +299,7 @@ async def test_odd_text_is_spoken_and_others_are_unharmed(
     assert pcm(plain)
 
 
-async def test_bad_input_harms_no_turn_that_speaks(crafted_engine: LocalEngine) -> None:
+async def test_bad_input_does_not_affect_other_turns(crafted_engine: LocalEngine) -> None:
     speaking = asyncio.create_task(speak(crafted_engine, TEXT * 2, seed=3))
     with pytest.raises(UnknownVoice):
         crafted_engine.open_turn(SpeechOptions(voice="nobody"))
@@ -379,7 +381,7 @@ async def test_a_dead_generator_fails_its_turns_and_the_next_turn_speaks(
     assert engine.health().ready
 
 
-async def test_a_generator_that_died_in_the_night_costs_one_turn(
+async def test_a_generator_that_died_while_idle_costs_one_turn(
     wrapped: tuple[LocalEngine, Wrapped],
 ) -> None:
     engine, generator = wrapped
@@ -432,7 +434,7 @@ async def test_a_turn_generates_at_most_two_utterances_at_once(
     assert generator.most <= 2
 
 
-async def test_a_loop_before_anything_was_heard_is_begun_anew(
+async def test_a_loop_before_the_first_audio_is_generated_again(
     wrapped: tuple[LocalEngine, Wrapped], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine, generator = wrapped
@@ -452,7 +454,7 @@ async def test_a_loop_before_anything_was_heard_is_begun_anew(
     assert idle(engine)
 
 
-async def test_a_loop_that_is_heard_is_cut_short_and_the_turn_goes_on(
+async def test_a_loop_after_the_first_audio_is_cut_short_and_the_turn_continues(
     wrapped: tuple[LocalEngine, Wrapped],
 ) -> None:
     engine, generator = wrapped
@@ -465,7 +467,7 @@ async def test_a_loop_that_is_heard_is_cut_short_and_the_turn_goes_on(
     assert utterances == set(range(stats.utterances))
 
 
-async def test_a_turn_of_which_nothing_comes_out_says_so(
+async def test_a_turn_without_audible_speech_reports_it(
     wrapped: tuple[LocalEngine, Wrapped], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine, _ = wrapped
@@ -508,7 +510,9 @@ async def test_turns_need_a_running_engine(crafted_files: ModelFiles) -> None:
         engine.open_turn()
 
 
-async def test_closing_an_engine_that_starts_leaves_nothing(crafted_files: ModelFiles) -> None:
+async def test_closing_an_engine_while_it_starts_leaves_nothing_running(
+    crafted_files: ModelFiles,
+) -> None:
     before = set(threading.enumerate())
     for delay in (0.0, 0.05, 0.2, 0.4):
         engine = LocalEngine(EngineConfig(device="cpu"), files=crafted_files)
@@ -527,7 +531,7 @@ async def test_closing_an_engine_that_starts_leaves_nothing(crafted_files: Model
     await engine.aclose()
 
 
-async def test_names_of_voices_that_clients_make_up_are_not_kept_for_ever(
+async def test_made_up_voice_names_do_not_fill_memory(
     crafted_files: ModelFiles,
 ) -> None:
     files = replace(crafted_files, spec=replace(crafted_files.spec, voices=()))

@@ -48,7 +48,7 @@ async def test_warming_up_keeps_nothing(engine: LocalEngine) -> None:
     assert engine.health().generator == "CpuLlama"
 
 
-async def test_what_was_primed_is_replayed_from_the_first_turn_on(engine: LocalEngine) -> None:
+async def test_a_primed_phrase_is_replayed_from_the_first_turn_on(engine: LocalEngine) -> None:
     await engine.prime([GREETING, "", "Goodbye."])
     misses = engine.load().cache_misses
     assert misses
@@ -97,7 +97,7 @@ async def test_priming_needs_a_cache(crafted_engine: LocalEngine) -> None:
         await crafted_engine.prime(["Hello."])
 
 
-async def test_speech_in_which_nothing_is_heard_is_not_kept(
+async def test_inaudible_speech_is_not_kept(
     engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as deaf:

@@ -1,4 +1,4 @@
-"""The clock of playback, by a time of the test's own."""
+"""The playout clock, with a time source of the test."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def test_before_any_audio_nothing_is_ahead_and_no_silence_counts(time: Time) -> 
     assert clock.ends_at == 106.0
 
 
-def test_audio_goes_behind_what_still_plays(time: Time) -> None:
+def test_audio_is_queued_after_audio_that_still_plays(time: Time) -> None:
     clock = PlayoutClock(time)
     assert [clock.play(0.5) for _ in range(3)] == [0.0, 0.0, 0.0]
     time.now += 0.25
     assert clock.ahead_s == 1.25
 
 
-def test_silence_between_two_pieces_is_told_once(time: Time) -> None:
+def test_silence_between_two_pieces_is_reported_once(time: Time) -> None:
     clock = PlayoutClock(time)
     clock.play(0.5)
     time.now += 0.75

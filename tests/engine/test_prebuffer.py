@@ -1,4 +1,4 @@
-"""How much of a turn's audio is held back, so that its listener does not run out of it."""
+"""How much of a turn's audio is held back, so that its listener has no underrun."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def listen(
 
 
 SLOW_START = [0.3, 0.0, 0.25, *[0.08] * 20]
-"""Two chunks at once, then a hiccup of 0.15 s, then 1.25 seconds of audio a second."""
+"""Two chunks at once, then a delay of 0.15 s, then 1.25 seconds of audio a second."""
 
 FAST = [0.3, *[0.01] * 20]
 """An engine ten times as fast as speech."""
@@ -72,14 +72,14 @@ def slow_at_first() -> Prebuffer:
     return prebuffer
 
 
-def test_a_hiccup_at_the_beginning_is_not_heard() -> None:
+def test_a_delay_at_the_beginning_causes_no_underrun() -> None:
     silences, came = listen(slow_at_first(), SLOW_START)
     assert silences == []
     positions = [event.position for _, event in came if isinstance(event, AudioChunk)]
     assert positions == list(range(23))
 
 
-def test_what_the_last_turns_needed_is_held_back_and_no_more() -> None:
+def test_the_prebuffer_is_what_the_last_turns_needed() -> None:
     prebuffer = Prebuffer()
     listen(prebuffer, FAST)
     assert prebuffer.size_s == pytest.approx(GRAIN_S + 0.01)
@@ -90,14 +90,14 @@ def test_what_the_last_turns_needed_is_held_back_and_no_more() -> None:
     assert prebuffer.size_s < 0.1
 
 
-def test_a_fast_engine_waits_for_nothing() -> None:
+def test_a_fast_engine_has_no_prebuffer() -> None:
     prebuffer = Prebuffer()
     prebuffer.learn(0.0)
     _, came = listen(prebuffer, [0.0, 10.0])
     assert came[0][0] == 0.0
 
 
-def test_an_engine_slower_than_speech_is_not_waited_for_beyond_reason() -> None:
+def test_the_prebuffer_of_an_engine_slower_than_speech_is_limited() -> None:
     prebuffer = Prebuffer()
     for _ in range(3):
         silences, _ = listen(prebuffer, [0.2] * 30)
@@ -118,20 +118,20 @@ def test_the_end_of_an_utterance_is_not_held_back() -> None:
     assert came[0][0] == 0.0
 
 
-def test_a_late_text_teaches_nothing() -> None:
+def test_late_text_does_not_change_the_prebuffer() -> None:
     prebuffer = Prebuffer()
     prebuffer.learn(0.0)
     listen(prebuffer, [*[0.0] * 5, None, 3.0, *[0.0] * 4, None, 3.0, *[0.0] * 4])
     assert prebuffer.size_s < 0.1
 
 
-def test_behind_other_speech_nothing_is_held_back() -> None:
+def test_audio_queued_after_other_speech_is_not_held_back() -> None:
     silences, came = listen(slow_at_first(), [0.05, 0.05, 0.05], lead_s=1.0)
     assert silences == []
     assert [when for when, _ in came] == pytest.approx([0.05, 0.1, 0.15])
 
 
-def test_words_stay_before_their_audio_and_what_is_dropped_never_comes() -> None:
+def test_words_stay_before_their_audio_and_dropped_events_are_not_delivered() -> None:
     came: list[TurnEvent] = []
 
     async def play() -> None:

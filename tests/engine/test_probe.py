@@ -10,7 +10,7 @@ from orpheus_plugin.engine.probe import probe
 from orpheus_plugin.models.files import ModelFiles
 
 
-async def test_an_engine_that_measures_takes_what_it_can_and_no_more(
+async def test_a_measuring_engine_admits_as_many_turns_as_it_measured(
     crafted_files: ModelFiles,
 ) -> None:
     engine = LocalEngine(EngineConfig(device="cpu", max_turns=4, measure=True), files=crafted_files)
@@ -22,7 +22,7 @@ async def test_an_engine_that_measures_takes_what_it_can_and_no_more(
         await engine.aclose()
 
 
-async def test_a_probe_that_says_nothing_tells_nothing(
+async def test_a_probe_without_audio_gives_no_figure(
     crafted_engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("orpheus_plugin.engine.probe.PROBE_S", 0.0)

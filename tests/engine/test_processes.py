@@ -1,4 +1,4 @@
-"""Processes with an engine in them: they end in mid-turn with their own status, and fork."""
+"""Processes with an engine: they end during a turn with their own exit status, and fork."""
 
 from __future__ import annotations
 
@@ -84,6 +84,6 @@ def test_a_process_that_ends_in_mid_turn_keeps_its_exit_status(generator: str) -
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-def test_a_forked_child_is_told_that_the_engine_is_its_parents() -> None:
+def test_an_engine_in_a_forked_child_raises_a_clear_error() -> None:
     done = run(FORK, "cpu")
     assert done.returncode == 0, done.stderr

@@ -67,7 +67,7 @@ def test_pure_silence_gives_nothing_and_is_reported() -> None:
     assert not trim.opened
 
 
-def test_switched_off_it_lets_everything_through() -> None:
+def test_without_trimming_all_audio_passes() -> None:
     trim = LeadingTrim(enabled=False)
     silence = np.zeros(1000, np.float32)
     assert trim.push(silence) is silence

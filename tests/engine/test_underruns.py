@@ -23,7 +23,7 @@ FRAME_S = 2048 / SAMPLE_RATE
 PACE_S = 0.7 * FRAME_S
 STALL_S = 0.8
 STALLS = (49, 119)
-"""Ids before which the generator stands still for longer than it is ahead of the listener."""
+"""Ids before which the generator stops for longer than it is ahead of the listener."""
 
 
 class Stalling(Wrapper[CpuLlama]):

@@ -86,7 +86,7 @@ def test_a_word_is_reported_with_the_chunk_it_starts_in() -> None:
         assert word.start_s <= until
 
 
-def test_a_slow_voice_leaves_words_for_the_end_and_they_fill_it() -> None:
+def test_words_that_a_slow_voice_leaves_fill_the_remaining_time() -> None:
     words = words_of("one two three four five six")
     audio, starts = speech(words, speed=0.5)
     timed = [word for _, word in run(WordTimer(words), audio)]
@@ -95,7 +95,7 @@ def test_a_slow_voice_leaves_words_for_the_end_and_they_fill_it() -> None:
     assert timed[-1].start_s > starts[-1] - 0.3
 
 
-def test_the_rate_learnt_from_one_utterance_serves_the_next() -> None:
+def test_the_rate_learned_from_one_utterance_is_used_for_the_next() -> None:
     words = words_of("this is a sentence of several words without a single pause in it")
     audio, starts = speech(words, speed=1.4)
     rate = SpeakingRate()
@@ -110,7 +110,7 @@ def test_the_rate_learnt_from_one_utterance_serves_the_next() -> None:
     assert 1.2 < rate.factor < 1.45
 
 
-def test_words_with_nothing_to_speak_ride_along_without_length() -> None:
+def test_words_with_nothing_to_speak_have_no_length() -> None:
     words = [SpokenWord("🎉", ""), *words_of("Great news"), SpokenWord("😀", "")]
     audio, _ = speech(words[1:3])
     timed = [word for _, word in run(WordTimer(words), audio)]
@@ -126,7 +126,7 @@ def test_without_speech_the_words_come_at_the_end(audio: Audio) -> None:
     assert all(0 <= word.start_s <= word.end_s <= audio.size / RATE for word in timed)
 
 
-def test_no_words_is_fine() -> None:
+def test_an_utterance_without_words_is_accepted() -> None:
     timer = WordTimer([])
     assert timer.push(np.ones(5000, np.float32)) == []
     assert timer.finish() == []

@@ -29,7 +29,7 @@ KINDS = pytest.mark.parametrize("kind", ["float32", "float16", "bfloat16"])
 @KINDS
 @pytest.mark.parametrize("sizes", [(1, 1), (5, 4), (33, 20), (64, 64), (7, 130), (100, 33)])
 @pytest.mark.parametrize("rows", [1, 2, 3, 7, 8, 21])
-def test_it_adds_the_product_and_touches_nothing_else(
+def test_it_adds_the_product_and_writes_nothing_else(
     kind: str, sizes: tuple[int, int], rows: int
 ) -> None:
     inputs, columns = sizes
@@ -45,7 +45,7 @@ def test_it_adds_the_product_and_touches_nothing_else(
 
 
 @KINDS
-def test_a_rows_bits_do_not_depend_on_who_is_beside_it(kind: str) -> None:
+def test_a_rows_bits_do_not_depend_on_the_other_rows(kind: str) -> None:
     rng = np.random.default_rng(0)
     x = rng.standard_normal((23, 70)).astype(np.float32)
     panels, _ = packed(rng.standard_normal((70, 150)).astype(np.float32), kind)

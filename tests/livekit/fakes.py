@@ -19,7 +19,7 @@ from livekit.agents.voice.transcription import TranscriptSynchronizer
 
 
 class Recorder(io.AudioOutput):
-    """Plays in real time into nothing, and keeps every frame with its time."""
+    """Discards audio in real time, and keeps every frame with its time."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -148,7 +148,7 @@ class Stage:
 
     @property
     def last_message(self) -> llm.ChatMessage:
-        """What the agent said last, as its history has it."""
+        """What the agent said last, from its history."""
         items = self.session.history.items
         return [i for i in items if isinstance(i, llm.ChatMessage) and i.role == "assistant"][-1]
 

@@ -1,4 +1,4 @@
-"""A real LiveKit server, a worker that joins its rooms, and callers who listen and type."""
+"""A real LiveKit server, a worker that joins its rooms, and callers that listen and type."""
 
 from __future__ import annotations
 

@@ -114,7 +114,7 @@ async def test_a_failure_carries_no_cause_that_could_be_logged(
 
 
 @both_ways
-async def test_a_passing_failure_is_tried_again_with_the_whole_text(
+async def test_a_temporary_failure_is_retried_with_the_whole_text(
     speech: OrpheusTTS, tones: ToneEngine, streamed: bool
 ) -> None:
     tones.failures = [EngineDied("dead"), ConnectionFailed("gone")]
@@ -129,7 +129,7 @@ async def test_a_passing_failure_is_tried_again_with_the_whole_text(
 
 
 @both_ways
-async def test_a_lasting_failure_is_given_up_after_the_last_try(
+async def test_a_permanent_failure_is_reported_after_the_last_retry(
     speech: OrpheusTTS, tones: ToneEngine, streamed: bool
 ) -> None:
     tones.failures = [EngineDied("dead")] * 9
@@ -141,7 +141,7 @@ async def test_a_lasting_failure_is_given_up_after_the_last_try(
 
 
 @both_ways
-async def test_what_cannot_succeed_is_not_tried_again(
+async def test_an_error_that_is_not_retryable_is_not_retried(
     speech: OrpheusTTS, tones: ToneEngine, streamed: bool
 ) -> None:
     tones.refusals = [UnknownVoice("no voice 'x'")] * 2
@@ -154,7 +154,7 @@ async def test_what_cannot_succeed_is_not_tried_again(
     assert len(tones.refusals) == 1
 
 
-async def test_a_stream_that_was_heard_in_part_is_not_begun_anew(
+async def test_a_stream_that_was_heard_in_part_is_not_retried(
     speech: OrpheusTTS, tones: ToneEngine
 ) -> None:
     tones.failures, tones.failing_after = [EngineDied("dead")], 3
@@ -163,7 +163,7 @@ async def test_a_stream_that_was_heard_in_part_is_not_begun_anew(
     assert len(tones.opened) == 1
 
 
-async def test_a_whole_text_heard_in_part_is_said_again_under_a_new_request_id(
+async def test_a_synthesis_heard_in_part_is_retried_under_a_new_request_id(
     speech: OrpheusTTS, tones: ToneEngine
 ) -> None:
     tones.failures, tones.failing_after = [EngineDied("dead")], 3
@@ -179,7 +179,7 @@ async def test_a_whole_text_heard_in_part_is_said_again_under_a_new_request_id(
 
 
 @both_ways
-async def test_an_engine_that_says_nothing_times_out(
+async def test_an_engine_without_audio_times_out(
     speech: OrpheusTTS, tones: ToneEngine, streamed: bool
 ) -> None:
     tones.mute = True
@@ -194,7 +194,7 @@ async def test_an_engine_that_says_nothing_times_out(
     assert events.metrics == []
 
 
-async def test_an_engine_that_does_not_start_in_time_times_out_and_goes_on_starting(
+async def test_an_engine_that_starts_too_slowly_times_out_and_continues_to_start(
     speech: OrpheusTTS, tones: ToneEngine
 ) -> None:
     tones.start_s = 0.5
@@ -203,7 +203,7 @@ async def test_an_engine_that_does_not_start_in_time_times_out_and_goes_on_start
         await read(speak(speech, "Hello.", options, streamed=True))
 
 
-async def test_a_first_sentence_times_out_although_the_language_model_goes_on(
+async def test_a_first_sentence_times_out_while_the_language_model_continues(
     speech: OrpheusTTS, tones: ToneEngine
 ) -> None:
     tones.mute = True
@@ -245,7 +245,7 @@ async def test_an_engine_far_ahead_of_the_listener_may_pause(
 
 
 @both_ways
-async def test_a_text_beyond_a_turns_limit_is_read_to_its_end(
+async def test_a_text_beyond_a_turns_limit_is_spoken_to_its_end(
     speech: OrpheusTTS, tones: ToneEngine, streamed: bool
 ) -> None:
     tones.max_chars = 30
@@ -291,7 +291,7 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
     ids=["server full", "speech went wrong", "nothing to speak"],
 )
-async def test_bad_turns_do_not_end_a_session_that_could_speak_again(
+async def test_failed_turns_do_not_end_a_session_that_can_recover(
     speech: OrpheusTTS, tones: ToneEngine, spoil: object
 ) -> None:
     if callable(spoil):
@@ -309,7 +309,7 @@ async def test_bad_turns_do_not_end_a_session_that_could_speak_again(
 
 
 @pytest.mark.usefixtures("no_pauses")
-async def test_a_voice_that_does_not_exist_ends_the_session_as_livekit_has_it(
+async def test_a_voice_that_does_not_exist_ends_the_session(
     speech: OrpheusTTS, tones: ToneEngine
 ) -> None:
     """Four turns in a row that nothing could repair; it shows that the test above tests

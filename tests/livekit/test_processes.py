@@ -76,7 +76,7 @@ def test_every_test_that_the_guide_names_is_there() -> None:
 # ---- the plugin
 
 
-def test_it_may_be_prewarmed_where_no_loop_runs() -> None:
+def test_it_may_be_prewarmed_without_an_event_loop() -> None:
     """In a worker's setup function, for one."""
     code = (
         "from orpheus_plugin.livekit import TTS\n"

@@ -101,7 +101,7 @@ async def test_two_rooms_are_greeted_and_answered_at_once(agents: Worker) -> Non
             assert greeting_s < 2
 
 
-async def test_a_call_goes_on_when_the_speech_server_is_killed(
+async def test_a_call_continues_when_the_speech_server_is_killed(
     agents: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ORPHEUS_STATE_DIR", str(agents.state))

@@ -90,7 +90,7 @@ async def idle(server: RunningTestServer) -> None:
             await asyncio.sleep(0.005)
 
 
-async def test_a_server_is_spoken_through_over_one_connection(server: RunningTestServer) -> None:
+async def test_all_turns_use_one_connection_to_the_server(server: RunningTestServer) -> None:
     async with OrpheusTTS(url=server.url) as speech, OrpheusTTS(url=server.url) as other:
         await speech.connect()
         assert speech.voices == ("tara", "leo")
@@ -121,7 +121,7 @@ async def test_the_environment_names_the_server_and_its_key(
             assert not caught.value.retryable
 
 
-async def test_a_wrong_voice_shows_when_connecting_and_in_no_turn_otherwise(
+async def test_a_wrong_voice_is_an_error_of_connect(
     server: RunningTestServer,
 ) -> None:
     async with OrpheusTTS(url=server.url, voice="nobody") as speech:
@@ -136,7 +136,7 @@ async def test_a_wrong_voice_shows_when_connecting_and_in_no_turn_otherwise(
         assert pcm(await read(speech.synthesize(TEXT)))
 
 
-async def test_a_full_server_refuses_and_is_tried_again(server: RunningTestServer) -> None:
+async def test_a_full_server_refuses_and_is_retried(server: RunningTestServer) -> None:
     async with OrpheusTTS(url=server.url) as speech:
         await speech.connect()
         waiting = [speech.stream() for _ in range(3)]
@@ -156,7 +156,7 @@ async def test_a_full_server_refuses_and_is_tried_again(server: RunningTestServe
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-async def test_a_server_that_swallows_everything_times_out_as_often_as_was_asked(
+async def test_a_server_that_never_answers_times_out_once_per_try(
     server: RunningTestServer, streamed: bool
 ) -> None:
     """As LiveKit's own test: once within the time, then four errors for three retries, and no
@@ -186,7 +186,7 @@ async def test_a_server_that_swallows_everything_times_out_as_often_as_was_asked
         assert pcm(await read(speech.synthesize(TEXT, conn_options=ONCE)))
 
 
-async def test_nobody_at_the_address_is_a_connection_error() -> None:
+async def test_an_address_without_a_server_is_a_connection_error() -> None:
     async with OrpheusTTS(url="http://127.0.0.1:9") as speech:
         speech.prewarm()
         with pytest.raises(APIConnectionError):
@@ -194,7 +194,9 @@ async def test_nobody_at_the_address_is_a_connection_error() -> None:
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-async def test_a_backup_speaks_at_once_where_nobody_is_at_the_first_address(streamed: bool) -> None:
+async def test_a_backup_speaks_at_once_if_there_is_no_server_at_the_first_address(
+    streamed: bool,
+) -> None:
     tones = ToneEngine()
     async with OrpheusTTS(url="http://127.0.0.1:9") as first, OrpheusTTS(engine=tones) as second:
         speech = FallbackAdapter([first, second])
@@ -215,7 +217,7 @@ async def test_a_backup_speaks_at_once_where_nobody_is_at_the_first_address(stre
 
 
 @pytest.mark.parametrize("resume_within_s", [0.0, 5.0])
-async def test_a_reply_that_loses_its_server_goes_on_or_fails_and_the_next_one_is_spoken(
+async def test_a_reply_that_loses_its_server_continues_or_fails_and_the_next_one_is_spoken(
     server: RunningTestServer, resume_within_s: float
 ) -> None:
     text = " ".join([TEXT] * 12)  # more than is made ahead of a listener
@@ -279,7 +281,7 @@ FULL = 0.7
 
 
 @pytest.mark.parametrize("places", [1, 2, 8, 96])
-async def test_only_a_line_makes_a_worker_full(worker: Any, places: int) -> None:
+async def test_a_worker_is_full_only_if_turns_wait(worker: Any, places: int) -> None:
     tones = ToneEngine(running=True)
     load = load_fnc(engine=tones)
 
@@ -306,7 +308,7 @@ async def test_a_worker_is_full_until_its_speech_engine_is_ready(worker: Any) ->
     assert await asyncio.to_thread(load, worker) == 0.25
 
 
-async def test_a_worker_may_wait_for_its_speech_server_before_it_joins(
+async def test_a_worker_can_wait_for_its_speech_server_before_it_joins(
     worker: Any, server: RunningTestServer
 ) -> None:
     load = load_fnc(server.url)

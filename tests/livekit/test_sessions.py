@@ -57,7 +57,7 @@ async def test_a_reply_is_spoken_while_the_language_model_still_writes(
 def test_an_interruption_cuts_audio_and_history_at_the_word_being_spoken(
     by: str, after_s: float
 ) -> None:
-    """In a time of its own: LiveKit shows words by a clock, which on a busy machine is late."""
+    """On a virtual clock: LiveKit shows words by a timer, which is late on a busy machine."""
 
     async def interrupt() -> None:
         tones = ToneEngine(speed=3.0)
@@ -82,7 +82,7 @@ def test_an_interruption_cuts_audio_and_history_at_the_word_being_spoken(
             assert len(audio.frames) == frames
             kept = (stage.last_message.text_content or "").split()
             assert kept == LONG.split()[: len(kept)]
-            # LiveKit takes a word in when it has been heard, and shows it a little earlier.
+            # LiveKit adds a word to the history when it was heard, and shows it a little earlier.
             assert len(kept) == pytest.approx(int(audio.played_s / WORD_S), abs=1)
             assert stage.last_message.interrupted
             assert stage.captions.text.split() in (kept, LONG.split()[: len(kept) + 1])
@@ -105,7 +105,7 @@ async def test_the_next_turn_after_an_interruption_speaks_from_its_beginning(
 
 
 @pytest.mark.parametrize("aligned", [True, False])
-async def test_emotion_tags_are_in_no_caption(speech: OrpheusTTS, aligned: bool) -> None:
+async def test_captions_contain_no_emotion_tags(speech: OrpheusTTS, aligned: bool) -> None:
     async with on_stage(speech, use_tts_aligned_transcript=aligned) as stage:
         await stage.session.say("Oh <sniffle> dear <groan> me <yawn> so <laugh> it is.")
         assert stage.captions.text.split() == ["Oh", "dear", "me", "so", "it", "is."]
@@ -118,7 +118,7 @@ def broken() -> OrpheusTTS:
     return OrpheusTTS(engine=ToneEngine(failures=[EngineDied("dead")] * 99))
 
 
-async def test_a_fallback_adapter_goes_over_to_another_tts(
+async def test_a_fallback_adapter_switches_to_another_tts(
     speech: OrpheusTTS, tones: ToneEngine
 ) -> None:
     async with broken() as first:
@@ -150,7 +150,7 @@ async def test_a_fallback_adapter_comes_back_when_the_engine_does(speech: Orpheu
             assert flaky.spoken[-1] == "And again."
 
 
-async def test_a_fallback_adapter_is_told_when_the_server_is_full(
+async def test_a_fallback_adapter_gets_an_error_when_the_server_is_full(
     speech: OrpheusTTS, tones: ToneEngine
 ) -> None:
     full = ToneEngine(refusals=[AtCapacity("full")] * 99)
@@ -180,7 +180,7 @@ async def test_a_stream_adapter_speaks_sentence_by_sentence(
 # ---- expressive
 
 
-async def test_expressive_teaches_sounds_and_speaks_them_as_orpheus_tags(
+async def test_expressive_mode_instructs_the_model_and_speaks_its_sounds(
     tones: ToneEngine,
 ) -> None:
     said: list[str] = []
@@ -201,7 +201,7 @@ async def test_expressive_teaches_sounds_and_speaks_them_as_orpheus_tags(
             assert stage.captions.text.strip() == "Well that is funny, I think so."
 
 
-def test_markup_is_lowered_to_what_orpheus_knows() -> None:
+def test_markup_is_converted_to_orpheus_tags() -> None:
     markup = OrpheusTTS(engine=ToneEngine(), expressive=True).markup
     lowered = {
         '<expr type="sound" label="giggle"/>': "<chuckle>",
@@ -216,7 +216,7 @@ def test_markup_is_lowered_to_what_orpheus_knows() -> None:
         assert markup.convert(markup.normalize(text)) == expected
 
 
-def test_sounds_that_are_steered_away_are_not_taught() -> None:
+def test_excluded_sounds_are_not_in_the_instructions() -> None:
     markup = OrpheusTTS(engine=ToneEngine(), expressive=True).markup
     taught = markup.llm_instructions(
         speech_steering={"nonverbal_sounds": {"laughing": False, "crying": False}}

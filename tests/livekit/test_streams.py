@@ -83,7 +83,7 @@ async def test_speech_begins_while_text_is_still_coming(
     assert " ".join(tones.spoken) == "Hello there, my friend. And now the rest."
 
 
-async def test_flush_speaks_what_is_there_without_a_sentence_end(speech: OrpheusTTS) -> None:
+async def test_flush_speaks_text_without_a_sentence_end(speech: OrpheusTTS) -> None:
     async with speech.stream() as stream:
         stream.push_text("Hi")
         stream.flush()
@@ -110,7 +110,7 @@ async def test_a_stream_without_input_ends(speech: OrpheusTTS, tones: ToneEngine
 
 
 @pytest.mark.parametrize("text", ["...", "🙂", "—"])
-async def test_text_with_nothing_to_speak_is_a_moment_of_silence(
+async def test_text_with_nothing_to_speak_gives_a_short_silence(
     speech: OrpheusTTS, text: str
 ) -> None:
     events = Events(speech)
@@ -156,7 +156,7 @@ async def test_closing_the_tts_ends_its_streams_and_leaves_a_given_engine_runnin
     await stream.aclose()
 
 
-async def test_one_made_in_a_job_is_closed_by_the_job_and_no_other(
+async def test_a_tts_made_in_a_job_is_closed_by_the_job(
     tones: ToneEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     callbacks: list[Callable[[], Awaitable[None]]] = []
@@ -176,7 +176,7 @@ async def test_one_made_in_a_job_is_closed_by_the_job_and_no_other(
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-async def test_metrics_tell_what_the_segment_cost(
+async def test_metrics_report_the_cost_of_the_segment(
     speech: OrpheusTTS, tones: ToneEngine, streamed: bool
 ) -> None:
     tones.first_s, tones.start_s = 0.05, 0.05
@@ -199,7 +199,7 @@ async def test_metrics_tell_what_the_segment_cost(
         assert metrics.metadata.model_provider == "orpheus"
 
 
-async def test_the_time_to_the_first_byte_does_not_count_what_the_language_model_took(
+async def test_the_time_to_the_first_byte_excludes_the_language_models_time(
     speech: OrpheusTTS, tones: ToneEngine
 ) -> None:
     tones.first_s = 0.1
@@ -282,7 +282,7 @@ async def test_it_names_its_model_voices_and_capabilities(
 # ---- LiveKit's tokenizers
 
 
-async def test_a_given_tokenizer_decides_what_is_spoken_together(tones: ToneEngine) -> None:
+async def test_a_given_tokenizer_decides_how_text_is_cut(tones: ToneEngine) -> None:
     tokenizer = tokenize.blingfire.SentenceTokenizer(min_sentence_len=1)
     async with OrpheusTTS(engine=tones, tokenizer=tokenizer) as speech:
         heard = await stream_of(speech, TEXT)

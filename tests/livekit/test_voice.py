@@ -36,8 +36,7 @@ REPLY = (
     "We will have dinner together at seven."
 )
 MOST_WRONG = 0.2
-"""LiveKit's own bar. What the voice can do is measured by its own benchmark, on two hundred
-sentences."""
+"""LiveKit's own limit. A benchmark measures the voice on two hundred sentences."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -98,7 +97,7 @@ def said(engine: Lasting) -> list[TurnEvent]:
 
 @pytest.fixture(scope="module")
 def ends(said: list[TurnEvent]) -> list[float]:
-    """When each word of REPLY is over, as the recogniser finds it in the sound."""
+    """When each word of REPLY ends, found by the recogniser in the audio."""
     sound = np.frombuffer(sound_of(said), "<i2")
     return [end for _, end in word_times(REPLY, sound, SAMPLE_RATE)]
 
@@ -146,7 +145,7 @@ def test_an_interrupted_session_remembers_the_words_that_were_heard(
     assert sum(abs(words) > 1 for words in off) <= len(off) // 5, off
 
 
-async def test_an_interruption_through_a_server_is_remembered_as_captioned(
+async def test_the_history_equals_the_captions_after_an_interruption_through_a_server(
     server: RunningTestServer,
 ) -> None:
     async with (
@@ -167,7 +166,9 @@ async def test_an_interruption_through_a_server_is_remembered_as_captioned(
 
 
 @pytest.mark.parametrize("streamed", [True, False], ids=["stream", "synthesize"])
-async def test_livekits_own_bar_for_a_tts_is_met(server: RunningTestServer, streamed: bool) -> None:
+async def test_livekits_own_requirements_of_a_tts_are_met(
+    server: RunningTestServer, streamed: bool
+) -> None:
     """Its published test: raw PCM, the declared rate, and at most so many words wrong."""
     async with OrpheusTTS(url=server.url, seed=1) as speech:
         if streamed:
@@ -195,7 +196,7 @@ async def test_each_of_two_job_processes_says_its_sentence(
         assert report["private_mb"] < 200
 
 
-async def test_with_no_address_a_server_is_started_once_and_found_again(
+async def test_without_an_address_one_server_is_started_and_found_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ORPHEUS_STATE_DIR", str(tmp_path))
@@ -277,7 +278,7 @@ def test_the_example_is_a_livekit_program() -> None:
 
 
 @pytest.mark.parametrize("command", ["dev", "start"])
-def test_the_example_says_what_it_needs_of_a_livekit_server(command: str) -> None:
+def test_the_example_names_the_missing_livekit_settings(command: str) -> None:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("LIVEKIT_")}
     done = subprocess.run(
         [

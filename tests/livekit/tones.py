@@ -1,5 +1,4 @@
-"""A speech engine without a model: every word is 0.3 s of tone, said at once. The turns are real
-ones."""
+"""A speech engine without a model: every word is 0.3 s of tone. The turns are real ones."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def test_transformers_and_snac_load_the_files(voice: Voice) -> None:
     assert voice.codec.codebook_size == ROWS
 
 
-def test_custom_tokens_lie_at_one_offset(voice: Voice) -> None:
+def test_custom_tokens_have_one_offset(voice: Voice) -> None:
     first = voice.tokens.token_to_id("<custom_token_0>")
     last = 9 + SLOTS * ROWS
     for n in (1, 2, 7, 10, 10 + ROWS, last):
@@ -47,7 +47,7 @@ def test_text_is_letters_whatever_comes_in(voice: Voice) -> None:
     assert encode("hi").tokens == ["<|begin_of_text|>", "h", "i"]
 
 
-def test_the_config_tells_the_package_what_it_needs() -> None:
+def test_the_config_describes_the_model() -> None:
     config = json.loads((MODEL / "config.json").read_text())
     assert config["orpheus"]["voices"]
     assert config["orpheus"]["languages"] == ["en"]
@@ -63,9 +63,9 @@ def test_files_are_small() -> None:
 @pytest.mark.parametrize("text", SENTENCES)
 def test_plain_sampling_keeps_slot_order_and_stops(voice: Voice, text: str) -> None:
     [(ids, stopped)] = voice.generate([text])
-    sound, disorder = voice.decode(ids)
+    sound, out_of_order = voice.decode(ids)
     assert stopped
-    assert disorder == 0
+    assert out_of_order == 0
     assert len(ids) % SLOTS == 0
     assert len(sound) == len(ids) // SLOTS * 2048
     assert 0.3 < len(sound) / 24000 < 6
@@ -78,7 +78,7 @@ def test_the_codec_decodes_every_row(voice: Voice) -> None:
     assert torch.isfinite(sound).all()
 
 
-def test_both_models_outrun_real_time_on_one_thread(voice: Voice) -> None:
+def test_both_models_are_faster_than_real_time_on_one_thread(voice: Voice) -> None:
     begun = time.process_time()
     [(ids, _)] = voice.generate(["Your order is ready, Anna."])
     sound, _ = voice.decode(ids)

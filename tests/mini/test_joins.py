@@ -1,5 +1,4 @@
-"""Where one decoded chunk ends and the next begins, nothing is heard in the bundled voice's
-speech."""
+"""The join between two decoded chunks is not audible in the bundled voice's speech."""
 
 from __future__ import annotations
 
@@ -92,14 +91,14 @@ def test_streaming_equals_the_one_shot_decode(
         np.testing.assert_allclose(sound, wanted, rtol=0, atol=1e-5)
 
 
-def test_flux_at_joins_is_as_anywhere_else(spoken: list[NDArray[np.int64]]) -> None:
+def test_flux_at_joins_is_the_same_as_elsewhere(spoken: list[NDArray[np.int64]]) -> None:
     parts = [at_joins(*stream(codes, [4], seed=3)) for codes in spoken]
     joined, others = (np.concatenate(p) for p in zip(*parts, strict=True))
     assert len(joined) > 200
     assert not stands_out(joined, others)
 
 
-def test_a_seam_would_be_seen(spoken: list[NDArray[np.int64]]) -> None:
+def test_the_measure_finds_a_click_at_a_join(spoken: list[NDArray[np.int64]]) -> None:
     """Decoding each frame by itself, without the state of the one before, clicks: the measure above
     finds it."""
     streaming = open_decoder(MODEL / "snac", slots=1)

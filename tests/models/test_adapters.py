@@ -35,7 +35,7 @@ def test_a_folder_may_have_the_mark_in_its_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "default", " alice", "a,b", "a=b", "a:b", "a#b", "a\nb"])
-def test_some_names_cannot_be_voices(name: str, tmp_path: Path) -> None:
+def test_invalid_voice_names_are_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(InvalidOptions, match="name"):
         find_adapters({name: str(fill(tmp_path / "one"))})
 
@@ -62,7 +62,7 @@ def test_adapters_of_the_hub_are_found_in_its_cache_and_fetched_without_pickles(
     assert found == {"alice": AdapterVoice(str(folder), "ally")}
 
 
-def test_what_cannot_be_fetched_says_why(tmp_path: Path) -> None:
+def test_a_failed_download_reports_the_reason(tmp_path: Path) -> None:
     def pickled(folder: Path) -> None:
         (folder / "adapter_config.json").write_text("{}")
 

@@ -114,7 +114,7 @@ def test_the_known_models_name_their_voices_languages_and_licences() -> None:
             assert spec.sampling.repetition_penalty >= 1.1
 
 
-def test_auto_takes_the_large_model_on_cuda_only_and_says_so(
+def test_auto_chooses_the_large_model_only_on_cuda_and_logs_it(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with caplog.at_level(logging.INFO):
@@ -130,7 +130,7 @@ def test_auto_on_any_device_asks_for_cuda(monkeypatch: pytest.MonkeyPatch, cuda:
     assert choose() == ("orpheus-3b" if cuda else "mini")
 
 
-def test_auto_without_orpheus_speaks_with_the_bundled_voice_and_says_how_to_get_it(
+def test_auto_without_orpheus_uses_the_bundled_voice_and_names_the_download_command(
     cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     files = find(device="cuda", cache_dir=cache)
@@ -174,7 +174,7 @@ def test_a_missing_codec_names_the_command_that_fetches_it(cache: Path, tmp_path
         locate(fill_lm(tmp_path / "mine"), cache_dir=cache)
 
 
-def test_a_half_downloaded_model_is_not_found(cache: Path) -> None:
+def test_an_incomplete_download_is_not_found(cache: Path) -> None:
     fill_codec(snapshot_dir(cache, SNAC_24KHZ))
     folder = fill_lm(snapshot_dir(cache, OFFICIAL), shards=3)
     assert locate("orpheus-3b", cache_dir=cache).lm == folder
@@ -250,7 +250,7 @@ def test_a_codec_given_by_hand_comes_first(tmp_path: Path) -> None:
         ("{}", '{"temperature": "hot"}', r"generation_config.json: Expected `float"),
     ],
 )
-def test_a_directory_that_describes_itself_wrongly_is_refused(
+def test_a_directory_with_a_wrong_description_is_refused(
     tmp_path: Path, config: str, generation: str, message: str
 ) -> None:
     folder = fill_lm(tmp_path / "mine")
@@ -261,7 +261,7 @@ def test_a_directory_that_describes_itself_wrongly_is_refused(
         locate(folder)
 
 
-def test_what_is_neither_name_nor_directory_nor_repository_is_refused(tmp_path: Path) -> None:
+def test_an_invalid_model_name_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound, match="neither a directory nor one of orpheus-3b"):
         locate("orfeus")
     with pytest.raises(ModelNotFound, match="neither"):
@@ -326,7 +326,7 @@ def test_a_gated_model_comes_from_its_mirror(cache: Path, status: int) -> None:
     assert [call["revision"] for call in snapshot.calls] == ["v1", None, None]
 
 
-def test_a_gated_model_without_mirrors_says_what_to_do(cache: Path) -> None:
+def test_a_gated_model_without_mirrors_names_the_steps(cache: Path) -> None:
     snapshot = hub(cache, {known_models()["orpheus-3b-fr"].repo_ids[0]: Refusal(403)})
     with pytest.raises(
         ModelNotFound, match=r"access refused \(403\).*huggingface\.co/.*hf auth login"
@@ -344,7 +344,7 @@ def test_a_gated_model_without_mirrors_says_what_to_do(cache: Path) -> None:
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "No space left"),
     ],
 )
-def test_a_download_that_fails_says_why_in_one_line(
+def test_a_failed_download_is_explained_in_one_line(
     cache: Path, error: Exception, message: str
 ) -> None:
     snapshot = hub(cache, {"someone/tune": error})
@@ -410,7 +410,7 @@ def test_a_device_must_be_one_torch_could_have(device: str) -> None:
         pick_device(device)
 
 
-def test_a_gpu_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_gpu_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     monkeypatch.setattr(devices, "may_have_gpu", lambda: True)
@@ -426,7 +426,7 @@ def test_a_gpu_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
         pick_device("cuda:2")
 
 
-def test_with_a_gpu_and_without_torch_one_line_says_what_to_install(
+def test_with_a_gpu_and_without_torch_one_log_line_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(devices, "torch_installed", lambda: False)

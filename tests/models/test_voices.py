@@ -35,7 +35,7 @@ def nothing_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
         ("Vivian", "tara"),
     ],
 )
-def test_voices_of_elsewhere_have_a_stand_in(name: str | None, voice: str) -> None:
+def test_voices_of_other_vendors_are_replaced(name: str | None, voice: str) -> None:
     assert pick_voice(ORPHEUS, name, model="m") == voice
 
 
@@ -44,27 +44,27 @@ def test_a_model_with_one_voice_speaks_with_it(name: str) -> None:
     assert pick_voice(("heart",), name, model="m") == "heart"
 
 
-def test_a_voice_that_resembles_is_preferred_over_the_default() -> None:
+def test_a_similar_voice_is_preferred_to_the_default() -> None:
     assert pick_voice(("max", "heart"), "af_heart", model="m") == "heart"
     assert pick_voice(("max", "zac"), "onyx", model="m") == "zac"
     assert pick_voice(("max", "zac"), "alloy", model="m") == "max"
 
 
 @pytest.mark.parametrize("name", ["bob", "tarra", "alloy2", "x/y", "é"])
-def test_a_name_nobody_knows_is_an_error_that_lists_the_voices(name: str) -> None:
+def test_an_unknown_name_is_an_error_that_lists_the_voices(name: str) -> None:
     with pytest.raises(UnknownVoice, match="tara, leah, jess"):
         pick_voice(ORPHEUS, name, model="m")
 
 
 @pytest.mark.parametrize("name", ["alloy", "pierre", "a.wav"])
-def test_strictly_only_the_models_own_voices_speak(name: str) -> None:
+def test_in_strict_mode_only_the_models_own_voices_are_accepted(name: str) -> None:
     with pytest.raises(UnknownVoice):
         pick_voice(ORPHEUS, name, model="m", strict=True)
     assert pick_voice(ORPHEUS, "Leo", model="m", strict=True) == "leo"
     assert pick_voice(ORPHEUS, None, model="m", strict=True) == "tara"
 
 
-def test_one_warning_a_voice(caplog: pytest.LogCaptureFixture) -> None:
+def test_each_replaced_voice_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             for name in ("alloy", "ALLOY", "nova", "leo"):

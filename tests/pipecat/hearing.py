@@ -1,4 +1,4 @@
-"""What was heard: words by a recogniser, silence by its level."""
+"""Analysis of recorded audio: words by a recogniser, silence by its level."""
 
 from __future__ import annotations
 

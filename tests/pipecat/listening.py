@@ -1,5 +1,5 @@
 """The listener's half of `watched`: starts the agent, opens its page in Chromium, types, and reads
-what was put down."""
+the records."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ async def speech(page: Page, for_s: float, timeout_s: float, since: int) -> None
 
 @dataclass(frozen=True)
 class Record:
-    """What `watched` has put down so far.
+    """What `watched` has recorded so far.
 
     Attributes:
         events: in order.

@@ -28,7 +28,7 @@ GREETING = (
 )
 
 STRICT = bool(os.environ.get("ORPHEUS_STRICT_TIMING"))
-"""Also assert what only holds where processor time is there when it is needed."""
+"""Also assert what holds only on a machine that is not busy."""
 
 pytestmark = pytest.mark.skipif(find_chromium() is None, reason="Chromium is not installed")
 

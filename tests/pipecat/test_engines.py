@@ -89,7 +89,7 @@ async def test_a_server_speaks_like_the_engine_in_this_process(
         await another.engine.aclose()
 
 
-async def test_a_reply_that_loses_its_server_goes_on_with_its_next_word(
+async def test_a_reply_that_loses_its_server_continues_with_its_next_word(
     crafted_engine: LocalEngine,
 ) -> None:
     async with serving(KeptOpen(crafted_engine)) as server:
@@ -112,7 +112,7 @@ async def test_a_reply_that_loses_its_server_goes_on_with_its_next_word(
     assert not errors
 
 
-async def test_on_a_server_with_one_place_each_reply_takes_over_from_the_one_it_interrupts() -> (
+async def test_on_a_server_with_one_place_each_reply_gets_the_place_of_the_one_it_interrupts() -> (
     None
 ):
     async with serving(KeptOpen(ToneEngine(speed=2, max_turns=1, release_s=0.2))) as server:
@@ -126,7 +126,7 @@ async def test_on_a_server_with_one_place_each_reply_takes_over_from_the_one_it_
     assert not errors
 
 
-async def test_a_server_that_is_away_is_an_error_of_connectivity_and_used_once_it_is_there(
+async def test_a_missing_server_is_a_connectivity_error_and_is_used_once_it_runs(
     crafted_engine: LocalEngine,
 ) -> None:
     with socket.socket() as probe:

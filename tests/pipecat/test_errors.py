@@ -1,4 +1,4 @@
-"""Every failure is reported once, with its right category, and delays nothing."""
+"""Every failure is reported once, with the right category, and causes no delay."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ async def test_a_refused_reply_ends_at_once_with_one_error_and_the_service_stays
 
 
 async def test_after_a_refused_reply_the_next_one_is_spoken() -> None:
-    """The rest of the refused reply stays silent, although there is room again by then."""
+    """The rest of the refused reply stays silent, although there are free places by then."""
     engine = ToneEngine(max_turns=0)
     tts = OrpheusTTS(engine=engine)
 
@@ -94,7 +94,7 @@ late = pytest.mark.parametrize("late", [False, True], ids=["at once", "late"])
 
 @late
 async def test_a_reply_waits_for_the_place_of_the_one_it_interrupted(late: bool) -> None:
-    """The engine frees its only place late: the next reply is spoken nevertheless."""
+    """The engine frees its only place late: the next reply is still spoken."""
     engine = ToneEngine(speed=2, max_turns=1, release_s=0.2, refuses_late=late)
     frames = [*reply(THREE), SleepFrame(sleep=0.3), InterruptionFrame(), *reply("Yes? I am here.")]
     down, errors = await run(OrpheusTTS(engine=engine), frames)
@@ -106,7 +106,7 @@ async def test_a_reply_waits_for_the_place_of_the_one_it_interrupted(late: bool)
 
 
 @late
-async def test_what_is_said_behind_another_waits_for_its_place(late: bool) -> None:
+async def test_speech_queued_after_other_speech_waits_for_its_place(late: bool) -> None:
     engine = ToneEngine(max_turns=1, speed=10, refuses_late=late)
     frames = [TTSSpeakFrame("First one here."), *reply(THREE), TTSSpeakFrame("Third.")]
     down, errors = await run(OrpheusTTS(engine=engine), frames)
@@ -130,7 +130,7 @@ async def test_an_engine_that_fails_ends_the_reply_without_a_stall() -> None:
     assert tts.is_usable
 
 
-async def test_a_bug_in_the_engine_does_not_take_the_end_of_the_reply_with_it() -> None:
+async def test_a_reply_ends_despite_an_unexpected_exception_in_the_engine() -> None:
     engine = ToneEngine()
 
     def broken(*args: object, **kwargs: object) -> None:
@@ -146,7 +146,7 @@ async def test_a_bug_in_the_engine_does_not_take_the_end_of_the_reply_with_it() 
     assert not errors[0].category.is_permanent  # type: ignore[union-attr]
 
 
-async def test_a_fault_of_the_service_ends_the_reply_and_frees_the_engine() -> None:
+async def test_an_exception_in_the_service_ends_the_reply_and_frees_the_engine() -> None:
     class Faulty(OrpheusTTS):
         async def add_word_timestamps(self, *args: object, **kwargs: object) -> None:
             raise RuntimeError("boom")
@@ -161,7 +161,7 @@ async def test_a_fault_of_the_service_ends_the_reply_and_frees_the_engine() -> N
     assert isinstance(down[-1], LLMFullResponseEndFrame)
 
 
-async def test_what_was_not_said_is_not_remembered() -> None:
+async def test_text_that_was_not_spoken_is_not_in_the_context() -> None:
     """Pipecat completes a context with all its text; the agent would believe it had said it."""
     engine = ToneEngine(fail={"friend": EngineDied("the engine died")}, fail_after_s=0.4)
     down, _ = await run(OrpheusTTS(engine=engine), reply("Hello there my friend."))
@@ -169,7 +169,7 @@ async def test_what_was_not_said_is_not_remembered() -> None:
     assert text(down) == "Hello there"
 
 
-async def test_a_refused_reply_is_not_remembered() -> None:
+async def test_a_refused_reply_is_not_in_the_context() -> None:
     down, _ = await run(OrpheusTTS(engine=ToneEngine(max_turns=0)), reply(THREE))
     assert text(down) == ""
 
@@ -186,7 +186,7 @@ async def test_after_a_failure_the_rest_of_the_reply_is_spoken_by_a_new_turn() -
     assert len([e for e in errors if isinstance(e.exception, EngineDied)]) == 1
 
 
-async def test_many_failures_in_a_row_do_not_write_the_service_off() -> None:
+async def test_many_failures_in_a_row_do_not_make_the_service_unusable() -> None:
     engine = ToneEngine(fail={"no": GenerationFailed("no usable speech")})
     tts = OrpheusTTS(engine=engine)
     down, _ = await run(tts, [*[TTSSpeakFrame("This no.")] * 5, TTSSpeakFrame("This yes.")])
@@ -194,7 +194,7 @@ async def test_many_failures_in_a_row_do_not_write_the_service_off() -> None:
     assert text(down) == "This yes."
 
 
-async def test_a_failed_reply_is_told_by_one_error_with_a_category() -> None:
+async def test_a_failed_reply_is_one_error_with_a_category() -> None:
     gone = ToneEngine(fail={"": ConnectionFailed("gone")})
     _, errors = await run(OrpheusTTS(engine=gone), reply(THREE))
     assert [error.category for error in errors] == [ErrorCategory.CONNECTIVITY]
@@ -227,7 +227,7 @@ async def talk_to_a_backup(
 
 
 @in_virtual_time
-async def test_a_switcher_comes_to_its_backup_when_the_engine_is_gone_for_good() -> None:
+async def test_a_switcher_uses_its_backup_if_the_engine_does_not_come_back() -> None:
     for after_s, first in ((5.0, 3), (0.0, 1), (11.0, 4)):
         gone = ToneEngine(fail={"": ConnectionFailed("gone")})
         spoken, _ = await talk_to_a_backup(gone, 6, unusable_after_s=after_s)
@@ -235,7 +235,7 @@ async def test_a_switcher_comes_to_its_backup_when_the_engine_is_gone_for_good()
 
 
 @in_virtual_time
-async def test_a_switcher_stays_with_an_engine_that_fails_now_and_then() -> None:
+async def test_a_switcher_keeps_an_engine_that_fails_occasionally() -> None:
     shaky = ToneEngine(fail={"One": EngineDied("dead"), "Three": EngineDied("dead")})
     spoken, tts = await talk_to_a_backup(shaky, 5, unusable_after_s=1.0)
     assert spoken == []
@@ -243,7 +243,7 @@ async def test_a_switcher_stays_with_an_engine_that_fails_now_and_then() -> None
 
 
 @in_virtual_time
-async def test_a_service_written_off_is_usable_again_when_its_engine_is_back() -> None:
+async def test_an_unusable_service_is_usable_again_when_its_engine_is_back() -> None:
     engine = ToneEngine(fail={"": EngineDied("dead")})
     tts = OrpheusTTS(engine=engine, unusable_after_s=0)
     usable: list[bool] = []
@@ -271,7 +271,7 @@ async def test_a_busy_engine_is_waited_for_and_its_audio_has_one_started_and_one
     assert not errors
 
 
-async def test_an_engine_that_hangs_is_given_up_and_its_late_audio_is_not_heard() -> None:
+async def test_a_hanging_engine_is_abandoned_and_its_late_audio_is_not_played() -> None:
     engine = ToneEngine(first_s=0.6)
     tts = OrpheusTTS(engine=engine, stop_frame_timeout_s=0.2)
     frames: list[Frame] = [*reply("Hello there."), SleepFrame(sleep=0.8)]
@@ -281,7 +281,7 @@ async def test_an_engine_that_hangs_is_given_up_and_its_late_audio_is_not_heard(
     assert not engine.turns
 
 
-async def test_an_unusable_service_lets_replies_pass_in_silence_without_a_stall() -> None:
+async def test_replies_of_an_unusable_service_end_at_once_in_silence() -> None:
     tts = OrpheusTTS(engine=ToneEngine(start_error=ModelNotFound("no such model")))
     began = time.monotonic()
     down, errors = await run(tts, reply(THREE))

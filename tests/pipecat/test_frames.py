@@ -78,7 +78,7 @@ async def test_a_sample_rate_asked_of_the_service_does_not_change_the_pitch() ->
     assert seconds(down) == pytest.approx(2 * WORD_S)
 
 
-async def test_a_second_utterance_is_taken_on_while_the_first_is_heard() -> None:
+async def test_a_second_utterance_is_generated_while_the_first_plays() -> None:
     """Frame processing is not paused: the second is being generated before the first has ended."""
     engine = ToneEngine(speed=2)
     down, _ = await run(
@@ -94,7 +94,7 @@ async def test_a_second_utterance_is_taken_on_while_the_first_is_heard() -> None
     ]  # fmt: skip
 
 
-async def test_something_said_in_the_middle_of_a_reply_follows_it() -> None:
+async def test_speech_requested_during_a_reply_follows_it() -> None:
     engine = ToneEngine()
     frames: list[Frame] = [
         *reply("The first sentence. The second one.")[:-1],
@@ -108,7 +108,7 @@ async def test_something_said_in_the_middle_of_a_reply_follows_it() -> None:
 
 
 @pytest.mark.parametrize("said", ["😀", "...", "  \n ", "**", "🎉 🎉", ""])
-async def test_text_with_nothing_to_say_opens_nothing_and_reports_nothing(said: str) -> None:
+async def test_text_with_nothing_to_speak_opens_no_context_and_is_no_error(said: str) -> None:
     engine = ToneEngine()
     tts = OrpheusTTS(engine=engine)
     down, errors = await run(tts, [*reply(said or " "), TTSSpeakFrame(said), *reply(said or " ")])
@@ -129,7 +129,7 @@ async def test_a_transformer_added_later_may_still_give_an_emoji_words() -> None
     assert engine.spoken == ["smile."]
 
 
-async def test_an_emotion_tag_reaches_the_model_and_is_no_word() -> None:
+async def test_an_emotion_tag_reaches_the_model_and_is_not_a_word() -> None:
     engine = ToneEngine()
     down, _ = await run(
         OrpheusTTS(engine=engine), [TTSSpeakFrame("That is funny <laugh> and it is true.")]
@@ -148,14 +148,14 @@ async def test_pipecats_markdown_stripper_leaves_emotion_tags_to_the_model() -> 
     assert engine.spoken == ["That is very funny <laugh> and true."]
 
 
-async def test_numbers_are_read_out_and_remembered_as_written() -> None:
+async def test_numbers_are_spoken_in_words_and_stay_as_written_in_the_context() -> None:
     engine = ToneEngine()
     down, _ = await run(OrpheusTTS(engine=engine), [TTSSpeakFrame("It costs $42.50 today.")])
     assert engine.spoken == ["It costs forty two dollars and fifty cents today."]
     assert text(down) == "It costs $42.50 today."
 
 
-async def test_chinese_is_remembered_without_spaces() -> None:
+async def test_chinese_is_in_the_context_without_spaces() -> None:
     engine = ToneEngine()
     down, _ = await run(OrpheusTTS(engine=engine), [TTSSpeakFrame("你好吗。")])
     spoken = [frame for frame in down if kinds([frame]) == ["speech"] and frame not in audio(down)]
@@ -173,7 +173,7 @@ async def test_in_token_mode_a_whole_reply_is_one_turn() -> None:
     assert not errors
 
 
-async def test_in_token_mode_a_reply_without_a_word_is_a_moment_of_silence() -> None:
+async def test_in_token_mode_a_reply_without_a_word_gives_a_short_silence() -> None:
     """Its context is open before it shows that nothing follows; Pipecat takes one without audio for
     a failure."""
     tts = OrpheusTTS(engine=ToneEngine(), text_aggregation_mode=TextAggregationMode.TOKEN)
@@ -183,7 +183,7 @@ async def test_in_token_mode_a_reply_without_a_word_is_a_moment_of_silence() -> 
     assert not errors
 
 
-async def test_a_reply_longer_than_a_turn_takes_is_spoken_by_several() -> None:
+async def test_a_reply_longer_than_the_limit_of_a_turn_uses_several_turns() -> None:
     engine = ToneEngine(max_chars=60, speed=500)
     said = " ".join(f"This is sentence number {n} of it." for n in "abcdef")
     down, errors = await run(OrpheusTTS(engine=engine), reply(said))
@@ -194,7 +194,7 @@ async def test_a_reply_longer_than_a_turn_takes_is_spoken_by_several() -> None:
     assert not errors
 
 
-async def test_words_keep_counting_over_the_turns_of_one_reply() -> None:
+async def test_word_times_continue_over_the_turns_of_one_reply() -> None:
     engine = ToneEngine(max_chars=60, speed=500)
     said = " ".join(f"This is sentence number {n} of it." for n in "abcdef")
     down, _ = await run(OrpheusTTS(engine=engine), reply(said))
@@ -215,7 +215,7 @@ async def test_metrics_name_the_first_byte_the_first_sound_and_the_characters() 
     assert sum(m.value for m in metrics(down, TTSUsageMetricsData)) == len(THREE) - 2  # type: ignore[attr-defined]
 
 
-async def test_each_turns_figures_are_an_event() -> None:
+async def test_the_statistics_of_each_turn_are_an_event() -> None:
     seen: list[TurnStats] = []
     tts = OrpheusTTS(engine=ToneEngine())
 
@@ -244,5 +244,5 @@ async def test_a_pause_of_the_language_model_ends_neither_the_context_nor_the_tu
     assert not errors
 
 
-def test_it_has_the_name_pipecat_users_look_for() -> None:
+def test_the_service_has_the_name_of_pipecats_convention() -> None:
     assert OrpheusTTSService is OrpheusTTS

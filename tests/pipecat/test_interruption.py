@@ -17,7 +17,7 @@ from tests.pipecat.conversations import THREE, audio, kinds, reply, run, seconds
 from tests.pipecat.tones import WORD_S, ToneEngine
 
 
-async def test_an_interruption_empties_the_engine_and_the_next_reply_is_clean() -> None:
+async def test_an_interruption_frees_the_engine_and_the_next_reply_is_complete() -> None:
     engine = ToneEngine(speed=2)
     frames = [*reply(THREE), SleepFrame(sleep=0.3), InterruptionFrame(), *reply("Yes?")]
     down, errors = await run(OrpheusTTS(engine=engine), frames)
@@ -32,7 +32,7 @@ async def test_an_interruption_empties_the_engine_and_the_next_reply_is_clean() 
     assert not errors
 
 
-async def test_after_an_interruption_only_words_that_were_reached_are_remembered() -> None:
+async def test_after_an_interruption_the_context_has_only_words_that_were_reached() -> None:
     engine = ToneEngine(speed=2)
     frames = [*reply(THREE), SleepFrame(sleep=0.3), InterruptionFrame()]
     down, _ = await run(OrpheusTTS(engine=engine), frames)
@@ -79,7 +79,7 @@ async def test_the_interruption_does_not_wait_for_the_engine() -> None:
     assert passed[1] - passed[0] < 0.1
 
 
-async def test_what_must_not_be_interrupted_is_spoken_to_its_end() -> None:
+async def test_uninterruptible_speech_is_spoken_to_its_end() -> None:
     engine = ToneEngine(speed=4)
     notice = TTSSpeakFrame("This call is being recorded now.")
     notice.interruptible = False
@@ -95,7 +95,7 @@ async def test_what_must_not_be_interrupted_is_spoken_to_its_end() -> None:
     assert not errors
 
 
-async def test_interruptions_one_after_the_other_leave_nothing_behind() -> None:
+async def test_repeated_interruptions_leave_nothing_in_the_engine() -> None:
     engine = ToneEngine(speed=3)
     frames: list[Frame] = []
     for _ in range(10):
@@ -107,7 +107,7 @@ async def test_interruptions_one_after_the_other_leave_nothing_behind() -> None:
     assert not errors
 
 
-async def test_an_interruption_before_the_first_sound_is_no_silent_context() -> None:
+async def test_an_interruption_before_the_first_sound_is_not_reported_as_a_silent_context() -> None:
     engine = ToneEngine(first_s=5)
     tts = OrpheusTTS(engine=engine)
     frames: list[Frame] = []
@@ -128,7 +128,7 @@ async def test_cancelling_the_pipeline_frees_the_engine() -> None:
     assert not engine.closed  # it was not the service's own
 
 
-async def test_a_pipeline_torn_down_without_a_word_frees_the_engine() -> None:
+async def test_a_pipeline_that_is_only_cleaned_up_frees_the_engine() -> None:
     """cleanup() alone must do, however the pipeline ends."""
     engine = ToneEngine(speed=1)
     worker = PipelineWorker(Pipeline([OrpheusTTS(engine=engine)]), cancel_on_idle_timeout=False)

@@ -1,4 +1,4 @@
-"""Loading, starting, ending."""
+"""Loading, start and end of the service."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.pipecat.conversations import THREE, kinds, reply, run, text
 from tests.pipecat.tones import ToneEngine
 
 
-def test_importing_the_service_loads_no_torch_and_warns_of_nothing() -> None:
+def test_importing_the_service_loads_no_torch_and_gives_no_warning() -> None:
     code = (
         "import sys, warnings\n"
         "import pipecat.services.tts_service\n"
@@ -43,7 +43,7 @@ async def test_a_conversation_uses_nothing_deprecated() -> None:
     assert [str(w.message) for w in caught if issubclass(w.category, DeprecationWarning)] == []
 
 
-async def test_warming_readies_the_engine_every_service_of_the_process_will_use(
+async def test_warming_loads_the_engine_that_all_services_of_the_process_use(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     made: dict[object, ToneEngine] = {}
@@ -59,7 +59,7 @@ async def test_warming_readies_the_engine_every_service_of_the_process_will_use(
     assert OrpheusTTS(model="another").engine is not engine
 
 
-async def test_an_engine_still_loading_is_said_clearly_and_taken_when_it_is_there(
+async def test_an_engine_that_still_loads_is_reported_and_used_when_it_is_ready(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Pipecat abandons a pipeline that is not set up in 20 s; this one starts, and says what to
@@ -90,14 +90,14 @@ async def test_an_engine_that_fails_while_it_loads_is_reported(
     assert "out of memory" in errors[-1].error
 
 
-async def test_the_end_of_a_call_waits_for_what_is_being_said() -> None:
+async def test_the_end_of_a_call_waits_for_the_end_of_the_speech() -> None:
     engine = ToneEngine(speed=10)
     down, errors = await run(OrpheusTTS(engine=engine), [TTSSpeakFrame("Good bye then.")])
     assert text(down) == "Good bye then."
     assert not errors
 
 
-async def test_a_call_that_ends_within_a_reply_does_not_hang() -> None:
+async def test_a_call_that_ends_during_a_reply_does_not_hang() -> None:
     engine = ToneEngine(speed=10)
     began = time.monotonic()
     down, _ = await run(
@@ -110,7 +110,7 @@ async def test_a_call_that_ends_within_a_reply_does_not_hang() -> None:
     assert not engine.turns
 
 
-async def test_an_engine_that_was_given_is_left_running() -> None:
+async def test_a_given_engine_stays_running() -> None:
     engine = ToneEngine()
     await run(OrpheusTTS(engine=engine), reply(THREE))
     assert not engine.closed

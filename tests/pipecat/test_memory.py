@@ -95,7 +95,7 @@ async def test_after_an_interruption_it_holds_the_words_that_were_heard(
 
 
 @in_virtual_time
-async def test_it_holds_the_words_heard_of_a_reply_that_came_behind_a_greeting(
+async def test_it_holds_the_words_heard_of_a_reply_after_a_greeting(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "heard.wav"
@@ -114,7 +114,7 @@ async def test_it_holds_the_words_heard_of_a_reply_that_came_behind_a_greeting(
 
 @in_virtual_time
 async def test_it_holds_the_words_heard_after_a_pause_in_the_reply(tmp_path: Path) -> None:
-    """The language model stopped to think; its first sentence had long been over."""
+    """The language model paused after its first sentence was heard."""
     path = tmp_path / "heard.wav"
     frames = reply(LONG)
     split = 1 + LONG.split().index("Every") + 1
@@ -125,7 +125,7 @@ async def test_it_holds_the_words_heard_after_a_pause_in_the_reply(tmp_path: Pat
 
 
 @in_virtual_time
-async def test_it_holds_the_words_heard_behind_a_notice_that_outlived_an_interruption(
+async def test_it_holds_the_words_heard_after_an_uninterruptible_notice(
     tmp_path: Path,
 ) -> None:
     """The reply between the two was dropped: what follows is heard right behind the notice."""
@@ -147,7 +147,9 @@ async def test_it_holds_the_words_heard_behind_a_notice_that_outlived_an_interru
 
 
 @in_virtual_time
-async def test_a_reply_that_was_not_interrupted_is_remembered_whole(tmp_path: Path) -> None:
+async def test_a_reply_that_was_not_interrupted_is_in_the_context_completely(
+    tmp_path: Path,
+) -> None:
     [said] = await converse(
         ToneEngine(speed=20), tmp_path / "heard.wav", reply("Hello there. I am fine.")
     )

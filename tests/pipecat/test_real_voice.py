@@ -1,4 +1,4 @@
-"""The service with the engine and the bundled voice: what is heard, not what was framed."""
+"""The service with the engine and the bundled voice: what a listener hears."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ CLEAR = "The weather is very nice today, and the train to the city leaves at sev
 SAID = "Hello there. The weather is very nice today."
 
 
-async def test_a_reply_is_heard_whole_from_its_first_word_to_its_last(
+async def test_a_reply_is_heard_from_its_first_word_to_its_last(
     mini_engine: LocalEngine,
 ) -> None:
     tts = OrpheusTTS(engine=mini_engine, settings=OrpheusTTS.Settings(seed=1))
@@ -50,8 +50,8 @@ async def test_a_reply_is_heard_whole_from_its_first_word_to_its_last(
     assert not errors
 
 
-async def test_the_first_audio_is_already_sound(mini_engine: LocalEngine) -> None:
-    """A listener waits for leading silence as for computation."""
+async def test_the_first_audio_is_audible(mini_engine: LocalEngine) -> None:
+    """Leading silence delays the first sound as computation does."""
     tts = OrpheusTTS(engine=mini_engine, settings=OrpheusTTS.Settings(seed=1))
     down, _ = await run(tts, reply(SAID))
     samples = np.frombuffer(b"".join(frame.audio for frame in audio(down)), "<i2")
@@ -74,7 +74,7 @@ async def test_an_interruption_leaves_the_engine_idle(mini_engine: LocalEngine) 
     assert not errors
 
 
-async def test_text_the_model_has_nothing_to_say_for_is_passed_over(
+async def test_text_with_nothing_to_speak_is_skipped(
     mini_engine: LocalEngine,
 ) -> None:
     tts = OrpheusTTS(engine=mini_engine)
@@ -99,7 +99,7 @@ def sound_of(events: list[TurnEvent]) -> npt.NDArray[np.int16]:
 
 @pytest.fixture(scope="session")
 def clear_speech(mini_engine: LocalEngine) -> list[TurnEvent]:
-    """The bundled voice says CLEAR so that the recogniser finds every word of it."""
+    """A recording of CLEAR by the bundled voice in which the recogniser finds every word."""
 
     async def look() -> list[TurnEvent] | None:
         for seed in range(1, 13):
@@ -119,7 +119,7 @@ def clear_speech(mini_engine: LocalEngine) -> list[TurnEvent]:
 
 @pytest.mark.parametrize("cut_s", [0.5, 1.0, 1.7, 2.4, 3.0])
 @in_virtual_time
-async def test_the_agent_remembers_the_words_that_were_heard(
+async def test_the_context_holds_the_words_that_were_heard(
     clear_speech: list[TurnEvent], cut_s: float, tmp_path: Path
 ) -> None:
     """Where each word begins is told by the recogniser, in the whole sentence; where it was cut, by

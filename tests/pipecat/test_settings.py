@@ -19,7 +19,7 @@ def update(**changes: object) -> TTSUpdateSettingsFrame:
     return TTSUpdateSettingsFrame(delta=Settings(**changes))  # type: ignore[arg-type]
 
 
-async def test_what_is_not_given_is_the_models_default() -> None:
+async def test_settings_that_are_not_given_are_the_models_defaults() -> None:
     engine = ToneEngine()
     tts = OrpheusTTS(engine=engine)
     await run(tts, [TTSSpeakFrame("One.")])
@@ -38,7 +38,7 @@ async def test_settings_given_at_the_start_reach_the_engine() -> None:
     assert (options.repetition_penalty, options.seed) == (1.3, 7)
 
 
-async def test_silence_before_the_first_sound_is_kept_where_that_is_asked_for() -> None:
+async def test_leading_silence_is_kept_on_request() -> None:
     engine = ToneEngine()
     tts = OrpheusTTS(engine=engine, settings=Settings(trim_leading_silence=False))
     await run(
@@ -85,14 +85,14 @@ async def test_a_change_of_one_setting_leaves_the_others() -> None:
     assert (second.temperature, second.seed) == (0.4, 7)
 
 
-async def test_none_goes_back_to_the_models_default() -> None:
+async def test_none_restores_the_models_default() -> None:
     engine = ToneEngine()
     tts = OrpheusTTS(engine=engine, settings=Settings(temperature=0.4, voice="leo"))
     await run(tts, [update(temperature=None, voice=None), TTSSpeakFrame("Two.")])
     assert (engine.opened[0].temperature, engine.opened[0].voice) == (None, "tara")
 
 
-async def test_a_change_within_a_reply_counts_from_the_next_sentence_in_the_same_context() -> None:
+async def test_a_change_during_a_reply_applies_from_the_next_sentence_in_the_same_context() -> None:
     engine = ToneEngine()
     frames: list[Frame] = reply("The first sentence. The second one.")
     frames.insert(5, update(voice="leo"))  # "The" of the second is there: the first has been said
@@ -104,17 +104,17 @@ async def test_a_change_within_a_reply_counts_from_the_next_sentence_in_the_same
     assert not errors
 
 
-def test_an_unknown_voice_is_refused_where_the_service_is_made() -> None:
+def test_an_unknown_voice_is_refused_by_the_constructor() -> None:
     with pytest.raises(UnknownVoice, match="tara, leo"):
         OrpheusTTS(engine=ToneEngine(), settings=Settings(voice="nobody"))
 
 
-def test_sampling_out_of_range_is_refused_where_the_service_is_made() -> None:
+def test_sampling_out_of_range_is_refused_by_the_constructor() -> None:
     with pytest.raises(InvalidOptions, match="top_p"):
         OrpheusTTS(engine=ToneEngine(), settings=Settings(top_p=1.5))
 
 
-async def test_an_unknown_voice_in_an_update_keeps_the_old_one_and_harms_nothing() -> None:
+async def test_an_unknown_voice_in_an_update_keeps_the_old_one() -> None:
     engine = ToneEngine()
     tts = OrpheusTTS(engine=engine)
     frames = [
@@ -145,7 +145,7 @@ async def test_an_update_of_any_tts_service_is_understood() -> None:
     assert engine.opened[0].voice == "leo"
 
 
-async def test_an_update_is_the_callers_and_is_not_changed() -> None:
+async def test_an_update_object_is_not_modified() -> None:
     frame = update(voice="nobody")
     await run(OrpheusTTS(engine=ToneEngine()), [frame])
     assert frame.delta is not None

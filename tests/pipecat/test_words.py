@@ -87,7 +87,7 @@ async def test_words_of_a_slow_engine_are_not_early() -> None:
     assert_on_time(tts)
 
 
-async def test_words_of_an_utterance_queued_behind_another_wait_for_its_end() -> None:
+async def test_words_of_a_queued_utterance_wait_for_the_end_of_the_one_before() -> None:
     tts = Heard(engine=ToneEngine()).listen()
     await run(tts, [TTSSpeakFrame("First one here."), TTSSpeakFrame("The second follows.")])
     assert_on_time(tts)
@@ -110,7 +110,7 @@ async def test_words_after_an_interruption_count_from_the_new_audio() -> None:
     assert (am[1] - i[1], sorry[1] - am[1]) == pytest.approx((WORD_S, WORD_S), abs=0.02)
 
 
-async def test_a_short_first_sentence_is_followed_without_a_pause() -> None:
+async def test_a_short_first_sentence_is_followed_without_a_gap() -> None:
     """The next sentence is being generated while the first is heard; alone it would be too late."""
     tts = Heard(engine=ToneEngine(first_s=0.3, speed=5)).listen()
     await run(tts, reply("Hello you. It is good to see you again."))

@@ -1,5 +1,4 @@
-"""A speech engine without a model: every word is a quarter of a second of tone. The turns are real
-ones."""
+"""A speech engine without a model: every word is 0.25 s of tone. The turns are real ones."""
 
 from __future__ import annotations
 
@@ -25,7 +24,7 @@ LOOK_AHEAD = 2
 
 @dataclass
 class ToneEngine(Tones):
-    """What happens in it is written down.
+    """It records what happens in it.
 
     Attributes:
         first_s: seconds from an utterance's start to its first audio.

@@ -26,7 +26,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 BEAT_S = 0.002
 SHOW_S = 0.015
-"""A beat later than this is put down with what the loop was doing."""
+"""A beat later than this is recorded with what the loop was doing."""
 
 
 class Watch:

@@ -1,5 +1,5 @@
-"""An answer whose servers are killed at twenty points of it, while its text still comes in: every
-word is spoken once, through the client and through both adapters."""
+"""A turn whose servers are killed at twenty points while its text still arrives: every word is
+spoken once, through the client and through both adapters."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def killer(
         at += samples
         links = [link for connection in remote._live() for link in connection._links.values()]
         if not links or links[0]._progress.resumed < servers.kills:
-            return  # it has not gone on yet: this was on its way
+            return  # not resumed yet: this audio was already sent
         left -= at > links[0]._progress._begins_at
         if left == 0 and servers.kills < KILLS:
             servers.kill()

@@ -1,4 +1,4 @@
-"""What a turn that lost its server says at the next one: the rest, each word once, with the right
+"""What a turn that lost its server says on the next one: the rest, each word once, with the right
 times."""
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def test_every_word_comes_once_and_the_audio_has_no_hole(losses: list[int]) -> N
     assert end.stats.audio_s == pytest.approx(at / SAMPLE_RATE)
 
 
-def test_a_word_that_is_being_spoken_is_not_said_again() -> None:
+def test_a_word_that_is_being_spoken_is_not_repeated() -> None:
     progress = Progress()
     progress.add("One two three.")
     for event in spoken("One two three.")[:5]:  # its words, and two thirds of the first one
@@ -81,7 +81,7 @@ def test_a_word_that_is_being_spoken_is_not_said_again() -> None:
     assert progress.left() == ("", " two three.", False)
 
 
-def test_flushed_text_need_not_wait_at_the_next_server_either() -> None:
+def test_flushed_text_does_not_wait_at_the_next_server() -> None:
     progress = Progress()
     progress.add("One two")
     progress.flush()

@@ -56,14 +56,14 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
     ids=lambda record: record[:20],  # without the process id, which differs among workers
 )
-def test_what_is_no_record_hides_no_other(record: str) -> None:
+def test_a_malformed_record_does_not_hide_others(record: str) -> None:
     with recorded(SERVER):
         (state_dir() / "server-7.json").write_text(record)
         assert records() == [SERVER]
 
 
 @needs_root
-def test_a_record_that_another_user_left_is_not_believed() -> None:
+def test_a_record_of_another_user_is_not_used() -> None:
     with recorded(SERVER):
         theirs = state_dir() / "server-7.json"
         theirs.write_text(json.dumps(RECORD | {"url": "http://127.0.0.1:2"}))
@@ -71,13 +71,13 @@ def test_a_record_that_another_user_left_is_not_believed() -> None:
         assert records() == [SERVER]
 
 
-def test_a_record_that_is_a_link_is_not_believed(tmp_path: Path) -> None:
+def test_a_record_that_is_a_link_is_not_used(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").write_text(json.dumps(RECORD))
     (state_dir() / "server-7.json").symlink_to(tmp_path / "elsewhere")
     assert records() == []
 
 
-def test_a_link_in_the_place_of_a_file_is_removed_not_followed(tmp_path: Path) -> None:
+def test_a_link_in_place_of_a_file_is_removed_and_not_followed(tmp_path: Path) -> None:
     precious = tmp_path / "precious"
     precious.write_text("precious")
     (state_dir() / "start-x.out").symlink_to(precious)
@@ -106,7 +106,7 @@ def test_the_directory_of_another_user_is_refused(
         assert list(state.iterdir()) == []
 
 
-def test_other_users_are_shut_out_of_a_directory_that_is_there_already(state: Path) -> None:
+def test_an_existing_directory_is_closed_to_other_users(state: Path) -> None:
     state.mkdir(mode=0o777)
     state.chmod(0o777)
     assert state_dir().stat().st_mode & 0o777 == 0o700

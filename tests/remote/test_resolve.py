@@ -45,7 +45,7 @@ EngineOf = Callable[..., SpeechEngine]
 
 
 @both
-def test_an_engine_that_is_given_speaks_whatever_the_environment_says(
+def test_a_given_engine_is_used_whatever_the_environment_says(
     engine_of: EngineOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ORPHEUS_URL", ADDRESS)
@@ -57,7 +57,7 @@ def test_an_engine_that_is_given_speaks_whatever_the_environment_says(
 
 
 @both
-def test_an_address_is_a_server_with_its_own_model(engine_of: EngineOf) -> None:
+def test_an_address_excludes_model_and_device(engine_of: EngineOf) -> None:
     engine = engine_of(url=ADDRESS)
     assert isinstance(engine, RemoteEngine)
     assert engine_of(url=ADDRESS) is engine
@@ -71,7 +71,9 @@ def test_an_address_is_a_server_with_its_own_model(engine_of: EngineOf) -> None:
 
 
 @both
-def test_places_have_names(engine_of: EngineOf, in_process: dict[EngineConfig, ToneEngine]) -> None:
+def test_local_and_in_process_are_accepted_as_urls(
+    engine_of: EngineOf, in_process: dict[EngineConfig, ToneEngine]
+) -> None:
     here = engine_of(url="in-process", model="mini", device="cpu")
     assert in_process == {EngineConfig(model="mini", device="cpu"): here}
     server = engine_of(url="local")
@@ -97,7 +99,7 @@ def test_the_environment_takes_the_same_values(
 
 
 @both
-def test_what_the_code_asks_for_beats_the_environment_and_that_is_said(
+def test_arguments_win_over_the_environment_and_a_log_line_says_so(
     engine_of: EngineOf, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     plain = engine_of(model="mini")
@@ -106,14 +108,14 @@ def test_what_the_code_asks_for_beats_the_environment_and_that_is_said(
     assert "ORPHEUS_URL is not used" in caplog.text
 
 
-def test_only_the_default_differs() -> None:
+def test_the_adapters_differ_only_in_their_default() -> None:
     assert of_livekit() is resolve(default=LOCAL)
     assert of_pipecat() is resolve(default=IN_PROCESS)
     assert of_livekit() is of_pipecat(url="local")
     assert of_pipecat() is of_livekit(url="in-process")
 
 
-async def test_the_last_one_to_leave_closes_a_connection_and_the_next_one_makes_another() -> None:
+async def test_the_last_user_closes_a_connection_and_the_next_one_opens_another() -> None:
     url = "http://127.0.0.1:7"
     first, second = resolve(url=url), resolve(url=url)
     assert isinstance(first, RemoteEngine)
@@ -126,7 +128,7 @@ async def test_the_last_one_to_leave_closes_a_connection_and_the_next_one_makes_
     await release(third)
 
 
-async def test_leaving_closes_no_engine_of_ones_own_nor_one_of_this_process() -> None:
+async def test_releasing_does_not_close_a_given_engine_or_one_of_this_process() -> None:
     given = ToneEngine()
     for engine in (resolve(given), resolve(url="in-process")):
         await release(engine)

@@ -1,4 +1,4 @@
-"""What is read of an adapter's files, and what is refused: clearly, and before anything speaks."""
+"""Reading an adapter's files, and the errors for files that are refused."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_a_part_of_the_matrices_is_enough(checkpoint: Path, tmp_path: Path) -> N
     assert not product[:width].any()
 
 
-def test_vllm_is_told_of_the_adapters_what_it_needs(checkpoint: Path, tmp_path: Path) -> None:
+def test_vllm_gets_the_arguments_for_adapters(checkpoint: Path, tmp_path: Path) -> None:
     wide = random_adapter(checkpoint, tmp_path / "wide", rank=40, modules=("q_proj", "v_proj"))
     narrow = random_adapter(checkpoint, tmp_path / "narrow", rank=2, modules=("down_proj",))
     args = lora_args([read(wide, checkpoint), read(narrow, checkpoint)], on_cpu=False)
@@ -133,7 +133,7 @@ def test_vllm_is_told_of_the_adapters_what_it_needs(checkpoint: Path, tmp_path: 
         ({"fan_in_fan_out": True}, "transposed"),
     ],
 )
-def test_kinds_that_would_sound_wrong_are_refused(
+def test_unsupported_kinds_of_adapters_are_refused(
     adapter: Path, checkpoint: Path, said: dict[str, Any], why: str
 ) -> None:
     say(adapter, **said)
@@ -150,13 +150,13 @@ def test_kinds_that_would_sound_wrong_are_refused(
         ({A: torch.zeros(4)}, "another model"),
         ({tensor_name(2, "q_proj", "A"): torch.zeros(4, 64),
           tensor_name(2, "q_proj", "B"): torch.zeros(64, 4)}, "another model.*2 layers"),
-        ({B: torch.full((64, 4), float("nan"))}, "no finite numbers"),
-        ({A: torch.zeros(4, 64, dtype=torch.int8)}, "no floating-point numbers"),
+        ({B: torch.full((64, 4), float("nan"))}, "not finite numbers"),
+        ({A: torch.zeros(4, 64, dtype=torch.int8)}, "not floating point"),
         ({"base_model.model.lm_head.lora_A.weight": torch.zeros(4, 64)}, "changes lm_head.*merge"),
         ({"base_model.model.model.embed_tokens.lora_embedding_A": torch.zeros(4, 64)},
          "changes embed_tokens.*merge"),
-        ({A.replace("q_proj", "experts"): torch.zeros(4, 64)}, "no LoRA"),
-        ({A.replace("lora_A", "lora_magnitude_vector"): torch.zeros(64)}, "no LoRA"),
+        ({A.replace("q_proj", "experts"): torch.zeros(4, 64)}, "no matrix of a Llama"),
+        ({A.replace("lora_A", "lora_magnitude_vector"): torch.zeros(64)}, "no matrix of a Llama"),
     ],
 )  # fmt: skip
 def test_weights_that_do_not_fit_are_refused(
@@ -182,13 +182,15 @@ def test_a_pickle_is_not_opened(adapter: Path, checkpoint: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     "content", [b"", b"version https://git-lfs.github.com/spec/v1\n", b"x" * 99]
 )
-def test_damaged_weights_are_said_to_be_so(adapter: Path, checkpoint: Path, content: bytes) -> None:
+def test_damaged_weights_are_reported(adapter: Path, checkpoint: Path, content: bytes) -> None:
     (adapter / "adapter_model.safetensors").write_bytes(content)
     with pytest.raises(BadCheckpoint, match=r"adapter_model\.safetensors"):
         read(adapter, checkpoint)
 
 
-def test_what_is_no_adapter_is_told_apart(adapter: Path, checkpoint: Path, tmp_path: Path) -> None:
+def test_folders_that_are_not_adapters_are_told_apart(
+    adapter: Path, checkpoint: Path, tmp_path: Path
+) -> None:
     with pytest.raises(ModelNotFound, match=r"whole model.*--model"):
         read(checkpoint, checkpoint)
     with pytest.raises(ModelNotFound, match=r"no adapter_config\.json"):

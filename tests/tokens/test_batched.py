@@ -139,7 +139,7 @@ async def test_greedy_ids_equal_transformers_under_the_same_mask(
         assert ids == transformers_greedy(path, prompt, GREEDY.max_tokens)
 
 
-async def test_joining_and_leaving_of_others_changes_no_greedy_output(made: Made) -> None:
+async def test_requests_that_join_and_leave_do_not_change_greedy_output(made: Made) -> None:
     path = random_checkpoint(heads=4, kv_heads=2)
     vocabulary = Vocabulary.load(path)
     chance = random.Random(5)
@@ -183,7 +183,7 @@ async def test_bfloat16_weights_stay_close_to_float32() -> None:
     assert error < 0.05
 
 
-async def test_at_most_max_streams_run_and_the_rest_wait_their_turn(made: Made) -> None:
+async def test_at_most_max_streams_run_and_the_rest_wait(made: Made) -> None:
     path = crafted_checkpoint(text=SMALL_TEXT, stop=0.0)
     async with started(made, path, max_streams=3) as generator:
         prompt = Vocabulary.load(path).prompt("tara", "Hello.")
@@ -232,7 +232,7 @@ async def test_an_abort_takes_effect_within_one_step(made: Made) -> None:
             assert request.drawn <= drawn + 1
 
 
-async def test_a_long_prompt_does_not_stall_those_that_speak(made: Made) -> None:
+async def test_a_long_prompt_does_not_stall_running_requests(made: Made) -> None:
     """Its reading is cut into chunks, and every running request draws an id after each of them."""
     path = crafted_checkpoint(text=SMALL_TEXT, stop=0.0)
     async with started(made, path, prefill_chunk=16) as generator:
@@ -290,7 +290,7 @@ async def test_a_crash_ends_every_request_and_a_new_start_works(
         assert len((await run(generator, prompt, SamplingParams(max_tokens=14), "again"))[0]) == 14
 
 
-async def test_before_its_start_a_generator_refuses(made: Made) -> None:
+async def test_a_generator_that_was_not_started_refuses_requests(made: Made) -> None:
     path = crafted_checkpoint(text=SMALL_TEXT)
     generator = made(path, Vocabulary.load(path))
     with pytest.raises(EngineDied, match="not been started"):
@@ -303,7 +303,7 @@ async def test_before_its_start_a_generator_refuses(made: Made) -> None:
     "options",
     [{"max_streams": 0}, {"max_context": 1}, {"prefill_chunk": 0}],
 )
-def test_impossible_options_are_refused_at_construction(
+def test_impossible_options_are_refused_by_the_constructor(
     made: Made, options: dict[str, Any]
 ) -> None:
     path = crafted_checkpoint(text=SMALL_TEXT)
@@ -312,14 +312,14 @@ def test_impossible_options_are_refused_at_construction(
 
 
 @pytest.mark.parametrize("options", [{"dtype": "float99"}, {"device": "abacus"}])
-def test_what_torch_does_not_have_is_refused_at_construction(options: dict[str, Any]) -> None:
+def test_unknown_devices_and_dtypes_are_refused_by_the_constructor(options: dict[str, Any]) -> None:
     path = crafted_checkpoint(text=SMALL_TEXT)
     with pytest.raises(InvalidOptions):
         TorchLlama(path, Vocabulary.load(path), **options)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a device that is not there")
-def test_a_gpu_that_is_not_there_is_refused_at_construction() -> None:
+def test_a_missing_gpu_is_refused_by_the_constructor() -> None:
     path = crafted_checkpoint(text=SMALL_TEXT)
     with pytest.raises(InvalidOptions, match="no CUDA GPU"):
         TorchLlama(path, Vocabulary.load(path), device="cuda")
@@ -366,7 +366,7 @@ async def refuses(made: Made, path: Path, kind: type[Exception], message: str) -
         ({"vocab_size": 20000}, "20000 ids in the model"),
     ],
 )
-async def test_a_configuration_that_cannot_be_is_refused(
+async def test_an_impossible_configuration_is_refused(
     made: Made, tmp_path: Path, values: dict[str, Any], message: str
 ) -> None:
     path = copy_of(tmp_path)
@@ -393,15 +393,15 @@ async def test_missing_and_corrupt_files_are_refused(made: Made, tmp_path: Path)
     await refuses(made, path, ModelNotFound, "no config.json")
 
 
-async def test_weights_that_are_no_numbers_are_refused(made: Made, tmp_path: Path) -> None:
+async def test_weights_that_are_not_finite_are_refused(made: Made, tmp_path: Path) -> None:
     path = copy_of(tmp_path)
     weights = load_file(path / "model.safetensors")
     weights["model.norm.weight"][3] = float("nan")
     save_file(weights, path / "model.safetensors")
-    await refuses(made, path, BadCheckpoint, "no finite numbers")
+    await refuses(made, path, BadCheckpoint, "infinite numbers")
 
 
-async def test_shards_and_pickled_weights_say_the_same_as_one_file(
+async def test_shards_and_pickled_weights_give_the_same_ids_as_one_file(
     made: Made, tmp_path: Path
 ) -> None:
     size = write_tokenizer(tmp_path / "one", SMALL_TEXT)
@@ -429,7 +429,7 @@ async def test_shards_and_pickled_weights_say_the_same_as_one_file(
     assert outputs[0] == outputs[1] == outputs[2]
 
 
-async def test_two_hundred_requests_cancelled_at_random_moments_leave_nothing(made: Made) -> None:
+async def test_two_hundred_requests_cancelled_at_random_moments_hold_nothing(made: Made) -> None:
     path = crafted_checkpoint(text=SMALL_TEXT)
     vocabulary = Vocabulary.load(path)
     chance = random.Random(9)
@@ -470,7 +470,7 @@ def resident_bytes(array: np.ndarray) -> int:
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="reads Linux' map of memory")
-async def test_the_cache_holds_memory_for_what_is_being_spoken_and_for_nothing_else(
+async def test_the_cache_has_memory_only_for_running_requests(
     made: Made,
 ) -> None:
     path = crafted_checkpoint(text=SMALL_TEXT, stop=0.0)

@@ -192,7 +192,7 @@ def every_cut(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         yield data[:i], data[i:]
 
 
-def test_events_survive_every_cut() -> None:
+def test_events_are_read_however_the_bytes_are_split() -> None:
     wire = (
         b': ping\r\n\r\ndata: {"a": "\xc3\xa4"}\n\ndata:two\r\ndata: lines\r\n\r\n'
         b"event: x\ndata: [DONE]\n\n"
@@ -203,7 +203,7 @@ def test_events_survive_every_cut() -> None:
 
 
 @given(st.lists(st.integers(0, 28_681), max_size=20), st.lists(st.integers(0, 400), max_size=8))
-def test_token_text_survives_every_cut(numbers: list[int], cuts: list[int]) -> None:
+def test_token_text_is_read_however_it_is_split(numbers: list[int], cuts: list[int]) -> None:
     text = " ".join(f"<custom_token_{n}>" for n in numbers)
     reader = TokenText(BASE)
     ids: list[int] = []
@@ -215,7 +215,7 @@ def test_token_text_survives_every_cut(numbers: list[int], cuts: list[int]) -> N
     assert (reader.other, reader.words) == (0, "")
 
 
-def test_token_text_leaves_out_what_is_no_token() -> None:
+def test_token_text_drops_other_text() -> None:
     reader = TokenText(BASE)
     assert reader.push("a <b <custom_token_x> <custom_token_7>< <custom_") == [BASE + 7]
     assert reader.push("token_8>" + "<" * 50) == [BASE + 8]
@@ -226,7 +226,7 @@ def test_token_text_leaves_out_what_is_no_token() -> None:
     "url",
     ["http://h:1", "http://h:1/", "http://h:1/v1", "http://h:1/v1/", "http://h:1/v1/completions"],
 )
-def test_urls_in_any_form(url: str) -> None:
+def test_urls_are_accepted_in_any_form(url: str) -> None:
     (server,) = CompletionsGenerator([url], VOCABULARY).servers
     assert (server.base, server.health) == ("http://h:1/v1", "http://h:1/health")
 
@@ -242,7 +242,7 @@ def test_no_urls_are_refused(url: str) -> None:
 # ---- what servers send
 
 
-async def test_ids() -> None:
+async def test_ids_are_read_from_events() -> None:
     fake = FakeServer(plain, key="secret")
     async with generator(fake, api_key="secret") as made:
         assert isinstance(made, TokenGenerator)
@@ -255,14 +255,14 @@ async def test_ids() -> None:
     assert body["repetition_penalty"] == body["repeat_penalty"] == 1.1
 
 
-async def test_no_seed_unless_asked() -> None:
+async def test_a_seed_is_sent_only_if_given() -> None:
     fake = FakeServer(plain)
     async with generator(fake) as made:
         await collect(made)
     assert "seed" not in fake.bodies[0]
 
 
-async def test_extra_body_goes_over_ours() -> None:
+async def test_extra_body_overrides_our_fields() -> None:
     fake = FakeServer(plain)
     options = CompletionsOptions(model="mine", extra_body={"min_p": 0.1, "top_p": 0.5})
     async with generator(fake, options=options) as made:
@@ -286,7 +286,7 @@ async def test_an_event_may_hold_several_ids_and_the_stop_among_them() -> None:
         await until(lambda: fake.running == 0)
 
 
-async def test_text_where_no_ids_are_given() -> None:
+async def test_text_is_read_if_a_server_gives_no_ids() -> None:
     text = "".join(f"<custom_token_{i - BASE}>" for i in IDS)
 
     async def script(server: FakeServer, body: dict[str, Any]) -> AsyncIterator[str | bytes]:
@@ -300,7 +300,7 @@ async def test_text_where_no_ids_are_given() -> None:
         assert (await collect(made))[:2] == (IDS, "stop")
 
 
-async def test_the_stop_as_text() -> None:
+async def test_the_stop_id_is_read_from_text() -> None:
     async def script(server: FakeServer, body: dict[str, Any]) -> AsyncIterator[str | bytes]:
         yield event(None, text="<custom_token_15><custom_token_2><custom_token_16>")
         await asyncio.sleep(60)
@@ -324,7 +324,7 @@ def said(text: str, form: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("form", ["text", "chat", "ids", "ids alone"])
 @pytest.mark.parametrize("finish", ["stop", "length", "[DONE]", "stop id"])
-async def test_a_server_of_prose_is_said_to_be_no_orpheus_server(form: str, finish: str) -> None:
+async def test_a_server_that_answers_with_prose_is_reported(form: str, finish: str) -> None:
     async def script(server: FakeServer, body: dict[str, Any]) -> AsyncIterator[str | bytes]:
         for piece in (PROSE[:5], PROSE[5:]):
             yield json.dumps({"choices": [said(piece, form)]})
@@ -345,7 +345,7 @@ async def test_a_server_of_prose_is_said_to_be_no_orpheus_server(form: str, fini
 
 
 @pytest.mark.parametrize("form", ["text", "chat", "ids", "ids alone"])
-async def test_prose_without_end_is_not_read_to_its_end(form: str) -> None:
+async def test_endless_prose_is_not_read_to_its_end(form: str) -> None:
     async def script(server: FakeServer, body: dict[str, Any]) -> AsyncIterator[str | bytes]:
         while True:
             yield json.dumps({"choices": [said(PROSE, form)]})
@@ -379,7 +379,7 @@ async def test_control_marks_and_the_stop_alone_are_an_answer() -> None:
 
 
 @pytest.mark.parametrize("prose", [False, True])
-async def test_an_answer_that_is_not_streamed_is_read_all_the_same(prose: bool) -> None:
+async def test_an_answer_that_is_not_streamed_is_read(prose: bool) -> None:
     text = PROSE if prose else "".join(f"<custom_token_{i - BASE}>" for i in IDS)
     fake = FakeServer(
         plain, whole=json.dumps({"choices": [{"text": text, "finish_reason": "stop"}]})
@@ -392,14 +392,14 @@ async def test_an_answer_that_is_not_streamed_is_read_all_the_same(prose: bool) 
             assert (await collect(made))[:2] == (IDS, "stop")
 
 
-async def test_a_web_page_is_said_to_be_one() -> None:
+async def test_a_web_page_is_reported_as_one() -> None:
     fake = FakeServer(plain, whole="<html><body>Please log in</body></html>")
     async with generator(fake) as made:
         with pytest.raises(GenerationFailed, match=r"web page .*log in.*check the url"):
             await collect(made)
 
 
-async def test_a_busy_consumer_misses_nothing() -> None:
+async def test_a_slow_consumer_gets_all_ids() -> None:
     async with generator(FakeServer(plain)) as made:
         got: list[int] = []
         finishes = []
@@ -411,7 +411,7 @@ async def test_a_busy_consumer_misses_nothing() -> None:
     assert finishes[-1] == "stop"
 
 
-async def test_length() -> None:
+async def test_the_length_limit_is_the_finish_reason() -> None:
     async def script(server: FakeServer, body: dict[str, Any]) -> AsyncIterator[str | bytes]:
         yield event(IDS)
         yield event([], "length")
@@ -440,7 +440,7 @@ async def test_done_without_a_reason_is_a_stop() -> None:
         '{"choices": [{"text": {"nonsense": 1}}]}',
     ],
 )
-async def test_nonsense_is_reported(nonsense: str) -> None:
+async def test_malformed_answers_are_reported(nonsense: str) -> None:
     async def script(server: FakeServer, body: dict[str, Any]) -> AsyncIterator[str | bytes]:
         yield nonsense
 
@@ -449,7 +449,7 @@ async def test_nonsense_is_reported(nonsense: str) -> None:
             await collect(made)
 
 
-async def test_prompt_as_text_for_a_server_that_takes_no_ids() -> None:
+async def test_a_prompt_is_sent_as_text_to_a_server_that_takes_no_ids() -> None:
     fake = FakeServer(plain, takes_ids=False)
     async with generator(fake) as made:
         assert (await collect(made, "one"))[0] == IDS
@@ -457,14 +457,14 @@ async def test_prompt_as_text_for_a_server_that_takes_no_ids() -> None:
     assert [body["prompt"] for body in fake.bodies] == [PROMPT, PROMPT_TEXT, PROMPT_TEXT]
 
 
-async def test_prompt_as_text_on_request() -> None:
+async def test_a_prompt_is_sent_as_text_on_request() -> None:
     fake = FakeServer(plain)
     async with generator(fake, options=CompletionsOptions(prompt="text")) as made:
         await collect(made)
     assert fake.bodies[0]["prompt"] == PROMPT_TEXT
 
 
-async def test_priorities_are_sent_where_the_server_knows_them() -> None:
+async def test_priorities_are_sent_if_the_server_supports_them() -> None:
     fake = FakeServer(plain)
     for known in (False, True):
         async with generator(fake, options=CompletionsOptions(priorities=known)) as made:
@@ -473,7 +473,7 @@ async def test_priorities_are_sent_where_the_server_knows_them() -> None:
     assert [body.get("priority") for body in fake.bodies] == [None, 1]
 
 
-async def test_a_finished_answer_leaves_its_connection_for_the_next() -> None:
+async def test_the_connection_of_a_finished_answer_is_used_again() -> None:
     fake = FakeServer(plain)
     async with generator(fake) as made:
         for i in range(5):
@@ -495,7 +495,7 @@ async def test_a_finished_answer_leaves_its_connection_for_the_next() -> None:
         (500, ConnectionFailed, "because"),
     ],
 )
-async def test_refusals(status: int, kind: type[OrpheusError], says: str) -> None:
+async def test_refusals_are_reported(status: int, kind: type[OrpheusError], says: str) -> None:
     async with generator(FakeServer(plain, status=status)) as made:
         with pytest.raises(kind, match=says):
             await collect(made)
@@ -509,7 +509,7 @@ async def test_the_wrong_key_is_found_at_the_start() -> None:
             pass
 
 
-async def test_no_server_there() -> None:
+async def test_a_missing_server_is_an_error() -> None:
     fake = FakeServer(plain)
     async with serving(fake):
         url = fake.url
@@ -532,7 +532,7 @@ async def test_bad_requests_are_not_sent() -> None:
     assert fake.bodies == []
 
 
-async def test_a_break_in_the_middle() -> None:
+async def test_a_connection_lost_in_the_middle_is_an_error() -> None:
     async def script(server: FakeServer, body: dict[str, Any]) -> AsyncIterator[str | bytes]:
         yield event(IDS)
         await asyncio.sleep(0.05)
@@ -549,7 +549,7 @@ async def test_a_break_in_the_middle() -> None:
         assert not made.servers[0].healthy
 
 
-async def test_an_end_that_is_none() -> None:
+async def test_an_answer_without_an_end_is_an_error() -> None:
     async def script(server: FakeServer, body: dict[str, Any]) -> AsyncIterator[str | bytes]:
         yield event(IDS)
 
@@ -558,7 +558,7 @@ async def test_an_end_that_is_none() -> None:
             await collect(made)
 
 
-async def test_an_error_as_an_event() -> None:
+async def test_an_error_event_is_an_error() -> None:
     async def script(server: FakeServer, body: dict[str, Any]) -> AsyncIterator[str | bytes]:
         yield event(IDS)
         yield json.dumps({"error": {"message": "engine dead", "code": 500}})
@@ -568,7 +568,7 @@ async def test_an_error_as_an_event() -> None:
             await collect(made)
 
 
-async def test_silence_ends_by_itself() -> None:
+async def test_an_answer_that_stalls_times_out() -> None:
     async with generator(
         FakeServer(gated), options=CompletionsOptions(silence_timeout_s=0.1)
     ) as made:
@@ -605,7 +605,7 @@ async def leave_by_cancelling(made: CompletionsGenerator) -> None:
 
 
 @pytest.mark.parametrize("leave", [leave_by_closing, leave_by_cancelling])
-async def test_leaving_disconnects(
+async def test_closing_the_iterator_disconnects(
     leave: Callable[[CompletionsGenerator], Awaitable[None]],
 ) -> None:
     fake = FakeServer(endless)
@@ -616,7 +616,7 @@ async def test_leaving_disconnects(
         assert fake.aborted == 1
 
 
-async def test_leaving_before_the_answer_disconnects() -> None:
+async def test_closing_the_iterator_before_the_answer_disconnects() -> None:
     fake = FakeServer(gated)
     async with generator(fake) as made:
         task = asyncio.create_task(collect(made))
@@ -626,7 +626,7 @@ async def test_leaving_before_the_answer_disconnects() -> None:
         await until(lambda: fake.running == 0)
 
 
-async def test_closing_ends_what_runs() -> None:
+async def test_closing_the_generator_ends_running_requests() -> None:
     fake, silent = FakeServer(endless), FakeServer(plain, mute=True)
     async with generator(fake, silent) as made:
         reading = asyncio.create_task(collect(made, "reading"))
@@ -692,7 +692,7 @@ async def test_one_server_of_two_is_enough_to_start(caplog: pytest.LogCaptureFix
     assert "503" in caplog.text
 
 
-async def test_all_full_is_at_capacity() -> None:
+async def test_if_all_servers_are_full_the_error_is_at_capacity() -> None:
     full, dead = FakeServer(plain, status=429), FakeServer(plain, status=500)
     async with generator(full, dead) as made:
         with pytest.raises(AtCapacity):

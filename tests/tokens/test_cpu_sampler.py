@@ -77,7 +77,7 @@ def test_the_most_probable_is_always_in_the_nucleus_and_greedy_takes_it() -> Non
     assert set(many(row(0.0, 1.0, 1.0, 0.9), 5, temperature=0.0)) == {1}
 
 
-def test_what_is_minus_infinity_is_never_drawn() -> None:
+def test_minus_infinity_is_never_drawn() -> None:
     logits = row()
     logits[[7, 4096]] = 0.0
     assert set(many(logits, 500)) == {7, 4096}
@@ -99,6 +99,6 @@ def test_a_seed_repeats_its_draws_and_another_does_not() -> None:
     assert not np.array_equal(many(logits, 50, seed=5), many(logits, 50, seed=6))
 
 
-def test_a_row_of_nan_draws_something() -> None:
-    """Weights that are no numbers are found at the start; that has to end."""
+def test_a_row_of_nan_draws_an_id() -> None:
+    """NaN weights are found at the start by a draw, which has to end."""
     assert 0 <= many(np.full(4112, np.nan, np.float32), 1, top_p=0.8)[0] < 4112

@@ -175,7 +175,7 @@ def test_a_missing_end_is_dropped_and_counted() -> None:
     assert (assembler.frames, assembler.incomplete_frames) == (1, 1)
 
 
-def test_disorder_is_logged_once_per_utterance(caplog: pytest.LogCaptureFixture) -> None:
+def test_ids_out_of_order_are_logged_once_per_utterance(caplog: pytest.LogCaptureFixture) -> None:
     assembler = FrameAssembler(ORPHEUS)
     with caplog.at_level(logging.WARNING):
         assembler.push([1, 2, 3])

@@ -116,7 +116,7 @@ async def test_without_a_seed_takes_are_made_and_then_played_in_turns(speaker: S
         {"repetition_penalty": 1.3},
     ],
 )
-async def test_what_is_asked_for_otherwise_is_another_phrase(
+async def test_another_voice_text_or_sampling_is_another_phrase(
     speaker: Speaker, other: dict[str, Any]
 ) -> None:
     await speaker.say(seed=1)
@@ -140,7 +140,7 @@ async def test_another_model_has_phrases_of_its_own(tmp_path: Path) -> None:
     assert fingerprint("a", tmp_path) != before
 
 
-async def test_what_was_cut_off_is_not_kept(speaker: Speaker) -> None:
+async def test_a_phrase_cut_short_or_interrupted_is_not_kept(speaker: Speaker) -> None:
     await speaker.say(seed=1, max_tokens=21)
     prompt = speaker.vocabulary.prompt("tara", "Hi.")
     left = speaker.generator.generate(prompt, replace(SAMPLING, seed=3), "left")
@@ -150,7 +150,7 @@ async def test_what_was_cut_off_is_not_kept(speaker: Speaker) -> None:
 
 
 @pytest.mark.parametrize("replayed", [False, True])
-async def test_a_take_that_was_of_no_use_is_forgotten(speaker: Speaker, replayed: bool) -> None:
+async def test_an_unusable_take_is_forgotten(speaker: Speaker, replayed: bool) -> None:
     await speaker.say(seed=1, id_="a")
     if replayed:
         await speaker.say(seed=1, id_="b")
@@ -193,7 +193,7 @@ async def test_a_directory_keeps_phrases_beyond_the_process_and_no_text(
     assert b"Ada" not in files[0].read_bytes() + str(files[0]).encode()
 
 
-async def test_a_directory_holds_no_more_than_it_may(speaker: Speaker, tmp_path: Path) -> None:
+async def test_a_directory_stays_within_its_limit(speaker: Speaker, tmp_path: Path) -> None:
     one = speaker.again(directory=tmp_path)
     size = 4 * len(await one.say(seed=1))
     small = speaker.again(directory=tmp_path, max_bytes=2 * size)
@@ -203,7 +203,7 @@ async def test_a_directory_holds_no_more_than_it_may(speaker: Speaker, tmp_path:
     assert sum(len(file.read_bytes()) - 14 for file in files_of(tmp_path)) <= 2 * size
 
 
-async def test_files_that_are_no_phrases_are_left_out(speaker: Speaker, tmp_path: Path) -> None:
+async def test_files_that_are_not_phrases_are_skipped(speaker: Speaker, tmp_path: Path) -> None:
     one = speaker.again(directory=tmp_path)
     await one.say(seed=1)
     await one.cache.settled()
@@ -230,7 +230,7 @@ def test_options_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
         CacheOptions(**wrong)
 
 
-def test_a_directory_that_cannot_be_made_is_said_at_start(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_made_is_an_error_at_start(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     cache = PhraseCache(CacheOptions(directory=tmp_path / "file" / "in"), "model")
     with pytest.raises(InvalidOptions, match="phrase cache's directory"):

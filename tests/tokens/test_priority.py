@@ -1,4 +1,4 @@
-"""A new turn's first sound goes before what is generated ahead for other turns."""
+"""A new turn's first utterance is generated before utterances that are ahead of their listeners."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Watched(Wrapper[TokenGenerator]):
         pytest.param(vllm, id="vllm", marks=pytest.mark.vllm),
     ],
 )
-async def test_a_new_turn_goes_before_what_others_generate_ahead(
+async def test_a_new_turn_goes_before_utterances_that_are_generated_ahead(
     make: Make, crafted_files: ModelFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # No utterance ends before the last one is asked for.

@@ -142,7 +142,7 @@ def test_the_penalty_is_over_the_ids_drawn_in_the_same_slot() -> None:
         history[count % 7].add(chosen)
 
 
-def test_a_place_taken_over_forgets_its_last_request() -> None:
+def test_a_reused_place_forgets_its_last_request() -> None:
     sampler = Sampler(2, 70, CPU)
     sampler.join(0, SamplingParams(0.0, 1.0, 100.0))
     logits = row({1: 1.0, 2: 0.9})
@@ -152,7 +152,7 @@ def test_a_place_taken_over_forgets_its_last_request() -> None:
     assert [int(sampler.draw(logits.clone(), [n])[0]) for n in (0, 7)] == [1, 2]
 
 
-def test_a_moved_stream_goes_on_as_if_it_had_stayed() -> None:
+def test_a_moved_stream_continues_unchanged() -> None:
     logits = torch.randn(100, COLUMNS, generator=torch.Generator().manual_seed(0))
     logits[:, SPARE] = float("-inf")
 

@@ -1,5 +1,4 @@
-"""VllmGenerator beyond the contract: vLLM's real engine on the CPU, and everything that can go
-wrong around it."""
+"""VllmGenerator beyond the contract: vLLM's real engine on the CPU, and failures around it."""
 
 from __future__ import annotations
 
@@ -82,7 +81,7 @@ def test_the_head_covers_control_and_audio_ids() -> None:
 
 
 @pytest.mark.skipif(vllm_installed(), reason="vLLM is installed")
-async def test_without_vllm_it_says_so() -> None:
+async def test_a_missing_vllm_is_reported() -> None:
     with pytest.raises(InvalidOptions, match=r"pip install 'orpheus_plugin\[vllm\]'"):
         await VllmGenerator("somewhere", Vocabulary(*range(10))).start()
 
@@ -177,7 +176,7 @@ class TestEngine:
         late = sizes[len(sizes) // 2 : -1]
         assert min(late) >= 7
 
-    async def test_the_restricted_head_is_on_and_gives_nothing_else(
+    async def test_the_restricted_head_is_in_use_and_gives_only_its_ids(
         self, generator: VllmGenerator, vocabulary: Vocabulary, prompt: list[int]
     ) -> None:
         if not plugin.installed():
@@ -231,7 +230,7 @@ class TestEngine:
             group.create_task(run("urgent", 0, 7))
         assert order[STREAMS:] == ["urgent", "ahead"]
 
-    async def test_another_dtype_of_ids_is_welcome(
+    async def test_another_dtype_of_ids_is_accepted(
         self, generator: VllmGenerator, prompt: list[int]
     ) -> None:
         import numpy as np
@@ -240,12 +239,12 @@ class TestEngine:
         async for chunk in generator.generate(np.array(prompt), options, "numpy"):  # type: ignore[arg-type]
             assert len(chunk.ids) == 1
 
-    async def test_starting_twice_is_starting_once(self, generator: VllmGenerator) -> None:
+    async def test_a_second_start_does_nothing(self, generator: VllmGenerator) -> None:
         engine = generator.engine
         await generator.start()
         assert generator.engine is engine
 
-    async def test_y_an_engine_that_stands_still_counts_as_dead_and_can_be_started_again(
+    async def test_y_a_hanging_engine_counts_as_dead_and_can_be_restarted(
         self, generator: VllmGenerator, prompt: list[int], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("orpheus_plugin.worker_thread.STEP_LIMIT_S", 1.0)
@@ -260,7 +259,7 @@ class TestEngine:
         async with asyncio.timeout(30):
             while generator.failure is None:
                 await asyncio.sleep(0.01)
-            assert "stands still" in str(generator.failure)
+            assert "hangs" in str(generator.failure)
             with pytest.raises(EngineDied):
                 await run_one(generator, prompt)
             await generator.aclose()  # it gets no event, not even that of its end
@@ -271,7 +270,9 @@ class TestEngine:
         await generator.start()
         assert len(await run_one(generator, prompt)) == 14
 
-    async def test_z_death_and_return(self, generator: VllmGenerator, prompt: list[int]) -> None:
+    async def test_z_a_dead_engine_ends_its_requests_and_can_be_restarted(
+        self, generator: VllmGenerator, prompt: list[int]
+    ) -> None:
         async def run(number: int) -> float:
             try:
                 async for _ in generator.generate(prompt, QUICK, f"doomed{number}"):
@@ -322,31 +323,31 @@ def _start_in_vain(model_dir: Path, **options: object) -> OrpheusError:
 class TestFailedStarts:
     pytestmark = pytest.mark.vllm
 
-    def test_no_directory(self, tmp_path: Path) -> None:
+    def test_a_missing_directory_is_an_error(self, tmp_path: Path) -> None:
         assert isinstance(_start_in_vain(tmp_path / "none"), ModelNotFound)
 
-    def test_no_model_in_it(self, tmp_path: Path) -> None:
+    def test_a_directory_without_a_model_is_an_error(self, tmp_path: Path) -> None:
         assert isinstance(_start_in_vain(tmp_path), BadCheckpoint)
 
     @pytest.mark.parametrize("config", ["", "{nonsense", "[]", "{}"])
-    def test_a_broken_config(self, tmp_path: Path, config: str) -> None:
+    def test_a_broken_config_is_an_error(self, tmp_path: Path, config: str) -> None:
         (tmp_path / "config.json").write_text(config)
         assert isinstance(_start_in_vain(tmp_path), BadCheckpoint)
 
     @pytest.mark.parametrize("kept", [0, 7, 200, -1])
-    def test_weights_cut_off(self, tmp_path: Path, kept: int) -> None:
+    def test_truncated_weights_are_an_error(self, tmp_path: Path, kept: int) -> None:
         whole = crafted_checkpoint(text=SMALL_TEXT)
         (tmp_path / "config.json").write_bytes((whole / "config.json").read_bytes())
         weights = (whole / "model.safetensors").read_bytes()
         (tmp_path / "model.safetensors").write_bytes(weights[:kept])
         assert isinstance(_start_in_vain(tmp_path), BadCheckpoint)
 
-    def test_options_that_vllm_refuses(self) -> None:
+    def test_options_that_vllm_refuses_are_an_error(self) -> None:
         error = _start_in_vain(crafted_checkpoint(text=SMALL_TEXT), max_model_len=100_000)
         assert isinstance(error, InvalidOptions)
         assert "100000" in str(error)
 
-    def test_a_device_it_was_not_built_for(self) -> None:
+    def test_a_device_that_vllm_was_not_built_for_is_an_error(self) -> None:
         from vllm.platforms import current_platform
 
         other = "cpu" if current_platform.is_cuda_alike() else "cuda"
@@ -367,7 +368,7 @@ class TestFailedStarts:
         )
         assert args.create_engine_config().parallel_config.assigned_physical_gpu_ids == [1]
 
-    def test_on_a_gpu_it_asks_for_no_more_of_the_card_than_it_needs(
+    def test_on_a_gpu_it_requests_only_the_memory_it_needs(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """vLLM wants 92 % of the card free by default, although the codec is on it already."""
@@ -470,7 +471,7 @@ class TestFailedStarts:
             """)
         )
         told = tmp_path / "told"
-        with told.open("w") as out:  # no pipe: what lives on would keep it open
+        with told.open("w") as out:  # no pipe: a process that lives on would keep it open
             ended = subprocess.run(
                 [sys.executable, str(script)], stdout=out, timeout=120, check=False,
                 env=os.environ | {"PYTHONPATH": os.getcwd()},
@@ -483,7 +484,7 @@ class TestFailedStarts:
             assert time.monotonic() < until, "an engine process lives on"
             time.sleep(0.1)
 
-    def test_a_daemonic_process(self) -> None:
+    def test_a_daemonic_process_is_refused(self) -> None:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=_start_and_tell, args=(theirs,), daemon=True)
@@ -492,7 +493,7 @@ class TestFailedStarts:
         assert "daemon" in ours.recv()
         process.join()
 
-    def test_a_script_without_its_guard(self, tmp_path: Path) -> None:
+    def test_a_script_without_a_main_guard_is_reported(self, tmp_path: Path) -> None:
         script = tmp_path / "bot.py"
         script.write_text(
             textwrap.dedent(f"""

@@ -39,5 +39,5 @@ def test_rows_are_widened_to_tiles() -> None:
 
 
 @pytest.mark.parametrize("asked", [None, [], [1], [5, 5], [-1, 4], [0, 1001], "ab", [1, 2, 3]])
-def test_rows_that_are_none(asked: object) -> None:
+def test_invalid_rows_are_refused(asked: object) -> None:
     assert head_rows(asked, VOCABULARY) is None

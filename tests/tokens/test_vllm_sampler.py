@@ -39,7 +39,7 @@ def ids_of(slot: int, *codes: int) -> list[int]:
     return [BASE + CODES * slot + code for code in codes]
 
 
-def test_a_layout_holds_all_audio_ids_and_the_stop() -> None:
+def test_a_layout_contains_all_audio_ids_and_the_stop() -> None:
     for change in ({"first": 340}, {"end": 28_900}, {"size": 28_900}, {"stop": 10}):
         fields = {"first": 320, "end": 29_056, "size": 29_010, "audio_base": BASE, "stop": 322}
         with pytest.raises(ValueError, match="audio ids"):
@@ -202,7 +202,7 @@ def test_ids_are_drawn_as_often_as_by_vllms_sampler(options: dict[str, float]) -
         assert set(ours.nonzero()[0]) == set(theirs.nonzero()[0])
 
 
-def test_a_seed_draws_the_same_whoever_else_is_there() -> None:
+def test_a_seed_draws_the_same_ids_in_any_batch() -> None:
     logits = random_logits(5)
 
     def draw(rows: list[int]) -> list[int]:
@@ -238,7 +238,7 @@ def test_slots_are_counted_from_the_end_of_the_prompt() -> None:
     assert sampler.slots(last, prompt).tolist() == [0, 1, 0, 1]
 
 
-def test_what_was_drawn_is_read_from_vllms_counts() -> None:
+def test_drawn_codes_are_read_from_vllms_counts() -> None:
     sampler = CompactSamplerV2(SimpleNamespace(sampler=None, device=torch.device("cpu")), LAYOUT)
     counts = torch.zeros(4, LAYOUT.size, dtype=torch.int32)
     counts[2, ids_of(6, 0, 5, CODES - 1)] = torch.tensor([1, 2, 3], dtype=torch.int32)
