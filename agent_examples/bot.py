@@ -61,7 +61,7 @@ GREETING = (
     "Hello there, and welcome. What would you like to talk about today?"
     " You can stop me at any time."
 )
-NO_ANSWER = "I am sorry, my language model does not answer. Please look into the log."
+NO_ANSWER = "I am sorry, my language model does not answer. Please look at the log."
 INSTRUCTION = (
     "You are a friendly voice agent. Your replies are spoken aloud: use one to three short"
     " sentences, no lists, no markdown, no emoji. Where it fits you may use one of <laugh>,"
@@ -175,9 +175,9 @@ def make_tts(args: argparse.Namespace) -> OrpheusTTS:
 
 async def warm(args: argparse.Namespace) -> None:
     """Load before the first caller, so that loading does not delay a call."""
-    make_tts(args)  # an unknown voice is reported before the loading,
+    make_tts(args)  # an unknown voice is reported before the model is loaded,
     await OrpheusTTS.warm(**engine_options(args))
-    make_tts(args)  # or, by a server, when it is there
+    make_tts(args)  # or, by a server, when it runs
     if args.say is None:
         spare_inputs.append(await make_input(listens=True))
 
@@ -251,14 +251,14 @@ def main() -> int:
     try:
         if args.say is not None:
             args = argparse.ArgumentParser(parents=[options()]).parse_args()
-            args.out.open("wb").close()  # fails now, not after the loading
+            args.out.open("wb").close()  # fails now, not after the model is loaded
             asyncio.run(say(args))
             print(f"wrote {args.out}")
         else:
             from pipecat.runner.run import app
             from pipecat.runner.run import main as serve
 
-            serve_offline(app)  # the page needs the internet otherwise
+            serve_offline(app)  # otherwise the page needs the internet
             serve(Command(warm))
     except (OrpheusError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""`bot.py` as a command: its options, its loading before the first caller, and its end."""
+"""`bot.py` as a command: its options, loading before the first caller, and shutdown."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ async def run_to_end(
 ) -> None:
     """`runner.run()` for a pipeline that ends with an EndFrame.
 
-    Pipecat plays to the end what was queued before an EndFrame, and heeds no `worker.cancel()`
+    Pipecat plays what was queued before an EndFrame to its end, and ignores `worker.cancel()`
     meanwhile. This ends when its task is cancelled, as ctrl-c does with the task of `asyncio.run`
     unless the runner takes the signal (`handle_sigint`).
     """

@@ -297,7 +297,7 @@ def main() -> int:
     if arguments[:1] == ["console"] and "--help" not in arguments:
         hears = "stt" in stt_and_llm()
         if out is not None or not hears or not has_microphone():
-            why = "nothing that hears is configured" if not hears else "there is no microphone"
+            why = "no speech recognition is configured" if not hears else "there is no microphone"
             if out is None:
                 print(f"{why}: type to it, end with ctrl-d", file=sys.stderr)
             with contextlib.closing(sink_for(out)) as sink:

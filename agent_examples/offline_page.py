@@ -1,6 +1,6 @@
 """Makes Pipecat's bundled web page work without the internet.
 
-The page gets the microphone through a script that it loads from c.daily.co when one presses
+The page gets the microphone through a script that it loads from c.daily.co when the user presses
 Connect. Without the internet that fails, and so does the call. `serve_offline` replaces the one
 asset that loads it: with the internet the page uses the original, without it a substitute that asks
 the browser for the microphone.
@@ -109,7 +109,7 @@ def serve_offline(app: FastAPI) -> bool:
 
     asset = _find_asset()
     if asset is None:
-        logger.debug("Pipecat's page is not of a known version; it is served as it is")
+        logger.debug("Pipecat's page is of an unknown version; it is served unchanged")
         return False
     path, name = asset
     module = _MODULE % {"name": name, "asset": path.name, "elsewhere": ELSEWHERE}

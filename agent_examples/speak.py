@@ -55,7 +55,7 @@ def make_transport(name: str, arguments: dict[str, str]) -> BaseTransport:
     """The transport, with audio output enabled in whatever class of parameters it takes."""
     module, _, kind = TRANSPORTS.get(name, name).partition(":")
     if not kind:
-        raise ValueError(f"{name!r} is none of {', '.join(TRANSPORTS)} and no module:Class")
+        raise ValueError(f"{name!r} is neither one of {', '.join(TRANSPORTS)} nor module:Class")
     make = getattr(importlib.import_module(module), kind)
     given: dict[str, Any] = dict(arguments)
     if "params" in inspect.signature(make).parameters:
@@ -72,7 +72,7 @@ def make_transport(name: str, arguments: dict[str, str]) -> BaseTransport:
 
 
 async def speak(text: str, transport: BaseTransport, voice: str | None, event: str | None) -> None:
-    """Say it when the transport's event comes; at once where there is nobody to wait for."""
+    """Speak when the transport's event comes; at once if the transport has none."""
     await OrpheusTTS.warm()
     tts = OrpheusTTS(settings=OrpheusTTS.Settings(voice=voice))
     worker = PipelineWorker(Pipeline([transport.input(), tts, transport.output()]))

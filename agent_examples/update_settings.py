@@ -4,7 +4,7 @@
     python agent_examples/update_settings.py --out tour.wav
 
 The agent reads a text. Between its sentences a TTSUpdateSettingsFrame changes the voice or how it
-is sampled; each change counts from the next sentence on, and what is already being said goes on.
+is sampled; each change applies from the next sentence on; the current sentence is not changed.
 
     pip install "orpheus_plugin[local,pipecat,examples]"
 """

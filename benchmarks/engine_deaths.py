@@ -3,10 +3,10 @@
 
 While up to three turns speak, an exception of a random kind is raised at a random bytecode of the
 token generator's or the codec's thread, or in the engine's loop; token servers lose all their
-connections, vLLM's process is killed or stopped. Each death must be told to every turn that held
-something of what died, and the next turn must be spoken. Reported: how many, the time from a death
-(of a thread: its log line; of a token server or vLLM's process: the kill; of what stands still:
-when that counts as a death) to the last turn that was told, and the process' memory.
+connections, vLLM's process is killed or stopped. Every turn that used a dead part must get an
+error, and the next turn must be spoken. Reported: how many, the time from a death (of a thread: its
+log line; of a token server or vLLM's process: the kill; of a part that hangs: the moment it counts
+as dead) to the last turn that got its error, and the process' memory.
 
 `--add-to FILE` keeps the runs in that results' file; `--seconds` ends the run earlier.
 """
@@ -52,7 +52,7 @@ from tests.support.token_servers import openai_server  # noqa: E402
 KINDS = (RuntimeError, MemoryError, ValueError, SystemExit, KeyboardInterrupt, GeneratorExit)
 HUNG_S = 60.0
 STANDSTILL_S = 1.0
-"""In place of the ten seconds after which vLLM counts as standing still."""
+"""In place of the ten seconds after which vLLM counts as hanging."""
 
 Kill = Callable[[random.Random], str]
 """Something dies; its name."""
@@ -151,7 +151,7 @@ def _torch_decoder(snapshot: Path, *, device: str, slots: int, **_: object) -> A
 
 
 async def one(engine: LocalEngine, ways: list[Kill], chance: random.Random) -> tuple[str, float]:
-    """What became of one death, and seconds until the last turn was told."""
+    """The outcome of one death, and seconds until the last turn got its error."""
     restarts = engine.health().restarts
     told_at: list[float] = []
 
@@ -174,7 +174,7 @@ async def one(engine: LocalEngine, ways: list[Kill], chance: random.Random) -> t
                 if seen is None and parts.failure is not None:
                     seen = time.monotonic()
                 if all(turn.done() for turn in turns) and engine.health().ready:
-                    # What was struck slept, and dies of the next turn.
+                    # The thread slept; it dies when the next turn wakes it.
                     turns.append(asyncio.create_task(follow()))
                     if not what.startswith("vLLM"):
                         # Or the exception was raised where Python ignores it.

@@ -72,7 +72,7 @@ class Result:
 
 
 class Simulation:
-    """A clock that only moves when told, and by the CPU time of the codec's work."""
+    """A clock that moves only when it is set, and by the CPU time of the codec's work."""
 
     def __init__(self, decoder: SnacWeights) -> None:
         self.now = 0.0

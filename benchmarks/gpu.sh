@@ -2,15 +2,16 @@
 # Everything that only a GPU can show, unattended, the most important first, in at most MINUTES (9):
 #
 #     sh benchmarks/gpu.sh [MODEL_DIR [CODEC_DIR]]
-#     DRY_RUN=1 sh benchmarks/gpu.sh      on a CPU with small models: every step runs, no figure means anything
+# DRY_RUN=1 sh benchmarks/gpu.sh      on a CPU with small models: every step runs, the figures mean
+# nothing
 #
-# MODEL_DIR is a snapshot of an Orpheus model, CODEC_DIR one of SNAC 24 kHz. Without them the weights are made up, in the
-# size of Orpheus 3B: the times are then as good as real, what is spoken is noise.
-# Figures go to benchmarks/results/gpu_*.json (of a dry run to benchmarks/new), the output of each step to
-# benchmarks/results/gpu_*.log.
-# A step that fails or takes too long does not stop the others; the exit status is the number of such steps. When the
-# time is over, the remaining steps are not begun. vLLM alone takes one to two minutes to start, each time, so one start
-# measures several ways to run codec and sampler. ONLY="worker load" runs some of the steps.
+# MODEL_DIR is a snapshot of an Orpheus model, CODEC_DIR one of SNAC 24 kHz. Without them the
+# weights are random, in the size of Orpheus 3B: the times are realistic, the sound is noise.
+# Figures go to benchmarks/results/gpu_*.json (of a dry run to benchmarks/new), the output of each
+# step to benchmarks/results/gpu_*.log. A step that fails or takes too long does not stop the
+# others; the exit status is the number of such steps. When the time is over, the remaining steps
+# are not begun. vLLM alone takes one to two minutes to start, each time, so one start measures
+# several ways to run codec and sampler. ONLY="worker load" runs some of the steps.
 #
 # The environment is made by .ci/install.py in $VLLM_ENV before the clock starts, unless GPU_PYTHON names a Python that has
 # vLLM, this package and what its tests import. A machine that has vLLM and no index gets what vLLM lacks (2 MB) as a folder:

@@ -124,7 +124,7 @@ def first_sound(pcm: bytes) -> float | None:
 async def arrivals(
     engine: SpeechEngine, rate: float, seconds: float, seed: int, max_wait_s: float
 ) -> list[Heard]:
-    """Turns at a rate for so long, and what was heard of each when all are over."""
+    """Turns at a rate for some seconds; returns what was heard of each when all have ended."""
     chance = random.Random(seed)
     turns: list[asyncio.Task[Heard]] = []
     until = time.monotonic() + seconds

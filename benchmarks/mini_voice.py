@@ -51,7 +51,7 @@ class Spoken:
     natural: float
     stopped: bool
     tokens: int
-    disorder: int
+    out_of_order: int
     seconds: float
     teacher_seconds: float
 
@@ -109,9 +109,9 @@ class Voice:
     def decode(self, ids: list[int]) -> tuple[npt.NDArray[np.float32], int]:
         """Sound of whole frames, and the number of ids out of their slot's order."""
         slots = (np.array(ids, np.int64) - self.audio) // ROWS
-        disorder = int((slots != np.arange(len(ids)) % SLOTS).sum())
+        out_of_order = int((slots != np.arange(len(ids)) % SLOTS).sum())
         frames = np.array(ids[: len(ids) // SLOTS * SLOTS], np.int64).reshape(-1, SLOTS)
-        return self.sound((frames - self.audio) % ROWS), disorder
+        return self.sound((frames - self.audio) % ROWS), out_of_order
 
     @torch.no_grad()
     def sound(self, frames: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
@@ -161,7 +161,7 @@ def listen(
     found = []
     for i, line in enumerate(lines):
         ids, stopped = spoken[i]
-        sound, disorder = voice.decode(ids)
+        sound, out_of_order = voice.decode(ids)
         heard = listener(sound)
         wrong, words = errors(line["text"], heard)
         seconds = len(sound) / 24000
@@ -175,7 +175,7 @@ def listen(
                 naturalness(sound) if len(sound) > SHORTEST else 1.0,
                 stopped,
                 len(ids),
-                disorder,
+                out_of_order,
                 seconds,
                 line["teacher_seconds"],
             )
@@ -238,7 +238,7 @@ def summary(found: list[Spoken]) -> dict[str, float]:
         "natural": float(np.mean([s.natural for s in found])),
         "teacher_natural": float(np.mean([t["teacher_natural"] for t in lines])),
         "stopped": sum(s.stopped for s in found) / len(found),
-        "out_of_order": sum(s.disorder for s in found) / max(1, sum(s.tokens for s in found)),
+        "out_of_order": sum(s.out_of_order for s in found) / max(1, sum(s.tokens for s in found)),
         "duration_mean": float(np.mean(ratio)),
         "duration_longest": float(max(ratio)),
     }

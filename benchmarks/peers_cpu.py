@@ -1,5 +1,4 @@
-"""The bundled voice on this CPU, in this engine and in what else could run it:
-`python benchmarks/peers_cpu.py`.
+"""The bundled voice on this CPU, in this engine and in others: `python benchmarks/peers_cpu.py`.
 
 * ours: this package's engine.
 * llama.cpp: llama-cpp-python with a float16 GGUF of the same weights, and the window of 28 tokens
@@ -133,7 +132,7 @@ class Transformers(Peer):
         prompt = torch.tensor([self._vocabulary.prompt(VOICE, TEXT)])
 
         class Streamer:
-            """Gets the prompt first, then each id."""
+            """Receives the prompt first, then each id."""
 
             def put(self, ids: torch.Tensor) -> None:
                 if ids.numel() == 1:
@@ -184,7 +183,7 @@ class LlamaCpp(Peer):
 
 
 class Ours:
-    """This package's engine, on a loop that runs while it is asked for something."""
+    """This package's engine, on a loop that runs during each call."""
 
     def __init__(self, vocabulary: Vocabulary, most: int) -> None:
         self._loop = asyncio.new_event_loop()

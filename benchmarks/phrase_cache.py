@@ -1,6 +1,6 @@
-"""An agent's day with and without the phrase cache: `python -m benchmarks.phrase_cache --save`.
+"""A day of calls with and without the phrase cache: `python -m benchmarks.phrase_cache --save`.
 
-A front desk's day is simulated, twice with the same calls: without the cache, and with it. Each
+The calls of a hotel's reception are simulated twice: without the cache and with it. Each
 call greets, says some of the phrases that every call has, and sentences with names, times and
 amounts that are new each time. The voice is the bundled one; the text comes as a language model
 streams it. Turns are read as fast as they come, one after the other, so that first sound is the

@@ -1,4 +1,5 @@
-"""What to expect of Orpheus on a GPU: `python benchmarks/roofline.py`. Calculated, not measured.
+"""Expected performance of Orpheus on a GPU: `python benchmarks/roofline.py`. Calculated, not
+measured.
 
 First table: the language model alone. A decoding step reads every weight once and every stream's
 attention cache, and multiplies each weight with each stream. It takes the longer of the two, at the
@@ -141,8 +142,8 @@ def first_audio_s(gpu: Gpu, model: Model, fp8: bool, a: Assumptions) -> float:
 
 @dataclass(frozen=True)
 class Costs:
-    """What a step costs besides the language model's arithmetic. Fitted to a run on an H200 with 16
-    Xeon cores (vLLM 0.32, whole-row sampler without FlashInfer;
+    """What a step costs in addition to the language model's arithmetic. Fitted to a run on an H200
+    with 16 Xeon cores (vLLM 0.32, whole-row sampler without FlashInfer;
     benchmarks/results/gpu_capacity.json, gpu_codec.json). Other cards: assumptions.
 
     Attributes:

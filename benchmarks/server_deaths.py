@@ -175,7 +175,7 @@ async def wrong_key(options: list[str]) -> tuple[str, float]:
         began = time.monotonic()
         with contextlib.suppress(Unauthorized):
             await wrong.start()
-            raise AssertionError("a wrong key was let in")
+            raise AssertionError("a wrong key was accepted")
         told_s = time.monotonic() - began
         await wrong.aclose()
         right = RemoteEngine(server.url, api_key="right")
@@ -244,7 +244,7 @@ async def sigterm(options: list[str]) -> tuple[str, float]:
 
 
 async def racing(options: list[str]) -> tuple[str, float]:
-    """two started at once: by hand on one port, and by two processes that need one"""
+    """two servers started at once: by hand on one port, and by two processes that need one"""
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="orpheus-bench-") as folder:
         environment = {**os.environ, "ORPHEUS_STATE_DIR": folder, "ORPHEUS_API_KEY": ""}

@@ -1,8 +1,9 @@
 """An hour of mixed clients on a server: ``python benchmarks/soak_server.py [--minutes 60]``.
 
-Callers on every protocol speak, interrupt, vanish, change formats, send hostile texts and nonsense,
-and come back. Memory, file descriptors, threads and tasks are read every few seconds. It passes if
-in the end no place, task or connection is left, memory is flat and there is no traceback.
+Callers on every protocol speak, interrupt, disconnect, change formats, send hostile texts and
+invalid messages, and come back. Memory, file descriptors, threads and tasks are read every few
+seconds. It passes if in the end no place, task or connection is left, memory is flat and there is
+no traceback.
 """
 
 from __future__ import annotations

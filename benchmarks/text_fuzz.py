@@ -36,7 +36,7 @@ def take_all(text: str) -> None:
     """A case's text over and over, up to what a turn takes."""
     if not text:
         return
-    gc.collect()  # hypothesis leaves much to collect, which is no cost of the text's
+    gc.collect()  # garbage of hypothesis is not part of the cost
     gc.disable()
     cutter = UtteranceCutter()
     cutter.add((text * (CHARS // len(text) + 1))[:CHARS])

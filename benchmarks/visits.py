@@ -1,5 +1,5 @@
-"""Visits to a speech server, on every protocol: callers who speak, interrupt, vanish, change
-formats, send hostile texts and nonsense, and come back."""
+"""Visits to a speech server, on every protocol: callers who speak, interrupt, disconnect, change
+formats, send hostile texts and invalid messages, and come back."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Callers:
 
     @property
     def leaves(self) -> bool:
-        """Whether this client goes in mid-speech."""
+        """Whether this client disconnects while it listens."""
         return self.random.random() < 0.35
 
     # ---- visits

@@ -1,11 +1,11 @@
-"""What VllmGenerator costs over vLLM itself, and how fast a request is gone:
+"""What VllmGenerator costs over vLLM itself, and how fast an aborted request is freed:
 `python benchmarks/vllm_engine.py`.
 
 * ids/s of N requests at once through vLLM's AsyncLLM alone and through VllmGenerator, in turns on
   one engine, and the processor time this process spends on an id;
 * the time from leaving a request to vLLM's engine process holding nothing of any request, over 100
   requests;
-* the time from killing that process to the last of eight requests being told (EngineDied), once.
+* the time from killing that process until the last of eight requests gets EngineDied, once.
 
 On a machine without a GPU it runs the crafted test checkpoint with a cheap sampler (temperature
 only), which makes vLLM's step short and so any cost around it large.

@@ -112,7 +112,7 @@ def _make(cases: int, start: int) -> list[Case]:
 
 def _cases() -> Any:
     """Messages of the protocols with wrong values, some of them cut short or with flipped bits;
-    others are no messages."""
+    others are random bytes."""
     from hypothesis import strategies as st
 
     numbers = st.integers(-(2**63), 2**64 - 1) | st.floats()

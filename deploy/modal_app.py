@@ -102,7 +102,7 @@ def wait_until_ready(
 
 @app.function(volumes={CACHE: volume}, secrets=[secret], timeout=3600)
 def download() -> None:
-    """Fetch the model and its codec into the Volume."""
+    """Download the model and its codec into the Volume."""
     subprocess.run(["orpheus-tts", "download", MODEL], check=True)
     volume.commit()
 

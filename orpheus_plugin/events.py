@@ -1,4 +1,4 @@
-"""What a turn gives: audio, words, its end and what it cost."""
+"""The events of a turn: audio, words, and its end with its statistics."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Word:
 
 @dataclass(slots=True)
 class TurnStats:
-    """What a turn cost, filled while it speaks.
+    """Statistics of a turn, updated while it speaks.
 
     Attributes:
         text_chars: characters pushed.
@@ -73,7 +73,7 @@ class TurnStats:
         retries: utterances generated again with another seed.
         cut_short: utterances that the runaway guard ended.
         skipped_ids: generated ids that did not fit into a frame.
-        resumed: times the turn lost its server and went on at another one. Tokens and times are
+        resumed: times the turn lost its server and continued on another one. Tokens and times are
             those of the last server.
     """
 

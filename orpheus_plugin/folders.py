@@ -14,10 +14,10 @@ def cache_folder() -> Path:
 
 
 def private(folder: Path) -> Path:
-    """The folder, made if it is missing, closed to other users where this user owns it.
+    """The folder, made if it is missing. If this user owns it, other users lose all access to it.
 
     Raises PermissionError if another user but root owns it, or if other users can write to it:
-    what lies there could be theirs.
+    its files could be theirs.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not hasattr(os, "getuid"):  # Windows: the user's cache directory is closed to others

@@ -1,4 +1,4 @@
-"""A checkpoint's JSON files, which may come from anywhere."""
+"""The JSON files of a checkpoint. They are not trusted."""
 
 from __future__ import annotations
 

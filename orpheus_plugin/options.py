@@ -1,4 +1,4 @@
-"""What a turn may choose, its limits, and how numbers among options are checked."""
+"""The options of a turn, their limits, and checks of their values."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from orpheus_plugin.text.pronunciations import Pronunciations
 
 SPEEDS = (0.5, 2.0)
 GAINS_DB = (-40.0, 20.0)
-"""The lowest and the highest that a turn may ask for."""
+"""The lowest and the highest value that a turn accepts."""
 
 MAX_WAIT_S = 600.0
 """The longest `max_wait_s` of a turn."""
@@ -21,7 +21,7 @@ MAX_TEXT_CHARS = 6_144
 
 @dataclass(frozen=True, slots=True)
 class SpeechOptions:
-    """What a turn may choose. None means the model's own default.
+    """The options of a turn. None means the model's own default.
 
     Attributes:
         voice: a voice of the model; None is its first.

@@ -20,11 +20,11 @@ PLACE_WAIT_S = 10.0
 none."""
 
 SILENCE = bytes(2 * (SAMPLE_RATE // 10))
-"""The silence that is played for text without a speakable word. Both frameworks take a reply
+"""The silence that is played for text without a word to speak. Both frameworks take a reply
 without audio for a failure."""
 
 ReplyEvent = TurnEvent | Exception
-"""An exception stands for a turn that failed; the reply goes on with the next turn."""
+"""An exception means that a turn failed; the reply continues with the next turn."""
 
 _SENTENCE_END = re.compile(r"[.!?…][\"'”’»)\]]*(?=\s)|[。！？।۔\n]")
 _SPACE = re.compile(r"(?=\s)")

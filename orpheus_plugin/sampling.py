@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How ids are drawn. Defaults are those of Orpheus 3B, which needs a repetition penalty >= 1.1
-    to be stable (canopyai/Orpheus-TTS README, "Prompting").
+    """Sampling parameters. Defaults are those of Orpheus 3B, which needs a repetition penalty >=
+    1.1 to be stable (canopyai/Orpheus-TTS README, "Prompting").
 
     Attributes:
         temperature: 0 is greedy.

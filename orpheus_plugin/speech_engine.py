@@ -34,7 +34,7 @@ class EngineHealth:
 
 @dataclass(frozen=True, slots=True)
 class EngineLoad:
-    """The work of an engine at the moment, for metrics and load balancing.
+    """The load of an engine at the moment, for metrics and load balancing.
 
     Attributes:
         generating: utterances whose tokens are being generated: the size of the generator's batch.
@@ -51,7 +51,7 @@ class EngineLoad:
         cache_hits, cache_misses: utterances that came from the phrase cache, and that had to be
             generated although there is one.
         cached_s: seconds of audio that came from it.
-        cache_bytes: what it holds.
+        cache_bytes: bytes in the phrase cache.
     """
 
     generating: int = 0

@@ -133,7 +133,7 @@ class _Unpickler(pickle.Unpickler):
         try:
             return allowed[module, name]
         except KeyError:
-            raise pickle.UnpicklingError(f"{module}.{name} is no part of a tensor") from None
+            raise pickle.UnpicklingError(f"{module}.{name} is not part of a tensor") from None
 
     def persistent_load(self, pid: Any) -> Tensor:
         _, kind, key, *_ = pid

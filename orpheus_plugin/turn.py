@@ -1,4 +1,4 @@
-"""The Turn: one stretch of speech, text deltas in, ordered events out. Every adapter and protocol
+"""The Turn: text deltas in, ordered events of speech out. Every adapter and protocol
 uses it.
 
 A Pipecat audio context, a LiveKit segment, a websocket context, an HTTP request and
@@ -89,7 +89,7 @@ class Turn:
         chars = self._chars + len(spoken) + len(reading.pending)
         if chars > self._max_chars:
             raise TextTooLong(
-                f"a turn takes {self._max_chars} characters, this text would make it"
+                f"a turn takes at most {self._max_chars} characters, and this text would make"
                 f" {chars}; split it over several turns"
             )
         self._reading = reading

@@ -66,18 +66,18 @@ class WorkerThread:
             return
         self._thread.join(JOIN_S)
         if self._thread.is_alive():
-            logger.error("%s stands still; it is not waited for any longer", self._what)
+            logger.error("%s hangs; it is abandoned", self._what)
 
     @property
     def failure(self) -> EngineDied | None:
-        """Why it does not work any more; None while it does. From any thread."""
+        """Why it no longer works; None while it does. From any thread."""
         if self._error is not None:
             return self._error
         if self._thread.ident is not None and not self._thread.is_alive() and not _process_ends:
             return EngineDied(f"{self._what} has ended")
         began = self._step_began
         if began is not None and time.monotonic() - began > STEP_LIMIT_S:
-            return EngineDied(f"{self._what} stands still: a step takes over {STEP_LIMIT_S:g} s")
+            return EngineDied(f"{self._what} hangs: a step takes over {STEP_LIMIT_S:g} s")
         return None
 
     def __enter__(self) -> None:
@@ -116,7 +116,7 @@ def _tell_nobody(error: EngineDied) -> None:
 @atexit.register
 def _stop_all() -> None:
     global _process_ends
-    _process_ends = True  # what ends now is no death
+    _process_ends = True  # a thread that ends from now on is not reported as dead
     threads = [thread for thread in _started if thread._thread.is_alive()]
     for thread in threads:
         thread.stop()

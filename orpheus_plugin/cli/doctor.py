@@ -120,11 +120,12 @@ def _why_no_gpu() -> str:
         return "none"
     if not torch_installed():
         return (
-            "an NVIDIA driver is here, but nothing to use it with:"
+            "this machine has an NVIDIA driver, but no package to use it with:"
             " pip install 'orpheus_plugin[vllm]'"
         )
     return (
-        "an NVIDIA driver is here, but torch sees no GPU: this build of torch may be for CPUs or"
+        "this machine has an NVIDIA driver, but torch sees no GPU:"
+        " this build of torch may be for CPUs or"
         " for another driver"
     )
 
@@ -157,7 +158,7 @@ def gpu_choices(config: EngineConfig, device: str) -> list[str]:
     else:
         codec = "in this process"
         if on_gpu:
-            codec += ", which takes turns with vLLM's on the GPU unless MPS is in use"
+            codec += ", which shares the GPU's time with vLLM unless MPS is in use"
     if on_gpu:
         codec += f"; {config.codec_step} step"
         missing = compiler_missing("cuda") if config.codec_step == "tuned" else None
@@ -187,7 +188,11 @@ def _compiler() -> str:
     """vLLM has kernels compiled when it starts, against Python's headers."""
     found = compiler("cuda")
     if found is None:
-        what = "unset CC, which names none" if os.environ.get("CC") else "apt install gcc"
+        what = (
+            "unset CC, which does not name a compiler"
+            if os.environ.get("CC")
+            else "apt install gcc"
+        )
         return f"NONE, and vLLM will not start without: {what}"
     header = Path(sysconfig.get_path("include"), "Python.h")
     return (

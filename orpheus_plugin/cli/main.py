@@ -64,7 +64,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         prog="orpheus-tts", description="Orpheus text-to-speech for real-time voice agents."
     )
     parser.add_argument("--version", action="version", version=f"orpheus-tts {__version__}")
-    parser.add_argument("-v", "--verbose", action="store_true", help="log what happens inside")
+    parser.add_argument("-v", "--verbose", action="store_true", help="log more")
     commands = parser.add_subparsers(metavar="COMMAND")
 
     say = commands.add_parser("say", help="speak a text", description="Speak a text.")
@@ -89,7 +89,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     )
     voices.set_defaults(run=_voices)
 
-    download = commands.add_parser("download", help="fetch a model's files from the hub")
+    download = commands.add_parser("download", help="download a model's files from the hub")
     download.add_argument(
         "model", nargs="?", help="a name of `orpheus-tts voices` or a hub repository"
     )
@@ -98,7 +98,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="[NAME=]REPOSITORY",
-        help="fetch this LoRA adapter, a voice; may be given several times",
+        help="download this LoRA adapter, a voice; may be given several times",
     )
     download.set_defaults(run=_download)
 
@@ -236,7 +236,7 @@ def _voices(args: argparse.Namespace) -> int:
 
 def _download(args: argparse.Namespace) -> int:
     if args.model is None and not args.adapter:
-        raise InvalidOptions("say what to fetch: a model, or --adapter owner/name")
+        raise InvalidOptions("name what to download: a model, or --adapter owner/name")
     if args.model is not None:
         files = models.download(args.model)
         print(f"{files.spec.name}: model in {files.lm}, codec in {files.codec}")

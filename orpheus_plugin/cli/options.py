@@ -53,7 +53,8 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
         "--codec-step",
         default="plain",
         choices=("plain", "tuned"),
-        help="the codec's step on a GPU; tuned is compiled, of higher priority and not waited for"
+        help="the codec's step on a GPU; tuned is compiled, has a higher priority and overlaps with"
+        " the next"
         " (default: plain)",
     )
     parser.add_argument(
@@ -102,20 +103,20 @@ def add_cache_arguments(parser: argparse.ArgumentParser) -> None:
         "--cache",
         type=int,
         metavar="MIB",
-        help="replay what was spoken before where the same is asked for again; keeps so many MiB,"
-        " some 50 minutes of speech each (default with the other options: 64)",
+        help="replay phrases that were spoken before; size in MiB, each some 50 minutes of speech"
+        " (default with the other options: 64)",
     )
     group.add_argument(
         "--cache-dir",
         type=Path,
         metavar="DIR",
-        help="keep it in files, too, beyond this process (default: in memory only)",
+        help="also keep it in files, for later processes (default: in memory only)",
     )
     group.add_argument(
         "--takes",
         type=int,
         metavar="N",
-        help="takes of a phrase without a seed, of which one is replayed (default: 3)",
+        help="takes of a phrase to generate before one of them is replayed (default: 3)",
     )
     group.add_argument(
         "--prime", type=Path, metavar="FILE", help="speak each line of it into the cache at start"

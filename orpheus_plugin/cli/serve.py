@@ -43,9 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     who = parser.add_argument_group("who may speak")
     who.add_argument(
         "--api-key",
-        help="key that clients must send; other users of this machine see it in the list of"
-        " processes, so better"
-        " set ORPHEUS_API_KEY, or give a file",
+        help="key that clients must send; other users of this machine can see it in the list of"
+        " processes: set ORPHEUS_API_KEY or use a file instead",
     )
     who.add_argument("--api-key-file", type=Path, metavar="FILE", help="a file that holds the key")
     who.add_argument(
@@ -58,7 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="ORIGIN",
-        help="let pages of this origin ask, as https://example.org; * is all; may be given several"
+        help="let pages of this origin send requests, such as https://example.org; * is all;"
+        " may be given several"
         " times",
     )
     size = parser.add_argument_group("limits")
@@ -80,33 +80,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=limits.turn_idle_s,
         metavar="S",
-        help="end a turn in which nothing moves for so long (default: %(default)s)",
+        help="end a turn without text in or audio out for so long (default: %(default)s)",
     )
     size.add_argument(
         "--turn-total",
         type=float,
         default=limits.turn_total_s,
         metavar="S",
-        help="longest life of a turn (default: %(default)s)",
+        help="longest duration of a turn (default: %(default)s)",
     )
     voices = parser.add_argument_group("voices")
     voices.add_argument(
         "--voice-map",
         type=Path,
         metavar="FILE.json",
-        help='which voices speak for names of your own: {"voices": {"their name": "tara"}}',
+        help='file with voice names of your own: {"voices": {"their name": "tara"}}',
     )
     voices.add_argument(
         "--strict-voices",
         action="store_true",
-        help="refuse voices of other models and vendors, in whose place the model's own would"
-        " speak",
+        help="refuse voices of other models and vendors instead of replacing them by the model's"
+        " own",
     )
     gpu = parser.add_argument_group("GPU")
     gpu.add_argument(
         "--mps",
         action="store_true",
-        help="share the GPU through NVIDIA's MPS; the daemon is started and ended if none is there",
+        help="share the GPU through NVIDIA's MPS; its daemon is started and ended if none runs",
     )
     gpu.add_argument(
         "--replicas",
@@ -121,7 +121,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--pronunciations",
         type=Path,
         metavar="FILE",
-        help="how words are spoken that no rule can know: lines of `word = spoken`",
+        help="file with the pronunciation of words: lines of `word = spoken`",
     )
     text.add_argument(
         "--spell-numbers",
@@ -131,14 +131,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_cache_arguments(parser)
     life = parser.add_argument_group("life and log")
     life.add_argument(
-        "--idle-exit", type=float, metavar="S", help="end when nobody was connected for so long"
+        "--idle-exit", type=float, metavar="S", help="end when no client was connected for so long"
     )
     life.add_argument(
         "--drain",
         type=float,
         default=30.0,
         metavar="S",
-        help="let turns end (default: %(default)s)",
+        help="time for running turns when the server is asked to end (default: %(default)s)",
     )
     life.add_argument(
         "--nice",
@@ -146,15 +146,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0,
         choices=range(20),
         metavar="0-19",
-        help="how far a model on the CPU gives way to other programs, such as agents that send"
-        " sound (Unix)",
+        help="niceness of a model on the CPU, so that agents that send audio come first (Unix)",
     )
     life.add_argument("--log-file", type=Path, help="where the log goes (default: standard error)")
     life.add_argument(
         "--log-level",
         default="info",
         choices=("debug", "info", "warning", "error"),
-        help="what the log tells (default: %(default)s)",
+        help="level of the log (default: %(default)s)",
     )
     life.add_argument("--log-text", action="store_true", help="log what is spoken")
 

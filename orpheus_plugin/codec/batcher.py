@@ -72,8 +72,7 @@ class CodecBatcher:
 
     @property
     def failure(self) -> EngineDied | None:
-        """Why it decodes nothing any more: dead, at a standstill, closed or not started; None while
-        it works."""
+        """Why it no longer decodes: dead, hanging, closed or not started; None while it works."""
         if self._thread is None:
             return EngineDied("the codec has not been started")
         return self._error or self._thread.failure

@@ -81,7 +81,7 @@ Stream = TypeVar("Stream", bound=Pending)
 
 class ChunkPolicy:
     """Chunks are as small as one row for a listener who waits for the first sound, and larger the
-    more audio he has left.
+    more audio the listener has left.
 
     Args:
         flush: rows of padding that bring out a stream's tail.

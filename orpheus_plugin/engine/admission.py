@@ -19,7 +19,7 @@ SPARE = 1.12
 """The RTFx that every turn must be expected to have."""
 
 TICK_S = 0.5
-"""Seconds between two looks at the running turns."""
+"""Seconds between two observations of the running turns."""
 
 TIGHT_S = 0.1
 """No turn is admitted while a listener who has played audio for a second has less than this
@@ -31,12 +31,13 @@ SLOWER, FASTER = 0.5, 0.06
 count more, because they are audible, but chance alone must not."""
 
 MEMORY = 0.997
-"""Weight that older looks keep in `slope` with each new one: half of it after two minutes."""
+"""Weight that older observations keep in `slope` with each new one: half of it after two
+minutes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """One turn at the time of a look.
+    """One turn at the time of an observation.
 
     Attributes:
         stretch_s: seconds of audio since its listener last had no audio because there was no text.
@@ -75,9 +76,9 @@ class Admission:
         self.limit = ceiling
         self._cost: float | None = None
         self._slope = 1.0  # as if n turns took n times as long
-        # Weighted sums over the looks, with y the seconds for a second of audio: 1, n, y, and of
-        # the steps from one look to the next dn * dn, dn * dy. A machine that becomes slower
-        # meanwhile is not taken for one with a large slope.
+        # Weighted sums over the observations, with y the seconds for a second of audio: 1, n, y,
+        # and of the steps from one observation to the next dn * dn, dn * dy. A machine that becomes
+        # slower meanwhile is not taken for one with a large slope.
         self._sums = [0.0] * 5
         self._last: tuple[float, float] | None = None
         self._most = 1.0  # turns seen at once
@@ -105,8 +106,8 @@ class Admission:
         return self._cost is None or self._cost * self._growth(turns) * SPARE <= 1
 
     def look(self, turns: Sequence[Progress], done: Work, *, now: float | None = None) -> None:
-        """Learn from the engine's work since the last look. Admit no turn while a listener is about
-        to have an underrun."""
+        """Learn from the engine's work since the last observation. Admit no turn while a listener
+        is about to have an underrun."""
         now = time.monotonic() if now is None else now
         passed = now - self._seen_at
         audio_s, busy_s = done.audio_s - self._done.audio_s, done.busy_s - self._done.busy_s

@@ -52,7 +52,7 @@ class EngineConfig:
             reliably.
         pronunciations: written word -> how it is spoken, for names that no rule can know; see
             `text.Pronunciations`.
-        adapters: voices of one's own, LoRA adapters of this model: name -> directory, hub
+        adapters: more voices, LoRA adapters of this model: name -> directory, hub
             repository or "bruno", which comes with the bundled model, each perhaps with "#" and the
             name that its training put before the text (see `models.adapters`). With `urls`: name ->
             model name on the token servers (vLLM's --lora-modules).

@@ -22,7 +22,7 @@ from orpheus_plugin.options import SpeechOptions
 from orpheus_plugin.text.utterance import SpokenWord
 
 KNEE = 0.8
-"""Louder speech is bent above this amplitude, so that it never passes full scale."""
+"""Samples above this amplitude are compressed, so that none reaches full scale."""
 
 _NOTHING: Samples = np.zeros(0, np.float32)
 

@@ -153,8 +153,8 @@ class LocalEngine:
         return turn
 
     async def prime(self, texts: Iterable[str], options: SpeechOptions | None = None) -> None:
-        """Put what an agent always says into the phrase cache: speak each text, for nobody, until
-        the cache replays it. `EngineConfig(cache=CacheOptions(prime=...))` does it at start.
+        """Put what an agent always says into the phrase cache: speak each text, without a listener,
+        until the cache replays it. `EngineConfig(cache=CacheOptions(prime=...))` does it at start.
 
         Raises InvalidOptions without a cache, and what a turn raises.
         """

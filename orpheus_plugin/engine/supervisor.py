@@ -230,12 +230,13 @@ class Supervisor:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CLOSE_S):
                     await self._unload()
-            # Tracebacks of what died hold its frames, and these the model: it would stay twice.
+            # Tracebacks of what died hold its frames, which hold the model: it would stay in memory
+            # twice.
             await asyncio.to_thread(gc.collect)
             self.parts = await self._load()
             self.failure = None
             self.restarts += 1
-            logger.warning("the engine is back")
+            logger.warning("the engine runs again")
         except Exception as failure:
             self.failure = (
                 failure if isinstance(failure, OrpheusError) else EngineDied(repr(failure))

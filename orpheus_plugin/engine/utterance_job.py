@@ -53,13 +53,13 @@ class EngineParts:
         return self
 
     def discard(self, request_id: str) -> None:
-        """What this request gave is of no use and must not be replayed."""
+        """The ids of this request are not usable and must not be replayed."""
         if isinstance(self.generator, CachedGenerator):
             self.generator.discard(request_id)
 
     @property
     def failure(self) -> EngineDied | None:
-        """Why they cannot be used any more; None while all of them work. From any thread."""
+        """Why they can no longer be used; None while all of them work. From any thread."""
         return self.generator.failure or self.codec.failure
 
 

@@ -68,7 +68,7 @@ class OrpheusTTS(tts.TTS[Any]):
     Raises:
         UnknownVoice, InvalidOptions: both are ValueErrors.
         ModelNotFound: "in-process" is used and the model is not on this machine.
-        ValueError: `url` is no address, or it is given with `engine`, `model` or `device`.
+        ValueError: `url` is not an address, or it is given with `engine`, `model` or `device`.
     """
 
     Markup = OrpheusMarkup
@@ -183,7 +183,7 @@ class OrpheusTTS(tts.TTS[Any]):
             await self._engine.start()
         except Exception as error:
             # Its text may contain an address with a key. The first turn tries again and reports it.
-            logger.warning("the speech engine is not there yet: %s", type(error).__name__)
+            logger.warning("the speech engine is not ready yet: %s", type(error).__name__)
 
     async def connect(self) -> None:
         """Connect now and check the voice, so that a wrong voice or address fails at the start of a

@@ -1,4 +1,4 @@
-"""Which models exist, where their files lie, and fetching them."""
+"""Which models exist, where their files are, and downloading them."""
 
 from orpheus_plugin.models.adapters import AdapterVoice, download_adapter, find_adapters
 from orpheus_plugin.models.catalog import ModelSpec

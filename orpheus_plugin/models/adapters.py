@@ -1,4 +1,4 @@
-"""Voices that are LoRA adapters: their folders on this machine, and fetching them.
+"""Voices that are LoRA adapters: their folders on this machine, and downloading them.
 
 An adapter is named as `SOURCE` or `SOURCE#PROMPT`. SOURCE is a folder, a hub repository, or the
 name of an adapter that comes with the package: `bruno`, for the bundled model. PROMPT is the name
@@ -59,7 +59,7 @@ def find_adapters(
         on_servers: the sources are names on token servers, so no files are searched.
 
     Raises InvalidOptions for a name that cannot be a voice's; ModelNotFound with the command that
-    fetches it.
+    downloads it.
     """
     taken = {voice.casefold(): voice for voice in voices}
     found: dict[str, AdapterVoice] = {}
@@ -98,8 +98,8 @@ def download_adapter(
     cache_dir: str | Path | None = None,
     snapshot: Snapshot | None = None,
 ) -> Path:
-    """Fetch an adapter from the hub into its cache; only its two files, never a pickle. Returns its
-    folder.
+    """Download an adapter from the hub into its cache; only its two files, never a pickle. Returns
+    its folder.
 
     Args: as `models.download`. Raises ModelNotFound with the reason.
     """
@@ -131,7 +131,7 @@ def _check_name(name: str, taken: Mapping[str, str]) -> None:
         raise InvalidOptions(f"{name!r} cannot be the name of an adapter's voice")
     if any(sign in name for sign in _NEVER_IN_NAMES) or not name.isprintable():
         raise InvalidOptions(
-            f"the name {name!r} of an adapter's voice must not hold any of"
+            f"the name {name!r} of an adapter's voice must not contain any of"
             f" {' '.join(_NEVER_IN_NAMES)}"
         )
     if name.casefold() in taken:

@@ -48,7 +48,10 @@ def nvidia_driver() -> bool:
 def tell_of_unused_gpu() -> None:
     """Log one line, once, if there is an NVIDIA GPU and nothing to use it with."""
     if nvidia_driver() and not torch_installed():
-        logger.warning("An NVIDIA GPU is here but torch is not, so the CPU speaks: %s", _INSTALL)
+        logger.warning(
+            "This machine has an NVIDIA GPU, but torch is not installed, so the CPU is used: %s",
+            _INSTALL,
+        )
 
 
 def vllm_installed() -> bool:

@@ -41,7 +41,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 HOW_TO_GET_ORPHEUS = (
-    "Orpheus 3B is not on this machine, so the small bundled voice speaks; get it with:"
+    "Orpheus 3B is not on this machine, so the small bundled voice speaks; download it with:"
     " orpheus-tts download orpheus-3b (in a clone: make bot MODEL=orpheus-3b)"
 )
 
@@ -73,8 +73,8 @@ class ModelFiles:
     adapters: Mapping[str, AdapterVoice] = field(default_factory=dict)
 
     def with_adapters(self, adapters: Mapping[str, AdapterVoice]) -> ModelFiles:
-        """These besides. Where the model does not name its voices, the adapters' are not in
-        `spec.voices` either: then any name is taken for one of the model's."""
+        """With these adapters as well. Where the model does not name its voices, the adapters' are
+        not in `spec.voices` either: then any name is taken for one of the model's."""
         voices = self.spec.voices + tuple(adapters) if self.spec.voices else ()
         return replace(
             self, spec=replace(self.spec, voices=voices), adapters={**self.adapters, **adapters}
@@ -202,8 +202,8 @@ def download(
     cache_dir: str | Path | None = None,
     snapshot: Snapshot | None = None,
 ) -> ModelFiles:
-    """Fetch a model and its codec into the hub cache (only the needed files) and return where they
-    are.
+    """Download a model and its codec into the hub cache (only the needed files) and return where
+    they are.
 
     If the official repository refuses (it asks for an account and an accepted license), its open
     mirrors are tried. A token is taken from the environment (`HF_TOKEN`) or from `hf auth login`.

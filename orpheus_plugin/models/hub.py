@@ -83,7 +83,7 @@ def fetch_first(
         if missing is None:
             if gated:
                 logger.warning(
-                    "%s is fetched from its open mirror %s%s", what, repo, _advice(repos[0])
+                    "%s is downloaded from its open mirror %s%s", what, repo, _advice(repos[0])
                 )
             return folder
         refusals.append(f"{repo}: incomplete, {missing}")

@@ -37,7 +37,7 @@ from orpheus_plugin.turn import Turn
 logger = logging.getLogger(__name__)
 
 RESUME_WITHIN_S = 5.0
-"""The longest pause in mid-sentence that sounds like thinking."""
+"""The longest pause within a sentence that still sounds like hesitation."""
 
 RESUME_WITH_ANOTHER_S = 20.0
 """The same if the client starts a new server. The bundled voice is ready after 7 s on two idle
@@ -48,23 +48,23 @@ class RemoteEngine:
     """Speaks through a server. Connects once, ahead of need, and again whenever the connection
     breaks.
 
-    A turn whose connection breaks goes on over the next one, or raises ConnectionFailed. A server
+    A turn whose connection breaks continues on the next one, or raises ConnectionFailed. A server
     that shuts down in order lets running turns end while new ones wait for its successor. If there
     is no answer at the address, `start` and turns wait only for a server that answered less than
     `connect_timeout_s` ago.
 
     With several addresses, all with the same model and key, a turn goes to the server with the most
     free places. If that one is full, the next is tried; if all are full, the turn waits in the
-    shortest line. If its server is lost or its engine fails, the turn goes on at another one.
+    shortest line. If its server is lost or its engine fails, the turn continues on another one.
 
     Args:
         url: see `Address`; several are separated by commas or spaces. None needs `locate`.
         api_key: the server's key.
         connect_timeout_s: how long `start` and a turn's first audio may wait for a server that is
             loading or full, or that answered a moment ago.
-        resume_within_s: a turn that loses its server in mid-speech goes on at the server that is
-            reached within so many seconds, with the first word that was not handed over. With 0 it
-            fails at once, unless nothing was handed over. By default 5, and 20 with `locate`,
+        resume_within_s: a turn that loses its server while it speaks continues on the server that
+            is reached within so many seconds, with the first word that was not handed over. With 0
+            it fails at once, unless nothing was handed over. By default 5, and 20 with `locate`,
             which may have to start a server.
         locate: gives the address before each attempt to connect, in place of `url`. It may start a
             server, so a failed attempt is always followed by another.
@@ -243,7 +243,7 @@ class RemoteEngine:
         return pick_voice(self.voices, voice, model="the server's model", strict=strict)
 
     def health(self) -> EngineHealth:
-        """What the servers said at most a second ago, added up; not ready without a connection."""
+        """Sum of what the servers reported at most a second ago; not ready without a connection."""
         if live := self._live():
             return added_health([connection.health for connection in live])
         last = [keeper.connection.health for keeper in self._keepers if keeper.connection]
@@ -255,7 +255,7 @@ class RemoteEngine:
         )
 
     def load(self) -> EngineLoad:
-        """What the servers said at most a second ago, added up; all zero without a connection."""
+        """Sum of what the servers reported at most a second ago; all zero without a connection."""
         return EngineLoad.of_all([connection.load for connection in self._live()])
 
     def _live(self) -> list[Connection]:
@@ -263,7 +263,7 @@ class RemoteEngine:
         return [live for keeper in self._keepers if (live := keeper.live) is not None]
 
     def _hellos(self) -> list[Hello]:
-        """The greetings of the servers, connected ones first."""
+        """The `hello` of each server, connected ones first."""
         last = [keeper.connection for keeper in self._keepers if keeper.connection is not None]
         return [c.hello for c in sorted(last, key=lambda connection: connection.retired.is_set())]
 
@@ -286,7 +286,7 @@ class RemoteEngine:
             await self._until_connected()
         except asyncio.CancelledError:
             if self._loop.closed:
-                task.add_done_callback(asyncio.Task.exception)  # perhaps nobody waits any more
+                task.add_done_callback(asyncio.Task.exception)  # perhaps nobody waits for it
                 raise EngineDied("this engine was closed") from None
             raise
 

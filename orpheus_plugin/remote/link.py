@@ -38,8 +38,8 @@ class Carrier(Protocol):
 
 
 class Link:
-    """A turn's way to the server. The TurnLink methods run on the caller's loop, the others on the
-    connection's.
+    """The link from a Turn to its server. The TurnLink methods run on the caller's loop, the others
+    on the connection's.
 
     It has only a weak reference to the Turn, and so sees when the caller has dropped it.
 
@@ -47,7 +47,7 @@ class Link:
         post: calls a function on the connection's loop, in order, from any thread. Raises
             EngineDied when that loop has ended.
         lost: called with a turn that was refused with AtCapacity, lost its connection, or failed
-            at its server with an error that is retryable, and can go on at another server.
+            at its server with an error that is retryable, and can continue on another server.
 
     Attributes:
         refused_by: the connections whose servers had no place for it, or failed.

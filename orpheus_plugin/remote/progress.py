@@ -1,4 +1,4 @@
-"""How much of a turn its caller has, so that it can go on at another server."""
+"""How much of a turn its caller has, so that it can continue on another server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Progress:
     start, so no word comes twice. An event costs about a microsecond.
 
     Attributes:
-        resumed: times it went on at another server.
+        resumed: times it continued on another server.
         stuck: whether nothing was handed over since then: its text may be what makes servers fail.
     """
 
@@ -97,7 +97,7 @@ class Progress:
     # ---- another server
 
     def resume(self) -> None:
-        """The turn goes on at another server, which has not spoken any of it."""
+        """The turn continues on another server, which has not spoken any of it."""
         self.resumed += self.heard
         self.stuck = True
         self._words.clear()

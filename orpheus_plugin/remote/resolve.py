@@ -80,7 +80,7 @@ def resolve(
 
     Raises:
         InvalidOptions: more than one of `engine`, an address and `model` or `device` is given.
-        ValueError: `url` is no address.
+        ValueError: `url` is not an address.
         ModelNotFound, BadCheckpoint: an engine of this process does not find its files.
     """
     model = None if model == "auto" else model

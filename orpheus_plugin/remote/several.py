@@ -16,8 +16,8 @@ def addresses(url: str) -> tuple[str, ...]:
 
 
 def room(connection: Connection) -> tuple[bool, int, float]:
-    """A key to sort by: the more room, the greater. It counts turns that were sent since the
-    server's last report.
+    """A sort key: greater for a server with more free places. It counts turns that were sent since
+    the server's last report.
 
     Equal servers are chosen at random: else clients that begin together would all choose one.
     """
@@ -40,7 +40,7 @@ def one_error(errors: list[OrpheusError]) -> OrpheusError:
 
 
 def added_health(health: list[EngineHealth]) -> EngineHealth:
-    """Of at least one server."""
+    """The sum, of at least one server."""
     best = next((one for one in health if one.ready), health[0])
     return replace(
         best,

@@ -42,7 +42,7 @@ _MERGE = (
 _REFUSED = {
     "modules_to_save": "it replaces whole modules",
     "trainable_token_indices": "it changes embeddings",
-    "target_parameters": "it changes parameters that are no matrices",
+    "target_parameters": "it changes parameters that are not matrices",
     "use_dora": "it is a DoRA",
     "lora_bias": "it has biases",
     "use_qalora": "it is a QA-LoRA",
@@ -170,10 +170,10 @@ def read_adapter(folder: Path, model_dir: Path, shape: LlamaShape) -> Adapter:
             if (embedding := _EMBEDDINGS.search(name)) is not None:
                 raise BadCheckpoint(f"{folder}: it changes {embedding[1]}{_MERGE}")
             raise BadCheckpoint(
-                f"{folder}: {name} is no LoRA of a Llama's matrix; those are {', '.join(MODULES)}"
+                f"{folder}: {name} changes no matrix of a Llama; those are {', '.join(MODULES)}"
             )
         if tensor.dtype.kind != "f" and tensor.dtype != np.uint16:  # uint16: bfloat16
-            raise BadCheckpoint(f"{folder}: {name} holds {tensor.dtype}, no floating-point numbers")
+            raise BadCheckpoint(f"{folder}: {name} has type {tensor.dtype}, not floating point")
         halves.setdefault((int(match[1]), match[2]), {})[match[3]] = tensor
     if not halves:
         raise BadCheckpoint(f"{folder / WEIGHTS}: no tensors")
@@ -195,7 +195,7 @@ def read_adapter(folder: Path, model_dir: Path, shape: LlamaShape) -> Adapter:
         if down.shape != (rank, inputs) or up.shape != (outputs, rank):
             raise BadCheckpoint(f"{folder}: {name} has rank {down.shape[0]}, {CONFIG} says {rank}")
         if not (np.isfinite(float32(down)).all() and np.isfinite(float32(up)).all()):
-            raise BadCheckpoint(f"{folder}: {name} has values that are no finite numbers")
+            raise BadCheckpoint(f"{folder}: {name} has values that are not finite numbers")
         parts[layer, module] = down, up, scale
     changed = {module for _, module in parts}
     return Adapter(
@@ -215,9 +215,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         if (folder / "config.json").is_file():
             raise ModelNotFound(
-                f"{folder} has no {CONFIG}: it is a whole model, to be given as the model (--model)"
+                f"{folder} has no {CONFIG}: it is a whole model; give it as the model (--model)"
             )
-        raise ModelNotFound(f"{folder} is no adapter: no {CONFIG}")
+        raise ModelNotFound(f"{folder} is not an adapter: it has no {CONFIG}")
     if not (folder / WEIGHTS).is_file():
         if any(folder.glob("adapter_model.bin")) or any(folder.glob("adapter_model.pt")):
             raise BadCheckpoint(
@@ -257,7 +257,9 @@ def _rank_and_scale(
             found = (v for k, v in special.items() if re.match(rf"(.*\.)?({k})$", name))
             return next(found, config.get(key))
         except (AttributeError, re.error) as error:
-            raise BadCheckpoint(f"{folder / CONFIG}: {patterns} is no table of patterns") from error
+            raise BadCheckpoint(
+                f"{folder / CONFIG}: {patterns} is not a table of patterns"
+            ) from error
 
     rank, alpha = value("r", "rank_pattern"), value("lora_alpha", "alpha_pattern")
     if type(rank) is not int or not 1 <= rank <= MAX_RANK:

@@ -70,7 +70,7 @@ class TokenGenerator(Protocol):
 
     @property
     def failure(self) -> EngineDied | None:
-        """Why it does not generate any more: dead, hanging, or not started; None while it works.
+        """Why it no longer generates: dead, hanging, or not started; None while it works.
 
         Cheap: it is read from any thread several times a second, and by health checks.
         """

@@ -80,8 +80,8 @@ class BatchedGenerator(abc.ABC):
         """Load the weights and draw one id, on another thread. May be called again after `aclose`
         or a death.
 
-        Raises ModelNotFound, BadCheckpoint (also for weights that give no finite numbers, and for
-        an adapter that does not fit), or EngineDied (no memory).
+        Raises ModelNotFound, BadCheckpoint (also for weights that give infinite numbers or NaN, and
+        for an adapter that does not fit), or EngineDied (no memory).
         """
         if self._worker is not None:
             return

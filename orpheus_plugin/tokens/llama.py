@@ -89,7 +89,9 @@ class LlamaShape:
                 raise BadCheckpoint(f"{path}: impossible sizes {shape}")
             frequencies = rotary_frequencies(shape)
             if not (0 < shape.eps < 1 and np.isfinite(frequencies).all()):
-                raise BadCheckpoint(f"{path}: rms_norm_eps or the rotary parameters are no numbers")
+                raise BadCheckpoint(
+                    f"{path}: rms_norm_eps or the rotary parameters are not numbers"
+                )
         except (
             ValueError,
             TypeError,

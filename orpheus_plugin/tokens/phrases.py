@@ -127,7 +127,7 @@ class PhraseCache:
             ids = _read(file)
             key, _, _ = file.stem.partition("-")
             if ids is None or len(key) != 32:
-                logger.warning("%s is no phrase of this cache; it is left out", file)
+                logger.warning("%s is not a phrase of this cache; it is skipped", file)
             else:
                 self._keep(bytes.fromhex(key), ids)
         self._shrink()
@@ -237,7 +237,7 @@ class CachedGenerator:
         return self.inner.failure
 
     def discard(self, request_id: str) -> None:
-        """Forget the phrase of a request whose ids turned out to be of no use."""
+        """Forget the phrase of a request whose ids turned out to be unusable."""
         if (key := self._given.pop(request_id, None)) is not None:
             self.cache.drop(key)
 

@@ -1,4 +1,4 @@
-"""Continuous batching: the thread that steps a model for all requests at once.
+"""Continuous batching: a thread that runs each step of a model for all requests at once.
 
 Each step reads some ids of a joining request's prompt and draws one id for every running request,
 whatever its slot. Requests join and leave between steps.
@@ -36,7 +36,7 @@ class Request(Arrivals):
         read: prompt ids in the cache; the first step that draws reads the last one.
         drawn: ids drawn.
         untold: of those, the last ones, which the event loop does not have yet.
-        aborted: it is not wanted any more.
+        aborted: its consumer has closed it.
     """
 
     request_id: str

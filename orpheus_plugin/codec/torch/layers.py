@@ -31,8 +31,8 @@ Tails = list[Tensor]
 replaces the entries."""
 
 _ROWS = 4
-"""MKL sums in another order for fewer rows, or for columns that are no multiple of this. A stream's
-last bits would then depend on its chunks and on who shares its steps."""
+"""MKL sums in another order for fewer rows, or for columns that are not a multiple of this. A
+stream's last bits would then depend on its chunks and on who shares its steps."""
 
 
 def _prepend(tails: Tails, index: int, rows: Tensor) -> Tensor:
@@ -158,8 +158,8 @@ class Upsample(nn.Module):
         rows, batch, _ = x.shape
         joined = _prepend(tails, first, x)
         y = self.previous.step(joined[:rows], self.current.step(joined[1:]))
-        # [rows, batch, s, out]: the s rows that belong in one place in time still lie behind each
-        # other per stream.
+        # [rows, batch, s, out]: the s rows that belong in one place in time still follow each other
+        # per stream.
         y = y.view(rows, batch, self.stride, self.channels).transpose(1, 2)
         return y.reshape(rows * self.stride, batch, self.channels)
 

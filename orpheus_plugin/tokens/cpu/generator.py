@@ -38,8 +38,8 @@ class CpuLlama(BatchedGenerator):
     has it.
 
     A step costs one pass over the weights for up to 8 streams, of 2 bytes a weight for a bfloat16
-    checkpoint, and of the head 4096 rows for each slot at which streams stand. An adapter is read
-    besides, by the streams that speak with it. benchmarks/generator.py has figures. The first start
+    checkpoint, and of the head 4096 rows for each slot at which streams stand. Streams that speak
+    with an adapter read its weights as well. benchmarks/generator.py has figures. The first start
     on a machine compiles the step, once: some 10 s.
     """
 
@@ -77,7 +77,7 @@ class CpuLlama(BatchedGenerator):
         with first_use("token engine"):
             stepper.warm_up(self._vocabulary.bos)
         if not np.isfinite(stepper.work.logits[0, :CODES]).all():
-            raise BadCheckpoint(f"{self._model_dir}: the weights give no finite numbers")
+            raise BadCheckpoint(f"{self._model_dir}: the weights give infinite numbers or NaN")
         logger.info(
             "CPU generator: %s, %d layers of width %d, %d streams of %d ids",
             self._model_dir.name,
@@ -191,7 +191,7 @@ class CpuStepper:
         if reading is not None:
             place, position = reading.request.place, reading.request.read
             ids = np.array(reading.ids, np.int32)
-        # Those with the same adapter stand side by side, so that they share its products.
+        # Those with the same adapter are neighbours, so that they share its products.
         order = sorted(range(len(drawing)), key=lambda n: drawing[n].adapter)
         step(
             self.weights,

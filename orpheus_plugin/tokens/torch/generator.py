@@ -138,7 +138,7 @@ class TorchLlama(BatchedGenerator):
         hidden = model.step(ids, torch.zeros_like(ids), 0, ragged=False)
         logits = model.logits(hidden, [0])
         if not torch.isfinite(logits[:, : CODES + 1]).all():
-            raise BadCheckpoint(f"{self._model_dir}: the weights give no finite numbers")
+            raise BadCheckpoint(f"{self._model_dir}: the weights give infinite numbers or NaN")
         sampler.join(0, SamplingParams(seed=0))
         sampler.draw(logits, [0])
 

@@ -138,7 +138,7 @@ class VllmGenerator:
             return EngineDied("vLLM is not running")
         limit_s = worker_thread.STEP_LIMIT_S
         if self._requests and time.monotonic() - self._moved_at > limit_s:
-            return EngineDied(f"vLLM stands still: no ids for over {limit_s:g} s")
+            return EngineDied(f"vLLM hangs: no ids for over {limit_s:g} s")
         return None
 
     @property
@@ -253,9 +253,8 @@ class VllmGenerator:
         adapter: str | None = None,
     ) -> AsyncGenerator[TokenChunk, None]:
         """See TokenGenerator. The request is checked here and queued at the first step of the
-        iterator. Besides:
-
-        priority: when the cache is full, requests with the highest number lose their place.
+        iterator. In addition, priority: when the cache is full, requests with the highest number
+        lose their place.
         """
         context = request.context_of(self._alive())
         prompt = checked_prompt(prompt_ids, self._vocabulary.size, context)

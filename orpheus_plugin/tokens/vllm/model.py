@@ -95,8 +95,8 @@ class OrpheusForCausalLM(LlamaForCausalLM):  # type: ignore[misc]  # vLLM is unt
 
 
 def head_rows(asked: Any, vocab_size: int) -> tuple[int, int] | None:
-    """The rows to compute, widened to whole tiles; None if `asked` is no pair 0 <= first < end <=
-    vocab_size."""
+    """The rows to compute, widened to whole tiles; None if `asked` is not a pair 0 <= first < end
+    <= vocab_size."""
     try:
         first, end = (int(row) for row in asked)
     except (TypeError, ValueError):
