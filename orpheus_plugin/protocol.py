@@ -313,7 +313,7 @@ def error_message(error: OrpheusError, turn_id: str | None = None) -> Error:
     return Error(turn_id, error.code, error.message, error.retryable)
 
 
-class Halves:
+class SurrogateJoiner:
     """Joins the halves of surrogate pairs that a language model's pieces of text may end and begin
     with. UTF-8, in which messages are written, has no halves."""
 

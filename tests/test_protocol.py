@@ -97,7 +97,7 @@ def test_options_too_long_for_a_message_are_refused_before_they_are_sent() -> No
 
 
 def test_halves_of_surrogate_pairs_are_joined() -> None:
-    halves = protocol.Halves()
+    halves = protocol.SurrogateJoiner()
     pieces = ["Hello \ud83d", "\ude00 there", "\udc00.", " \ud83d", "x", "é"]
     assert "".join(map(halves.push, pieces)) == "Hello 😀 there. xé"
 

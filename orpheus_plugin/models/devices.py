@@ -45,7 +45,7 @@ def nvidia_driver() -> bool:
 
 
 @functools.cache
-def tell_of_unused_gpu() -> None:
+def warn_of_unused_gpu() -> None:
     """Log one line, once, if there is an NVIDIA GPU and nothing to use it with."""
     if nvidia_driver() and not torch_installed():
         logger.warning(
@@ -61,7 +61,7 @@ def vllm_installed() -> bool:
 def pick_device(name: str) -> str:
     """ "auto" becomes "cuda" or "cpu"; others are checked. Raises InvalidOptions."""
     if name == "auto":
-        tell_of_unused_gpu()
+        warn_of_unused_gpu()
         return "cuda" if cuda_available() else "cpu"
     if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
         raise InvalidOptions(f"device must be auto, cpu, cuda, cuda:N or mps, not {name!r}")

@@ -158,15 +158,15 @@ class Connection:
         """Number of open turns."""
         return len(self._links)
 
-    def adopt(self, link: Link, *, patiently: bool = True) -> None:
+    def open_turn(self, link: Link, *, may_wait: bool = True) -> None:
         """Open a turn here, and send the text its caller has pushed so far. Not for a turn that has
         ended.
 
         Args:
-            patiently: whether it may wait in line for a place.
+            may_wait: whether it may wait in line for a place.
         """
         self._links[link.id] = link
-        link.attach(self, patiently=patiently)
+        link.attach(self, may_wait=may_wait)
 
     def send(self, message: protocol.ClientMessage) -> None:
         self._out.put_nowait(protocol.pack(message))

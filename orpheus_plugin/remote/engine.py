@@ -177,7 +177,7 @@ class RemoteEngine:
         live = self._live()
         fresh = [connection for connection in live if connection not in link.refused_by]
         last_one = len(live) == 1 or not fresh
-        max(fresh or live, key=room).adopt(link, patiently=last_one)
+        max(fresh or live, key=room).open_turn(link, may_wait=last_one)
 
     def _go_on(self, link: Link, error: OrpheusError) -> None:
         """Place a turn again that its server refused, that failed there, or that lost its
@@ -296,7 +296,7 @@ class RemoteEngine:
         while not self._live():
             in_vain = [
                 keeper.error is not None
-                and (not keeper.error.retryable or (keeper.attempts > tried and keeper.hopeless))
+                and (not keeper.error.retryable or (keeper.attempts > tried and keeper.unreachable))
                 for keeper, tried in zip(self._keepers, before, strict=True)
             ]
             if all(in_vain) or left <= 0:
@@ -327,7 +327,7 @@ class RemoteEngine:
 
     def _give_up_all(self) -> None:
         """After a failed attempt: if no server is worth waiting for, waiting turns fail."""
-        if not all(keeper.hopeless for keeper in self._keepers):
+        if not all(keeper.unreachable for keeper in self._keepers):
             return
         waiting, self._waiting = self._waiting, set()
         if not any(error.retryable for error in self._errors()):

@@ -81,7 +81,7 @@ class Keeper:
         return None if last is None or last.retired.is_set() else last
 
     @property
-    def hopeless(self) -> bool:
+    def unreachable(self) -> bool:
         """Whether it is not worth waiting for this server after the last failure."""
         error = self.error
         if error is None or self.live is not None:

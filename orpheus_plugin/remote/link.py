@@ -69,7 +69,7 @@ class Link:
         self.refused_by: set[Carrier] = set()
         self.has_waited = False
         self._options = options
-        self._halves = protocol.Halves()
+        self._surrogates = protocol.SurrogateJoiner()
         self._post = post
         self._turn: weakref.ref[Turn] | None = None
         self._connection: Carrier | None = None
@@ -78,7 +78,7 @@ class Link:
         self._lost = lost
         self._unreported = 0
         self._cancelled: list[Future[None]] = []
-        self._patience: asyncio.TimerHandle | None = None
+        self._cancel_timeout: asyncio.TimerHandle | None = None
 
     def make_turn(self, *, max_chars: int) -> Turn:
         """The caller's end, once. On the caller's loop."""
@@ -89,7 +89,7 @@ class Link:
     # ---- TurnLink
 
     def send_text(self, text: str) -> None:
-        if whole := self._halves.push(text):
+        if whole := self._surrogates.push(text):
             self._post(self._send, protocol.Text(self.id, whole))
 
     def send_flush(self) -> None:
@@ -120,10 +120,10 @@ class Link:
         """Whether the caller has got any audio."""
         return self._progress.heard
 
-    def attach(self, connection: Carrier, *, patiently: bool) -> None:
+    def attach(self, connection: Carrier, *, may_wait: bool) -> None:
         self._connection = connection
-        self.has_waited = patiently
-        wait_s = self.max_wait_s if patiently else 0.0
+        self.has_waited = may_wait
+        wait_s = self.max_wait_s if may_wait else 0.0
         connection.send(protocol.opening(self.id, self._options, wait_s))
         for message in self._unsent:
             connection.send(message)
@@ -180,8 +180,8 @@ class Link:
         if self.over:
             return
         self.over = True
-        if self._patience is not None:
-            self._patience.cancel()
+        if self._cancel_timeout is not None:
+            self._cancel_timeout.cancel()
         if self._connection is not None:
             self._connection.release(self)
         self._deliver(*events)
@@ -230,8 +230,8 @@ class Link:
         self._cancelled.append(done)
         if self._connection is None:
             self.finish(TurnEnd("cancelled"))
-        elif self._patience is None:
+        elif self._cancel_timeout is None:
             self._connection.send(protocol.Cancel(self.id))
-            self._patience = asyncio.get_running_loop().call_later(
+            self._cancel_timeout = asyncio.get_running_loop().call_later(
                 CANCEL_S, self.finish, TurnEnd("cancelled")
             )

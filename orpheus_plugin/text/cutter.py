@@ -17,7 +17,7 @@ from orpheus_plugin.text.normalizer import Normalizer, Token
 from orpheus_plugin.text.pronunciations import Pronunciations
 from orpheus_plugin.text.scripts import CJK, CLAUSE_MARKS, CLOSERS, WIDE_CLAUSE_MARKS, split_cjk
 from orpheus_plugin.text.sentences import find_sentence_end
-from orpheus_plugin.text.tags import ENGLISH_TAGS, TAG_HOLDER, TagLifter, may_cut
+from orpheus_plugin.text.tags import ENGLISH_TAGS, TAG_HOLDER, TagExtractor, may_cut
 from orpheus_plugin.text.utterance import SpokenWord, Utterance, utterances
 
 __all__ = ["ENGLISH_TAGS", "SpokenWord", "TextOptions", "Utterance", "UtteranceCutter"]
@@ -95,7 +95,7 @@ class UtteranceCutter:
 
     def __init__(self, options: TextOptions | None = None) -> None:
         self._options = options or TextOptions()
-        self._tags = TagLifter(self._options.tags)
+        self._tags = TagExtractor(self._options.tags)
         self._normalizer = Normalizer(
             language=self._options.language,
             spell_numbers=self._options.spell_numbers,
@@ -308,7 +308,7 @@ class UtteranceCutter:
         tokens: list[Token] = []
         spaces: list[bool] = []
         marks: list[tuple[int, str]] = []  # before which token a tag stands
-        text, found = self._tags.lift(piece)
+        text, found = self._tags.extract(piece)
         offset = 0
         for match in _TOKEN.finditer(text):
             gap = text[offset : match.start()]

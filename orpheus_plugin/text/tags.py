@@ -34,21 +34,21 @@ _BLOCK_HTML = frozenset(_BLOCK.split())
 _warned: set[str] = set()
 
 
-class TagLifter:
+class TagExtractor:
     """Finds tags in text and separates those the model knows from others."""
 
     def __init__(self, known: Iterable[str]) -> None:
         self._known = {tag.casefold(): tag for tag in known}
 
-    def lift(self, text: str) -> tuple[str, list[str]]:
+    def extract(self, text: str) -> tuple[str, list[str]]:
         """The text with a holder for each known tag, and those tags. Unknown tags are left out."""
-        lifted: list[str] = []
+        found: list[str] = []
 
         def replace(match: re.Match[str]) -> str:
             name = (match["angled"] or match["square"]).strip("/ ").casefold()
             tag = self._tag(name, sounds_of(name) or ())
             if tag is not None and not match[0].startswith("</"):
-                lifted.append(f"<{tag}>")
+                found.append(f"<{tag}>")
                 return TAG_HOLDER
             if match["square"]:
                 return match[0]
@@ -66,7 +66,7 @@ class TagLifter:
         text = text.replace(TAG_HOLDER, "")
         if any(mark in text for mark in "*([_~"):
             text = DIRECTION.sub(direct, text)
-        return _TAG.sub(replace, text), lifted
+        return _TAG.sub(replace, text), found
 
     def _tag(self, name: str, sounds: Iterable[str]) -> str | None:
         names = (name, name.removesuffix("s"), *sounds)

@@ -431,7 +431,7 @@ def test_with_a_gpu_and_without_torch_one_log_line_says_what_to_install(
 ) -> None:
     monkeypatch.setattr(devices, "torch_installed", lambda: False)
     monkeypatch.setattr(Path, "exists", lambda path: str(path) == "/dev/nvidiactl")
-    devices.tell_of_unused_gpu.cache_clear()
+    devices.warn_of_unused_gpu.cache_clear()
     for _ in range(2):
         assert pick_device("auto") == pick_device("cpu") == "cpu"
     told = [record.getMessage() for record in caplog.records]
