@@ -184,62 +184,54 @@ CODEC = ("separate", "tuned", "mps", "worker")
 others have too; under MPS; in vLLM's worker on a stream of its own."""
 
 
-def frame_s(
-    gpu: Gpu,
-    model: Model,
-    streams: int,
-    fp8: bool,
-    a: Assumptions,
-    costs: Costs,
-    how: str,
-    columns: int,
-) -> float:
-    """Seconds in which every stream gets one frame (85.3 ms of speech), drawn from rows of
-    `columns` logits."""
-    sampler = streams * costs.sampler_s * columns / COLUMNS_WHOLE
-    on_gpu = SLOTS * (step_s(gpu, model, streams, fp8, a) + sampler)
-    alone = on_gpu + SLOTS * costs.host_s
-    codec = costs.codec_s(gpu, streams, tuned=how != "separate")
-    if how in ("separate", "tuned"):
-        return costs.time_slicing * (alone + codec)
-    # The codec runs while the language model waits for its host.
-    together = max(alone, on_gpu + codec)
-    return together if how == "mps" else costs.call * together
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """A card, a model and a way to run the codec and the sampler on it.
 
+    Attributes:
+        how: one of CODEC.
+        columns: logits in a row of the sampler.
+    """
 
-def streams_in_time(
-    gpu: Gpu, model: Model, fp8: bool, a: Assumptions, costs: Costs, how: str, columns: int
-) -> int:
-    """The most streams that keep up with their speech, with a tenth of the time to spare, and whose
-    caches fit."""
-    most = fitting_streams(gpu, model, fp8, a)
-    within = 0.9 * SLOTS / IDS_PER_SECOND
-    return bisect.bisect_right(
-        range(1, most + 1),
-        within,
-        key=lambda n: frame_s(gpu, model, n, fp8, a, costs, how, columns),
-    )
+    gpu: Gpu
+    model: Model
+    fp8: bool
+    a: Assumptions
+    costs: Costs
+    how: str
+    columns: int
 
+    def frame_s(self, streams: int) -> float:
+        """Seconds in which every stream gets one frame (85.3 ms of speech)."""
+        costs = self.costs
+        sampler = streams * costs.sampler_s * self.columns / COLUMNS_WHOLE
+        on_gpu = SLOTS * (step_s(self.gpu, self.model, streams, self.fp8, self.a) + sampler)
+        alone = on_gpu + SLOTS * costs.host_s
+        codec = self.codec_s(streams)
+        if self.how in ("separate", "tuned"):
+            return costs.time_slicing * (alone + codec)
+        # The codec runs while the language model waits for its host.
+        together = max(alone, on_gpu + codec)
+        return together if self.how == "mps" else costs.call * together
 
-def first_sound_s(
-    gpu: Gpu,
-    model: Model,
-    streams: int,
-    fp8: bool,
-    a: Assumptions,
-    costs: Costs,
-    how: str,
-    columns: int,
-) -> float:
-    """From the text to the first exact sound of a stream beside `streams - 1` others; network and
-    queues not counted."""
-    step = frame_s(gpu, model, streams, fp8, a, costs, how, columns) / SLOTS
-    prefill = 2 * a.prompt * model.body / (a.compute_share * 1e12 * (gpu.fp8 if fp8 else gpu.bf16))
-    return (
-        prefill
-        + FIRST_AUDIO_IDS * step
-        + costs.codec_s(gpu, min(streams, costs.lanes), tuned=how != "separate")
-    )
+    def codec_s(self, streams: int) -> float:
+        return self.costs.codec_s(self.gpu, streams, tuned=self.how != "separate")
+
+    def streams_in_time(self) -> int:
+        """The most streams that keep up with their speech, with a tenth of the time to spare, and
+        whose caches fit."""
+        most = fitting_streams(self.gpu, self.model, self.fp8, self.a)
+        return bisect.bisect_right(
+            range(1, most + 1), 0.9 * SLOTS / IDS_PER_SECOND, key=self.frame_s
+        )
+
+    def first_sound_s(self, streams: int) -> float:
+        """From the text to the first exact sound of a stream beside `streams - 1` others; network
+        and queues not counted."""
+        flops = self.gpu.fp8 if self.fp8 else self.gpu.bf16
+        prefill = 2 * self.a.prompt * self.model.body / (self.a.compute_share * 1e12 * flops)
+        step = self.frame_s(streams) / SLOTS
+        return prefill + FIRST_AUDIO_IDS * step + self.codec_s(min(streams, self.costs.lanes))
 
 
 def with_everything(
@@ -253,9 +245,10 @@ def with_everything(
             row: dict[str, Any] = {"gpu": gpu.name, "weights": "fp8" if fp8 else "bf16"}
             for how in CODEC:
                 for sampler, columns in (("whole", COLUMNS_WHOLE), ("compact", COLUMNS_COMPACT)):
-                    most = streams_in_time(gpu, model, fp8, a, costs, how, columns)
-                    alone = first_sound_s(gpu, model, 1, fp8, a, costs, how, columns)
-                    full = first_sound_s(gpu, model, max(1, most), fp8, a, costs, how, columns)
+                    setup = Setup(gpu, model, fp8, a, costs, how, columns)
+                    most = setup.streams_in_time()
+                    alone = setup.first_sound_s(1)
+                    full = setup.first_sound_s(max(1, most))
                     row[f"{how}, {sampler}"] = {
                         "streams": most, "first_ms_alone": 1e3 * alone, "first_ms_full": 1e3 * full,
                     }  # fmt: skip

@@ -18,7 +18,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 CHARS = 6_144
@@ -73,10 +72,7 @@ HOSTILE = {
 
 def measure(sample: str, repeat: int) -> dict[str, float]:
     """Best CPU time for `CHARS` characters, and the longest call of it."""
-    try:
-        from orpheus_plugin.text.cutter import UtteranceCutter
-    except ImportError:  # a checkout in which text was one file
-        from orpheus_plugin.text import UtteranceCutter
+    from orpheus_plugin.text.cutter import UtteranceCutter  # of the checkout that is measured
 
     text = (sample * (CHARS // len(sample) + 1))[:CHARS]
     whole, longest = [], []
@@ -84,17 +80,14 @@ def measure(sample: str, repeat: int) -> dict[str, float]:
         cutter = UtteranceCutter()
         calls = []
         started = time.thread_time()
-        if hasattr(cutter, "take"):
-            cutter.add(text)
-            cutter.end_piece()
-            utterance: Any = True
-            while utterance is not None:
-                before = time.thread_time()
-                utterance = cutter.take()
-                calls.append(time.thread_time() - before)
-        else:  # a checkout before utterances were taken one by one
-            cutter.push(text), cutter.flush()
-            calls.append(time.thread_time() - started)
+        cutter.add(text)
+        cutter.end_piece()
+        while True:
+            before = time.thread_time()
+            utterance = cutter.take()
+            calls.append(time.thread_time() - before)
+            if utterance is None and not cutter.unread:
+                break
         whole.append(time.thread_time() - started)
         longest.append(max(calls))
     return {"ms": min(whole) * 1e3, "longest_call_ms": min(longest) * 1e3}

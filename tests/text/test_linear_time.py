@@ -91,9 +91,12 @@ def steps(text: str, size: int) -> tuple[int, int]:
     before = sys.gettrace()
     sys.settrace(count_lines)
     try:
-        for start in range(0, len(text), size):
+        for start in [*range(0, len(text), size), None]:
             started = Steps.count
-            cutter.add(text[start : start + size])
+            if start is None:
+                cutter.end_piece()
+            else:
+                cutter.add(text[start : start + size])
             longest = max(longest, Steps.count - started)
             while True:
                 started = Steps.count
@@ -101,13 +104,6 @@ def steps(text: str, size: int) -> tuple[int, int]:
                 longest = max(longest, Steps.count - started)
                 if utterance is None and not cutter.unread:
                     break
-        cutter.end_piece()
-        while True:
-            started = Steps.count
-            utterance = cutter.take()
-            longest = max(longest, Steps.count - started)
-            if utterance is None and not cutter.unread:
-                break
     finally:
         sys.settrace(before)
     return Steps.count, longest
