@@ -23,7 +23,7 @@ from tests.engine.test_admission import GPU, LARGE, PACE, SMALL  # noqa: E402
 from tests.support.open_load import Machine, measured, run  # noqa: E402
 
 LOADS = (0.5, 0.9, 1.2, 2.0)
-"""Of what the machine can speak in real time."""
+"""Loads, as shares of what the machine can speak in real time."""
 
 
 def compare(machine: Machine, load: float, seed: int) -> tuple[float, float, int]:

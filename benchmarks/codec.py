@@ -66,7 +66,7 @@ def contenders(
     frames: int,
     device: str,
 ) -> dict[str, tuple[Callable[[], object], float]]:
-    """By name: what to run, and how many frames a stream that makes."""
+    """By name: what to run, and how many frames of each stream it makes."""
     rng = np.random.default_rng(0)
 
     def codes(count: int) -> list[torch.Tensor]:

@@ -41,7 +41,7 @@ TALK = (
 async def measure(
     seconds: float, interruptions: int, options: list[str]
 ) -> dict[str, dict[str, Any]]:
-    """By the name under which they are kept."""
+    """The figures by their names in the results."""
     from tests.pipecat.listening import connect, silence, watched_bot
     from tests.support.chromium import browse
 

@@ -15,7 +15,7 @@ from typing import Any
 from orpheus_plugin.tokens.base import SamplingParams
 
 Runs = list[tuple[float, float]]
-"""Of one way of doing it, a pair for each round: see `speed`."""
+"""The results of one way, a pair for each round: see `speed`."""
 
 
 async def raw_ids(

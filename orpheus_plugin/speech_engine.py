@@ -70,8 +70,8 @@ class EngineLoad:
 
     @classmethod
     def of_all(cls, loads: Sequence[EngineLoad]) -> EngineLoad:
-        """Of several engines: the least margin, the longest prebuffer, the sum of everything
-        else."""
+        """The load of several engines: the least margin, the longest prebuffer, the sum of
+        everything else."""
         margins = [load.margin_s for load in loads if load.margin_s is not None]
         summed = {
             field.name: sum(getattr(load, field.name) for load in loads)

@@ -51,7 +51,7 @@ MAX_REPLICAS = int(os.environ.get("ORPHEUS_MAX_REPLICAS", str(MIN_REPLICAS)))
 GPUS = float(os.environ.get("ORPHEUS_GPUS_PER_REPLICA", "0"))
 
 CONNECTIONS = 4 * MAX_TURNS
-"""Of a replica. Those between two turns cost nothing."""
+"""Connections of a replica. Connections without a turn cost nothing."""
 
 DRAIN_S = 60.0
 """How long a replica that is replaced or no longer needed may go on with its turns."""

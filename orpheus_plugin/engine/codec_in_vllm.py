@@ -67,7 +67,7 @@ class Batch:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Batch:
-        # A copy: read-only arrays are another type to compiled loops, which would be compiled anew.
+        # A copy: compiled loops would be compiled again for the type of read-only arrays.
         values = np.frombuffer(data, np.int64).copy()
         number, count, n, blocks = (int(value) for value in values[:4])
         facts, keys, codes = np.split(values[4:], np.cumsum((4 * count, 2 * blocks * count)))
@@ -139,8 +139,8 @@ class _CodecThread:
             import torch
 
             torch.cuda.set_device(self._device)
-            # Of higher priority: a codec step is short, and a listener waits for it. A graph keeps
-            # the priority of the stream it is captured on, which the tuned step's has too.
+            # With a higher priority: a codec step is short, and a listener waits for it. A graph
+            # keeps the priority of the stream it is captured on, which the tuned step's has too.
             torch.cuda.set_stream(torch.cuda.Stream(priority=-1))  # type: ignore[no-untyped-call]
         self._decoder = open_decoder(
             self._folder, device=self._device, slots=self._slots, step=self._step

@@ -299,12 +299,12 @@ class Scheduler:
             self._end_orphan()
 
     def _deliver(self, *events: TurnEvent | OrpheusError) -> bool:
-        """False if nobody can read them any more."""
+        """False if they can no longer be read."""
         turn = self.caller()
         return turn is not None and turn.deliver(*events)
 
     def look_for_caller(self) -> None:
-        """End the turn if nobody can read it any more: the caller has dropped the Turn, or its loop
+        """End the turn if it can no longer be read: the caller has dropped the Turn, or its loop
         is closed."""
         turn = self.caller()
         if not self.cancelled and (turn is None or turn.orphaned):

@@ -89,8 +89,7 @@ class WordTimer:
         return out
 
     def finish(self) -> list[Word]:
-        """The remaining words; the last one ends where the speech ends. To be called after all
-        audio."""
+        """The remaining words; the last one ends where the speech ends. Call it after all audio."""
         end_s = self._speech_end_s or self._frame * FRAME_S
         out = self._spread(len(self._spoken), end_s, closing=True)
         out += self._report_until(len(self._words), max(end_s, self._start_s), 0.0)

@@ -101,8 +101,8 @@ def _compiler_names(device: str) -> tuple[str, ...]:
 
 
 def compute_alone() -> None:
-    """Run torch's CPU operations on the calling thread only. To be called on each thread that runs
-    a model.
+    """Run torch's CPU operations on the calling thread only. Call it on each thread that runs a
+    model.
 
     torch has one number of threads for the process, but OpenMP has one for each thread and adopts
     torch's only in some operations. Codec and token engine run at the same time, and several turns

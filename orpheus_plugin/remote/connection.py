@@ -35,7 +35,7 @@ HEARTBEAT_S = 5.0
 """Seconds between pings. A connection without an answer is closed after one and a half of this."""
 
 LOOK_S = 1.0
-"""Seconds between searches for turns that cannot be read any more. A server whose window is full
+"""Seconds between searches for turns that can no longer be read. A server whose window is full
 sends nothing to such a turn."""
 
 NO_HEALTH = EngineHealth(

@@ -117,7 +117,7 @@ class Link:
 
     @property
     def heard(self) -> bool:
-        """Whether the caller has got any audio."""
+        """Whether the caller has received audio."""
         return self._progress.heard
 
     def attach(self, connection: Carrier, *, may_wait: bool) -> None:
@@ -191,13 +191,13 @@ class Link:
 
     @property
     def orphaned(self) -> bool:
-        """Whether nobody can read the turn any more: the caller has dropped it, or its loop is
+        """Whether the turn can no longer be read: the caller has dropped it, or its loop is
         closed."""
         turn = self._held()
         return turn is None or turn.orphaned
 
     def end_orphan(self) -> None:
-        """End a turn that nobody can read any more."""
+        """End a turn that can no longer be read."""
         if not self._cancelled:
             self._cancel(Future())
 

@@ -48,7 +48,7 @@ class ServerConfig:
         origins: origins of pages that may send requests, such as https://example.org; "*" is all.
         limits: for clients.
         voice_map: a table of voice names of the operator's own.
-        idle_exit_s: end when nobody has been connected for so long; None is never.
+        idle_exit_s: end when no client has been connected for so long; None is never.
         drain_s: how long running turns may go on when the server is asked to end.
         nice: niceness of the process if the model runs on the CPU.
         mps: processes on the GPU share it through NVIDIA's MPS (see `mps`).

@@ -39,7 +39,7 @@ class Server:
     """Listens, loads the engine, serves, and ends in order. `run` returns the process' exit code.
 
     Args:
-        idle_exit_s: end when nobody has been connected for so long; None is never.
+        idle_exit_s: end when no client has been connected for so long; None is never.
         drain_s: how long running turns may go on when the server is asked to end.
         on_listening: called with the URL when the socket is open, before the model is loaded.
         on_ready: called when the model is loaded, before the first turn.
@@ -170,7 +170,7 @@ class Server:
             service = self._service
             idle = time.monotonic() - service.last_used
             if service.ready and not service.connections and idle > self._idle_exit_s:
-                logger.info("nobody was connected for %.0f s", idle)
+                logger.info("no client was connected for %.0f s", idle)
                 self.stop()
                 return
 

@@ -70,7 +70,7 @@ def _ordinal(value: int) -> str:
 
 
 def zip_code(text: Text, place: int) -> Reading | None:
-    """Behind a state: "CA 90210"; with four more digits anywhere: "94105-1234"."""
+    """ZIP codes: after a state ("CA 90210"), or with four more digits anywhere ("94105-1234")."""
     match = _STATE_ZIP.match(text.text, place)
     if match is None or not (match[2] or text.word_before(place) in STATES):
         return None

@@ -29,8 +29,8 @@ _SIZES = {
     "head_dim": (2, 1 << 12),
     "max_positions": (2, 1 << 30),
 }
-"""Of a LlamaShape, checked before anything is made of it. The largest Llama has 126 layers of width
-16,384."""
+"""Limits of a LlamaShape, checked before anything is allocated. The largest Llama has 126 layers of
+width 16,384."""
 
 
 @dataclass(frozen=True)

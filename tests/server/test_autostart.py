@@ -106,7 +106,7 @@ async def test_concurrent_starters_get_one_server_which_ends_when_unused(
     while records() and time.monotonic() < deadline:
         await asyncio.sleep(0.2)
     assert records() == []
-    assert "nobody was connected" in next(state.glob("server-*.log")).read_text()
+    assert "no client was connected" in next(state.glob("server-*.log")).read_text()
 
 
 async def test_a_missing_model_is_reported_with_its_reason() -> None:

@@ -111,7 +111,7 @@ class Decoder(NamedTuple):
 
 
 class Lanes(NamedTuple):
-    """Of each lane: its slot, latents before this step, latents in all, noise keys, whether it has
+    """For each lane: its slot, latents before this step, latents in all, noise keys, whether it has
     noise."""
 
     slots: Ints

@@ -2,7 +2,7 @@
 (model="qwen3-tts").
 
 JSON text messages: `session.config` first, then `input.text` and `input.done` for each utterance;
-the connection stays open. Back come `audio.start`, the audio (binary), `audio.done` for each
+the connection stays open. The answers are `audio.start`, the audio (binary), `audio.done` for each
 sentence, and `session.done`. Facts: vLLM-Omni's Speech API documentation, serving_speech_stream.py
 and protocol/audio.py; livekit-plugins-baseten's qwen3_tts.py.
 

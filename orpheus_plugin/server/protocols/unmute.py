@@ -78,8 +78,7 @@ def add_routes(app: web.Application, service: SpeechService) -> None:
 
 
 def _options(request: web.Request) -> SpeechOptions:
-    """Of the options of kyutai's models, voice and seed are used; their temperature is for another
-    model."""
+    """The options that are used: voice and seed. The temperature is meant for kyutai's models."""
     seed = request.query.get("seed", "")
     return SpeechOptions(
         voice=request.query.get("voice"),

@@ -65,7 +65,7 @@ class Llama:
         )
         self._eps = torch.tensor(shape.eps, device=self.device)
         self._places = torch.arange(context, device=self.device)
-        # Of each stream a 1 where its adapter is.
+        # For each stream, 1 at its adapter.
         self._adapters = torch.zeros(
             (streams, weights.adapters), device=self.device, dtype=weights.head[0].dtype
         )

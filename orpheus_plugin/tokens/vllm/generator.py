@@ -204,7 +204,7 @@ class VllmGenerator:
         """Switch vLLM's sampler between two steps (see VllmOptions.sampler). Returns the one now in
         use.
 
-        To be called while no requests run: a running request would draw its ids with both.
+        Call it while no requests run: a running request would draw its ids with both.
         """
         config = self._alive().vllm_config.parallel_config
         if config.worker_extension_cls != self.worker:  # engine_args has another one
