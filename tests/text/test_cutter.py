@@ -66,7 +66,7 @@ def test_a_long_first_sentence_is_cut_at_a_clause_while_it_arrives() -> None:
     ]
 
 
-def test_a_first_sentence_that_is_there_whole_is_not_cut_at_a_clause() -> None:
+def test_a_complete_first_sentence_is_not_cut_at_a_clause() -> None:
     text = "Well, I can certainly look into that, but first I need your number. Then we go."
     assert (
         texts(text, 1000)[0]
@@ -166,7 +166,7 @@ def test_no_utterance_is_longer_than_the_limit_and_the_cut_is_at_a_good_place() 
     assert all(text.endswith(",") for text in got)
 
 
-def test_a_huge_word_is_cut_hard_and_still_adds_up() -> None:
+def test_a_huge_word_is_cut_and_no_character_is_lost() -> None:
     got = stream("a" * 2000)
     assert all(0 < len(u.text) <= 280 for u in got)
     assert "".join(u.text.rstrip(",.") for u in got) == "a" * 2000 == written(got)
@@ -174,7 +174,7 @@ def test_a_huge_word_is_cut_hard_and_still_adds_up() -> None:
     assert got[-1].words[-1].space_after
 
 
-def test_a_mark_left_alone_by_a_hard_cut_is_no_utterance() -> None:
+def test_a_mark_left_alone_by_a_hard_cut_is_not_an_utterance() -> None:
     got = stream("a" * 560 + ".")
     assert [(len(u.text), u.text[-1]) for u in got] == [
         (201, ","),
@@ -195,7 +195,7 @@ def test_numbers_written_out_count_towards_the_limit() -> None:
 # ---- tags
 
 
-def test_known_tags_are_kept_for_the_model_and_are_no_words() -> None:
+def test_known_tags_are_kept_for_the_model_and_are_not_words() -> None:
     (utterance,) = stream("Well <laugh> that is<sigh> fun", 1)
     assert utterance.text == "Well <laugh> that is <sigh> fun."
     assert [w.written for w in utterance.words] == ["Well", "that", "is", "fun"]
@@ -222,11 +222,11 @@ def test_tags_with_spaces_and_other_scripts_are_never_split() -> None:
 @pytest.mark.parametrize(
     "form", ["<laugh>", "<Laugh>", "<laughs>", "<laugh/>", "<laugh />", "[laugh]"]
 )
-def test_forms_of_a_tag(form: str) -> None:
+def test_all_forms_of_a_tag_are_recognised(form: str) -> None:
     assert said(f"Oh {form} well") == "Oh <laugh> well"
 
 
-def test_tags_the_model_lacks_are_left_out_with_one_warning(
+def test_unknown_tags_are_dropped_with_one_warning(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("orpheus_plugin.text.tags._warned", set())
@@ -238,7 +238,7 @@ def test_tags_the_model_lacks_are_left_out_with_one_warning(
     assert said("<hiccup>") == ""
 
 
-def test_html_and_angle_brackets() -> None:
+def test_html_and_angle_brackets_are_cleaned() -> None:
     assert (
         said("A <b>bold</b> H<sub>2</sub>O, I <3 you, 3 < 4")
         == "A bold H two O, I you, three less than four"
@@ -288,7 +288,7 @@ def test_html_and_angle_brackets() -> None:
         ("look at main.py", "look at main dot py"),
     ],
 )  # fmt: skip
-def test_cleaning(text: str, spoken: str) -> None:
+def test_markdown_and_symbols_are_cleaned(text: str, spoken: str) -> None:
     assert said(text) == spoken
 
 
@@ -306,11 +306,11 @@ def test_a_table_is_read_cell_by_cell() -> None:
     "text",
     ["", " ", "\n\n", "...", "😀", "😀 🎉!", "- ", "**", "<unheard>", "\x00", "---", "\ud83d"],
 )
-def test_nothing_to_speak_is_no_utterance(text: str) -> None:
+def test_text_with_nothing_to_speak_is_not_an_utterance(text: str) -> None:
     assert stream(text) == []
 
 
-def test_what_is_not_spoken_rides_along_in_the_transcript() -> None:
+def test_text_that_is_not_spoken_stays_in_the_transcript() -> None:
     got = stream("🎉 Great news 😀 everyone", 10_000)
     assert got[0].text == "Great news everyone."
     assert got[0].words[0] == SpokenWord("🎉", "")
@@ -448,7 +448,7 @@ REPLIES = {
 @pytest.mark.parametrize(
     ("language", "reply"), [(lang, text) for lang, texts in REPLIES.items() for text in texts]
 )
-def test_replies_of_agents_in_any_chunks(language: str, reply: str) -> None:
+def test_replies_of_agents_are_cut_the_same_in_any_chunks(language: str, reply: str) -> None:
     rng = random.Random(0)
     patient = TextOptions(language=language, first_clause_chars=0)
     eager = TextOptions(language=language)

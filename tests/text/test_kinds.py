@@ -394,7 +394,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize(("text", "spoken"), [case for cases in ENGLISH.values() for case in cases])
-def test_english_kinds(text: str, spoken: str) -> None:
+def test_english_kinds_are_read_rightly(text: str, spoken: str) -> None:
     assert read(text) == spoken
 
 
@@ -402,5 +402,5 @@ def test_english_kinds(text: str, spoken: str) -> None:
     ("language", "text", "spoken"),
     [(language, *case) for language, cases in OTHERS.items() for case in cases],
 )
-def test_kinds_in_other_languages(language: str, text: str, spoken: str) -> None:
+def test_kinds_in_other_languages_are_read_rightly(language: str, text: str, spoken: str) -> None:
     assert read(text, language) == spoken

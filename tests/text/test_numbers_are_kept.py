@@ -99,14 +99,14 @@ def test_two_numbers_with_a_stroke_keep_their_digits(top: int, bottom: int, arou
     st.sampled_from([" then ", "+", "=", "abc", " so x", "%then"])), min_size=1, max_size=4)
 )  # fmt: skip
 @settings(max_examples=150, deadline=None)
-def test_what_no_rule_knows_is_read_in_order(parts: list[tuple[int, str]]) -> None:
+def test_text_that_no_rule_knows_is_read_in_order(parts: list[tuple[int, str]]) -> None:
     text = "".join(f"{value}{mark}" for value, mark in parts)
     assert digits_heard(read(text)) == "".join(str(value) for value, _ in parts)
 
 
 @given(st.text("0123456789abcXYZ.,:;-+/=%$€#()<>'\"^*~ °½", max_size=30))
 @settings(max_examples=120, deadline=None)
-def test_nothing_with_a_digit_is_left_out(text: str) -> None:
+def test_every_word_with_a_digit_is_spoken(text: str) -> None:
     """Links and footnotes aside, each word with a digit is spoken, and no figure reaches the
     model."""
     cutter = UtteranceCutter(TextOptions(first_clause_chars=0))
@@ -145,7 +145,7 @@ def test_a_number_is_whole_in_other_languages(language: str, data: st.DataObject
 @pytest.mark.parametrize("language", ["en", *OTHERS])
 @given(code=st.text("0123456789", min_size=2, max_size=9))
 @settings(max_examples=60, deadline=None)
-def test_leading_zeros_are_told_in_every_language(language: str, code: str) -> None:
+def test_leading_zeros_are_spoken_in_every_language(language: str, code: str) -> None:
     names = (
         "oh" if language == "en" else number_words(0, language),
         *(number_words(n, language) for n in range(1, 10)),
@@ -160,7 +160,7 @@ def test_leading_zeros_are_told_in_every_language(language: str, code: str) -> N
     st.integers(1, 30),
 )  # fmt: skip
 @settings(max_examples=80, deadline=None)
-def test_german_ordinals_are_no_cardinals(around: str, value: int) -> None:
+def test_german_ordinals_are_not_read_as_cardinals(around: str, value: int) -> None:
     assert str(number_words(value, "de", "ordinal")) in read(around.format(value), "de")
 
 

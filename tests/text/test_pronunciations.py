@@ -103,7 +103,7 @@ def test_a_turns_table_is_added_to_the_engines() -> None:
 
 
 @pytest.mark.parametrize("model", [True, False])
-def test_a_turn_decides_before_its_engine_and_the_engine_before_its_model(model: bool) -> None:
+def test_a_turns_setting_wins_over_its_engines_and_that_over_its_models(model: bool) -> None:
     spec = ModelSpec("x", spell_numbers=model)
     assert text_options(spec).spell_numbers is model
     assert text_options(spec, EngineConfig(spell_numbers=not model)).spell_numbers is not model
@@ -113,7 +113,7 @@ def test_a_turn_decides_before_its_engine_and_the_engine_before_its_model(model:
     assert asked.spell_numbers is model
 
 
-def test_options_travel_to_a_server() -> None:
+def test_pronunciations_are_sent_to_a_server() -> None:
     options = SpeechOptions(
         pronunciations={f"Name{i}": "neim" for i in range(300)}, spell_numbers=False
     )

@@ -121,7 +121,7 @@ def say(text: str, language: str = "en") -> str:
         ("Nice (50%)", "Nice (fifty percent)"),
     ],
 )
-def test_english(text: str, spoken: str) -> None:
+def test_english_numbers_are_spelled(text: str, spoken: str) -> None:
     assert say(text) == spoken
 
 
@@ -147,7 +147,7 @@ def test_english(text: str, spoken: str) -> None:
         ("xx", "25", "25"),
     ],
 )
-def test_other_languages(language: str, text: str, spoken: str) -> None:
+def test_numbers_of_other_languages_are_spelled(language: str, text: str, spoken: str) -> None:
     assert say(text, language) == spoken
 
 
@@ -163,7 +163,9 @@ def test_without_the_number_library_digits_stay(monkeypatch: pytest.MonkeyPatch)
     st.sampled_from(["en", "de", "ko"]),
 )
 @settings(max_examples=300, deadline=None)
-def test_anything_is_taken_and_each_word_keeps_its_place(words: list[str], language: str) -> None:
+def test_any_text_is_accepted_and_each_word_keeps_its_place(
+    words: list[str], language: str
+) -> None:
     out = spell(words, language_of(language))
     assert len(out) == len(words)
     assert all(word or not given for given, word in zip(words, out, strict=True))

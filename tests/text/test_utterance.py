@@ -35,7 +35,7 @@ def stream(text: str, size: int = 4, language: str = "en") -> list[Utterance]:
         ("That is fun <laugh>", "That is fun. <laugh>"),
     ],
 )
-def test_what_has_no_end_mark_is_given_one(text: str, spoken: str) -> None:
+def test_text_without_an_end_mark_gets_one(text: str, spoken: str) -> None:
     (utterance,) = stream(text, 1000)
     assert utterance.text == spoken
 
