@@ -1,12 +1,13 @@
-"""How well the bundled voice speaks: ``python benchmarks/mini_voice.py`` (or ``--sentences 20``).
+"""How well the bundled model speaks: ``python benchmarks/mini_voice.py`` (or ``--sentences 20``,
+``--voice henry``).
 
 Each held-out sentence is spoken by the files in ``orpheus_plugin/mini`` alone (transformers' Llama,
 plain sampling over the whole vocabulary, no mask; snac's decoder), heard by Whisper tiny.en and
 scored by DistillMOS. Printed: word error rate and naturalness beside the teacher's own, the share
 of utterances that stop by themselves, tokens out of their slot's order, duration against the
-teacher's, and the speed of both models on one thread. ``--teacher`` (needs the ``train`` extra)
-also has the teacher read the sentences: its sound, and its own codes through our codec without the
-language model.
+teacher's, median pitch of the codes, and the speed of both models on one thread. ``--teacher``
+(needs the ``train`` extra) also has the teacher read the sentences: its sound, and its own codes
+through our codec without the language model.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ from orpheus_plugin.evaluation.naturalness import Naturalness  # noqa: E402
 MODEL = ROOT / "orpheus_plugin" / "mini"
 HELD_OUT = Path(__file__).with_name("mini_held_out.json")
 ROWS, SLOTS = 4096, 7
+PHASES, LEVELS, PITCH_BASE = 4, 24, 15
+PITCH_STEP_HZ = 24000 / 1024 / PHASES
+"""What a row of the middle level means: pitch, phase, loudness."""
 BATCH = 25
 SHORTEST = 4800
 """Samples below which DistillMOS has nothing to score (0.2 s)."""
@@ -41,7 +45,7 @@ SHORTEST = 4800
 @dataclass
 class Spoken:
     """One sentence as the voice spoke it; ``natural`` is its mean opinion score as DistillMOS
-    predicts it."""
+    predicts it, ``pitch`` the median of its codes' in Hz."""
 
     kind: str
     text: str
@@ -52,14 +56,15 @@ class Spoken:
     stopped: bool
     tokens: int
     out_of_order: int
+    pitch: float
     seconds: float
     teacher_seconds: float
 
 
 class Voice:
-    """The exported files, run by the reference implementations on one thread."""
+    """One voice of the exported files, run by the reference implementations on one thread."""
 
-    def __init__(self, folder: Path = MODEL) -> None:
+    def __init__(self, folder: Path = MODEL, name: str | None = None) -> None:
         from safetensors.torch import load_file
         from snac import SNAC
         from tokenizers import Tokenizer
@@ -72,7 +77,8 @@ class Voice:
         self.codec.load_state_dict(load_file(folder / "snac" / "model.safetensors"))
         self.codec.eval()
         self.tokens: Any = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self.voice = json.loads((folder / "config.json").read_text())["orpheus"]["voices"][0]
+        voices = json.loads((folder / "config.json").read_text())["orpheus"]["voices"]
+        self.voice = name or voices[0]
         self.defaults = json.loads((folder / "generation_config.json").read_text())
         ids: dict[str, int] = self.tokens.get_vocab()
         self.stop = ids["<custom_token_2>"]
@@ -105,13 +111,13 @@ class Voice:
             result.append((row[: row.index(self.stop)] if stopped else row, stopped))
         return result
 
-    @torch.no_grad()
-    def decode(self, ids: list[int]) -> tuple[npt.NDArray[np.float32], int]:
-        """Sound of whole frames, and the number of ids out of their slot's order."""
+    def frames(self, ids: list[int]) -> tuple[npt.NDArray[np.int64], int]:
+        """Codes of whole frames, ``[frames, 7]``, and the number of ids out of their slot's
+        order."""
         slots = (np.array(ids, np.int64) - self.audio) // ROWS
         out_of_order = int((slots != np.arange(len(ids)) % SLOTS).sum())
         frames = np.array(ids[: len(ids) // SLOTS * SLOTS], np.int64).reshape(-1, SLOTS)
-        return self.sound((frames - self.audio) % ROWS), out_of_order
+        return (frames - self.audio) % ROWS, out_of_order
 
     @torch.no_grad()
     def sound(self, frames: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
@@ -123,6 +129,13 @@ class Voice:
         torch.manual_seed(0)
         sound: npt.NDArray[np.float32] = self.codec.decode(levels)[0, 0].numpy()
         return sound
+
+
+def median_pitch(frames: npt.NDArray[np.int64]) -> float:
+    """Median pitch of the voiced codes in Hz, 0 if there are none (see ``training/codes.py``)."""
+    number = frames[:, [1, 4]] // (PHASES * LEVELS)
+    number = number[number > 0]
+    return float(np.median(number) + PITCH_BASE) * PITCH_STEP_HZ if len(number) else 0.0
 
 
 def held_out(count: int) -> list[dict[str, Any]]:
@@ -143,9 +156,14 @@ def say(voice: Voice, lines: list[dict[str, Any]]) -> list[tuple[list[int], bool
     return [spoken[i] for i in range(len(lines))]
 
 
-def measure(count: int, sounds: Path | None = None, show: bool = False) -> list[Spoken]:
+def measure(
+    count: int,
+    sounds: Path | None = None,
+    show: bool = False,
+    voice: Voice | None = None,
+) -> list[Spoken]:
     """Speak ``count`` held-out sentences and hear them."""
-    voice, lines = Voice(), held_out(count)
+    voice, lines = voice or Voice(), held_out(count)
     return listen(voice, lines, say(voice, lines), sounds, show)
 
 
@@ -161,7 +179,8 @@ def listen(
     found = []
     for i, line in enumerate(lines):
         ids, stopped = spoken[i]
-        sound, out_of_order = voice.decode(ids)
+        frames, out_of_order = voice.frames(ids)
+        sound = voice.sound(frames)
         heard = listener(sound)
         wrong, words = errors(line["text"], heard)
         seconds = len(sound) / 24000
@@ -176,6 +195,7 @@ def listen(
                 stopped,
                 len(ids),
                 out_of_order,
+                median_pitch(frames),
                 seconds,
                 line["teacher_seconds"],
             )
@@ -200,7 +220,7 @@ def speed(sentences: int = 3) -> dict[str, float]:
         begun = time.process_time()
         [(ids, _)] = voice.generate([line["text"]])
         middle = time.process_time()
-        sound, _ = voice.decode(ids)
+        sound = voice.sound(voice.frames(ids)[0])
         spent["lm"] += middle - begun
         spent["codec"] += time.process_time() - middle
         seconds += len(sound) / 24000
@@ -239,6 +259,7 @@ def summary(found: list[Spoken]) -> dict[str, float]:
         "teacher_natural": float(np.mean([t["teacher_natural"] for t in lines])),
         "stopped": sum(s.stopped for s in found) / len(found),
         "out_of_order": sum(s.out_of_order for s in found) / max(1, sum(s.tokens for s in found)),
+        "pitch_hz": float(np.median([s.pitch for s in found])),
         "duration_mean": float(np.mean(ratio)),
         "duration_longest": float(max(ratio)),
     }
@@ -252,13 +273,16 @@ def main() -> None:
     """Parse the arguments, measure, print a table, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sentences", type=int, default=200)
+    parser.add_argument("--model", type=Path, default=MODEL, help="folder of the model")
+    parser.add_argument("--voice", help="default: the model's first")
     parser.add_argument("--sounds", type=Path, help="also write WAV files here")
     parser.add_argument(
         "--teacher", action="store_true", help="also measure the teacher and the codec alone"
     )
     parser.add_argument("--json", type=Path, help="write figures and sentences here")
     args = parser.parse_args()
-    found = measure(args.sentences, args.sounds, show=True)
+    voice = Voice(args.model, args.voice)
+    found = measure(args.sentences, args.sounds, show=True, voice=voice)
     figures = summary(found) | speed()
     if args.teacher:
         figures |= teacher(args.sentences)

@@ -7,6 +7,9 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from training.codes import VOICES
+from training.vocabulary import VOICE
+
 
 def main() -> None:
     """Parse the step and run it."""
@@ -24,6 +27,8 @@ def main() -> None:
     speech.add_argument("--part", type=int, default=0)
     speech.add_argument("--parts", type=int, default=1)
     speech.add_argument("--shards", type=int, help="only the first so many (of 1000 lines each)")
+    speech.add_argument("--voice", choices=tuple(VOICES), default=VOICE)
+    speech.add_argument("--skip", type=int, default=0, help="leave so many shards to other voices")
     lm = steps.add_parser("lm", help="train the language model (resumes from its checkpoint)")
     lm.add_argument("--minutes", type=float, default=95)
     again = steps.add_parser("restore", help="a checkpoint from the shipped files, to go on from")
@@ -81,9 +86,17 @@ def main() -> None:
 
         build(args.work, args.seed)
     elif args.step == "speech":
-        from training.speech import generate
+        from training.speech import generate, lines_of
 
-        generate(args.work, args.part, args.parts, args.shards)
+        first = args.voice == VOICE
+        generate(
+            args.work if first else lines_of(args.work, args.voice, args.skip),
+            args.part,
+            args.parts,
+            args.shards,
+            audio_shards=16 if first else 0,
+            pace=VOICES[args.voice].pace,
+        )
     elif args.step == "codec":
         from training.codec_train import PLANS, go_on
         from training.codec_train import train as train_codec

@@ -26,7 +26,7 @@ from training.export import LAYER_NAMES, write_json
 from training.lm import Size, VoiceModel
 from training.lm_train import Batch, losses
 from training.restore import restore
-from training.speech import SHARD, generate
+from training.speech import generate, lines_of
 
 RATE = 2e-3
 """AdamW's highest learning rate; it rises over 40 steps and falls to 0 along a cosine."""
@@ -162,10 +162,7 @@ def train(
     """
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    own = work / voice
-    own.mkdir(parents=True, exist_ok=True)
-    lines = (work / "text.jsonl").read_text().splitlines()[: shards * SHARD]
-    (own / "text.jsonl").write_text("\n".join(lines) + "\n")
+    own = lines_of(work, voice, count=shards)
     generate(own, audio_shards=0, pace=pace)
     data = [replace(u, pitch=u.pitch * pitch) for u in load(own / "speech")]
     held, data = data[:HELD], data[HELD:]

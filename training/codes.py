@@ -11,7 +11,8 @@ predict. Here every row has a meaning that follows from the text:
 * middle: ``24 * (4 * pitch + phase) + level``: pitch, the phase of the voice at the start of the
   step, and loudness in 24 steps of 2.5 dB.
 * coarse: ``64 * letter + next letter``: where in the text the voice is. The decoder learns almost
-  nothing from it; the language model uses it to keep its place in the text.
+  nothing from it; the language model uses it to keep its place in the text. The second voice has
+  rows of its own (:func:`coarse`), so that a decoder can tell who speaks.
 
 Pitch comes in whole quarter periods per middle step (5.9 Hz, half a semitone at 200 Hz), so the
 phase at the next step is ``phase + pitch`` modulo 4. The language model reads it from the step
@@ -52,10 +53,26 @@ REMAINING = 32
 LEVEL_LOW, LEVEL_STEP = -70.0, 2.5
 """dB of loudness step 0, and dB between steps."""
 
+SECOND = 64 * len(LETTERS)
+"""First coarse row of the second voice; the first voice uses none from here on."""
+
 LETTER_INDEX = {c: i for i, c in enumerate(LETTERS)}
 PHONEME_INDEX = {c: i for i, c in enumerate(PHONEMES)}
 assert len(PHONEMES) <= 64
 assert len(set(PHONEMES)) == len(PHONEMES)
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """How a voice is made from the teacher: its pace (1 is the teacher's own), and what the
+    teacher's pitch is multiplied with."""
+
+    pace: float = 1.0
+    pitch: float = 1.0
+
+
+VOICES = {"heart": Speaker(), "henry": Speaker(pace=0.85, pitch=0.7)}
+"""The voices of the one language model, by the names that prompts give them."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +87,7 @@ class Utterance:
         pitch: Hz per 300 samples, 0 unvoiced.
         level: dB per 300 samples.
         word_phonemes: for each word (end in text, its phonemes); see :func:`spelled_words`.
+        voice: who speaks, of :data:`VOICES`.
     """
 
     text: str
@@ -79,6 +97,7 @@ class Utterance:
     pitch: npt.NDArray[np.float32]
     level: npt.NDArray[np.float32]
     word_phonemes: list[tuple[int, Ints]]
+    voice: str = "heart"
 
 
 @dataclass(frozen=True)
@@ -98,6 +117,13 @@ def pitch_hz(number: Ints) -> npt.NDArray[np.float64]:
     """Frequency of pitch numbers; 0 for unvoiced."""
     hz = (number + PITCH_BASE) * (24000 / STEP / PHASES)
     return np.where(number > 0, hz, 0.0).astype(np.float64)
+
+
+def coarse(voice: str, letter: Ints, following: Ints) -> Ints:
+    """Coarse rows of a voice that reads ``letter`` before ``following`` (numbers of letters)."""
+    if voice == "henry":
+        return SECOND + len(LETTERS) * letter + following
+    return 64 * letter + following
 
 
 def melody(pitch: npt.NDArray[np.float32], first: Ints, last: Ints) -> tuple[Ints, Ints]:
@@ -156,10 +182,10 @@ def frames(u: Utterance, speed: float = 1.0) -> Frames:
 
     letters = np.array([LETTER_INDEX.get(c, 0) for c in u.text] + [0, 0])
     here = reading.reshape(-1, 4)[:, 0]
-    coarse = 64 * letters[here] + letters[here + 1]
+    rows = coarse(u.voice, letters[here], letters[here + 1])
     f, m, r = fine.reshape(-1, 4), middle.reshape(-1, 2), reading.reshape(-1, 4)
     return Frames(
-        np.stack([coarse, m[:, 0], f[:, 0], f[:, 1], m[:, 1], f[:, 2], f[:, 3]], 1),
+        np.stack([rows, m[:, 0], f[:, 0], f[:, 1], m[:, 1], f[:, 2], f[:, 3]], 1),
         np.stack([r[:, 0], r[:, 0], r[:, 0], r[:, 1], r[:, 2], r[:, 2], r[:, 3]], 1),
     )
 
@@ -170,8 +196,14 @@ def spelled_words(text: str, symbols: str, phonemes: Ints) -> list[tuple[int, In
     return [(b, phonemes[s:e]) for (_, b), (s, e) in pairs]
 
 
-def load(folder: Path, shards: list[int] | None = None) -> list[Utterance]:
-    """All utterances of the teacher's shards whose words pair up with their phonemes."""
+def spoken_in(work: Path, voice: str) -> Path:
+    """Folder of the teacher's shards for a voice."""
+    return (work if voice == "heart" else work / voice) / "speech"
+
+
+def load(folder: Path, shards: list[int] | None = None, voice: str = "heart") -> list[Utterance]:
+    """All utterances of the teacher's shards whose words pair up with their phonemes, at the pitch
+    of a voice."""
     paths = sorted(folder.glob("[0-9][0-9][0-9].npz"))
     if shards is not None:
         paths = [p for p in paths if int(p.stem) in shards]
@@ -204,9 +236,10 @@ def load(folder: Path, shards: list[int] | None = None) -> list[Utterance]:
                 phonemes,
                 units.astype(np.int64),
                 pointers.astype(np.int64),
-                pitch.astype(np.float32),
+                (VOICES[voice].pitch * pitch).astype(np.float32),
                 level.astype(np.float32),
                 spelled_words(text, symbols, phonemes),
+                voice,
             )
         )
     return found

@@ -29,8 +29,8 @@ def write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def config(size: Size) -> dict[str, Any]:
-    """``config.json``: a Llama, and what the package needs to know of the voice."""
+def config(size: Size, voices: list[str]) -> dict[str, Any]:
+    """``config.json``: a Llama, and what the package needs to know of the voices."""
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -58,7 +58,7 @@ def config(size: Size) -> dict[str, Any]:
         "eos_token_id": v.END_OF_SPEECH,
         "pad_token_id": v.PAD,
         "orpheus": {
-            "voices": [v.VOICE],
+            "voices": voices,
             "languages": ["en"],
             "tags": [],
             "spell_numbers": True,
@@ -212,7 +212,7 @@ def export_lm(checkpoint: Path, folder: Path) -> None:
     saved = torch.load(checkpoint, weights_only=True)
     net = VoiceModel(Size(**saved["size"]))
     net.load_state_dict(saved["average"])
-    write_json(folder / "config.json", config(net.size))
+    write_json(folder / "config.json", config(net.size, saved["voices"]))
     ids = {"bos_token_id": v.BOS, "eos_token_id": v.END_OF_SPEECH, "pad_token_id": v.PAD}
     write_json(folder / "generation_config.json", {**ids, **SAMPLING})
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer(), ensure_ascii=False) + "\n")

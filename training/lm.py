@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training import vocabulary as v
-from training.codes import LETTERS, LEVELS, PHASES, PHONEMES, PITCHES, REMAINING, ROWS
+from training.codes import LETTERS, LEVELS, PHASES, PHONEMES, PITCHES, REMAINING, ROWS, SECOND
 
 
 @dataclass(frozen=True)
@@ -89,12 +89,19 @@ class Block(nn.Module):
         return x + self.down(F.silu(self.gate(y)) * self.up(y)), looks
 
 
-def attend(q: Tensor, k: Tensor, val: Tensor) -> Tensor:
+def attend(q: Tensor, k: Tensor, val: Tensor, block: int = 128) -> Tensor:
     """Causal attention, written out: its backward pass is faster on a CPU than that of the fused
-    one."""
+    one. Queries go in blocks, so that none is multiplied with keys behind its block."""
     steps = q.shape[2]
-    mask = torch.full((steps, steps), float("-inf"), dtype=q.dtype).triu(1)
-    return torch.softmax((q / math.sqrt(q.shape[-1])) @ k.transpose(2, 3) + mask, -1) @ val
+    q = q / math.sqrt(q.shape[-1])
+    mask = torch.full((block, block), float("-inf"), dtype=q.dtype).triu(1)
+    out = []
+    for a in range(0, steps, block):
+        b = min(a + block, steps)
+        score = q[:, :, a:b] @ k[:, :, :b].transpose(2, 3)
+        score = torch.cat([score[..., :a], score[..., a:] + mask[: b - a, : b - a]], -1)
+        out.append(torch.softmax(score, -1) @ val[:, :, :b])
+    return torch.cat(out, 2)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -106,9 +113,9 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 class Table(nn.Module):
     """The tied table of token vectors, kept as meaningful parts.
 
-    Rows: ``text`` 64; ``control`` 10; coarse ``letter + next + pair``; middle ``pitch + phase +
-    level``; fine ``phoneme + remaining`` (which half it is, the slot says); a vector for each slot;
-    ``unused`` for all other rows.
+    Rows: ``text`` 64; ``control`` 10; coarse ``letter + next + pair``, and ``speaker`` as well
+    for the second voice; middle ``pitch + phase + level``; fine ``phoneme + remaining`` (which half
+    it is, the slot says); a vector for each slot; ``unused`` for all other rows.
     """
 
     def __init__(self, width: int) -> None:
@@ -122,6 +129,7 @@ class Table(nn.Module):
         self.letter = rows(64)
         self.next = rows(64)
         self.pair = rows(64 * 64, std=0.004)
+        self.speaker = rows(1)
         self.pitch = rows(PITCHES)
         self.phase = rows(PHASES)
         self.level = rows(LEVELS)
@@ -132,7 +140,7 @@ class Table(nn.Module):
         n = len(LETTERS)
         place = torch.arange(n)
         self.register_buffer("pairs", (64 * place[:, None] + place[None]).reshape(-1), False)
-        used = n * n + 2 * PITCHES * PHASES * LEVELS + 4 * len(PHONEMES) * REMAINING
+        used = 2 * n * n + 2 * PITCHES * PHASES * LEVELS + 4 * len(PHONEMES) * REMAINING
         self.spare = 7 * ROWS - used
         self.pairs: Tensor
 
@@ -146,7 +154,9 @@ class Table(nn.Module):
         """All ``[28746, width]`` rows, as exported."""
         width = self.text.shape[1]
         audio = self.unused.detach().repeat(7 * ROWS, 1).view(7, ROWS, width)
-        audio[0, self.pairs] = self.coarse() + self.slot[0]
+        coarse = self.coarse() + self.slot[0]
+        audio[0, self.pairs] = coarse
+        audio[0, SECOND : SECOND + len(coarse)] = coarse + self.speaker
         middle = self.pitch[:, None, None] + self.phase[None, :, None] + self.level
         fine = self.phoneme[: len(PHONEMES), None] + self.remaining
         middle, fine = middle.reshape(-1, width), fine.reshape(-1, width)
@@ -164,10 +174,15 @@ class Table(nn.Module):
         low = torch.cat([self.text, self.control])
         out = F.embedding(ids.clamp(max=v.AUDIO - 1), low)
         is_audio = (audio >= 0)[..., None]
+        n = len(LETTERS)
+        second = code >= SECOND
+        beyond = (code - SECOND).clamp(min=0, max=n * n - 1)
+        pair = torch.where(second, 64 * (beyond // n) + beyond % n, code)
         coarse = (
-            F.embedding(code // 64, self.letter)
-            + F.embedding(code % 64, self.next)
-            + F.embedding(code, self.pair)
+            F.embedding(pair // 64, self.letter)
+            + F.embedding(pair % 64, self.next)
+            + F.embedding(pair, self.pair)
+            + second[..., None] * self.speaker
         )
         middle = (
             F.embedding((code // (LEVELS * PHASES)).clamp(max=PITCHES - 1), self.pitch)
@@ -192,6 +207,7 @@ class Table(nn.Module):
                 self.text,
                 self.control,
                 self.unused,
+                self.speaker,
                 self.slot,
                 self.pitch,
                 self.phase,
@@ -201,9 +217,11 @@ class Table(nn.Module):
                 self.coarse(),
             ]
         )
-        sizes = [v.CUSTOM, 10, 1, 7, PITCHES, PHASES, LEVELS, len(PHONEMES), REMAINING, n * n]
+        sizes = [v.CUSTOM, 10, 1, 1, 7, PITCHES, PHASES, LEVELS, len(PHONEMES), REMAINING, n * n]
         parts = torch.split((h @ weight.t()).float(), sizes, -1)
-        text, control, unused, slot, pitch, phase, level, phoneme, remaining, coarse = parts
+        text, control, unused, speaker, slot, pitch, phase, level, phoneme, remaining, coarse = (
+            parts
+        )
         middle = pitch.logsumexp(-1) + phase.logsumexp(-1) + level.logsumexp(-1)
         middle = middle + slot[:, [1, 4]].logsumexp(-1)
         fine = phoneme.logsumexp(-1) + remaining.logsumexp(-1)
@@ -213,7 +231,7 @@ class Table(nn.Module):
                 text.logsumexp(-1),
                 control.logsumexp(-1),
                 unused[:, 0] + math.log(self.spare),
-                coarse.logsumexp(-1) + slot[:, 0],
+                coarse.logsumexp(-1) + slot[:, 0] + F.softplus(speaker[:, 0]),
                 middle,
                 fine,
             ],
@@ -225,7 +243,9 @@ class Table(nn.Module):
         def at(table: Tensor, index: Tensor) -> Tensor:
             return table.gather(1, index[:, None])[:, 0]
 
-        of_coarse = at(coarse, ((code // 64) * n + code % 64).clamp(max=n * n - 1))
+        second = code >= SECOND
+        pair = torch.where(second, code - SECOND, (code // 64) * n + code % 64)
+        of_coarse = at(coarse, pair.clamp(max=n * n - 1)) + second * speaker[:, 0]
         of_middle = (
             at(pitch, (code // (LEVELS * PHASES)).clamp(max=PITCHES - 1))
             + at(phase, code // LEVELS % PHASES)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training import vocabulary as v
-from training.codes import ROWS, Utterance, frames, load
+from training.codes import ROWS, VOICES, Utterance, frames, load, spoken_in
 from training.lm import Size, VoiceModel
 from training.muon import FAST, Muon
 
@@ -23,14 +23,16 @@ WEIGHTS = (2.0, 0.5, 2.0, 2.0, 0.5, 2.0, 2.0)
 they make nine tenths of the loss, and the words suffer."""
 
 
-UNMARKED = 0.25
+UNMARKED = 0.3
 """Share of utterances that are learned without the mark at their end, as titles and list lines are
 written."""
 
 WARM_UP = 60
 """Steps in which the learning rate rises."""
-CHECKPOINT = 100
+CHECKPOINT = 200
 """Steps between two checkpoints."""
+HELD = 32
+"""Utterances of each voice that the validation sees; no batch has the first 96."""
 
 
 @dataclass
@@ -77,7 +79,7 @@ def unmarked(u: Utterance) -> Utterance:
 def sequence(u: Utterance, speed: float) -> tuple[list[int], np.ndarray[Any, Any], int]:
     """Token ids of an utterance, where each speech token reads, and the prompt's length."""
     f = frames(u, speed)
-    head = v.prompt(u.text)
+    head = v.prompt(u.text, u.voice)
     ids = (f.codes + v.AUDIO + ROWS * np.arange(7)).reshape(-1)
     return [*head, *ids.tolist(), v.END_OF_SPEECH], f.reading.reshape(-1), len(head)
 
@@ -99,10 +101,11 @@ def collate(batch: list[Utterance], speed: float) -> Batch:
         ids[i, : len(tokens)] = tokens
         speech[i, head : len(tokens)] = True
         ends = word_ends(u.text)
-        look[i, head - 1 : head - 1 + len(reading), 0] = v.TEXT_START + reading
-        look[i, head - 1 : head - 1 + len(reading), 1] = v.TEXT_START + ends[reading]
+        start = v.text_start(u.voice)
+        look[i, head - 1 : head - 1 + len(reading), 0] = start + reading
+        look[i, head - 1 : head - 1 + len(reading), 1] = start + ends[reading]
         for end, phonemes in u.word_phonemes:
-            spell.append((i, v.TEXT_START + end))
+            spell.append((i, start + end))
             padded = np.zeros(VoiceModel.word_length, np.int64)
             kept = phonemes[: VoiceModel.word_length]
             padded[: len(kept)] = kept
@@ -206,7 +209,7 @@ def validate(net: VoiceModel, batches: list[Batch]) -> str:
         if wrong:
             continue
         text = (b.ids >= v.FIRST_LETTER) & (b.ids < v.CUSTOM)
-        text[:, : v.TEXT_START] = False
+        text[:, : v.text_start(v.VOICE)] = False
         scrambled = Batch(
             torch.where(text, torch.randint(3, 29, b.ids.shape), b.ids),
             b.speech,
@@ -243,11 +246,19 @@ def train(
         peak: what the learning rate is multiplied with.
     """
     torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
     torch.manual_seed(seed)
-    data = load(work / "speech")
-    held, data = data[:48], data[96:]
+    checks: dict[str, list[Batch]] = {}
+    data: list[Utterance] = []
+    for voice in VOICES:
+        spoken = load(spoken_in(work, voice), voice=voice)
+        held = spoken[:HELD]
+        bare = [unmarked(u) for u in held]
+        for kind, some in ((voice, held), (f"{voice}, unmarked", bare)):
+            checks[kind] = [collate(some[i : i + 16], 1.0) for i in range(0, len(some), 16)]
+        data += spoken[96:]
+    voices = sorted({u.voice for u in data}, key=list(VOICES).index)
     sampler = Sampler(data, tokens, seed)
-    checks = [collate(held[i : i + 24], 1.0) for i in range(0, 48, 16)]
     hours = sum(int(u.units.sum()) for u in data) * 600 / 24000 / 3600
     net = VoiceModel(Size())
     average = VoiceModel(Size())
@@ -277,7 +288,7 @@ def train(
         spent = time.process_time() - begun
         done = spent / (60 * minutes)
         finish = done >= 1
-        if step and (step % CHECKPOINT == 0 or finish):
+        if step % CHECKPOINT == 0 or finish:
             state = {
                 "net": net.state_dict(),
                 "average": average.state_dict(),
@@ -287,12 +298,16 @@ def train(
                 "spent": spent,
                 "seen": seen,
                 "size": net.size.as_dict(),
+                "voices": voices,
             }
             torch.save(state, path.with_suffix(".part"))
             path.with_suffix(".part").rename(path)
-            print(f"  held out: {validate(net, checks)}", flush=True)
+            for kind, check in checks.items():
+                if check:
+                    print(f"  {kind}: {validate(net, check)}", flush=True)
+                    if finish:
+                        print(f"  {kind}, averaged: {validate(average, check)}", flush=True)
             if finish:
-                print(f"  averaged: {validate(average, checks)}", flush=True)
                 break
         slow = min(1.0, done / fast_until) if fast_until else 1.0
         speed = 1.0 if slow >= 1 else float(2.5 - 1.5 * slow)

@@ -18,14 +18,17 @@ from torch.nn.utils import parametrize
 
 from training import vocabulary as v
 from training.codec import Codec
-from training.codes import LETTERS, LEVELS, PHASES, PHONEMES, PITCHES, REMAINING, ROWS
+from training.codes import LETTERS, LEVELS, PHASES, PHONEMES, PITCHES, REMAINING, ROWS, SECOND
 from training.export import LAYER_NAMES
 from training.lm import Size, Table, VoiceModel
 
 
 @torch.no_grad()
 def take_apart(table: Table, rows: Tensor) -> None:
-    """Set the parts of ``table`` so that its sums are ``rows [28746, width]``."""
+    """Set the parts of ``table`` so that its sums are ``rows [28746, width]``.
+
+    What says that the second voice speaks stays as it is if the rows are of one voice alone.
+    """
     width = rows.shape[1]
     table.text.copy_(rows[: v.CUSTOM])
     table.control.copy_(rows[v.CUSTOM : v.AUDIO])
@@ -40,6 +43,9 @@ def take_apart(table: Table, rows: Tensor) -> None:
     table.pair.zero_()
     left = pairs - table.letter[:n, None] - table.next[None, :n]
     table.pair[table.pairs] = left.reshape(n * n, width)
+    second = audio[0, SECOND : SECOND + n * n]
+    if not torch.equal(second[0], audio[0, -1]):
+        table.speaker.copy_((second - audio[0, table.pairs]).mean(0, True))
 
     size = PITCHES * PHASES * LEVELS
     middle = audio[[1, 4], :size].view(2, PITCHES, PHASES, LEVELS, width)
@@ -90,8 +96,6 @@ def restore_lm(folder: Path) -> VoiceModel:
     saved = {k: t.float() for k, t in load_file(folder / "model.safetensors").items()}
     net = VoiceModel(Size())
     take_apart(net.table, saved["model.embed_tokens.weight"])
-    off = float((net.table.full() - saved["model.embed_tokens.weight"]).abs().max())
-    print(f"rows differ by at most {off:.4f} (bfloat16)")
     net.norm.copy_(saved["model.norm.weight"])
     for i, block in enumerate(net.blocks):
         at = f"model.layers.{i}."
@@ -122,6 +126,8 @@ def restore(folder: Path, work: Path, what: str = "lm") -> None:
     else:
         net = restore_lm(folder)
         weights = net.state_dict()
-        state = {"net": weights, "average": weights, "size": net.size.as_dict()}
+        voices = json.loads((folder / "config.json").read_text())["orpheus"]["voices"]
+        size = net.size.as_dict()
+        state = {"net": weights, "average": weights, "size": size, "voices": voices}
     torch.save(state, path)
     print(f"{path} from {folder}")

@@ -179,6 +179,17 @@ def level(audio: Float) -> Float:
     return db
 
 
+def lines_of(work: Path, name: str, first: int = 0, count: int | None = None) -> Path:
+    """The folder of another voice in ``work``, with shards of the sentences that it reads:
+    ``count`` from shard ``first`` on."""
+    folder = work / name
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = (work / "text.jsonl").read_text().splitlines()[first * SHARD :]
+    chosen = lines if count is None else lines[: count * SHARD]
+    (folder / "text.jsonl").write_text("\n".join(chosen) + "\n")
+    return folder
+
+
 def generate(
     work: Path,
     part: int = 0,

@@ -28,5 +28,6 @@ def prompt(text: str, voice: str = VOICE) -> list[int]:
     return [START_OF_HUMAN, BOS, *letters(f"{voice}: {text}"), *AFTER_TEXT]
 
 
-TEXT_START = 2 + len(f"{VOICE}: ")
-"""Place in the prompt of the text's first letter."""
+def text_start(voice: str) -> int:
+    """Place in the prompt of the text's first letter."""
+    return 2 + len(f"{voice}: ")

@@ -63,7 +63,8 @@ def test_files_are_small() -> None:
 @pytest.mark.parametrize("text", SENTENCES)
 def test_plain_sampling_keeps_slot_order_and_stops(voice: Voice, text: str) -> None:
     [(ids, stopped)] = voice.generate([text])
-    sound, out_of_order = voice.decode(ids)
+    frames, out_of_order = voice.frames(ids)
+    sound = voice.sound(frames)
     assert stopped
     assert out_of_order == 0
     assert len(ids) % SLOTS == 0
@@ -81,7 +82,7 @@ def test_the_codec_decodes_every_row(voice: Voice) -> None:
 def test_both_models_are_faster_than_real_time_on_one_thread(voice: Voice) -> None:
     begun = time.process_time()
     [(ids, _)] = voice.generate(["Your order is ready, Anna."])
-    sound, _ = voice.decode(ids)
+    sound = voice.sound(voice.frames(ids)[0])
     spent = time.process_time() - begun
     print(f"\nreference implementations: {len(sound) / 24000 / spent:.1f} x real time (CPU time)")
     assert sound.size
