@@ -46,7 +46,7 @@ from orpheus_plugin.engine.local import LocalEngine  # noqa: E402
 from orpheus_plugin.events import AudioChunk  # noqa: E402
 from orpheus_plugin.tokens.base import SamplingParams  # noqa: E402
 from orpheus_plugin.tokens.cpu.generator import CpuLlama  # noqa: E402
-from orpheus_plugin.tokens.vocabulary import Vocabulary  # noqa: E402
+from orpheus_plugin.tokens.vocabulary import CODES, Vocabulary  # noqa: E402
 
 MINI = ROOT / "orpheus_plugin" / "mini"
 TEXT = "Your order is on its way, and it should be with you by tomorrow evening."
@@ -87,10 +87,10 @@ class Listener:
         self.heard: Heard = []
 
     def take(self, token_id: int) -> None:
-        place = self._vocabulary.slot_and_code(token_id)
-        if place is None or place[0] != len(self._codes) % FRAME:
+        slot, code = divmod(token_id - self._vocabulary.audio_base, CODES)
+        if slot != len(self._codes) % FRAME:
             return
-        self._codes.append(place[1])
+        self._codes.append(code)
         if len(self._codes) % FRAME == 0 and len(self._codes) >= WINDOW:
             samples = self._snac.window(self._codes[-WINDOW:])
             self.heard.append((time.perf_counter() - self._began, samples / RATE))

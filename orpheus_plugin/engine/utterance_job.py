@@ -220,7 +220,6 @@ class UtteranceJob:
                             break
                     if chunk.finish_reason == "length":
                         trouble = f"no end after {sampling.max_tokens} tokens"
-            assembler.finish()
             if trouble is None and not assembler.frames:
                 trouble = "not one whole frame of audio"
             return trouble

@@ -29,7 +29,6 @@ class FrameAssembler:
         frames: complete frames.
         out_of_order: audio ids of another slot than the expected one.
         foreign: ids that are not audio (text, control, beyond the last code).
-        incomplete_frames: frames begun and not completed, because of an id out of order or the end.
     """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
@@ -41,7 +40,6 @@ class FrameAssembler:
         self.frames = 0
         self.out_of_order = 0
         self.foreign = 0
-        self.incomplete_frames = 0
 
     def push(self, ids: Sequence[int]) -> npt.NDArray[np.int32]:
         """The rows of codes that `ids` complete: int32 [n, 3], columns coarse, mid, fine, each
@@ -59,9 +57,7 @@ class FrameAssembler:
             if slot != self._next:
                 self.out_of_order += 1
                 self._warn(token_id, f"is of slot {slot}, expected slot {self._next}")
-                if self._next:
-                    self.incomplete_frames += 1
-                    self._next = 0
+                self._next = 0
                 if slot:
                     continue
             if slot == 0:
@@ -73,12 +69,6 @@ class FrameAssembler:
             self._next = (slot + 1) % SLOTS
             self.frames += self._next == 0
         return np.array(rows, dtype=np.int32).reshape(-1, 3)
-
-    def finish(self) -> None:
-        """End of the utterance. An incomplete frame is dropped and counted."""
-        if self._next:
-            self.incomplete_frames += 1
-            self._next = 0
 
     def _warn(self, token_id: int, what: str) -> None:
         if not self._warned:

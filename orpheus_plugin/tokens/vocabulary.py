@@ -157,19 +157,6 @@ class Vocabulary:
         """The id of `<custom_token_0>`."""
         return self.audio_base - _AUDIO_OFFSET
 
-    def slot_and_code(self, token_id: int) -> tuple[int, int] | None:
-        """(slot 0..6, code 0..4095) of an audio id, None for any other id."""
-        offset = token_id - self.audio_base
-        if 0 <= offset < SLOTS * CODES:
-            return offset // CODES, offset % CODES
-        return None
-
-    def audio_id(self, slot: int, code: int) -> int:
-        """The id of a code in a slot. Raises ValueError outside 0..6, 0..4095."""
-        if not (0 <= slot < SLOTS and 0 <= code < CODES):
-            raise ValueError(f"no audio id for slot {slot}, code {code}")
-        return self.audio_base + slot * CODES + code
-
 
 def _model_vocabulary(config: Path, default: int) -> int:
     if not config.is_file():

@@ -32,6 +32,7 @@ from orpheus_plugin.tokens.vocabulary import Vocabulary
 from tests.support.adapters import random_adapter, steering_adapter
 from tests.support.checkpoints import crafted_checkpoint, kept
 from tests.support.generators import Wrapper, started
+from tests.support.ids import slot_and_code
 from tests.support.token_servers import openai_server, vllm_server
 
 Make = Callable[..., AbstractAsyncContextManager[TokenGenerator]]
@@ -249,7 +250,7 @@ async def collect(stream: AsyncIterator[TokenChunk]) -> tuple[list[int], FinishR
 
 def assert_frames(vocabulary: Vocabulary, ids: list[int]) -> None:
     """Ids of slots 0, 1, 2, ... 6, 0, ... and nothing else."""
-    slots = [place[0] if (place := vocabulary.slot_and_code(i)) else None for i in ids]
+    slots = [place[0] if (place := slot_and_code(vocabulary, i)) else None for i in ids]
     assert slots == [n % 7 for n in range(len(ids))]
 
 

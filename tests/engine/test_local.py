@@ -35,6 +35,7 @@ from orpheus_plugin.tokens.torch.generator import TorchLlama
 from orpheus_plugin.tokens.vocabulary import Vocabulary
 from orpheus_plugin.turn import Turn
 from tests.support.generators import Wrapper
+from tests.support.ids import audio_id
 
 TEXT = (
     "The quick brown fox jumps over the lazy dog."
@@ -337,7 +338,7 @@ class Wrapped(Wrapper[TorchLlama]):
         index = self.requests
         self.requests += 1
         if index in self.loops:
-            frame = [self.vocabulary.audio_id(slot, 0) for slot in range(7)]
+            frame = [audio_id(self.vocabulary, slot, 0) for slot in range(7)]
             while True:
                 await asyncio.sleep(0)
                 yield TokenChunk(frame)

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from orpheus_plugin.tokens.adapters import MODULES
 from orpheus_plugin.tokens.vocabulary import Vocabulary
 from tests.support.checkpoints import save_checkpoint
+from tests.support.ids import audio_id
 
 Parts = Mapping[tuple[int, str], tuple[torch.Tensor, torch.Tensor]]
 
@@ -128,4 +129,4 @@ def steering_adapter(
         (config["num_hidden_layers"] - 1, "down_proj"): (2 * unit.T, way[:, None] / 120),
     }
     write_adapter(folder, parts, rank=1, lora_alpha=2)
-    return [vocabulary.audio_id(slot, int(codes[slot, 0])) for slot in range(7)]
+    return [audio_id(vocabulary, slot, int(codes[slot, 0])) for slot in range(7)]

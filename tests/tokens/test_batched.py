@@ -35,6 +35,7 @@ from tests.support.checkpoints import (
     save_checkpoint,
     write_tokenizer,
 )
+from tests.support.ids import audio_id
 
 GREEDY = SamplingParams(temperature=0.0, repetition_penalty=1.0, max_tokens=42)
 TEXTS = ("Hi.", "A longer sentence, with a comma and an end. " * 2, "Six words are in this one.")
@@ -103,7 +104,7 @@ def transformers_greedy(path: Path, prompt: list[int], limit: int) -> list[int]:
     given, drawn = torch.tensor([prompt]), []
     for count in range(limit):
         logits = model(given, past_key_values=cache, logits_to_keep=1).logits[0, -1]
-        first = vocabulary.audio_id(count % SLOTS, 0)
+        first = audio_id(vocabulary, count % SLOTS, 0)
         allowed = torch.arange(first, first + 4096)
         if count % SLOTS == 0:
             allowed = torch.cat([allowed, torch.tensor([vocabulary.end_of_speech])])

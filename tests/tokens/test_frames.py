@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from orpheus_plugin.tokens.frames import FrameAssembler
 from orpheus_plugin.tokens.vocabulary import CODES, SLOTS
+from tests.support.ids import audio_id
 from tests.tokens.test_vocabulary import ORPHEUS
 
 FINE_SLOTS = (2, 3, 5, 6)
@@ -18,7 +19,7 @@ FINE_SLOTS = (2, 3, 5, 6)
 
 def frames_to_ids(frames: np.ndarray) -> list[int]:
     return [
-        ORPHEUS.audio_id(slot, int(code)) for frame in frames for slot, code in enumerate(frame)
+        audio_id(ORPHEUS, slot, int(code)) for frame in frames for slot, code in enumerate(frame)
     ]
 
 
@@ -29,20 +30,17 @@ def frames_to_codes(frames: np.ndarray) -> np.ndarray:
     return np.stack([coarse, mid, frames[:, [2, 3, 5, 6]].ravel()], axis=1)
 
 
-def naive(ids: list[int]) -> tuple[list[tuple[int, int, int]], int, int, int]:
-    """Rows of codes, complete frames, foreign ids, incomplete frames, told frame by frame with
-    lists."""
+def naive(ids: list[int]) -> tuple[list[tuple[int, int, int]], int, int]:
+    """Rows of codes, complete frames and foreign ids, found with a list for each frame."""
     rows: list[tuple[int, int, int]] = []
     frame: list[int] = []
-    complete = foreign = incomplete = 0
+    complete = foreign = 0
     for i in ids:
-        place = ORPHEUS.slot_and_code(i)
-        if place is None:
+        slot, code = divmod(i - ORPHEUS.audio_base, CODES)
+        if slot not in range(SLOTS):
             foreign += 1
             continue
-        slot, code = place
         if slot != len(frame):
-            incomplete += bool(frame)
             frame = []
             if slot != 0:
                 continue
@@ -52,7 +50,7 @@ def naive(ids: list[int]) -> tuple[list[tuple[int, int, int]], int, int, int]:
         if slot == SLOTS - 1:
             complete += 1
             frame = []
-    return rows, complete, foreign, incomplete + bool(frame)
+    return rows, complete, foreign
 
 
 def cut(ids: list[int], sizes: list[int]) -> list[list[int]]:
@@ -86,7 +84,6 @@ def test_well_formed_ids_give_every_code_in_any_chunking(
 ) -> None:
     assembler = FrameAssembler(ORPHEUS)
     parts = [assembler.push(piece) for piece in cut(frames_to_ids(frames), sizes)]
-    assembler.finish()
     rows = np.concatenate(parts)
     assert rows.dtype == np.int32
     np.testing.assert_array_equal(rows, frames_to_codes(frames))
@@ -94,9 +91,8 @@ def test_well_formed_ids_give_every_code_in_any_chunking(
         assembler.frames,
         assembler.out_of_order,
         assembler.foreign,
-        assembler.incomplete_frames,
     )
-    assert counts == (len(frames), 0, 0, 0)
+    assert counts == (len(frames), 0, 0)
 
 
 def test_rows_of_codes_come_after_slots_2_3_5_and_6() -> None:
@@ -107,13 +103,11 @@ def test_rows_of_codes_come_after_slots_2_3_5_and_6() -> None:
 
 @given(ids=st.lists(any_id, max_size=80), sizes=sizes)
 def test_any_ids_are_read_as_frames_and_never_crash(ids: list[int], sizes: list[int]) -> None:
-    rows, complete, foreign, incomplete = naive(ids)
+    rows, complete, foreign = naive(ids)
     assembler = FrameAssembler(ORPHEUS)
     got = np.concatenate([assembler.push(piece) for piece in cut(ids, sizes)])
-    assembler.finish()
     np.testing.assert_array_equal(got, np.array(rows, dtype=np.int32).reshape(-1, 3))
-    counts = assembler.frames, assembler.foreign, assembler.incomplete_frames
-    assert counts == (complete, foreign, incomplete)
+    assert (assembler.frames, assembler.foreign) == (complete, foreign)
 
 
 @given(
@@ -138,13 +132,10 @@ def test_damaged_ids_cost_only_the_frames_they_hit(
             ids.insert(where, other)
     assembler = FrameAssembler(ORPHEUS)
     parts = [assembler.push(piece) for piece in cut(ids, sizes)]
-    assembler.finish()
     assert assembler.frames >= len(frames) - len(damage)
     np.testing.assert_array_equal(
         np.concatenate(parts), np.array(naive(ids)[0], np.int32).reshape(-1, 3)
     )
-    if not assembler.foreign and not assembler.out_of_order:
-        assert assembler.incomplete_frames <= 1
 
 
 def test_a_dropped_id_ends_its_frame_and_the_next_frame_is_whole() -> None:
@@ -155,7 +146,7 @@ def test_a_dropped_id_ends_its_frame_and_the_next_frame_is_whole() -> None:
     rows = assembler.push(ids)
     expected = frames_to_codes(frames)
     np.testing.assert_array_equal(rows, np.delete(expected, [6, 7], axis=0))
-    assert (assembler.frames, assembler.out_of_order, assembler.incomplete_frames) == (2, 2, 1)
+    assert (assembler.frames, assembler.out_of_order) == (2, 2)
 
 
 def test_a_foreign_id_between_two_that_fit_costs_nothing() -> None:
@@ -167,18 +158,16 @@ def test_a_foreign_id_between_two_that_fit_costs_nothing() -> None:
     assert (assembler.foreign, assembler.out_of_order) == (2, 0)
 
 
-def test_a_missing_end_is_dropped_and_counted() -> None:
+def test_a_frame_without_its_end_is_not_counted() -> None:
     assembler = FrameAssembler(ORPHEUS)
     assert len(assembler.push(frames_to_ids(np.zeros((2, 7), int))[:-3])) == 6
-    assembler.finish()
-    assembler.finish()
-    assert (assembler.frames, assembler.incomplete_frames) == (1, 1)
+    assert assembler.frames == 1
 
 
 def test_ids_out_of_order_are_logged_once_per_utterance(caplog: pytest.LogCaptureFixture) -> None:
     assembler = FrameAssembler(ORPHEUS)
     with caplog.at_level(logging.WARNING):
         assembler.push([1, 2, 3])
-        assembler.push([ORPHEUS.audio_id(5, 5)])
+        assembler.push([audio_id(ORPHEUS, 5, 5)])
     assert len(caplog.records) == 1
     assert (assembler.foreign, assembler.out_of_order) == (3, 1)

@@ -35,6 +35,7 @@ from orpheus_plugin.tokens.vllm.generator import VllmGenerator
 from orpheus_plugin.tokens.vllm.options import VllmOptions, device_ids, engine_args, graph_sizes
 from orpheus_plugin.tokens.vocabulary import Vocabulary
 from tests.support.checkpoints import SMALL_TEXT, crafted_checkpoint
+from tests.support.ids import audio_id, slot_and_code
 
 STREAMS = 4
 OPTIONS = VllmOptions(max_streams=STREAMS, max_model_len=2048, kv_cache_bytes=256 << 20)
@@ -77,7 +78,7 @@ def test_the_head_covers_control_and_audio_ids() -> None:
     first, end = plugin.overrides(vocabulary)[plugin.ROWS_KEY]
     assert first <= vocabulary.end_of_speech < end
     assert first <= vocabulary.audio_base
-    assert end == vocabulary.audio_id(6, 4095) + 1
+    assert end == audio_id(vocabulary, 6, 4095) + 1
 
 
 @pytest.mark.skipif(vllm_installed(), reason="vLLM is installed")
@@ -120,7 +121,7 @@ class TestEngine:
             "production")
             for i in chunk.ids
         ]  # fmt: skip
-        places = [vocabulary.slot_and_code(i) for i in ids]
+        places = [slot_and_code(vocabulary, i) for i in ids]
         assert [place[0] for place in places if place] == [n % 7 for n in range(70)]
 
     async def test_a_cpu_draws_from_the_codes_of_a_slot_only(
@@ -129,7 +130,7 @@ class TestEngine:
         assert await generator.use_sampler("compact") == "compact"
         hot = SamplingParams(temperature=2.0, top_p=1.0, repetition_penalty=5.0, max_tokens=700)
         ids = [i async for chunk in generator.generate(prompt, hot, "hot") for i in chunk.ids]
-        places = [vocabulary.slot_and_code(i) for i in ids]
+        places = [slot_and_code(vocabulary, i) for i in ids]
         assert [place[0] for place in places if place] == [n % 7 for n in range(700)]
         assert len(set(ids)) > 690  # the penalty leaves hardly any code for a second time
 
