@@ -23,19 +23,19 @@ logger = logging.getLogger(__name__)
 DEFAULT_NAMES = ("", "default", "auto", "none")
 """Names that programs send for the default voice."""
 
-_FEMALE, _MALE = "tara leah jess mia zoe heart", "leo dan zac"
+_FEMALE, _MALE = "tara leah jess mia zoe heart", "leo dan zac henry"
 
 ELSEWHERE: Mapping[str, str] = {
     # OpenAI
     **dict.fromkeys(("alloy",), "tara"),
     **dict.fromkeys(("coral", "nova", "marin"), "leah"),
     **dict.fromkeys(("sage", "shimmer"), "mia"),
-    **dict.fromkeys(("ash", "echo", "verse"), "leo"),
-    **dict.fromkeys(("ballad", "fable"), "dan"),
-    **dict.fromkeys(("cedar", "onyx"), "zac"),
+    **dict.fromkeys(("ash", "echo", "verse"), "leo henry"),
+    **dict.fromkeys(("ballad", "fable"), "dan henry"),
+    **dict.fromkeys(("cedar", "onyx"), "zac henry"),
     # Groq's Orpheus and PlayAI
     **dict.fromkeys(("autumn", "diana", "hannah", "lulwa", "noura", "aisha"), "tara"),
-    **dict.fromkeys(("austin", "daniel", "troy", "fahad", "sultan", "abdullah"), "leo"),
+    **dict.fromkeys(("austin", "daniel", "troy", "fahad", "sultan", "abdullah"), "leo henry"),
     "*-playai": "",
     # kyutai and unmute: files
     "unmute-prod-website/p329_022.wav": "tara",
@@ -103,7 +103,7 @@ def _alike(asked: str) -> list[str] | None:
     if asked in ELSEWHERE:
         return ELSEWHERE[asked].split()
     if any(asked == voice.casefold() for spec in CATALOG.values() for voice in spec.voices):
-        return []
+        return _MALE.split() if asked in _MALE.split() else []
     for pattern, alike in ELSEWHERE.items():
         if fnmatchcase(asked, pattern):
             return alike.split()

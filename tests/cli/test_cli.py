@@ -208,7 +208,8 @@ def test_an_unknown_voice_names_the_voices_and_leaves_the_file_alone(
     out = tmp_path / "out.wav"
     assert main(["say", "Hi.", "--voice", "nobody", "-o", str(out), "--model", "mini"]) == 2
     assert (
-        capsys.readouterr().err == "orpheus-tts: mini has no voice 'nobody'; its voices are heart\n"
+        capsys.readouterr().err
+        == "orpheus-tts: mini has no voice 'nobody'; its voices are heart, henry\n"
     )
     assert not out.exists()
 

@@ -48,6 +48,9 @@ def test_a_similar_voice_is_preferred_to_the_default() -> None:
     assert pick_voice(("max", "heart"), "af_heart", model="m") == "heart"
     assert pick_voice(("max", "zac"), "onyx", model="m") == "zac"
     assert pick_voice(("max", "zac"), "alloy", model="m") == "max"
+    for name in ("leo", "onyx", "am_adam", "troy"):
+        assert pick_voice(("heart", "henry"), name, model="m") == "henry"
+    assert pick_voice(("heart", "henry"), "zoe", model="m") == "heart"
 
 
 @pytest.mark.parametrize("name", ["bob", "tarra", "alloy2", "x/y", "é"])
