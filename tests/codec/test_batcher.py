@@ -392,16 +392,20 @@ async def test_a_finished_stream_is_not_kept_alive(batcher: CodecBatcher) -> Non
 def test_a_closed_event_loop_does_not_affect_other_streams(batcher: CodecBatcher) -> None:
     stream = batcher.open_stream()
 
-    async def leave() -> asyncio.Future[Samples]:
-        task = asyncio.ensure_future(anext(stream))
-        await asyncio.sleep(0.01)
-        return task
+    listening = stream.__anext__()
+
+    async def leave() -> None:
+        # No task: Python complains of one that is left on a closed loop, and none can be ended.
+        listening.send(None)
 
     loop = asyncio.new_event_loop()
     loop.run_until_complete(leave())
     loop.close()
+    assert stream.waiting is not None
+    assert stream.waiting[0] is loop
     stream.push(random_codes(5))
     codes = random_codes(2)
     got = asyncio.run(speak(batcher, codes, (8,), noise=False))
     np.testing.assert_allclose(got, reference_decode(REFERENCE, codes), rtol=0, atol=TOLERANCE)
+    listening.close()
     stream.close()
