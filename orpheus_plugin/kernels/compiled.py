@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import numba
 from llvmlite import binding
+from numba.core.caching import FunctionCache
 
 from orpheus_plugin.folders import cache_folder, private
 
@@ -71,6 +72,31 @@ def _user() -> int:
 FOLDER = _folder()
 
 
+class _Cache(FunctionCache):  # type: ignore[misc]  # numba has no types
+    """numba's, but never the reason why nothing runs: what cannot be read is compiled again, what
+    cannot be written (a full disk) is compiled by the next process, too."""
+
+    told = False
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception as error:  # whatever pickle makes of a file that was cut short
+            logger.warning("compiled code in %s cannot be read: %r", self.cache_path, error)
+            with contextlib.suppress(OSError):
+                self.flush()
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        try:
+            super().save_overload(sig, data)
+        except OSError as error:
+            self.disable()
+            level = logging.DEBUG if _Cache.told else logging.WARNING  # there are many functions
+            logger.log(level, "compiled code cannot be kept in %s: %s", self.cache_path, error)
+            _Cache.told = True
+
+
 def _options(fastmath: set[str]) -> dict[str, Any]:
     return {"nogil": True, "error_model": "numpy", "fastmath": fastmath}
 
@@ -96,7 +122,7 @@ def _kept(function: Function, options: dict[str, Any]) -> Function:
         # numba has one cache folder for the whole process; the application may have set it.
         own, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(FOLDER)
         try:
-            made.enable_caching()
+            made._cache = _Cache(made.py_func)  # as its enable_caching does
         finally:
             numba.config.CACHE_DIR = own
     return made  # type: ignore[no-any-return]
