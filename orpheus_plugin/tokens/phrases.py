@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import logging
 import random
+import re
 from array import array
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
@@ -39,6 +40,7 @@ FRAME_S = 2_048 / 24_000
 """Seconds of audio from a frame of ids."""
 
 _MAGIC = b"orpheus-ids 1\n"
+_NAME = re.compile(r"[0-9a-f]{32}-\d+\.ids")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,16 +122,15 @@ class PhraseCache:
             return
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            files = sorted(self._folder.glob("*.ids"), key=lambda file: file.stat().st_mtime)
+            files = sorted(self._folder.glob("*.ids"), key=_written_at)
         except OSError as error:
             raise InvalidOptions(f"the phrase cache's directory: {error}") from error
         for file in files:
             ids = _read(file)
-            key, _, _ = file.stem.partition("-")
-            if ids is None or len(key) != 32:
+            if ids is None or not _NAME.fullmatch(file.name):
                 logger.warning("%s is not a phrase of this cache; it is skipped", file)
             else:
-                self._keep(bytes.fromhex(key), ids)
+                self._keep(bytes.fromhex(file.name[:32]), ids)
         self._shrink()
 
     def key(
@@ -293,6 +294,13 @@ def fingerprint(name: str, *folders: Path) -> str:
     return "\n".join(parts)
 
 
+def _written_at(file: Path) -> float:
+    try:
+        return file.stat().st_mtime
+    except FileNotFoundError:  # another process that shares the directory has forgotten it
+        return 0.0
+
+
 def _read(file: Path) -> array[int] | None:
     with contextlib.suppress(OSError, ValueError):
         data = file.read_bytes()
@@ -310,6 +318,8 @@ def _write(file: Path, ids: array[int]) -> None:
         part.replace(file)
     except OSError as error:
         logger.warning("the phrase cache cannot write %s: %s", file, error)
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)  # a full disk gets some of it back
 
 
 def _remove(folder: Path, key: str) -> None:

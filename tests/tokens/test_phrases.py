@@ -208,11 +208,31 @@ async def test_files_that_are_not_phrases_are_skipped(speaker: Speaker, tmp_path
     await one.say(seed=1)
     await one.cache.settled()
     (file,) = files_of(tmp_path)
-    file.write_bytes(file.read_bytes()[:-2])
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-2])
     (file.parent / "notes.ids").write_text("hello")
+    (file.parent / ("z" * 32 + "-0.ids")).write_bytes(whole)
+    (file.parent / ("a" * 32 + "-0.ids")).symlink_to("gone")
     again = speaker.again(directory=tmp_path)
     assert again.cache.load().phrases == 0
     await again.say(seed=1)
+
+
+async def test_what_cannot_be_written_is_replayed_all_the_same(
+    speaker: Speaker, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = speaker.again(directory=tmp_path)
+    await one.say(seed=1)
+    await one.cache.settled()
+    (file,) = files_of(tmp_path)
+    file.unlink()
+    file.mkdir()  # in the way, as a full disk is
+    two = speaker.again(directory=tmp_path)
+    said = await two.say(seed=1)
+    await two.cache.settled()
+    assert "cannot write" in caplog.text
+    assert files_of(tmp_path) == []
+    assert await two.say(seed=1) == said
 
 
 async def test_nothing_is_written_without_a_directory(
