@@ -22,9 +22,9 @@ some 3 ms of work."""
 
 IDLE_MESSAGES = 1_000
 IDLE_MESSAGES_PER_S = 50.0
-"""Messages without effect (of ended turns, of unknown types, refused openings) that a client may
-send at once, and the rate at which it may send more. A client whose turn has just ended sends some;
-a client that sends more is disconnected."""
+"""Messages without effect (empty texts, of ended turns, of unknown types, refused openings) that a
+client may send at once, and the rate at which it may send more. A client whose turn has just ended
+sends some; a client that sends more is disconnected."""
 
 
 class Socket:
@@ -57,6 +57,8 @@ class Socket:
                 data: str | bytes = message.data
                 return data
             if kind is WSMsgType.PONG:
+                if self._ponged.is_set():  # one that was not asked for
+                    self.idle_message()
                 self._ponged.set()
             elif kind is WSMsgType.PING:
                 self.idle_message()

@@ -19,9 +19,10 @@ from orpheus_plugin.remote.engine import RemoteEngine
 from orpheus_plugin.server.config import Limits
 from orpheus_plugin.server.http import Runner
 from orpheus_plugin.server.json_api import errors_as_responses
+from orpheus_plugin.server.protocols import omni
 from orpheus_plugin.server.service import SpeechService
 from orpheus_plugin.speech_engine import SpeechEngine
-from tests.support.raw_websocket import CLOSE, connected, frame
+from tests.support.raw_websocket import CLOSE, PING, PONG, connected, frame
 from tests.support.servers import RunningTestServer, serving
 
 TEXT = "The quick brown fox jumps over the lazy dog. And so on it goes."
@@ -244,21 +245,54 @@ async def test_only_pongs_keep_a_websocket_alive(engine: SpeechEngine) -> None:
         await settle(server)
 
 
+OPENED = packed(type="open", id="a")
+CONFIG = frame('{"type": "session.config"}')
+SAID = frame(json.dumps({"type": "input.text", "text": TEXT}))
+WITHOUT_EFFECT = {
+    "unknown type": ("native", b"", packed(type="dance")),
+    "no such turn": ("native", b"", packed(type="text", id="gone", text="x")),
+    "refused": ("native", b"", packed(type="open", id="b", options={"voice": "nobody"})),
+    "ping": ("native", b"", frame(b"", PING)),
+    "pong": ("native", b"", frame(b"", PONG)),
+    "no text": ("native", OPENED, packed(type="text", id="a", text="")),
+    "nothing to flush": ("native", OPENED, packed(type="flush", id="a")),
+    "nothing consumed": ("native", OPENED, packed(type="consumed", id="a", samples=0)),
+    "blank word": ("unmute", b"", packed(type="Text", text=" ")),
+    "ended again": ("unmute", packed(type="Text", text=TEXT), packed(type="Eos")),
+    "no piece": ("baseten", frame("{}"), frame("")),
+    "configured again": ("omni", CONFIG, CONFIG),
+    "configured while it speaks": ("omni", CONFIG + SAID, CONFIG),
+    "nothing to speak": ("omni", CONFIG, frame('{"type": "input.done"}')),
+    "voices again": ("omni", CONFIG, frame('{"type": "voice.list"}')),
+}
+
+
+@pytest.mark.parametrize("what", WITHOUT_EFFECT)
 async def test_too_many_messages_without_effect_close_the_connection(
-    server: RunningTestServer,
+    server: RunningTestServer, what: str
 ) -> None:
-    for message in (
-        packed(type="dance"),
-        packed(type="text", id="gone", text="x"),
-        packed(type="open", id="b", options={"voice": "nobody"}),
-        frame(b"", 9),
-    ):
-        async with connected(server.port, protocol.PATH) as client:
-            client.writer.write(message * 1_100)
-            seen = b""
-            async with asyncio.timeout(10):
-                while data := await client.reader.read(65_536):
-                    seen = (seen + data)[-400:]
-            assert b"without effect" in seen
+    name, begin, message = WITHOUT_EFFECT[what]
+    async with connected(server.port, WEBSOCKETS[name][0]) as client:
+        client.writer.write(begin + message * 1_100)
+        seen = b""
+        async with asyncio.timeout(10):
+            while data := await client.reader.read(65_536):
+                seen = (seen + data)[-4_000:]
+        assert b"without effect" in seen
     await settle(server)
     await speak(server)
+
+
+async def test_what_waits_for_an_utterance_to_end_is_limited(
+    server: RunningTestServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(omni, "MAX_WAITING", 50)
+    word = frame('{"type": "input.text", "text": "so "}')
+    async with connected(server.port, omni.PATH) as client:
+        client.writer.write(CONFIG + SAID + frame('{"type": "input.done"}') + word * 60)
+        seen = b""
+        async with asyncio.timeout(10):
+            while data := await client.reader.read(65_536):
+                seen = (seen + data)[-4_000:]
+        assert b"50 messages wait" in seen
+    await settle(server)

@@ -9,7 +9,7 @@ import struct
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-TEXT, BINARY, CLOSE, PING = 1, 2, 8, 9
+TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 
 
 def frame(data: bytes | str, opcode: int | None = None) -> bytes:

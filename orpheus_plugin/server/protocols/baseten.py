@@ -107,6 +107,8 @@ async def _read(socket: Socket, turn: ServedTurn) -> None:
     async for message in socket:
         if isinstance(message, bytes):
             raise BadMessage("text is sent as text messages")
+        if not message:
+            socket.idle_message()
         if message == END:
             turn.push_text(joiner.finish())
             turn.end()

@@ -107,20 +107,9 @@ class _Connection:
             self._open(message)
             return
         stream = None if message is None else self._streams.get(message.id)
-        if stream is None:  # of a newer protocol, or of a turn that has just ended
+        # None is of a newer protocol, or of a turn that has just ended.
+        if message is None or stream is None or not stream.take(message):
             self._socket.idle_message()
-            return
-        match message:
-            case protocol.Text(_, text):
-                stream.push_text(text)
-            case protocol.Consumed(_, samples):
-                stream.consumed(samples)
-            case protocol.Flush():
-                stream.turn.flush()
-            case protocol.End():
-                stream.turn.end()
-            case protocol.Cancel():
-                stream.cancel()
 
     def _open(self, message: protocol.Open) -> None:
         if message.id in self._streams:
@@ -213,23 +202,45 @@ class _Stream:
         self._room = asyncio.Event()
         self._room.set()
         self._began = False
+        self._unflushed = False
+        self._ended = False
         self._last: protocol.ServerMessage | None = None
         self.task = asyncio.create_task(self._run(), name=f"orpheus-native-{turn.id}")
 
-    def push_text(self, text: str) -> None:
+    def take(self, message: protocol.ClientMessage) -> bool:
+        """False for a message that changes nothing: the same again, or empty."""
+        match message:
+            case protocol.Text(_, text):
+                useful = bool(text)
+                self._unflushed |= useful
+                self._push_text(text)
+            case protocol.Consumed(_, samples):
+                useful = samples > 0 and self._unread > 0
+                self._consumed(samples)
+            case protocol.Flush():
+                useful, self._unflushed = self._unflushed, False
+                self.turn.flush()
+            case protocol.End():
+                useful, self._ended = not self._ended, True
+                self.turn.end()
+            case _:
+                useful = self._last is None
+                self._stop(
+                    protocol.event_to_message(self._id, TurnEnd("cancelled", self.turn.stats))
+                )
+        return useful
+
+    def _push_text(self, text: str) -> None:
         try:
             self.turn.push_text(text)
         except OrpheusError as error:
             self._stop(protocol.error_message(error, self._id))
 
-    def consumed(self, samples: int) -> None:
+    def _consumed(self, samples: int) -> None:
         self._unread = max(0, self._unread - samples)
         self.turn.touch()
         if self._window is None or self._unread < self._window:
             self._room.set()
-
-    def cancel(self) -> None:
-        self._stop(protocol.event_to_message(self._id, TurnEnd("cancelled", self.turn.stats)))
 
     def _stop(self, last: protocol.ServerMessage) -> None:
         if self._last is None:

@@ -36,6 +36,9 @@ PATH = "/v1/audio/speech/stream"
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 """Longest message: a configuration may contain a recording, which is not used."""
 
+MAX_WAITING = 10_000
+"""Messages that may wait for the end of an utterance: an LLM's deltas of 40,000 characters."""
+
 CONFIG_S = 10.0
 IDLE_S = 30.0
 """Seconds within which the configuration must come; after it, a connection without messages for so
@@ -126,6 +129,7 @@ class _Session:
         self._inbox: asyncio.Queue[Config | Text | Done | Close] = asyncio.Queue()
         self._returned: Config | Done | Close | None = None
         self._chars = 0  # in the inbox
+        self._said = False  # whether the last message had text
         self._configured = False
         self._busy = False
         self._config = Config()
@@ -166,6 +170,7 @@ class _Session:
             raise BadMessage("messages are JSON text")
         message: _Message = json_object(data, _Message)  # type: ignore[arg-type]
         if isinstance(message, VoiceList):
+            self._socket.idle_message()
             voices = list(self._service.engine.voices)
             await self._tell("voice.list", success=True, voices=voices, uploaded_voices=[])
             return
@@ -178,6 +183,7 @@ class _Session:
                 if self._service.voices.custom == "error":
                     raise InvalidOptions(NO_CLONES)
                 logger.warning("a recorded voice was asked for; a named one is used")
+                message.ref_audio = None  # it may be long, and the message may wait
             self._configured = True
         elif isinstance(message, Text | Done) and not self._configured:
             raise BadMessage("session.config comes first")
@@ -185,6 +191,12 @@ class _Session:
             self._chars += len(message.text)
             if self._chars > 4 * self._service.max_text_chars:
                 raise TextTooLong(f"{self._chars} characters wait to be spoken; send less at once")
+        says_something = isinstance(message, Text) and bool(message.text)
+        if not (says_something or self._said):
+            self._socket.idle_message()
+        self._said = says_something
+        if self._inbox.qsize() >= MAX_WAITING:
+            raise TextTooLong(f"{MAX_WAITING} messages wait to be spoken; send less at once")
         self._inbox.put_nowait(message)
 
     async def _next(self) -> Config | Text | Done | Close:

@@ -127,6 +127,7 @@ class _Reader:
         self._turn = turn
         self._custom = custom
         self._any_text = False
+        self._ended = False
 
     async def run(self) -> None:
         """Runs until the client is gone; also after Eos, to notice that."""
@@ -137,7 +138,7 @@ class _Reader:
         if isinstance(data, str):
             self._text(data)
         elif data == b"\0":
-            self._turn.end()
+            self._end()
         elif data is not None:
             self._message(_unpack(data))
 
@@ -145,16 +146,25 @@ class _Reader:
         if isinstance(message, _Text):
             self._text(message.text)
         elif isinstance(message, _Eos):
-            self._turn.end()
+            self._end()
         elif self._custom == "error":
             raise InvalidOptions("Orpheus cannot speak with a custom voice; choose a named one")
         else:
+            self._socket.idle_message()
             logger.warning("a custom voice was asked for; speaking with the default one")
 
     def _text(self, text: str) -> None:
         if text.strip():
             self._turn.push_text(f" {text}" if self._any_text else text)
             self._any_text = True
+        else:
+            self._socket.idle_message()
+
+    def _end(self) -> None:
+        if self._ended:
+            self._socket.idle_message()
+        self._ended = True
+        self._turn.end()
 
 
 class _Text(msgspec.Struct, tag_field="type", tag="Text"):
