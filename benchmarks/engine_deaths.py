@@ -3,10 +3,11 @@
 
 While up to three turns speak, an exception of a random kind is raised at a random bytecode of the
 token generator's or the codec's thread, or in the engine's loop; token servers lose all their
-connections, vLLM's process is killed or stopped. Every turn that used a dead part must get an
+connections, vLLM's process is killed or stopped. `--engine remote` is a client whose server is
+killed, and that does not continue at the next one. Every turn that used a dead part must get an
 error, and the next turn must be spoken. Reported: how many, the time from a death (of a thread: its
-log line; of a token server or vLLM's process: the kill; of a part that hangs: the moment it counts
-as dead) to the last turn that got its error, and the process' memory.
+log line; of a server or vLLM's process: the kill; of a part that hangs: the moment it counts as
+dead) to the last turn that got its error, and the process' memory.
 
 `--add-to FILE` keeps the runs in that results' file; `--seconds` ends the run earlier.
 """
@@ -42,15 +43,20 @@ from orpheus_plugin.engine.config import EngineConfig, GeneratorName  # noqa: E4
 from orpheus_plugin.engine.local import LocalEngine  # noqa: E402
 from orpheus_plugin.errors import OrpheusError  # noqa: E402
 from orpheus_plugin.models.files import ModelFiles, ModelSpec  # noqa: E402
+from orpheus_plugin.remote.engine import RemoteEngine  # noqa: E402
 from orpheus_plugin.tokens.cpu.generator import CpuLlama  # noqa: E402
 from orpheus_plugin.tokens.vocabulary import Vocabulary  # noqa: E402
 from tests.support.checkpoints import SMALL_TEXT, crafted_checkpoint  # noqa: E402
 from tests.support.codecs import random_codec  # noqa: E402
 from tests.support.deaths import interrupt, kill, listen, speak, worker_threads  # noqa: E402
+from tests.support.mortal_servers import MortalServers  # noqa: E402
 from tests.support.token_servers import openai_server  # noqa: E402
 
 KINDS = (RuntimeError, MemoryError, ValueError, SystemExit, KeyboardInterrupt, GeneratorExit)
+ENGINES = ("cpu", "torch", "completions", "vllm", "remote")
 HUNG_S = 60.0
+"""Without an event of any turn."""
+
 STANDSTILL_S = 1.0
 """In place of the ten seconds after which vLLM counts as hanging."""
 
@@ -89,11 +95,25 @@ def kill_a_thread(engine: LocalEngine) -> Kill:
 
 
 @contextlib.asynccontextmanager
-async def running(name: str, decoder: str) -> AsyncIterator[tuple[LocalEngine, list[Kill]]]:
+async def running(
+    name: str, decoder: str
+) -> AsyncIterator[tuple[LocalEngine | RemoteEngine, list[Kill]]]:
     """An engine, and the ways to kill it."""
     lm = crafted_checkpoint(text=SMALL_TEXT)
     spec = ModelSpec("crafted", voices=("tara", "leo"), tags=("laugh",), license="none")
     files = ModelFiles(spec, lm, random_codec())
+    if name == "remote":
+        async with MortalServers(files) as servers:
+            remote = RemoteEngine(None, locate=servers.locate, resume_within_s=0)
+            await remote.start()
+
+            def kill_it(chance: random.Random) -> str:
+                servers.kill()
+                return "server SIGKILL"
+
+            yield remote, [kill_it]
+            await remote.aclose()
+        return
     if decoder == "torch":
         codec_package.open_decoder = _torch_decoder  # type: ignore[assignment]
     async with contextlib.AsyncExitStack() as stack:
@@ -150,28 +170,33 @@ def _torch_decoder(snapshot: Path, *, device: str, slots: int, **_: object) -> A
     return TorchDecoder(SnacWeights.load(snapshot), slots=slots, device=device)
 
 
-async def one(engine: LocalEngine, ways: list[Kill], chance: random.Random) -> tuple[str, float]:
+async def one(
+    engine: LocalEngine | RemoteEngine, ways: list[Kill], chance: random.Random
+) -> tuple[str, float]:
     """The outcome of one death, and seconds until the last turn got its error."""
     restarts = engine.health().restarts
-    told_at: list[float] = []
-
-    async def follow() -> str:
-        how = await listen(engine)
-        told_at.append(time.monotonic())
-        return how
-
-    turns = [asyncio.create_task(follow()) for _ in range(chance.randint(1, 3))]
-    await asyncio.sleep(chance.uniform(0.0, 0.3))
-    parts = engine._supervisor.parts
-    assert parts is not None
-    notices.last = None
-    struck = time.monotonic()
-    what = chance.choice(ways)(chance)
-    seen = struck if what in ("token server", "vLLM SIGKILL") else None
+    what = "before its death"
     try:
-        async with asyncio.timeout(HUNG_S):
-            while engine.health().restarts == restarts and what != "token server":
-                if seen is None and parts.failure is not None:
+        async with asyncio.timeout(HUNG_S) as hung:
+
+            def progress() -> None:
+                if not hung.expired():
+                    hung.reschedule(asyncio.get_running_loop().time() + HUNG_S)
+
+            async def follow() -> tuple[str, float]:
+                """How a turn ended, and when. One that had nothing in what died may be spoken to
+                its end, long after the others were told."""
+                return await listen(engine, progress), time.monotonic()
+
+            turns = [asyncio.create_task(follow()) for _ in range(chance.randint(1, 3))]
+            await asyncio.sleep(chance.uniform(0.0, 0.3))
+            parts = engine._supervisor.parts if isinstance(engine, LocalEngine) else None
+            notices.last = None
+            struck = time.monotonic()
+            what = chance.choice(ways)(chance)
+            seen = struck if what in ("token server", "server SIGKILL", "vLLM SIGKILL") else None
+            while engine.health().restarts == restarts and "server" not in what:
+                if seen is None and parts is not None and parts.failure is not None:
                     seen = time.monotonic()
                 if all(turn.done() for turn in turns) and engine.health().ready:
                     # The thread slept; it dies when the next turn wakes it.
@@ -187,7 +212,7 @@ async def one(engine: LocalEngine, ways: list[Kill], chance: random.Random) -> t
         return f"hung: {what}", HUNG_S
     if samples < 2048:
         return f"the next turn did not speak: {what}", 0.0
-    died = [at for at, how in zip(told_at, ended, strict=True) if how == "died"]
+    died = [at for how, at in ended if how == "died"]
     if what.startswith("orpheus-"):
         seen = notices.last
     late = max((at - (seen or at) for at in died), default=0.0)
@@ -205,6 +230,8 @@ async def run(args: argparse.Namespace) -> dict[str, Any]:
     log = logging.getLogger("orpheus_plugin")
     log.addHandler(notices)
     log.propagate = False
+    logging.disable(logging.WARNING)
+    logging.getLogger("aiohttp.server").disabled = True  # of the token server, which loses clients
     chance = random.Random(args.seed)
     outcomes: Counter[str] = Counter()
     times: list[float] = []
@@ -235,7 +262,7 @@ async def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("--engine", choices=("cpu", "torch", "completions", "vllm"), default="cpu")
+    parser.add_argument("--engine", choices=ENGINES, default="cpu")
     parser.add_argument("--codec", choices=("cpu", "torch"), default="cpu")
     parser.add_argument("--deaths", type=int, default=250)
     parser.add_argument("--seconds", type=float, default=1e9)

@@ -9,16 +9,24 @@ import logging
 import random
 import threading
 import weakref
+from collections.abc import AsyncIterator
 
 import pytest
 
 from orpheus_plugin.engine.config import EngineConfig
 from orpheus_plugin.engine.local import LocalEngine
-from orpheus_plugin.errors import EngineDied
-from orpheus_plugin.events import TurnEnd
+from orpheus_plugin.errors import ConnectionFailed, EngineDied
+from orpheus_plugin.events import AudioChunk, TurnEnd, TurnEvent
 from orpheus_plugin.models.files import ModelFiles
+from orpheus_plugin.tokens.base import TokenChunk
+from orpheus_plugin.tokens.cpu.generator import CpuLlama
+from orpheus_plugin.tokens.vocabulary import Vocabulary
+from orpheus_plugin.turn import Turn
 from orpheus_plugin.worker_thread import WorkerThread
 from tests.support.deaths import TEXT, interrupt, kill, listen, speak
+from tests.support.generators import Wrapper, started
+from tests.support.ids import audio_id
+from tests.support.token_servers import openai_server
 
 
 @pytest.fixture
@@ -169,6 +177,67 @@ async def test_a_turn_that_uses_no_parts_continues_after_a_death(engine: LocalEn
         assert isinstance(events[-1], TurnEnd)
     finally:
         await engine.aclose()
+
+
+class Pausing(Wrapper[CpuLlama]):
+    """While `go_on` is not set, answers begin with four frames of their own and wait."""
+
+    def __init__(self, inner: CpuLlama, vocabulary: Vocabulary) -> None:
+        super().__init__(inner)
+        self.go_on = asyncio.Event()
+        self._frames = [audio_id(vocabulary, s, 100 * n) for n in range(4) for s in range(7)]
+
+    async def passed(
+        self, request_id: str, chunks: AsyncIterator[TokenChunk]
+    ) -> AsyncIterator[TokenChunk]:
+        if not self.go_on.is_set():
+            yield TokenChunk(self._frames)
+            await self.go_on.wait()
+        async for chunk in chunks:
+            yield chunk
+
+
+async def test_a_turn_that_loses_its_token_server_is_told_while_others_speak_on(
+    crafted_files: ModelFiles,
+) -> None:
+    vocabulary = Vocabulary.load(crafted_files.lm)
+    model = CpuLlama(crafted_files.lm, vocabulary, max_streams=4)
+    tokens = Pausing(model, vocabulary)
+    connections: set[asyncio.BaseTransport] = set()
+
+    async def heard(turn: Turn) -> AsyncIterator[TurnEvent]:
+        """The events after the first sound."""
+        turn.push_text("The quick brown fox jumps over the lazy dog, come rain or shine.")
+        turn.end()
+        events = aiter(turn)
+        while not isinstance(await anext(events), AudioChunk):
+            pass
+        return events
+
+    async with started(model), openai_server(tokens, vocabulary.end_of_speech, connections) as url:
+        config = EngineConfig(device="cpu", generator="completions", urls=(url,), max_turns=2)
+        engine = LocalEngine(config, files=crafted_files)
+        tokens.go_on.set()
+        await engine.start()
+        tokens.go_on.clear()
+        try:
+            async with asyncio.timeout(20), engine.open_turn() as lost, engine.open_turn() as kept:
+                rest_of_lost = await heard(lost)
+                (connection,) = connections
+                rest_of_kept = await heard(kept)
+                assert isinstance(connection, asyncio.Transport)
+                connection.abort()
+                with pytest.raises(ConnectionFailed):
+                    async for _ in rest_of_lost:
+                        pass
+                assert engine.health().active_turns == 1  # the other one, in mid-answer
+                tokens.go_on.set()
+                events = [event async for event in rest_of_kept]
+                assert isinstance(events[-1], TurnEnd)
+                assert events[-1].reason == "done"
+                assert engine.health().restarts == 0
+        finally:
+            await engine.aclose()
 
 
 async def test_a_turn_without_references_is_ended_and_counted(crafted_engine: LocalEngine) -> None:

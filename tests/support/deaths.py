@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from typing import NoReturn
 
 from orpheus_plugin.engine.local import LocalEngine
 from orpheus_plugin.errors import OrpheusError
 from orpheus_plugin.events import TurnEnd
+from orpheus_plugin.speech_engine import SpeechEngine
 from orpheus_plugin.tokens.batched import BatchedGenerator
 from orpheus_plugin.worker_thread import WorkerThread
 from tests.support.turns import spoken
@@ -57,13 +59,16 @@ def fail_at_next_step(engine: LocalEngine) -> None:
     generator._worker.stepper.step = step  # type: ignore[assignment, method-assign]
 
 
-async def listen(engine: LocalEngine) -> str:
-    """How a turn ended: "done", or "died" with the error it raised."""
+async def listen(engine: SpeechEngine, heard: Callable[[], None] | None = None) -> str:
+    """How a turn ended: "done", or "died" with the error it raised. `heard` is called with every
+    event."""
     async with engine.open_turn() as turn:
         turn.push_text(TEXT)
         turn.end()
         try:
             async for event in turn:
+                if heard is not None:
+                    heard()
                 if isinstance(event, TurnEnd):
                     return event.reason
         except OrpheusError:
@@ -71,7 +76,7 @@ async def listen(engine: LocalEngine) -> str:
     return "died"
 
 
-async def speak(engine: LocalEngine) -> int:
+async def speak(engine: SpeechEngine) -> int:
     """The samples of a short turn."""
     async with engine.open_turn() as turn:
         return await spoken(turn, "Hello again.")

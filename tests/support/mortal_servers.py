@@ -89,7 +89,7 @@ def _main() -> None:
     model, codec = sys.argv[1:]
     # It generates as fast as it can: how far it is ahead of a listener must not slow the test.
     config = EngineConfig(
-        model=model, codec=Path(codec), device="cpu", max_turns=2, measure=False, ahead_s=None
+        model=model, codec=Path(codec), device="cpu", max_turns=4, measure=False, ahead_s=None
     )
 
     async def load() -> None:
