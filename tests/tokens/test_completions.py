@@ -52,7 +52,6 @@ class FakeServer:
     status: int = 200
     up: bool = True
     takes_ids: bool = True
-    frozen: bool = False  # does not answer health checks
     mute: bool = False  # takes a request and does not even send the head of an answer
     whole: str | None = None  # the whole answer, JSON or HTML, in place of events
     bodies: list[dict[str, Any]] = field(default_factory=list)
@@ -73,8 +72,6 @@ class FakeServer:
         return web.json_response({"data": [{"id": "the-model"}]}, status=200 if self.up else 503)
 
     async def health(self, request: web.Request) -> web.Response:
-        if self.frozen:
-            await asyncio.sleep(60)
         return web.Response(status=200 if self.up else 503)
 
     async def completions(self, request: web.Request) -> web.StreamResponse:
@@ -577,39 +574,6 @@ async def test_an_answer_that_stalls_times_out() -> None:
     ) as made:
         with pytest.raises(ConnectionFailed):
             await collect(made)
-
-
-FROZEN = CompletionsOptions(health_interval_s=0.05, connect_timeout_s=0.1)
-
-
-async def test_a_server_that_stands_still_is_given_up_before_its_silence_is_over() -> None:
-    frozen, good = FakeServer(gated), FakeServer(plain)
-    async with generator(frozen, good, options=FROZEN) as made:
-        made.servers[1].running = 1  # so that the first is chosen
-        request = asyncio.create_task(collect(made))
-        await until(lambda: frozen.running == 1)
-        frozen.frozen = True  # its connections stay open
-        assert (await asyncio.wait_for(request, 10))[0] == IDS
-    assert len(good.bodies) == 1
-
-
-async def test_a_server_that_only_sends_its_answer_is_not_given_up() -> None:
-    async def script(server: FakeServer, body: dict[str, Any]) -> AsyncIterator[str | bytes]:
-        while not server.gate.is_set():
-            yield event(IDS)
-            await asyncio.sleep(0.005)
-        yield event([STOP], "stop")
-
-    busy = FakeServer(script)
-    options = CompletionsOptions(health_interval_s=0.05, connect_timeout_s=1.0)
-    async with generator(busy, options=options) as made:
-        busy.frozen = True
-        request = asyncio.create_task(collect(made))
-        await until(lambda: not made.servers[0].healthy)
-        busy.gate.set()
-        ids, finish, _ = await asyncio.wait_for(request, 10)
-        assert finish == "stop"
-        assert ids[:7] == IDS
 
 
 async def test_a_request_id_is_used_once_at_a_time() -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -197,7 +196,7 @@ class CompletionsGenerator:
     async def _ask(self, server: Server, request: _Request) -> None:
         """Run the request on one server, to its end."""
         try:
-            async with server.waiting(), contextlib.AsyncExitStack() as stack:
+            async with contextlib.AsyncExitStack() as stack:
                 await self._read(server, await self._post(server, stack, request), request)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise ConnectionFailed(f"{server.base}: {reason(error)}") from error
@@ -266,7 +265,6 @@ class CompletionsGenerator:
         choices = ChoiceReader(self._vocabulary)
         finish_reason: str | None = None
         async for events in _events(server, response):
-            server.heard_at = time.monotonic()
             ids: list[int] = []
             for event in events:
                 if event == "[DONE]":

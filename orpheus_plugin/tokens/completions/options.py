@@ -19,8 +19,7 @@ class CompletionsOptions:
             values cost less on both sides.
         connect_timeout_s: seconds to open a connection.
         silence_timeout_s: seconds between two parts of an answer, also before the first.
-        health_interval_s: seconds between two health checks of each server. One that answers
-            neither a check nor a request for `connect_timeout_s` is given up by its requests.
+        health_interval_s: seconds between two health checks of each server.
         priorities: send each request's priority. For servers that schedule by it (vLLM started with
             `--scheduling-policy priority`); others may refuse the field.
         extra_body: more fields of each request.

@@ -4,12 +4,10 @@ next."""
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import logging
-import time
-from collections.abc import AsyncIterator, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -37,7 +35,6 @@ class Server:
         healthy: whether it answered the last health check.
         model: the model's name on it.
         takes_ids: whether it takes prompts as ids; None until it has been tried.
-        heard_at: when anything of an answer last came, by time.monotonic().
     """
 
     base: str
@@ -45,24 +42,6 @@ class Server:
     healthy: bool = True
     model: str | None = None
     takes_ids: bool | None = None
-    heard_at: float = 0.0
-    _waits: set[asyncio.Timeout] = field(default_factory=set)
-
-    @contextlib.asynccontextmanager
-    async def waiting(self) -> AsyncIterator[None]:
-        """Around a request. Raises TimeoutError when the server has stopped to answer."""
-        async with asyncio.timeout(None) as wait:
-            self._waits.add(wait)
-            try:
-                yield
-            finally:
-                self._waits.discard(wait)
-
-    def drop(self) -> None:
-        """End what waits for it."""
-        for wait in self._waits:
-            if not wait.expired():
-                wait.reschedule(asyncio.get_running_loop().time())
 
     @property
     def health(self) -> str:
@@ -179,9 +158,6 @@ class ServerPool:
                 server.healthy = response.status < 500  # 404: no such page, but it answers
         except (OrpheusError, aiohttp.ClientError, TimeoutError, OSError):
             server.healthy = False
-            # A machine or process that stands still keeps its connections.
-            if time.monotonic() - server.heard_at > self._options.connect_timeout_s:
-                server.drop()
         if server.healthy != was:
             logger.warning("%s is %s", server.base, "up" if server.healthy else "down")
 
@@ -201,7 +177,7 @@ def refusal(server: Server, status: int, said: str) -> OrpheusError:
 
 def reason(error: BaseException) -> str:
     """An exception as text; timeouts have no message of their own."""
-    return str(error) or ("no answer" if isinstance(error, TimeoutError) else type(error).__name__)
+    return str(error) or type(error).__name__
 
 
 def _base(url: str) -> str:
