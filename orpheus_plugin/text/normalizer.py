@@ -199,6 +199,8 @@ class Normalizer:
             return ""
         if self._in_code:
             return ""
+        if text in _MARKS:
+            return text
         if line_start and _LINE_MARK.fullmatch(text):
             return ""
         if _EMOTICON.fullmatch(text):
@@ -241,6 +243,7 @@ class Normalizer:
         return "".join(f" {self._symbols[c]} " if c in self._symbols else c for c in text)
 
 
+_MARKS = frozenset(",.;:!?")
 _NO_CENTS = re.compile(r"(?<=\d)[.,][-–—]{1,2}(?!\w)")  # 50,-
 _LONE_MARKS = word_set("* # / > - – — x <3")
 

@@ -118,7 +118,7 @@ def check(sample: str, size: int) -> None:
     once, _ = steps(of_length(sample, N), size)
     twice, longest = steps(of_length(sample, 2 * N), size)
     assert twice <= 2.25 * once + 3_000
-    assert twice <= 250 * 2 * N
+    assert twice <= 275 * 2 * N
     assert longest <= LONGEST_CALL
 
 

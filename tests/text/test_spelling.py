@@ -159,7 +159,10 @@ def test_without_the_number_library_digits_stay(monkeypatch: pytest.MonkeyPatch)
 
 
 @given(
-    st.lists(st.text("0123456789.,:/-+$€%°#()ab½²'\" STndrhkmpK", max_size=24), max_size=6),
+    st.lists(
+        st.text("0123456789.,:/-+$€%°#()ab½²'\" STndrhkmpK", max_size=24).map(str.strip),
+        max_size=6,
+    ),
     st.sampled_from(["en", "de", "ko"]),
 )
 @settings(max_examples=300, deadline=None)
