@@ -16,10 +16,6 @@ from orpheus_plugin.server.config import Limits
 BURST = 32
 """Messages of one connection that are read before other connections are served."""
 
-READ_BYTES = 16 * 1024
-"""Bytes read from a socket at once. aiohttp parses them without a pause; 2,700 empty messages fit,
-some 3 ms of work."""
-
 IDLE_MESSAGES = 1_000
 IDLE_MESSAGES_PER_S = 50.0
 """Messages without effect (empty texts, of ended turns, of unknown types, refused openings) that a
@@ -129,12 +125,7 @@ async def accept(
         timeout=2.0,
     )
     await response.prepare(request)
-    transport = request.transport
-    if transport is not None and hasattr(
-        transport, "max_size"
-    ):  # asyncio's own selector transports
-        transport.max_size = READ_BYTES
-    socket = Socket(response, transport)
+    socket = Socket(response, request.transport)
     watching = asyncio.create_task(socket.watch(limits.heartbeat_s), name="orpheus-ping")
     try:
         yield socket

@@ -10,8 +10,10 @@ import time
 
 import aiohttp
 import pytest
+from aiohttp.web_protocol import RequestHandler
 
 from orpheus_plugin.server.config import Limits
+from orpheus_plugin.server.http import READ_BYTES
 from orpheus_plugin.server.json_api import REFUSALS
 from orpheus_plugin.speech_engine import SpeechEngine
 from tests.support.servers import RunningTestServer, serving
@@ -175,6 +177,27 @@ async def test_connections_beyond_the_limit_are_closed(engine: SpeechEngine) -> 
             session.get(f"{server.url}/healthz") as response,
         ):
             assert response.status == 200
+
+
+async def test_a_body_of_tiny_chunks_is_parsed_a_little_at_a_time(
+    server: RunningTestServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[int] = []
+    take = RequestHandler.data_received
+
+    def counted(self: RequestHandler, data: bytes) -> None:
+        parsed.append(len(data))
+        take(self, data)
+
+    monkeypatch.setattr(RequestHandler, "data_received", counted)
+    head = (
+        b"POST /v1/audio/speech HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+        b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
+    chunks = b"1\r\n \r\n" * 50_000
+    assert b" 400 " in await exchange(server.port, head + chunks + b"0\r\n\r\n")
+    assert sum(parsed) >= len(chunks)
+    assert max(parsed) <= READ_BYTES
 
 
 async def test_requests_have_ids(server: RunningTestServer) -> None:
