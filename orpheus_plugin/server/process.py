@@ -197,6 +197,15 @@ def _for_this_user_alone() -> Iterator[None]:
         os.umask(before)
 
 
+def let_others_first(nice: int) -> None:
+    """Lower the priority of this process, and of its session if it leads one (Linux): between
+    sessions the kernel compares sessions, not processes (`man 7 sched`, autogroup)."""
+    os.nice(nice)
+    if os.getsid(0) == os.getpid():
+        with contextlib.suppress(OSError):  # a kernel without it
+            Path("/proc/self/autogroup").write_text(str(nice))
+
+
 def serve(config: ServerConfig) -> int:
     """Run the server until it is asked to end; the exit code. Raises OrpheusError if it cannot
     serve."""
@@ -204,7 +213,7 @@ def serve(config: ServerConfig) -> int:
         check_bind(config.host, api_key=config.api_key, insecure=config.insecure)
     logs.set_up(level=config.log_level, file=config.log_file)
     if config.nice and hasattr(os, "nice") and pick_device(config.engine.device) == "cpu":
-        os.nice(config.nice)
+        let_others_first(config.nice)
     voices = VoiceMap.load(config.voice_map)
     check_replicas(config)
     with mps() if config.mps else contextlib.nullcontext() as daemon:

@@ -173,3 +173,29 @@ def test_a_server_that_cannot_start_prints_one_line(
     assert done.returncode == 2
     assert reason in done.stderr
     assert "Traceback" not in done.stderr
+
+
+AUTOGROUP = Path("/proc/self/autogroup")
+
+
+@pytest.mark.skipif(not AUTOGROUP.exists(), reason="the kernel does not compare sessions")
+@pytest.mark.parametrize("own_session", [True, False])
+def test_nice_holds_between_sessions_and_changes_no_session_of_others(own_session: bool) -> None:
+    ours = AUTOGROUP.read_text()
+    script = (
+        "import os, pathlib\n"
+        "from orpheus_plugin.server.process import let_others_first\n"
+        "let_others_first(5)\n"
+        "print(os.nice(0), pathlib.Path('/proc/self/autogroup').read_text())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        start_new_session=own_session,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    niceness, _, session = done.stdout.strip().partition(" ")
+    assert int(niceness) == os.nice(0) + 5
+    assert session.endswith("nice 5") if own_session else session == ours.strip()
+    assert AUTOGROUP.read_text() == ours
