@@ -79,6 +79,8 @@ _PORTION = 512
 """Characters read at a time."""
 _STEPS = 8
 """The most cuts of one `take`."""
+_SILENCE = 128
+"""Characters with nothing to speak after which `take` stops."""
 
 
 class UtteranceCutter:
@@ -104,6 +106,7 @@ class UtteranceCutter:
         self._arrived: deque[str | None] = deque()  # not read yet; None is the end of a piece
         self._final = False  # raw is a piece that has ended
         self._raw = ""  # text not handed out yet, verbatim
+        self._handed_out = 0  # characters, by this `take`
         self._scan = 0  # no sentence ends in raw[ready:scan]
         self._ready = 0  # whole sentences up to here wait for a neighbour
         self._lines: list[int] = []  # line ends in raw that end a sentence
@@ -129,9 +132,13 @@ class UtteranceCutter:
     def take(self) -> Utterance | None:
         """The next utterance that is certain; None until more text comes, or while there is
         `unread` text."""
+        self._handed_out = 0
         for _ in range(_STEPS):
             if self._cut or not self._step():
                 self.unread = False
+                break
+            if self._handed_out >= _SILENCE:
+                self.unread = not self._cut
                 break
         else:
             self.unread = not self._cut
@@ -282,6 +289,7 @@ class UtteranceCutter:
         piece, self._raw = self._raw[:place], self._raw[place:]
         self._scan = max(0, self._scan - place)
         self._ready = max(0, self._ready - place)
+        self._handed_out += place
         lines = {line for line in self._lines if line < place}
         self._lines = [line - place for line in self._lines if line >= place]
         if not piece:

@@ -201,6 +201,8 @@ class Normalizer:
             return ""
         if text in _MARKS:
             return text
+        if _SILENT.fullmatch(text):
+            return ""
         if line_start and _LINE_MARK.fullmatch(text):
             return ""
         if _EMOTICON.fullmatch(text):
@@ -211,6 +213,8 @@ class Normalizer:
         if "/" in text:
             text = text.replace("+/-", "±")
         text = plain(text.replace("`", "")).strip()
+        if not text:
+            return ""
         text = _NO_CENTS.sub("", text)
         if "º" in text and self._language.code == "en":
             text = text.replace("º", "°")  # elsewhere it marks an ordinal
@@ -244,6 +248,7 @@ class Normalizer:
 
 
 _MARKS = frozenset(",.;:!?")
+_SILENT = re.compile(r"""["'‘’“”«»‹›()\[\]{}]+""")
 _NO_CENTS = re.compile(r"(?<=\d)[.,][-–—]{1,2}(?!\w)")  # 50,-
 _LONE_MARKS = word_set("* # / > - – — x <3")
 

@@ -26,6 +26,8 @@ from orpheus_plugin.text import UtteranceCutter
 N = 640
 LONGEST_CALL = 80_000
 """Steps: some 3 ms."""
+SILENT_CALL = 25_000
+"""Steps of a call that finds nothing to speak."""
 MODULES = [
     import_module(found.name)
     for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
@@ -155,3 +157,9 @@ def test_any_repeated_characters_take_linear_work(sample: str) -> None:
 def test_one_call_does_a_bounded_part_of_a_whole_turns_text(name: str) -> None:
     _, longest = steps(of_length(HOSTILE[name], 6_144), 10_000)
     assert longest <= LONGEST_CALL
+
+
+@pytest.mark.parametrize("line", ["’’", '"', "()", "«»", "😀", "\x0c\U000b349b", "''", "- ", "…"])
+def test_one_call_reads_few_lines_with_nothing_to_speak(line: str) -> None:
+    _, longest = steps(of_length(f"{line}\n", 6_144), 10_000)
+    assert longest <= SILENT_CALL
