@@ -30,6 +30,7 @@ from orpheus_plugin.errors import (
 from orpheus_plugin.events import AudioChunk, TurnEnd, TurnEvent, Word
 from orpheus_plugin.models.files import ModelFiles
 from orpheus_plugin.options import SpeechOptions
+from orpheus_plugin.text.numerals import number_words
 from orpheus_plugin.tokens.base import TokenChunk
 from orpheus_plugin.tokens.torch.generator import TorchLlama
 from orpheus_plugin.tokens.vocabulary import Vocabulary
@@ -363,6 +364,17 @@ async def wrapped(crafted_files: ModelFiles) -> AsyncIterator[tuple[LocalEngine,
         yield engine, made[0]
     finally:
         await engine.aclose()
+
+
+async def test_an_engine_that_is_ready_can_spell_numbers_at_once(
+    crafted_files: ModelFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number_words.cache_clear()
+    monkeypatch.delitem(sys.modules, "num2words", raising=False)
+    engine = LocalEngine(EngineConfig(device="cpu", measure=False), files=crafted_files)
+    await engine.start()
+    await engine.aclose()
+    assert "num2words" in sys.modules  # it takes a quarter of a second to import
 
 
 async def test_a_dead_generator_fails_its_turns_and_the_next_turn_speaks(
