@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import random
 import re
@@ -16,6 +17,9 @@ from pipecat.frames.frames import (
 from pipecat.processors.frame_processor import FrameDirection
 from pipecat.services.llm_service import LLMService
 from pipecat.services.settings import LLMSettings
+
+SENTENCE_S = 0.05
+"""Between two sentences."""
 
 
 class Responder(LLMService):
@@ -45,10 +49,11 @@ class Responder(LLMService):
         ]
         reply = answer(str(said[-1].get("content", "")) if said else "")
         await self.push_frame(LLMFullResponseStartFrame())
-        # Sentence by sentence: seventy words at once would stop the loop from sending sound for a
-        # tenth of a second.
+        # As a language model writes: an answer that comes at once stops the loop from sending sound
+        # while all of it passes through the pipeline.
         for sentence in re.split(r"(?<=[.!?])\s+", reply) if reply else ():
             await self.push_frame(LLMTextFrame(f"{sentence} "))
+            await asyncio.sleep(SENTENCE_S)
         await self.push_frame(LLMFullResponseEndFrame())
 
 

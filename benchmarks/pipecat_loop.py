@@ -37,6 +37,10 @@ TALK = (
     "Tell me a joke.",
 )
 
+STOLEN_MS = 20.0
+"""Above this, in a second and in all cores, the hypervisor has stopped the machine: what it had to
+do meanwhile it does at once."""
+
 
 async def measure(
     seconds: float, interruptions: int, options: list[str]
@@ -85,6 +89,7 @@ async def converse(page: Page, folder: Path, seconds: float) -> dict[str, Any]:
     spoken = sum(float((levels(sound, RECORD_RATE) > AUDIBLE).sum()) / 100 for sound in heard)
     beats, turns = record.between("loop", began, ended), record.between("turn", began, ended)
     worst = max(beats, key=lambda e: float(e["own_ms"]))
+    undisturbed = [b for b in beats if b["stolen_ms"] < STOLEN_MS]
     return {
         "conversation_s": ended - began,
         "turns": len(heard),
@@ -102,6 +107,10 @@ async def converse(page: Page, folder: Path, seconds: float) -> dict[str, Any]:
         "loop_blocked_worst_ms": worst["own_ms"],
         "loop_blocked_worst_of_a_second_p50_ms": quantile([b["own_ms"] for b in beats], 0.5),
         "loop_blocked_worst_doing": worst["doing"],
+        "seconds": len(beats),
+        "seconds_without_steal": len(undisturbed),
+        "loop_blocked_worst_ms_without_steal": max(b["own_ms"] for b in undisturbed),
+        "loop_work_between_beats_worst_ms_without_steal": max(b["work_ms"] for b in undisturbed),
         "loop_work_between_beats_worst_ms": max(b["work_ms"] for b in beats),
         "loop_late_worst_ms_with_other_processes": max(b["worst_ms"] for b in beats),
         "agent_cpu": quantile([b["cpu"] for b in beats], 0.5),

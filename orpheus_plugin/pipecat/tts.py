@@ -196,6 +196,9 @@ class OrpheusTTS(EngineService):
         """Pass a sentence (or, in token mode, a piece of one) to the context's turn."""
         if self._say(text, context_id):
             await self.start_tts_usage_metrics(text)
+        # Pipecat brings the sentences of an answer that came at once without a pause between them,
+        # 1 to 2 ms each: meanwhile the loop sends audio.
+        await asyncio.sleep(0)
         yield None
 
     def _say(self, text: str, context_id: str) -> bool:

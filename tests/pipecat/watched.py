@@ -60,6 +60,7 @@ class Watch:
         work: list[float] = []
         queue = Queue()
         cpu, began, waited = time.process_time(), time.monotonic(), queue.waited_s()
+        stolen = stolen_s()
         while True:
             due, worked = time.monotonic() + BEAT_S, time.thread_time()
             await asyncio.sleep(BEAT_S)
@@ -69,12 +70,14 @@ class Watch:
             work.append(time.thread_time() - worked)
             if self.beat - began > 1.0:
                 used = (time.process_time() - cpu) / (self.beat - began)
+                stolen_before, stolen = stolen, stolen_s()
                 self.note(
                     "loop",
                     worst_ms=1e3 * max(late),
                     own_ms=1e3 * max(own),
                     work_ms=1e3 * max(work),
                     cpu=used,
+                    stolen_ms=1e3 * (stolen - stolen_before),
                     doing=self.shown,
                 )
                 self.sent.flush()
@@ -107,6 +110,16 @@ class Queue:
 
     def waited_s(self) -> float:
         return 0.0 if self.file < 0 else int(os.pread(self.file, 100, 0).split()[1]) / 1e9
+
+
+def stolen_s() -> float:
+    """For how long the cores of a virtual machine have been taken from it, all cores together
+    (Linux; 0 elsewhere)."""
+    try:
+        with Path("/proc/stat").open() as file:
+            return int(file.readline().split()[8]) / os.sysconf("SC_CLK_TCK")
+    except OSError:
+        return 0.0
 
 
 def serve(folder: Path, options: list[str]) -> int:
