@@ -10,6 +10,7 @@ from orpheus_plugin.text.context import Text
 from orpheus_plugin.text.dates import calendar_word
 from orpheus_plugin.text.languages.base import word_set
 from orpheus_plugin.text.languages.en import STATES
+from orpheus_plugin.text.scripts import HAS_CJK
 
 _EDGES = re.compile(r"^([\"'(\[{¿¡]*)(.*?)([\"')\]},;:!?]*)$", re.DOTALL)
 _ABBREVIATIONS = {
@@ -102,6 +103,8 @@ class Letters:
 
     def read(self, word: str, place: int) -> str:
         """A whole word with its marks as it is spoken."""
+        if HAS_CJK.match(word):
+            return word
         match = _EDGES.match(word)
         if match is None or not (word[0].isupper() or not word.isalpha() or len(word) < 4):
             return word

@@ -11,6 +11,7 @@ import itertools
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
+from unicodedata import is_normalized
 
 from orpheus_plugin.text.addresses import say_addresses
 from orpheus_plugin.text.languages import language as language_of
@@ -192,7 +193,15 @@ class Normalizer:
 
     def _clean(self, written: str, line_start: bool) -> str:
         text = written
-        if text.isalnum() and text.isascii() and not self._in_code:
+        if not self._in_code and (
+            (text.isalnum() and text.isascii())
+            or (
+                len(text) == 1
+                and text.isalpha()
+                and text not in self._lone
+                and is_normalized("NFKC", text)
+            )
+        ):
             return text
         if len(_CODE_FENCE.findall(text)) % 2 or (line_start and _TILDE_FENCE.fullmatch(text)):
             self._in_code = not self._in_code

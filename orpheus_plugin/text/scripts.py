@@ -20,10 +20,10 @@ _IDEOGRAPHS = r"\u3400-\u9fff\uf900-\ufaff"
 _KANA = r"\u3040-\u30ff"
 CJK = rf"[{_KANA}{_IDEOGRAPHS}]"
 """A pattern: one Chinese or Japanese character, which is a word of its own."""
-_HAS_CJK = re.compile(CJK)
+HAS_CJK = re.compile(CJK)
 _CJK_PIECE = re.compile(rf"[^\w\s]*{CJK}[^\w\s]*|(?:(?!{CJK}).)+")
 
-_STOPS = ((_HAS_CJK, "。"), (re.compile(r"[\u0900-\u097f]"), "।"))
+_STOPS = ((HAS_CJK, "。"), (re.compile(r"[\u0900-\u097f]"), "।"))
 _COMMAS = (
     (re.compile(rf"[{_KANA}]"), "、"),
     (re.compile(rf"[{_IDEOGRAPHS}]"), "，"),
@@ -33,7 +33,7 @@ _COMMAS = (
 
 def split_cjk(token: str) -> list[str]:
     """Words of a run without spaces: Chinese and Japanese go character by character."""
-    return _CJK_PIECE.findall(token) if _HAS_CJK.search(token) else [token] if token else []
+    return _CJK_PIECE.findall(token) if HAS_CJK.search(token) else [token] if token else []
 
 
 def last_mark(text: str) -> str:
