@@ -54,7 +54,7 @@ from tests.support.token_servers import openai_server  # noqa: E402
 KINDS = (RuntimeError, MemoryError, ValueError, SystemExit, KeyboardInterrupt, GeneratorExit)
 ENGINES = ("cpu", "torch", "completions", "vllm", "remote")
 HUNG_S = 180.0
-"""Without an event of any turn. vLLM takes 40 s to start again on a processor, more beside others."""
+"""Without an event of any turn. vLLM on a processor takes 40 s and more to start again."""
 
 STANDSTILL_S = 3.0
 """In place of the ten seconds after which vLLM counts as hanging."""
