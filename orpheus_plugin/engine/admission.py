@@ -68,7 +68,7 @@ class Admission:
     """The number of turns that are admitted. Not thread-safe, except for reading `limit`.
 
     Args:
-        ceiling: the engine's places; also the limit while nothing is known.
+        ceiling: the engine's places; also the limit while nothing is measured or observed.
     """
 
     def __init__(self, ceiling: int) -> None:
@@ -138,5 +138,5 @@ class Admission:
             room = 1 / (self._cost * SPARE)  # times as long as one turn alone may take
             if self._slope * (limit - 1) > room - 1:
                 limit = 1 + int(max(0.0, room - 1) / self._slope)
-            limit = min(limit, max(2, round(2 * self._most)))  # more would be extrapolated too far
-        self.limit = limit
+        # More would be extrapolated too far.
+        self.limit = min(limit, max(2, round(2 * self._most)))

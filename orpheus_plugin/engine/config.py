@@ -42,8 +42,8 @@ class EngineConfig:
             `codec.torch.step.TorchDecoder`. The default is plain until the other has been measured
             on a GPU. Ignored on a CPU.
         max_turns: turns that may speak at once; None is the default of the device.
-        measure: measure at warm-up, and while running, how many turns (up to max_turns) stay in
-            real time, and take no more.
+        measure: measure after the start (before it on a GPU), and while running, how many turns (up
+            to max_turns) stay in real time, and take no more.
         look_ahead: utterances of one turn generated at once.
         ahead_s: seconds generation may be ahead of a listener who plays at once; None is no limit.
         max_text_chars: characters of text a turn takes.

@@ -1,4 +1,4 @@
-"""The measurement at warm-up: the engine speaks one turn, then several at once, to find its
+"""The measurement after a start: the engine speaks one turn, then several at once, to find its
 speed."""
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from orpheus_plugin.turn import Turn
 
 PROBE_S = 1.5
 """Seconds for which a number of turns is measured."""
+
+LOOK_S = 0.02
+"""Seconds between two looks whether a caller has come: a measurement gives way."""
 
 PROBE_TEXT = (
     "This is how long it takes to speak a few sentences on this machine. Nobody will ever hear"
@@ -38,11 +41,14 @@ async def speak_once(open_turn: Callable[[], Turn]) -> None:
             pass
 
 
-async def measure(open_turn: Callable[[], Turn], admission: Admission) -> None:
-    """Measure 1, 2, 4 ... turns at once for `admission`, as far as places and time allow."""
+async def measure(
+    open_turn: Callable[[], Turn], admission: Admission, busy: Callable[[], bool]
+) -> None:
+    """Measure 1, 2, 4 ... turns at once for `admission`, as far as places and time allow. It ends
+    when callers keep the engine `busy`."""
     turns = 1
-    while True:
-        speed = await probe(turns, open_turn)
+    while not busy():
+        speed = await probe(turns, open_turn, busy)
         if speed is not None:
             admission.learn(turns, speed)
         if turns == admission.ceiling or not admission.suffices(turns):
@@ -50,9 +56,11 @@ async def measure(open_turn: Callable[[], Turn], admission: Admission) -> None:
         turns = min(2 * turns, admission.ceiling)
 
 
-async def probe(turns: int, open_turn: Callable[[], Turn]) -> float | None:
-    """Seconds of audio per second with this many turns at once; None if there was too little
-    audio."""
+async def probe(
+    turns: int, open_turn: Callable[[], Turn], busy: Callable[[], bool] = lambda: False
+) -> float | None:
+    """Seconds of audio per second with this many turns at once; None if there was too little audio,
+    or a caller came."""
     arrived: list[tuple[float, int]] = []
 
     async def listen(turn: Turn) -> None:
@@ -64,9 +72,13 @@ async def probe(turns: int, open_turn: Callable[[], Turn]) -> float | None:
 
     opened = [open_turn() for _ in range(turns)]
     listening = [asyncio.create_task(listen(turn)) for turn in opened]
+    ends_at = time.monotonic() + PROBE_S
     try:
         # When one is finished, fewer turns run.
-        await asyncio.wait(listening, timeout=PROBE_S, return_when=asyncio.FIRST_COMPLETED)
+        while time.monotonic() < ends_at and not any(task.done() for task in listening):
+            if busy():
+                return None
+            await asyncio.sleep(LOOK_S)
     finally:
         await asyncio.gather(*(turn.cancel() for turn in opened))
         await asyncio.gather(*listening, return_exceptions=True)

@@ -113,9 +113,21 @@ def test_one_short_shortage_stops_admission_only_while_it_lasts() -> None:
 
 
 def test_the_first_second_of_a_turn_does_not_count_as_a_shortage() -> None:
-    admission = Admission(8)
-    Looks(admission).run(1, 16.0, TICK_S, ahead_s=0.01, stretch_s=0.3)
-    assert admission.limit == 8
+    admission = measured(LARGE)
+    before = admission.limit
+    Looks(admission).run(1, LARGE.speed(1), TICK_S, ahead_s=0.01, stretch_s=0.3)
+    assert admission.limit == before
+
+
+def test_callers_who_come_before_the_measurement_raise_the_limit_within_seconds() -> None:
+    admission = Admission(LARGE.ceiling)
+    looks = Looks(admission)
+    looks.run(0, 0.0, TICK_S)
+    assert admission.limit == 2
+    for _ in range(5):  # seconds
+        turns = admission.limit
+        looks.run(turns, LARGE.speed(turns), 1.0)
+    assert admission.limit >= measured(LARGE).limit - 1
 
 
 def test_waiting_for_text_is_neither_slowness_nor_a_shortage() -> None:
