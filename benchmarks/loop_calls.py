@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import os
 import sys
 import threading
@@ -76,6 +77,8 @@ async def run(args: argparse.Namespace) -> dict[str, Any]:
     calls = Calls()
     calls.measure()
     async with serving(engine) as server:
+        gc.collect()
+        gc.freeze()  # as `orpheus-tts serve` does; here it is torch's and the tests' objects, too
         for name, sample in (ORDINARY | HOSTILE).items():
             remote = RemoteEngine(server.url)
             await remote.start()
