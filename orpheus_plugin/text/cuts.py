@@ -17,8 +17,9 @@ _CONJUNCTION = re.compile(
 )
 _BREAK = re.compile(rf"\s|(?<={CJK})|(?={CJK})")
 _LINK = re.compile(r"\s*[(\[<\"']?(?:https?://|www\.)")
-_NUMBER = re.compile(r"\d+|[²³¹¼-¾⅐-⅞]")
-_MOST_NUMBERS = 32
+_LONG = re.compile(rf"\d+|[²³¹¼-¾⅐-⅞]|{CJK}{{3}}")
+"""What is much longer in speech than in writing, and takes the most time to read."""
+_MOST_LONG = 32
 
 
 def early_cut(text: str, clause_chars: int, max_chars: int) -> int:
@@ -45,10 +46,11 @@ def early_cut(text: str, clause_chars: int, max_chars: int) -> int:
 
 
 def most_chars(text: str, max_chars: int) -> int:
-    """The most characters of the utterance that begins the text: fewer with many numbers, which are
-    long when they are spoken, and take the most time to read."""
-    numbers = _NUMBER.finditer(text, 0, max_chars)
-    one_too_many = next(itertools.islice(numbers, _MOST_NUMBERS, None), None)
+    """The most characters of the utterance that begins the text: fewer with many numbers or in
+    Chinese and Japanese."""
+    one_too_many = next(
+        itertools.islice(_LONG.finditer(text, 0, max_chars), _MOST_LONG, None), None
+    )
     return one_too_many.start() if one_too_many else max_chars
 
 
