@@ -118,40 +118,24 @@ class LocalEngine:
         began = time.monotonic()
         new = partial(self._open_warm_up, parts.uncached, Prebuffer())
         await speak_once(new)
-        logger.info(
-            "orpheus engine warm in %.1f s: model %s on %s",
-            time.monotonic() - began,
-            self._files.spec.name,
-            type(parts.uncached.generator).__name__,
-        )
-        if self.config.measure:
-            await self._start_measuring(new)
+        took, name = time.monotonic() - began, type(parts.uncached.generator).__name__
+        logger.info("orpheus engine warm in %.1f s: %s on %s", took, self._files.spec.name, name)
         texts = self._phrases.options.prime if self._phrases is not None else ()
         if self._phrases is not None and texts and not self._primed:
             cached = partial(self._open_warm_up, parts, Prebuffer())
             await prime(cached, self._phrases, texts)
             self._primed = True
-
-    async def _start_measuring(self, new: Callable[[], Turn]) -> None:
-        """A model that has loaded onto a GPU for minutes serves many callers: it is measured before
-        the first one. On a processor somebody waits for the start: the first callers come before
-        the measurement, which ends for them, and what they show counts."""
-
-        async def run() -> None:
-            with contextlib.suppress(OrpheusError):  # a death is told elsewhere
-                await measure(new, self._admission, lambda: bool(self._turns))
-            logger.info("orpheus engine: %d turns at once", self._admission.limit)
-
-        async def run_and_observe() -> None:
-            await run()
-            await self._observe()
-
-        if pick_device(self.config.device) == "cpu":
+        if self.config.measure:
             self._admission.look((), Work(0.0, 0.0))  # a few turns, until more is known
-            self._supervisor.watch(run_and_observe())
-        else:
-            await run()
-            self._supervisor.watch(self._observe())
+            measuring = self._supervisor.watch(self._measure(new))
+            if pick_device(self.config.device) != "cpu":
+                await measuring  # a GPU's first callers are many; on a processor one waits for it
+
+    async def _measure(self, new: Callable[[], Turn]) -> None:
+        with contextlib.suppress(OrpheusError):  # a death is told elsewhere
+            await measure(new, self._admission, lambda: bool(self._turns))
+        logger.info("orpheus engine: %d turns at once", self._admission.limit)
+        self._supervisor.watch(self._observe())
 
     def _open_warm_up(self, parts: EngineParts, prebuffer: Prebuffer) -> Turn:
         """A turn before the engine is ready. The prebuffer is not the engine's: several turns at

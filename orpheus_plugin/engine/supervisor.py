@@ -163,11 +163,12 @@ class Supervisor:
             raise EngineDied(str(self.failure or "the engine was closed"))
         return self.parts
 
-    def watch(self, work: Coroutine[None, None, None]) -> None:
+    def watch(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         """Run a task until the engine is closed."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     def restart(self, error: OrpheusError | None = None) -> None:
         """The parts have died: end the turns that use them, and start new parts. The other turns
