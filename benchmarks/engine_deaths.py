@@ -176,7 +176,6 @@ async def one(
     engine: LocalEngine | RemoteEngine, ways: list[Kill], chance: random.Random
 ) -> tuple[str, float]:
     """The outcome of one death, and seconds until the last turn got its error."""
-    restarts = engine.health().restarts
     what = "before its death"
     try:
         async with asyncio.timeout(HUNG_S) as hung:
@@ -196,7 +195,7 @@ async def one(
             if isinstance(engine, LocalEngine):
                 while (parts := engine._supervisor.parts) is None:  # noqa: ASYNC110 - starts again
                     await asyncio.sleep(0.05)
-                restarts = engine.health().restarts
+            restarts = engine.health().restarts
             notices.last = None
             struck = time.monotonic()
             what = chance.choice(ways)(chance)

@@ -109,8 +109,12 @@ async def converse(page: Page, folder: Path, seconds: float) -> dict[str, Any]:
         "loop_blocked_worst_doing": worst["doing"],
         "seconds": len(beats),
         "seconds_without_steal": len(undisturbed),
-        "loop_blocked_worst_ms_without_steal": max(b["own_ms"] for b in undisturbed),
-        "loop_work_between_beats_worst_ms_without_steal": max(b["work_ms"] for b in undisturbed),
+        "loop_blocked_worst_ms_without_steal": max(
+            (b["own_ms"] for b in undisturbed), default=float("nan")
+        ),
+        "loop_work_between_beats_worst_ms_without_steal": max(
+            (b["work_ms"] for b in undisturbed), default=float("nan")
+        ),
         "loop_work_between_beats_worst_ms": max(b["work_ms"] for b in beats),
         "loop_late_worst_ms_with_other_processes": max(b["worst_ms"] for b in beats),
         "agent_cpu": quantile([b["cpu"] for b in beats], 0.5),

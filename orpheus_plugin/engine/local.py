@@ -114,7 +114,8 @@ class LocalEngine:
 
     async def _warm_up(self, parts: EngineParts) -> None:
         """Speak a word, so that the first caller does not wait for work that is done at first use.
-        Then prime the phrase cache, where that is wanted."""
+        Then prime the phrase cache, where that is wanted, and measure: on a GPU before it is ready,
+        on a processor afterwards, because somebody waits for it."""
         began = time.monotonic()
         new = partial(self._open_warm_up, parts.uncached, Prebuffer())
         await speak_once(new)
@@ -129,7 +130,7 @@ class LocalEngine:
             self._admission.look((), Work(0.0, 0.0))  # a few turns, until more is known
             measuring = self._supervisor.watch(self._measure(new))
             if pick_device(self.config.device) != "cpu":
-                await measuring  # a GPU's first callers are many; on a processor one waits for it
+                await measuring
 
     async def _measure(self, new: Callable[[], Turn]) -> None:
         with contextlib.suppress(OrpheusError):  # a death is told elsewhere
