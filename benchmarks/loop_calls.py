@@ -61,11 +61,19 @@ class Calls:
             self.count[loop] += 1
             longest = self.longest[loop]
             if len(longest) < 10 or took > longest[-1][0]:
-                longest.append((took, self.text, repr(handle)[:160]))
+                longest.append((took, self.text, _name(handle)))
                 longest.sort(reverse=True)
                 del longest[10:]
 
         setattr(events.Handle, "_run", measured)  # noqa: B010 - mypy allows no other way
+
+
+def _name(handle: Any) -> str:
+    """The coroutine of a task's step; else the callback."""
+    task = getattr(handle._callback, "__self__", None)
+    if isinstance(task, asyncio.Task):
+        return f"{getattr(task.get_coro(), '__qualname__', '?')} of {task.get_name()}"
+    return repr(handle)[:160]
 
 
 async def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -79,7 +87,8 @@ async def run(args: argparse.Namespace) -> dict[str, Any]:
     async with serving(engine) as server:
         gc.collect()
         gc.freeze()  # as `orpheus-tts serve` does; here it is torch's and the tests' objects, too
-        for name, sample in (ORDINARY | HOSTILE).items():
+        texts = ORDINARY | HOSTILE
+        for name, sample in [(n, s) for n, s in texts.items() if n in (args.only or texts)]:
             remote = RemoteEngine(server.url)
             await remote.start()
             calls.text = name
@@ -106,6 +115,7 @@ async def run(args: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=SPOKEN_S)
+    parser.add_argument("--only", nargs="+", help="names of texts (default: all)")
     add_save_option(parser)
     figures = asyncio.run(run(parser.parse_args()))
     for loop, found in figures.items():

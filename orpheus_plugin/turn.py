@@ -20,6 +20,10 @@ from orpheus_plugin.events import AudioChunk, TurnEnd, TurnEvent, TurnStats
 from orpheus_plugin.options import MAX_TEXT_CHARS
 from orpheus_plugin.text.think import Reading, without_thoughts
 
+_BURST = 8
+"""Events read without letting the caller's loop run: two thousand words that are ready at once must
+not hold it for as long as it takes to send them all."""
+
 
 class TurnLink(Protocol):
     """The engine's end of a turn. Its methods are called on the caller's loop and never block
@@ -131,8 +135,12 @@ class Turn:
             raise self._error
 
     async def __aiter__(self) -> AsyncGenerator[TurnEvent, None]:
+        read = 0
         try:
             while not self._finished:
+                read += 1
+                if not read % _BURST:
+                    await asyncio.sleep(0)
                 event = await self._events.get()
                 if isinstance(event, OrpheusError):
                     self._finished = True

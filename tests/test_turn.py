@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from concurrent.futures import Future
 
 import pytest
 
 from orpheus_plugin.errors import EngineDied, InvalidOptions, TextTooLong, TurnClosed
-from orpheus_plugin.events import AudioChunk, TurnEnd, TurnStats
+from orpheus_plugin.events import AudioChunk, TurnEnd, TurnStats, Word
 from orpheus_plugin.options import SpeechOptions
 from orpheus_plugin.turn import Turn
 
@@ -61,6 +62,24 @@ async def test_text_beyond_the_limit_is_refused_and_the_turn_continues() -> None
         turn.push_text("z")
     turn.end()
     assert link.sent == ["y" * 6144, "[end]"]
+
+
+async def test_a_thousand_words_that_are_ready_at_once_let_the_callers_loop_run() -> None:
+    turn = Turn("t", Recorder())
+    turn.deliver(*[Word("so", 0.0, 0.0, 0)] * 1000, TurnEnd("done", TurnStats()))
+    passes: Counter[int] = Counter()
+
+    async def read() -> None:
+        async for _ in turn:
+            passes[now] += 1
+
+    reading = asyncio.create_task(read())
+    now = 0
+    while not reading.done():
+        now += 1
+        await asyncio.sleep(0)
+    assert passes.total() == 1001
+    assert max(passes.values()) <= 8
 
 
 THOUGHT = "<think>The user greets me. 1 < 2 </b>\n</think>\n\nHello <laugh> 3 < 4 <"

@@ -36,7 +36,6 @@ from orpheus_plugin.models.devices import pick_device
 from orpheus_plugin.models.files import ModelFiles
 from orpheus_plugin.options import MAX_WAIT_S, SpeechOptions, check_number
 from orpheus_plugin.speech_engine import EngineHealth, EngineLoad
-from orpheus_plugin.text.numerals import number_words
 from orpheus_plugin.tokens.phrases import CacheLoad, PhraseCache, fingerprint
 from orpheus_plugin.turn import Turn
 
@@ -98,7 +97,6 @@ class LocalEngine:
 
     def _build(self) -> EngineParts:
         """Blocking: on a worker thread."""
-        number_words(0)  # imports num2words, a quarter of a second that the loop does not have
         device = pick_device(self.config.device)
         max_turns = self.config.max_turns or (64 if device.startswith("cuda") else 8)
         if self._admission.ceiling != max_turns:

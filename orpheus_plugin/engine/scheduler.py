@@ -172,11 +172,15 @@ class Scheduler:
         self._text_ended = True
         self.flush()
 
-    def _cut(self) -> None:
-        """Cut as much of the text as is needed soon: reading a long text at once would block the
-        loop of all turns."""
-        while len(self._queued) <= self._look_ahead and (utterance := self._cutter.take()):
+    def _cut(self) -> bool:
+        """Cut the next utterance if it is needed soon. Whether to come back for more: reading more
+        at once would block the loop of all turns."""
+        if len(self._queued) > self._look_ahead:
+            return False
+        if utterance := self._cutter.take():
             self._queued.append((utterance, time.monotonic()))
+            return True
+        return self._cutter.unread  # much text with nothing to speak in it
 
     def note_consumed(self, samples: int) -> None:
         before, self._unread = self._unread, self._unread - samples
@@ -189,20 +193,19 @@ class Scheduler:
         try:
             while True:
                 self._wake.clear()
-                self._cut()
-                if self._cutter.unread:  # much text with nothing to speak in it
-                    await asyncio.sleep(0)  # let other turns go on
-                    continue
-                if self._text_ended and not self._queued:
+                more = self._cut()
+                if self._text_ended and not self._queued and not more:
                     return
-                pause = self._pause_s()
+                pause = self._pause_s() if self._queued or not more else None
                 if pause == 0.0:
                     await self.admitted.wait()
                     self._start_utterance(await self._parts())
-                    continue
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(pause):  # wait_for would make a task each time
-                        await self._wake.wait()
+                elif not more:
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(pause):  # wait_for would make a task each time
+                            await self._wake.wait()
+                if more:
+                    await asyncio.sleep(0)  # let other turns go on
         finally:
             self._started.put_nowait(None)
 

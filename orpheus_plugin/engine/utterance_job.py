@@ -117,6 +117,8 @@ class UtteranceJob:
     async def __aiter__(self) -> AsyncIterator[Samples]:
         while (samples := await self._out.get()) is not None:
             yield samples
+            if not self._out.empty():  # of an utterance that was generated ahead
+                await asyncio.sleep(0)  # let other turns go on
         await self._task  # raises the error, if there was one
 
     def stop(self) -> None:

@@ -20,6 +20,7 @@ _LINK = re.compile(r"\s*[(\[<\"']?(?:https?://|www\.)")
 _LONG = re.compile(rf"\d+|[²³¹¼-¾⅐-⅞]|{CJK}{{3}}")
 """What is much longer in speech than in writing, and takes the most time to read."""
 _MOST_LONG = 32
+_MOST_WORDS = 64  # 280 characters of talk have some 55
 
 
 def early_cut(text: str, clause_chars: int, max_chars: int) -> int:
@@ -46,8 +47,11 @@ def early_cut(text: str, clause_chars: int, max_chars: int) -> int:
 
 
 def most_chars(text: str, max_chars: int) -> int:
-    """The most characters of the utterance that begins the text: fewer with many numbers or in
-    Chinese and Japanese."""
+    """The most characters of the utterance that begins the text: fewer with many numbers, with very
+    short words, and in Chinese and Japanese."""
+    words = text[:max_chars].split(None, _MOST_WORDS)
+    if len(words) > _MOST_WORDS:
+        max_chars = min(max_chars, len(text)) - len(words[-1])
     one_too_many = next(
         itertools.islice(_LONG.finditer(text, 0, max_chars), _MOST_LONG, None), None
     )

@@ -67,7 +67,21 @@ _DEGREE = re.compile(r"(?:(?<=\d)|^)\s?(?:[˚∘]|º(?=\s?[CcFf](?!\w)))")
 _KEPT = "²³½¼¾"
 _KEPT_SYMBOLS = "°©№^"
 _SIMPLE = re.compile(r"[^\W_]+(?:[.,'-][^\W_]+)*[.,!?;:]?")  # has no markdown
+_TIMES = re.compile(r"(?<=\d)\s*\*\s*(?=\d)")
+_ESCAPE = re.compile(r"\\(?=[^\w\s])")
+_EMPHASIS = re.compile(r"^([\"'(]*)_+|(?<!_)_+([\"').,!?;:]*)$")
+_RANGE = re.compile(r"(?<=\d)[–—](?=\d)")
+_DASH_ALONE = re.compile(r"^[—–]+(?=[^\W\d]|[¿¡\"'])|[—–]+(?=[,.;:!?])")  # before direct speech
+_PAUSE = re.compile(r"—+|(?<=\w)--+(?=\w)|(?<=\w)\|(?=\w)")
+_EITHER = re.compile(r"(?<=[^\W\d]{2})/(?=[^\W\d]{2})")
+_BULLET = re.compile(r"^[-+]+(?=[^\W\d])")
+_HASHTAG = re.compile(r"#(?=[^\W\d])")
+_SHOUT = re.compile(r"([!?])\1+")
+_DOTS = re.compile(r"\.{4,}")
+_FACE = re.compile(r"(?<=\w)[:;]-?[)(DP]$|~+(?![\d$€£¥₹.])")
 _BRACKETS = re.compile(r"[()\[\]{}<>]")
+_OPENING = re.compile(r"^(?:!?[(\[{]|<(?![\d.$€£=-]))+|[\[{]")
+_CLOSING = re.compile(r"(?<!\))\)+(?=[.,!?;:])")
 _AREA_CODE = re.compile(r"\((?:\d{3,5}|0)\)")
 
 
@@ -148,33 +162,29 @@ def without_marks(text: str, *, rate: bool = False) -> str:
     in a rate ("GB/day")."""
     if _SIMPLE.fullmatch(text):
         return text
-    text = re.sub(r"(?<=\d)\s*\*\s*(?=\d)", "×", text)
-    text = text.replace("~~", "").replace("*", "")
-    text = re.sub(r"\\(?=[^\w\s])", "", text).replace("\\", " ")
-    text = re.sub(r"^([\"'(]*)_+|(?<!_)_+([\"').,!?;:]*)$", r"\1\2", text).replace("_", " ")
-    text = re.sub(r"(?<=\d)[–—](?=\d)", "-", text)
-    text = re.sub(
-        r"^[—–]+(?=[^\W\d]|[¿¡\"'])|[—–]+(?=[,.;:!?])", "", text
-    )  # a dash before direct speech
-    text = re.sub(r"—+|(?<=\w)--+(?=\w)|(?<=\w)\|(?=\w)", ", ", text).replace("–", "-")
+    text = _TIMES.sub("×", text).replace("~~", "").replace("*", "")
+    text = _ESCAPE.sub("", text).replace("\\", " ")
+    text = _EMPHASIS.sub(r"\1\2", text).replace("_", " ")
+    text = _RANGE.sub("-", text)
+    text = _DASH_ALONE.sub("", text)
+    text = _PAUSE.sub(", ", text).replace("–", "-")
     if not rate:
-        text = re.sub(r"(?<=[^\W\d]{2})/(?=[^\W\d]{2})", " ", text)
-    text = re.sub(r"^[-+]+(?=[^\W\d])", "", text)
-    text = re.sub(r"#(?=[^\W\d])", " ", text).replace("|", " ")
-    text = re.sub(r"([!?])\1+", r"\1", text)
-    text = re.sub(r"\.{4,}", "...", text)
-    text = re.sub(r"(?<=\w)[:;]-?[)(DP]$|~+(?![\d$€£¥₹.])", "", text)
-    return text.strip()
+        text = _EITHER.sub(" ", text)
+    text = _BULLET.sub("", text)
+    text = _HASHTAG.sub(" ", text).replace("|", " ")
+    text = _SHOUT.sub(r"\1", text)
+    text = _DOTS.sub("...", text)
+    return _FACE.sub("", text).strip()
 
 
 def without_brackets(text: str, is_last: bool) -> str:
     """Brackets become pauses: "(they say)" is "they say,"."""
     if not _BRACKETS.search(text) or _AREA_CODE.fullmatch(text):
         return text
-    text = re.sub(r"^(?:!?[(\[{]|<(?![\d.$€£=-]))+|[\[{]", "", text)
+    text = _OPENING.sub("", text)
     if ")" in text and "(" not in text:
         bare = text.rstrip(")")
         if len(bare) < len(text):
             text = bare if is_last else f"{bare},"
-        text = re.sub(r"(?<!\))\)+(?=[.,!?;:])", "", text)
-    return re.sub(r"[\]}]", "", text)
+        text = _CLOSING.sub("", text)
+    return text.replace("]", "").replace("}", "")

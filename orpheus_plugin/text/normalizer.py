@@ -193,15 +193,7 @@ class Normalizer:
 
     def _clean(self, written: str, line_start: bool) -> str:
         text = written
-        if not self._in_code and (
-            (text.isalnum() and text.isascii())
-            or (
-                len(text) == 1
-                and text.isalpha()
-                and text not in self._lone
-                and is_normalized("NFKC", text)
-            )
-        ):
+        if not self._in_code and self._is_plain(text if line_start else _END_MARK.sub("", text)):
             return text
         if len(_CODE_FENCE.findall(text)) % 2 or (line_start and _TILDE_FENCE.fullmatch(text)):
             self._in_code = not self._in_code
@@ -248,6 +240,13 @@ class Normalizer:
                 return f"{counted} {self._language.per} {name}{period[len(bare) :]}"
         return without_marks(text, rate=rate)
 
+    def _is_plain(self, text: str) -> bool:
+        """Whether it is read as it is written: most words are, and every rule costs time."""
+        return text.isalnum() and (
+            text.isascii()
+            or (len(text) == 1 and text not in self._lone and is_normalized("NFKC", text))
+        )
+
     def _name_symbols(self, text: str) -> str:
         if text.isascii() and text.replace(" ", "").isalpha():
             return text
@@ -258,6 +257,7 @@ class Normalizer:
 
 _MARKS = frozenset(",.;:!?")
 _SILENT = re.compile(r"""["'‘’“”«»‹›()\[\]{}]+""")
+_END_MARK = re.compile(r"[,.!?、，。！？]\Z")
 _NO_CENTS = re.compile(r"(?<=\d)[.,][-–—]{1,2}(?!\w)")  # 50,-
 _LONE_MARKS = word_set("* # / > - – — x <3")
 

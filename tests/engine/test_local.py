@@ -16,6 +16,7 @@ from dataclasses import replace
 import pytest
 
 from orpheus_plugin.engine.config import EngineConfig
+from orpheus_plugin.engine.delivery import Delivery
 from orpheus_plugin.engine.local import RATES, LocalEngine, shared_engine
 from orpheus_plugin.engine.scheduler import Scheduler
 from orpheus_plugin.errors import (
@@ -30,6 +31,8 @@ from orpheus_plugin.errors import (
 from orpheus_plugin.events import AudioChunk, TurnEnd, TurnEvent, Word
 from orpheus_plugin.models.files import ModelFiles
 from orpheus_plugin.options import SpeechOptions
+from orpheus_plugin.text.amounts import amounts
+from orpheus_plugin.text.cutter import UtteranceCutter
 from orpheus_plugin.text.numerals import number_words
 from orpheus_plugin.tokens.base import TokenChunk
 from orpheus_plugin.tokens.torch.generator import TorchLlama
@@ -366,15 +369,47 @@ async def wrapped(crafted_files: ModelFiles) -> AsyncIterator[tuple[LocalEngine,
         await engine.aclose()
 
 
-async def test_an_engine_that_is_ready_can_spell_numbers_at_once(
+async def test_an_engine_that_is_ready_has_loaded_the_numbers_of_its_language(
     crafted_files: ModelFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     number_words.cache_clear()
+    amounts.cache_clear()
     monkeypatch.delitem(sys.modules, "num2words", raising=False)
     engine = LocalEngine(EngineConfig(device="cpu", measure=False), files=crafted_files)
     await engine.start()
     await engine.aclose()
     assert "num2words" in sys.modules  # it takes a quarter of a second to import
+    assert amounts.cache_info().currsize  # a hundredth
+
+
+@pytest.mark.parametrize(
+    ("owner", "work"),
+    [(UtteranceCutter, "take"), (Delivery, "push")],
+    ids=["cutting", "delivering"],
+)
+async def test_the_loop_runs_between_two_pieces_of_work_for_a_turn(
+    crafted_engine: LocalEngine, monkeypatch: pytest.MonkeyPatch, owner: type, work: str
+) -> None:
+    do = getattr(owner, work)
+    passes = 0  # of the engine's loop
+    during: list[int] = []
+
+    def count() -> None:
+        nonlocal passes
+        passes += 1
+        asyncio.get_running_loop().call_soon(count)
+
+    def counted(self: object, *args: object) -> object:
+        if not passes:
+            count()
+        if result := do(self, *args):
+            during.append(passes)
+        return result
+
+    monkeypatch.setattr(owner, work, counted)
+    await speak(crafted_engine, "Yes, it is so. " * 40)
+    assert len(during) > 5
+    assert len(set(during)) == len(during)
 
 
 async def test_a_dead_generator_fails_its_turns_and_the_next_turn_speaks(
