@@ -20,6 +20,8 @@ _FILE_ENDING = re.compile(r"([\"'“(]?)\.([a-z]{2,4})([\"'”),.;:!?]*)", re.IG
 _LONGEST = 120
 """The longest address without a scheme that is spoken, and the longest text that counts as an
 address."""
+_MOST_WORDS = 64
+"""An address is spoken up to here; a host name of the longest has less than half as many."""
 
 
 def say_addresses(text: str, language: Language) -> str:
@@ -27,7 +29,7 @@ def say_addresses(text: str, language: Language) -> str:
 
     Cost: one anchored match for each kind of address.
     """
-    if "." not in text:
+    if "." not in text and "://" not in text:
         return text
     if file := _FILE_ENDING.fullmatch(text):  # ".com", ".js files"
         if file[2].lower() in _ENDINGS:
@@ -65,4 +67,4 @@ def _address(url: str, language: Language) -> str:
     full = f"{host}/{path}" if path else host
     for mark, word in ((".", dot), ("/", slash), ("@", at), ("-", dash), ("_", underscore)):
         full = full.replace(mark, f" {word} ")
-    return " ".join(full.split())
+    return " ".join(full.split()[:_MOST_WORDS])

@@ -31,7 +31,7 @@ class Text:
     def word_before(self, place: int) -> str:
         """The word before a place as it is written, without marks around it; "" at the
         beginning."""
-        near = self.text[max(0, place - _NEAR) : place].split()
+        near = self.text[max(0, place - _NEAR) : place].rsplit(None, 1)
         return near[-1].strip(_MARKS) if near else ""
 
     def word_after(self, place: int) -> str:

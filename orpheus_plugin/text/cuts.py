@@ -16,10 +16,10 @@ _CONJUNCTION = re.compile(
     r"et|mais|parce|que|und|oder|aber|weil|dass|y|pero|porque|ma|perché)\s)"
 )
 _BREAK = re.compile(rf"\s|(?<={CJK})|(?={CJK})")
-_LINK = re.compile(r"\s*[(\[<\"']?(?:https?://|www\.)")
+_LINK = re.compile(r"\s*[(\[<\"']?(?:https?://|www\.)[\w.-]+(?::\d+)?[/?#]")
 _LONG = re.compile(rf"\d+|[²³¹¼-¾⅐-⅞]|{CJK}{{3}}")
 """What is much longer in speech than in writing, and takes the most time to read."""
-_MOST_LONG = 32
+_MOST_LONG = 24
 _MOST_WORDS = 64  # 280 characters of talk have some 55
 
 

@@ -73,6 +73,8 @@ _STEPS = 8
 """The most cuts of one `take`."""
 _SILENCE = 128
 """Characters with nothing to speak after which `take` stops."""
+_FEW_WORDS = 16
+"""More words of a piece with nothing to speak become one, verbatim: a turn may have 3,000."""
 
 
 class UtteranceCutter:
@@ -246,7 +248,8 @@ class UtteranceCutter:
     def _hand_out(self, place: int, *, within: bool = False) -> None:
         """Make utterances of the text up to a place. With `within` its sentence continues after
         it."""
-        piece, self._raw = self._raw[:place], self._raw[place:]
+        verbatim, self._raw = self._raw[:place], self._raw[place:]
+        piece = verbatim
         self._scan = max(0, self._scan - place)
         self._ready = max(0, self._ready - place)
         self._handed_out += place
@@ -262,7 +265,10 @@ class UtteranceCutter:
         if within and isinstance(last, SpokenWord) and self._raw[:1].strip() and piece[-1:].strip():
             items[-1] = replace(last, space_after=False)  # cut in the middle of a word
         if not any(isinstance(item, str) or item.spoken for item in items):
-            self._carried += [item for item in items if isinstance(item, SpokenWord)]
+            silent = [item for item in items if isinstance(item, SpokenWord)]
+            if len(silent) > _FEW_WORDS:
+                silent = [SpokenWord(verbatim.strip(), "", silent[-1].space_after)]
+            self._carried += silent
             return
         items = [*self._carried, *items]
         self._carried = []

@@ -66,7 +66,7 @@ _SQUARES = str.maketrans("²³", "23")
 _DEGREE = re.compile(r"(?:(?<=\d)|^)\s?(?:[˚∘]|º(?=\s?[CcFf](?!\w)))")
 _KEPT = "²³½¼¾"
 _KEPT_SYMBOLS = "°©№^"
-_SIMPLE = re.compile(r"[^\W_]+(?:[.,'-][^\W_]+)*[.,!?;:]?")  # has no markdown
+_MARKED = re.compile(r"[*~\\_–—|/#]|^[-+]|--|([!?])\1|\.{4}|[:;]-?[)(DP]$")
 _TIMES = re.compile(r"(?<=\d)\s*\*\s*(?=\d)")
 _ESCAPE = re.compile(r"\\(?=[^\w\s])")
 _EMPHASIS = re.compile(r"^([\"'(]*)_+|(?<!_)_+([\"').,!?;:]*)$")
@@ -160,8 +160,8 @@ def plain(text: str) -> str:
 def without_marks(text: str, *, rate: bool = False) -> str:
     """Without markdown's marks; dashes and slashes between words become pauses and spaces, except
     in a rate ("GB/day")."""
-    if _SIMPLE.fullmatch(text):
-        return text
+    if not _MARKED.search(text):
+        return text.strip()
     text = _TIMES.sub("×", text).replace("~~", "").replace("*", "")
     text = _ESCAPE.sub("", text).replace("\\", " ")
     text = _EMPHASIS.sub(r"\1\2", text).replace("_", " ")
