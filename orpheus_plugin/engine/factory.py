@@ -172,10 +172,11 @@ def build_generator(
     if options is not None:
         raise InvalidOptions(f"the {name} generator takes no generator_options")
     if name == "cpu":
-        from orpheus_plugin.tokens.cpu.generator import CpuLlama
+        from orpheus_plugin.tokens.cpu.generator import CpuLlama, compile_step_ahead
 
         if device != "cpu":
             raise InvalidOptions(f"the cpu generator runs on device='cpu', not {device!r}")
+        compile_step_ahead(files.lm)  # while this process compiles the codec
         return CpuLlama(files.lm, vocabulary, max_streams=streams, adapters=folders)
     if not torch_installed():
         raise InvalidOptions("the torch generator needs torch: pip install 'orpheus_plugin[gpu]'")

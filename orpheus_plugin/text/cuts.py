@@ -17,9 +17,10 @@ _CONJUNCTION = re.compile(
 )
 _BREAK = re.compile(rf"\s|(?<={CJK})|(?={CJK})")
 _LINK = re.compile(r"\s*[(\[<\"']?(?:https?://|www\.)[\w.-]+(?::\d+)?[/?#]")
-_LONG = re.compile(rf"\d+|[²³¹¼-¾⅐-⅞]|{CJK}{{3}}")
-"""What is much longer in speech than in writing, and takes the most time to read."""
-_MOST_LONG = 24
+_NUMBER = re.compile(r"\d+|[²³¹¼-¾⅐-⅞]")
+"""Much longer in speech than in writing, and takes the most time to read."""
+_MOST_NUMBERS = 24
+_WORD = re.compile(rf"{CJK}|[^\s{CJK[1:-1]}]+")
 _MOST_WORDS = 64  # 280 characters of talk have some 55
 
 
@@ -49,13 +50,11 @@ def early_cut(text: str, clause_chars: int, max_chars: int) -> int:
 def most_chars(text: str, max_chars: int) -> int:
     """The most characters of the utterance that begins the text: fewer with many numbers, with very
     short words, and in Chinese and Japanese."""
-    words = text[:max_chars].split(None, _MOST_WORDS)
-    if len(words) > _MOST_WORDS:
-        max_chars = min(max_chars, len(text)) - len(words[-1])
-    one_too_many = next(
-        itertools.islice(_LONG.finditer(text, 0, max_chars), _MOST_LONG, None), None
-    )
-    return one_too_many.start() if one_too_many else max_chars
+    for pattern, most in ((_WORD, _MOST_WORDS), (_NUMBER, _MOST_NUMBERS)):
+        found = pattern.finditer(text, 0, max_chars)
+        if one_too_many := next(itertools.islice(found, most, None), None):
+            max_chars = one_too_many.start()
+    return max_chars
 
 
 def emergency_cut(text: str, limit: int) -> int:

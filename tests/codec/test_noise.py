@@ -14,6 +14,9 @@ from orpheus_plugin.codec.cpu import layers
 from orpheus_plugin.codec.noise import normal, stream_keys
 from orpheus_plugin.codec.stream import Samples
 from orpheus_plugin.codec.torch.noise import normal as torch_normal
+from tests.support.kernels import from_python
+
+compiled_normal = from_python(layers.normal)
 
 Ints = NDArray[np.int64]
 
@@ -24,7 +27,7 @@ def draws(seed: int, block: int, count: int, start: int = 0) -> NDArray[np.float
 
 def compiled(keys: Ints, positions: Ints) -> Samples:
     out = np.empty(len(positions), np.float32)
-    layers.normal(keys, int(positions[0]), out)
+    compiled_normal(keys, int(positions[0]), out)
     return out
 
 

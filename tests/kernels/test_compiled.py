@@ -24,7 +24,7 @@ def made() -> Any:
     def doubled(number: int) -> int:
         return 2 * number
 
-    return kernels.compiled(doubled)
+    return kernels.compiled_step(doubled)
 
 
 def test_what_one_process_compiled_the_next_one_loads(folder: Path) -> None:

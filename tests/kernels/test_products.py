@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from orpheus_plugin.kernels.products import add_product, aligned, pack, pack_bfloat16
+from orpheus_plugin.kernels import products
+from orpheus_plugin.kernels.products import aligned, pack, pack_bfloat16
+from tests.support.kernels import from_python
 
 Floats = NDArray[np.float32]
+add_product = from_python(products.add_product)
 
 
 def packed(matrix: Floats, kind: str) -> tuple[NDArray[np.generic], Floats]:

@@ -8,7 +8,10 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import chisquare
 
-from orpheus_plugin.tokens.cpu.sampler import draw
+from orpheus_plugin.tokens.cpu import sampler
+from tests.support.kernels import from_python
+
+draw = from_python(sampler.draw)
 
 Floats = NDArray[np.float32]
 NONE_SEEN = np.zeros(4096, np.uint8)

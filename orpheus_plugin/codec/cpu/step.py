@@ -24,7 +24,7 @@ from orpheus_plugin.codec.cpu.layers import (
     snake,
     tanh,
 )
-from orpheus_plugin.kernels.compiled import compiled
+from orpheus_plugin.kernels.compiled import compiled, compiled_step
 from orpheus_plugin.kernels.products import add_product, dot
 from orpheus_plugin.kernels.scalars import f4
 
@@ -135,7 +135,7 @@ class Work(NamedTuple):
     draws: Floats
 
 
-@compiled
+@compiled_step
 def step(
     decoder: Decoder, codes: Ints, lanes: Lanes, state: Floats, work: Work, audio: Floats
 ) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from orpheus_plugin.errors import BadCheckpoint, EngineDied
+from orpheus_plugin.kernels.ahead import compile_ahead, wait_for
 from orpheus_plugin.kernels.compiled import first_use
 from orpheus_plugin.kernels.products import LANES, aligned
 from orpheus_plugin.kernels.scalars import HAS_HALF
@@ -24,10 +25,20 @@ from orpheus_plugin.tokens.worker import Reading, Request
 
 logger = logging.getLogger(__name__)
 
+_STEP = "token engine"
+_SMALL_BYTES = 1 << 28
+"""Weights that another process may read as well, to compile the step."""
 _NO_IDS = np.zeros(0, np.int32)
 _HEADS_SHARE = 0.05
 """Streams wait for a common slot 0, six steps at most, if reading one slot's head is more than this
 share of a step."""
+
+
+def compile_step_ahead(model_dir: Path) -> None:
+    """Begin to compile the step in another process, if it is not compiled and the model is small;
+    `CpuLlama.start` waits for it."""
+    if sum(file.stat().st_size for file in model_dir.glob("*.safetensors")) <= _SMALL_BYTES:
+        compile_ahead(_STEP, __package__, str(model_dir))
 
 
 class CpuLlama(BatchedGenerator):
@@ -74,7 +85,8 @@ class CpuLlama(BatchedGenerator):
             )
         except MemoryError as error:
             raise EngineDied(f"{self._model_dir}: not enough memory for the model") from error
-        with first_use("token engine"):
+        wait_for(_STEP)
+        with first_use(_STEP):
             stepper.warm_up(self._vocabulary.bos)
         if not np.isfinite(stepper.work.logits[0, :CODES]).all():
             raise BadCheckpoint(f"{self._model_dir}: the weights give infinite numbers or NaN")

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from orpheus_plugin.kernels.compiled import compiled, compiled_sum
+from orpheus_plugin.kernels.compiled import compiled, compiled_step, compiled_sum
 from orpheus_plugin.kernels.products import LANES, add_product, dot
 from orpheus_plugin.kernels.scalars import exp, f4, narrowed, widened
 from orpheus_plugin.tokens.cpu.sampler import draw
@@ -111,7 +111,7 @@ class Work(NamedTuple):
     logits: Floats  # [places, COLUMNS]
 
 
-@compiled
+@compiled_step
 def step(
     weights: Weights,
     streams: Streams,

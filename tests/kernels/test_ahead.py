@@ -1,0 +1,83 @@
+"""What one process compiles for another is begun once, where that is useful, and waited for."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from orpheus_plugin.kernels import ahead, compiled
+from orpheus_plugin.models.files import ModelFiles, ModelSpec
+from tests.support.checkpoints import SMALL_TEXT, crafted_checkpoint
+from tests.support.codecs import random_codec
+
+WHAT = "loops of a test"
+QUICK = "__hello__"  # a module of Python's that ends at once
+
+
+@pytest.fixture(autouse=True)
+def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[str]]]:
+    """Commands of the processes that were started."""
+    commands: list[list[str]] = []
+    real = subprocess.Popen
+
+    def popen(command: list[str], **options: int) -> subprocess.Popen[bytes]:
+        commands.append(command)
+        return real(command, **options)  # type: ignore[call-overload, no-any-return]
+
+    monkeypatch.setattr(compiled, "FOLDER", tmp_path)
+    monkeypatch.setattr(ahead, "_cores", lambda: 2)
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    yield commands
+    ahead.wait_for(WHAT)
+
+
+def test_it_is_begun_once_and_waited_for(started: list[list[str]]) -> None:
+    ahead.compile_ahead(WHAT, QUICK)
+    ahead.compile_ahead(WHAT, QUICK)
+    assert started == [[sys.executable, "-m", QUICK]]
+    process = ahead._running[WHAT]
+    ahead.wait_for(WHAT)
+    assert process.returncode == 0
+    ahead.wait_for(WHAT)  # nothing is left to wait for
+
+
+def test_a_process_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ahead, "LONGEST_S", 0.1)
+    ahead.compile_ahead(WHAT, "http.server", "0")
+    process = ahead._running[WHAT]
+    ahead.wait_for(WHAT)
+    assert process.returncode != 0
+
+
+@pytest.mark.parametrize("why", ["compiled", "nowhere to keep it", "one core", "frozen"])
+def test_nothing_is_begun_where_it_is_of_no_use(
+    started: list[list[str]], monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    match why:
+        case "compiled":
+            with compiled.first_use(WHAT):
+                pass
+        case "nowhere to keep it":
+            monkeypatch.setattr(compiled, "FOLDER", None)
+        case "one core":
+            monkeypatch.setattr(ahead, "_cores", lambda: 1)
+        case _:
+            monkeypatch.setattr(sys, "frozen", True, raising=False)
+    ahead.compile_ahead(WHAT, QUICK)
+    assert not started
+
+
+def test_the_token_engine_compiles_for_a_checkpoint(started: list[list[str]]) -> None:
+    spec = ModelSpec("crafted", voices=("tara",), tags=(), license="none")
+    files = ModelFiles(spec, crafted_checkpoint(text=SMALL_TEXT), random_codec())
+    done = subprocess.run(
+        [sys.executable, "-m", "orpheus_plugin.tokens.cpu", str(files.lm)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
