@@ -87,6 +87,10 @@ def build_parts(
     from orpheus_plugin.codec import open_decoder
     from orpheus_plugin.codec.batcher import CodecBatcher
 
+    if device == "cpu":
+        from orpheus_plugin.codec.cpu.decoder import compile_step_ahead
+
+        compile_step_ahead(files.codec)
     prepare_language(_language(files.spec))
     vocabulary = Vocabulary.load(files.lm)
     if generator is not None:
@@ -176,7 +180,7 @@ def build_generator(
 
         if device != "cpu":
             raise InvalidOptions(f"the cpu generator runs on device='cpu', not {device!r}")
-        compile_step_ahead(files.lm)  # while this process compiles the codec
+        compile_step_ahead(files.lm)
         return CpuLlama(files.lm, vocabulary, max_streams=streams, adapters=folders)
     if not torch_installed():
         raise InvalidOptions("the torch generator needs torch: pip install 'orpheus_plugin[gpu]'")

@@ -1,10 +1,10 @@
-"""Compiles in another process what this one needs later: numba compiles on one core only."""
+"""Compiles in other processes what this one needs: numba compiles on one core only, and a process
+that has compiled a step keeps some 150 MB of it."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import subprocess
 import sys
 import threading
@@ -21,11 +21,11 @@ _lock = threading.Lock()
 def compile_ahead(what: str, module: str, *arguments: str) -> None:
     """Begin to compile `what` with `python -m module arguments`, once; `wait_for` waits for it.
 
-    Does nothing if it is compiled, if compiled code cannot be kept, if there is one core only, or
-    in a frozen application, which has no Python to start.
+    Does nothing if it is compiled, if compiled code cannot be kept, or in a frozen application,
+    which has no Python to start.
     """
     with _lock:
-        if what in _running or is_compiled(what) is not False or _cores() < 2 or _frozen():
+        if what in _running or is_compiled(what) is not False or _frozen():
             return
         with contextlib.suppress(OSError):
             _running[what] = subprocess.Popen(
@@ -54,8 +54,3 @@ def wait_for(what: str) -> None:
 
 def _frozen() -> bool:
     return not sys.executable or bool(getattr(sys, "frozen", False))
-
-
-def _cores() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1

@@ -137,7 +137,7 @@ def _kept(function: Function, fastmath: set[str], *, from_python: bool = False) 
 
 
 COMPILING_TAKES = "10 to 30 s, longer on a busy machine"
-"""For the codec, and again for the token engine, on one core."""
+"""For the codec and for the token engine, each on a core of its own."""
 
 
 def is_compiled(what: str) -> bool | None:

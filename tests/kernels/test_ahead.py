@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from orpheus_plugin.kernels import ahead, compiled
-from orpheus_plugin.models.files import ModelFiles, ModelSpec
 from tests.support.checkpoints import SMALL_TEXT, crafted_checkpoint
 from tests.support.codecs import random_codec
 
@@ -29,7 +28,6 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[li
         return real(command, **options)  # type: ignore[call-overload, no-any-return]
 
     monkeypatch.setattr(compiled, "FOLDER", tmp_path)
-    monkeypatch.setattr(ahead, "_cores", lambda: 2)
     monkeypatch.setattr(subprocess, "Popen", popen)
     yield commands
     ahead.wait_for(WHAT)
@@ -53,7 +51,7 @@ def test_a_process_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) 
     assert process.returncode != 0
 
 
-@pytest.mark.parametrize("why", ["compiled", "nowhere to keep it", "one core", "frozen"])
+@pytest.mark.parametrize("why", ["compiled", "nowhere to keep it", "frozen"])
 def test_nothing_is_begun_where_it_is_of_no_use(
     started: list[list[str]], monkeypatch: pytest.MonkeyPatch, why: str
 ) -> None:
@@ -63,21 +61,16 @@ def test_nothing_is_begun_where_it_is_of_no_use(
                 pass
         case "nowhere to keep it":
             monkeypatch.setattr(compiled, "FOLDER", None)
-        case "one core":
-            monkeypatch.setattr(ahead, "_cores", lambda: 1)
         case _:
             monkeypatch.setattr(sys, "frozen", True, raising=False)
     ahead.compile_ahead(WHAT, QUICK)
     assert not started
 
 
-def test_the_token_engine_compiles_for_a_checkpoint(started: list[list[str]]) -> None:
-    spec = ModelSpec("crafted", voices=("tara",), tags=(), license="none")
-    files = ModelFiles(spec, crafted_checkpoint(text=SMALL_TEXT), random_codec())
+@pytest.mark.parametrize("module", ["orpheus_plugin.tokens.cpu", "orpheus_plugin.codec.cpu"])
+def test_each_step_compiles_for_a_model(module: str) -> None:
+    folder = random_codec() if "codec" in module else crafted_checkpoint(text=SMALL_TEXT)
     done = subprocess.run(
-        [sys.executable, "-m", "orpheus_plugin.tokens.cpu", str(files.lm)],
-        capture_output=True,
-        text=True,
-        timeout=120,
+        [sys.executable, "-m", module, str(folder)], capture_output=True, text=True, timeout=180
     )
     assert done.returncode == 0, done.stderr

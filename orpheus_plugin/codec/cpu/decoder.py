@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from orpheus_plugin.codec.cpu.layers import tiled
 from orpheus_plugin.codec.cpu.step import Block, Decoder, Floats, Head, Lanes, Stem, Unit, Work
 from orpheus_plugin.codec.step import Lane, StreamingDecoder
 from orpheus_plugin.codec.weights import Folded, SnacWeights
+from orpheus_plugin.kernels.ahead import compile_ahead, wait_for
 from orpheus_plugin.kernels.compiled import first_use
 from orpheus_plugin.kernels.products import LANES, aligned, pack
 
@@ -20,9 +22,16 @@ _SHARED = 16
 """Blocks whose weights are so many times larger than a latent's rows out are run for all lanes at
 once."""
 
+_STEP = "codec"
 _TILE = 1 << 15
 """Values of the last block's rows that are worked on at a time: 128 KiB, of which some four arrays
 fit the L2 cache."""
+
+
+def compile_step_ahead(snapshot: Path) -> None:
+    """Begin to compile the step in another process, if it is not compiled; `warm_up` waits for
+    it."""
+    compile_ahead(_STEP, __package__, str(snapshot))
 
 
 class CpuDecoder(StreamingDecoder):
@@ -41,7 +50,8 @@ class CpuDecoder(StreamingDecoder):
 
     def warm_up(self, shapes: Sequence[tuple[int, int]]) -> None:
         """Compile or load the step, make room."""
-        with first_use("codec"):
+        wait_for(_STEP)
+        with first_use(_STEP):
             for lanes, latents in shapes:
                 codes = np.zeros((lanes, latents, 3), np.int64)
                 self._run([Lane(self.slots) for _ in range(lanes)], codes)
