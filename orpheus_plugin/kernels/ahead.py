@@ -9,11 +9,10 @@ import subprocess
 import sys
 import threading
 
-from orpheus_plugin.kernels.compiled import COMPILING_TAKES, is_compiled
+from orpheus_plugin.kernels.compiled import COMPILING_TAKES, LONGEST_S, is_compiled
 
 logger = logging.getLogger(__name__)
 
-LONGEST_S = 180.0
 _running: dict[str, subprocess.Popen[bytes]] = {}
 _lock = threading.Lock()
 
