@@ -42,6 +42,10 @@ class MortalServers:
         self._reading = asyncio.create_task(self._read())
         self._start_one()
         self._start_one()
+        # The first start compiles what no test before it needed, a minute on a busy machine.
+        while not self._started:
+            assert self._process.returncode is None
+            await asyncio.sleep(0.01)
         return self
 
     async def __aexit__(self, *_: object) -> None:
