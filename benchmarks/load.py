@@ -238,7 +238,8 @@ def main() -> None:
     firsts = ("first_p50_ms", "first_p95_ms", "first_p99_ms")
     print("  rate  " + "  ".join(f"{name:>12}" for name in (*names, *firsts)))
     with spinning(args.busy), server_process(*options) as server:
-        time.sleep(0 if args.max_turns else MEASURED_S)
+        if not args.max_turns:
+            time.sleep(MEASURED_S)
         for rate in args.rates:
             rounds = [
                 one_round(server.url, rate, args.seconds, seed, args.max_wait)

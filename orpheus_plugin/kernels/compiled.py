@@ -8,12 +8,11 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
-from filelock import FileLock, Timeout
 from llvmlite import binding
 from numba.core.caching import FunctionCache
 
@@ -135,39 +134,3 @@ def _kept(function: Function, fastmath: set[str], *, from_python: bool = False) 
         finally:
             numba.config.CACHE_DIR = own
     return made  # type: ignore[no-any-return]
-
-
-COMPILING_TAKES = "10 to 30 s, longer on a busy machine"
-"""For the codec and for the token engine, each on a core of its own."""
-
-LONGEST_S = 180.0
-"""How long a process waits for another one that compiles."""
-
-
-def is_compiled(what: str) -> bool | None:
-    """Whether `first_use` of it has ended on this machine; None if compiled code cannot be kept."""
-    return None if FOLDER is None else _mark(FOLDER, what).exists()
-
-
-def _mark(folder: Path, what: str) -> Path:
-    return folder / f"{what.replace(' ', '-')}.compiled"
-
-
-@contextlib.contextmanager
-def first_use(what: str) -> Iterator[None]:
-    """Around the first calls of `what`: logs a warning if they have to compile it. Of several
-    processes one compiles, and the others wait for it."""
-    if FOLDER is None:
-        logger.warning("Compiling the %s for this process: %s", what, COMPILING_TAKES)
-        yield
-        return
-    mark = _mark(FOLDER, what)
-    with contextlib.ExitStack() as alone:
-        if not mark.exists():
-            with contextlib.suppress(Timeout, OSError):
-                alone.enter_context(FileLock(mark.with_suffix(".lock"), timeout=LONGEST_S))
-            if not mark.exists():
-                logger.warning("Compiling the %s once for this machine: %s", what, COMPILING_TAKES)
-        yield
-        with contextlib.suppress(OSError):
-            mark.touch()

@@ -21,7 +21,7 @@ _LONGEST = 120
 """The longest address without a scheme that is spoken, and the longest text that counts as an
 address."""
 _MOST_WORDS = 64
-"""An address is spoken up to here; a host name of the longest has less than half as many."""
+"""An address is spoken up to here: nobody listens to a longer one."""
 
 
 def say_addresses(text: str, language: Language) -> str:

@@ -67,6 +67,7 @@ _DEGREE = re.compile(r"(?:(?<=\d)|^)\s?(?:[˚∘]|º(?=\s?[CcFf](?!\w)))")
 _KEPT = "²³½¼¾"
 _KEPT_SYMBOLS = "°©№^"
 _MARKED = re.compile(r"[*~\\_–—|/#]|^[-+]|--|([!?])\1|\.{4}|[:;]-?[)(DP]$")
+"""What one of the rules below may change: most words have none of it."""
 _TIMES = re.compile(r"(?<=\d)\s*\*\s*(?=\d)")
 _ESCAPE = re.compile(r"\\(?=[^\w\s])")
 _EMPHASIS = re.compile(r"^([\"'(]*)_+|(?<!_)_+([\"').,!?;:]*)$")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -60,20 +58,3 @@ def test_what_was_cut_short_is_compiled_again_and_kept(
     again = made()
     assert again(3) == 6
     assert sum(again.stats.cache_hits.values()) == 1
-
-
-def test_of_several_processes_one_compiles(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    begun = threading.Event()
-
-    def other() -> None:
-        with kernels.first_use("loops of a test"):
-            begun.set()
-            time.sleep(0.2)
-
-    thread = threading.Thread(target=other)
-    thread.start()
-    begun.wait()
-    with kernels.first_use("loops of a test"):
-        assert not thread.is_alive() or kernels.is_compiled("loops of a test")
-    thread.join()
-    assert caplog.text.count("Compiling the loops of a test") == 1

@@ -14,8 +14,7 @@ from orpheus_plugin.codec.cpu.layers import tiled
 from orpheus_plugin.codec.cpu.step import Block, Decoder, Floats, Head, Lanes, Stem, Unit, Work
 from orpheus_plugin.codec.step import Lane, StreamingDecoder
 from orpheus_plugin.codec.weights import Folded, SnacWeights
-from orpheus_plugin.kernels.ahead import compile_ahead, wait_for
-from orpheus_plugin.kernels.compiled import first_use
+from orpheus_plugin.kernels.first_use import compile_ahead, first_use
 from orpheus_plugin.kernels.products import LANES, aligned, pack
 
 _SHARED = 16
@@ -50,7 +49,6 @@ class CpuDecoder(StreamingDecoder):
 
     def warm_up(self, shapes: Sequence[tuple[int, int]]) -> None:
         """Compile or load the step, make room."""
-        wait_for(_STEP)
         with first_use(_STEP):
             for lanes, latents in shapes:
                 codes = np.zeros((lanes, latents, 3), np.int64)

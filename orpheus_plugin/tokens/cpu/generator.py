@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from orpheus_plugin.errors import BadCheckpoint, EngineDied
-from orpheus_plugin.kernels.ahead import compile_ahead, wait_for
-from orpheus_plugin.kernels.compiled import first_use
+from orpheus_plugin.kernels.first_use import compile_ahead, first_use
 from orpheus_plugin.kernels.products import LANES, aligned
 from orpheus_plugin.kernels.scalars import HAS_HALF
 from orpheus_plugin.tokens.base import SamplingParams
@@ -85,7 +84,6 @@ class CpuLlama(BatchedGenerator):
             )
         except MemoryError as error:
             raise EngineDied(f"{self._model_dir}: not enough memory for the model") from error
-        wait_for(_STEP)
         with first_use(_STEP):
             stepper.warm_up(self._vocabulary.bos)
         if not np.isfinite(stepper.work.logits[0, :CODES]).all():

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from orpheus_plugin.kernels import ahead, compiled
+from orpheus_plugin.kernels import compiled, first_use
 from tests.support.checkpoints import SMALL_TEXT, crafted_checkpoint
 from tests.support.codecs import random_codec
 
@@ -30,24 +32,24 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[li
     monkeypatch.setattr(compiled, "FOLDER", tmp_path)
     monkeypatch.setattr(subprocess, "Popen", popen)
     yield commands
-    ahead.wait_for(WHAT)
+    first_use.wait_for(WHAT)
 
 
 def test_it_is_begun_once_and_waited_for(started: list[list[str]]) -> None:
-    ahead.compile_ahead(WHAT, QUICK)
-    ahead.compile_ahead(WHAT, QUICK)
+    first_use.compile_ahead(WHAT, QUICK)
+    first_use.compile_ahead(WHAT, QUICK)
     assert started == [[sys.executable, "-m", QUICK]]
-    process = ahead._running[WHAT]
-    ahead.wait_for(WHAT)
+    process = first_use._running[WHAT]
+    first_use.wait_for(WHAT)
     assert process.returncode == 0
-    ahead.wait_for(WHAT)  # nothing is left to wait for
+    first_use.wait_for(WHAT)  # nothing is left to wait for
 
 
 def test_a_process_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ahead, "LONGEST_S", 0.1)
-    ahead.compile_ahead(WHAT, "http.server", "0")
-    process = ahead._running[WHAT]
-    ahead.wait_for(WHAT)
+    monkeypatch.setattr(first_use, "LONGEST_S", 0.1)
+    first_use.compile_ahead(WHAT, "http.server", "0")
+    process = first_use._running[WHAT]
+    first_use.wait_for(WHAT)
     assert process.returncode != 0
 
 
@@ -57,13 +59,13 @@ def test_nothing_is_begun_where_it_is_of_no_use(
 ) -> None:
     match why:
         case "compiled":
-            with compiled.first_use(WHAT):
+            with first_use.first_use(WHAT):
                 pass
         case "nowhere to keep it":
             monkeypatch.setattr(compiled, "FOLDER", None)
         case _:
             monkeypatch.setattr(sys, "frozen", True, raising=False)
-    ahead.compile_ahead(WHAT, QUICK)
+    first_use.compile_ahead(WHAT, QUICK)
     assert not started
 
 
@@ -74,3 +76,20 @@ def test_each_step_compiles_for_a_model(module: str) -> None:
         [sys.executable, "-m", module, str(folder)], capture_output=True, text=True, timeout=180
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_of_several_processes_one_compiles(caplog: pytest.LogCaptureFixture) -> None:
+    begun = threading.Event()
+
+    def other() -> None:
+        with first_use.first_use(WHAT):
+            begun.set()
+            time.sleep(0.2)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    begun.wait()
+    with first_use.first_use(WHAT):
+        assert not thread.is_alive() or first_use.is_compiled(WHAT)
+    thread.join()
+    assert caplog.text.count("Compiling the loops of a test") == 1
