@@ -103,7 +103,7 @@ def test_an_agent_gets_vllm_where_the_driver_lists_a_gpu(
         smi.chmod(0o755)
         offline["PATH"] = f"{smi.parent}:{offline['PATH']}"
     process = start(tmp_path / "env", offline | {"WITH_GPU": told})
-    said, progress = process.communicate(timeout=60)
+    said, progress = process.communicate(timeout=300)
     assert process.returncode == 1
     assert f"`{extra}`" in progress
     assert ("WITH_GPU=gpu takes torch" in said) == (extra == "examples,vllm")
@@ -137,7 +137,7 @@ def test_a_folder_that_is_not_an_environment_is_not_changed(
 ) -> None:
     (tmp_path / "letters.txt").write_text("Dear Ann")
     process = start(tmp_path, offline)
-    said, _ = process.communicate(timeout=60)
+    said, _ = process.communicate(timeout=300)
     assert process.returncode == 1
     assert "delete it, or choose another folder" in said
     assert [path.name for path in tmp_path.iterdir()] == ["letters.txt"]

@@ -369,7 +369,7 @@ def test_doctor_on_a_gpu_that_torch_cannot_use_ends_with_what_failed(
         env={**os.environ, "HF_HOME": str(tmp_path)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 1
     lines = [line.strip() for line in done.stdout.splitlines()]

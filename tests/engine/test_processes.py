@@ -71,7 +71,7 @@ def run(code: str, generator: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-c", BEGIN + code, str(model), str(codec), generator],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
 
 

@@ -270,7 +270,7 @@ def test_the_example_is_a_livekit_program() -> None:
         [sys.executable, str(ROOT / "agent_examples/livekit_agent.py"), "--help"],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 0
     for command in ("console", "dev", "start"):
@@ -289,7 +289,7 @@ def test_the_example_names_the_missing_livekit_settings(command: str) -> None:
         ],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         env=environment,
     )
     assert done.returncode == 2

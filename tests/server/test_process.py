@@ -138,7 +138,7 @@ async def test_a_full_disk_affects_only_the_log(crafted_files: ModelFiles, tmp_p
             [*SERVE, "--model", "mini", "--uds", str(socket)],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
             env={**os.environ, "ORPHEUS_STATE_DIR": str(tmp_path / "second")},
         )
         assert second.returncode == 2
@@ -167,7 +167,7 @@ def test_a_server_that_cannot_start_prints_one_line(
         [*SERVE, "--model", "mini", *arguments],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         env={**os.environ, "ORPHEUS_STATE_DIR": str(tmp_path), "ORPHEUS_API_KEY": ""},
     )
     assert done.returncode == 2

@@ -65,7 +65,7 @@ async def serving(
     server = Server(service, app, port=port, drain_s=drain_s)
     task = asyncio.create_task(server.run())
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(300):
             while not service.ready:
                 if task.done():
                     await task

@@ -22,7 +22,7 @@ from aiohttp.test_utils import TestServer
 from orpheus_plugin.errors import InvalidOptions
 from orpheus_plugin.tokens.base import SamplingParams, TokenGenerator
 
-_VLLM_START_S = 240
+_VLLM_START_S = 400
 
 
 @asynccontextmanager
