@@ -3,11 +3,17 @@ same bits in any batch."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
+from llvmlite import binding
 from numpy.typing import NDArray
 
 from orpheus_plugin.kernels import products
+from orpheus_plugin.kernels.compiled import cpu_has
 from orpheus_plugin.kernels.products import aligned, pack, pack_bfloat16
 from tests.support.kernels import from_python
 
@@ -31,7 +37,7 @@ KINDS = pytest.mark.parametrize("kind", ["float32", "float16", "bfloat16"])
 
 @KINDS
 @pytest.mark.parametrize("sizes", [(1, 1), (5, 4), (33, 20), (64, 64), (7, 130), (100, 33)])
-@pytest.mark.parametrize("rows", [1, 2, 3, 7, 8, 21])
+@pytest.mark.parametrize("rows", [1, 2, 3, 6, 7, 8, 21])
 def test_it_adds_the_product_and_writes_nothing_else(
     kind: str, sizes: tuple[int, int], rows: int
 ) -> None:
@@ -82,3 +88,20 @@ def test_the_first_part_of_each_panel_is_a_matrix_too() -> None:
 
 def test_packed_memory_begins_at_a_cache_line() -> None:
     assert all(aligned((n, 3), np.float32).ctypes.data % 64 == 0 for n in range(1, 50))
+
+
+@pytest.mark.skipif(not cpu_has("avx512f"), reason="the other tests are compiled for this already")
+def test_all_of_this_is_true_of_what_is_compiled_for_avx2() -> None:
+    """Its tiles have other sizes."""
+    features = binding.get_host_cpu_features()
+    kept = ",".join(
+        ("+" if has and not name.startswith(("avx512", "avx10", "amx")) else "-") + name
+        for name, has in features.items()
+    )
+    tests = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", __file__],
+        env=os.environ | {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": kept},
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert tests.returncode == 0, tests.stdout
+    assert "1 skipped" in tests.stdout
