@@ -18,6 +18,7 @@ from orpheus_plugin.codec.cpu.layers import (
     blank,
     convolve,
     convolve_snake,
+    copy,
     delayed,
     fill,
     normal,
@@ -179,13 +180,13 @@ def run_stem(stem: Stem, codes: Ints, lanes: Lanes, state: Floats, work: Work) -
     joined = work.joined[: history + size]
     for lane in range(count):
         tail = state[lanes.slots[lane], stem.tail : stem.tail + history]
-        joined[:history] = tail
+        copy(tail, joined)
         for i in range(n):
             row = joined[history + i * width : history + (i + 1) * width]
             a, b, c = codes[lane, i, 0], codes[lane, i, 1], codes[lane, i, 2]
             row[:] = stem.tables[0, a] + stem.tables[1, b] + stem.tables[2, c]
         blank(joined[history:], width, 0, lanes.end[lane] - lanes.position[lane])
-        tail[:] = joined[size:]
+        copy(joined[size:], tail)
         convolve(
             joined, width, stem.taps, stem.bias, work.filtered[lane * size : (lane + 1) * size]
         )
@@ -223,17 +224,17 @@ def run_block(
     for i in range(count):
         tail = state[lanes.slots[lane + i], block.tail : block.tail + inputs]
         joined = work.joined[: inputs + rows * inputs]
-        joined[:inputs] = tail
+        copy(tail, joined)
         snake(
             x[i * rows * inputs : (i + 1) * rows * inputs],
             block.alpha,
             block.scale,
             joined[inputs:],
         )
-        tail[:] = joined[rows * inputs :]
+        copy(joined[rows * inputs :], tail)
         for row in range(rows):
-            at = (i * rows + row) * 2 * inputs
-            work.windows[at : at + 2 * inputs] = joined[row * inputs : (row + 2) * inputs]
+            window = work.windows[(i * rows + row) * 2 * inputs :]
+            copy(joined[row * inputs : (row + 2) * inputs], window)
     fill(b[: count * size], block.upsample_bias)
     width = block.stride * channels
     add_product(count * rows, work.windows, 2 * inputs, block.upsample, b, width)
@@ -248,9 +249,9 @@ def run_block(
             own = b[i * size : (i + 1) * size]
             joined = work.joined[: history + size]
             tail = kept[unit.tail : unit.tail + history]
-            joined[:history] = tail
+            copy(tail, joined)
             snake(own, unit.alpha_in, unit.scale_in, joined[history:])
-            tail[:] = joined[size:]
+            copy(joined[size:], tail)
             convolve_snake(
                 *(joined, apart, unit.taps, unit.bias, unit.alpha_mid, unit.scale_mid),
                 work.filtered[i * size : (i + 1) * size],
@@ -332,9 +333,9 @@ def run_head(head: Head, x: Floats, kept: Floats, work: Work, out: Floats) -> No
     history, size = 6 * head.channels, len(out) * head.channels
     joined = work.joined[: history + size]
     tail = kept[head.tail : head.tail + history]
-    joined[:history] = tail
+    copy(tail, joined)
     snake(x[:size], head.alpha, head.scale, joined[history:])
-    tail[:] = joined[size:]
+    copy(joined[size:], tail)
     for row in range(len(out)):
         out[row] = dot(joined[row * head.channels :], head.taps) + f4(head.bias)
     for row in range(len(out)):
