@@ -37,6 +37,9 @@ TALK = (
     "Tell me a joke.",
 )
 
+QUIET_S = 0.7
+"""From an interruption to the next thing that is said to the agent."""
+
 STOLEN_MS = 20.0
 """Above this, in a second and in all cores, the hypervisor has stopped the machine: what it had to
 do meanwhile it does at once."""
@@ -137,7 +140,7 @@ async def interrupt(page: Page, folder: Path, times: int) -> dict[str, Any]:
         await speech(page, 1.0, 30, before)
         asked.append(time.time())
         await say(page, "Stop.")
-        await asyncio.sleep(0.7)
+        await asyncio.sleep(QUIET_S)
         last_s = last_audible_s(await page.heard(before), RECORD_RATE)
         silent.append(await page.heard_at(before + int(last_s * RECORD_RATE) - 1))
     counts = {name: n - counted.get(name, 0) for name, n in (await page.receiver()).items()}
@@ -149,7 +152,7 @@ async def interrupt(page: Page, folder: Path, times: int) -> dict[str, Any]:
     to_free: list[float] = []
     for begin, end, at in zip(asked, [*asked[1:], float("inf")], silent, strict=True):
         frame = record.between("interruption", begin - 0.05, end)[0]["at"]
-        sent = record.sent_at[loud & (record.sent_at < frame + 1)]
+        sent = record.sent_at[loud & (record.sent_at < frame + QUIET_S - 0.1)]
         to_sent.append(1e3 * (float(sent[-1]) - frame))
         to_silence.append(1e3 * (at - frame))
         freed = [e["at"] for e in record.between("engine_free", frame, frame + 1)]

