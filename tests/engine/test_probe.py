@@ -49,7 +49,8 @@ async def test_an_engine_is_ready_before_it_is_measured_and_the_measurement_give
             async for event in turn:
                 if isinstance(event, AudioChunk) and "cancelled" in opened:
                     break
-            assert opened[-1] == "cancelled"
+            # When the engine has made all of the caller's turn, it may measure again.
+            assert "cancelled" in opened
     finally:
         await engine.aclose()
 

@@ -162,7 +162,8 @@ async def test_the_history_equals_the_captions_after_an_interruption_through_a_s
         assert stage.captions.text.split() in (kept, REPLY.split()[: len(kept) + 1])
         starts = [(word, word.start_time) for word in stage.audio.words]
         begun = [w for w, at in starts if isinstance(at, float) and at <= stage.audio.played_s]
-        assert 1 <= len(kept) <= len("".join(begun).split())
+        # LiveKit's clock may be ahead of the sound by a part of a word.
+        assert 1 <= len(kept) <= len("".join(begun).split()) + 1
 
 
 @pytest.mark.parametrize("streamed", [True, False], ids=["stream", "synthesize"])
