@@ -27,8 +27,9 @@ pytestmark = [
     pytest.mark.timeout(240),
 ]
 
-KILLS, FEWEST = 20, 3
-"""A server that is fast sends an answer in large pieces, so that it ends after fewer kills."""
+KILLS = 20
+"""At most: an answer that comes in large pieces, as from a fast server, ends before. The tests ask
+for half as many, and kill the sooner where an adapter joins pieces."""
 PIECE_S = 0.01
 """Between two words of the text."""
 
@@ -101,7 +102,7 @@ async def test_the_client_says_every_word_once(
             heard(event.samples)
         else:
             assert isinstance(event, TurnEnd)
-            assert FEWEST <= event.stats.resumed <= KILLS
+            assert KILLS // 2 <= event.stats.resumed <= KILLS
     await writing
     assert said == WORDS
 
@@ -109,7 +110,7 @@ async def test_the_client_says_every_word_once(
 async def test_livekits_adapter_says_every_word_once(
     servers: MortalServers, remote: RemoteEngine
 ) -> None:
-    heard = killer(servers, remote, most=4)
+    heard = killer(servers, remote, most=2)
     events = []
     async with livekit.OrpheusTTS(engine=remote) as speech, speech.stream() as stream:
 
@@ -124,14 +125,14 @@ async def test_livekits_adapter_says_every_word_once(
             events.append(event)
             heard(event.frame.samples_per_channel)
         await writing
-    assert servers.kills >= FEWEST
+    assert servers.kills >= KILLS // 2
     assert "".join(livekit_words(events)).split() == WORDS
 
 
 async def test_pipecats_adapter_says_every_word_once(
     servers: MortalServers, remote: RemoteEngine
 ) -> None:
-    heard = killer(servers, remote, most=4)
+    heard = killer(servers, remote, most=2)
 
     class Heard(pipecat.OrpheusTTS):
         async def push_frame(
@@ -152,7 +153,7 @@ async def test_pipecats_adapter_says_every_word_once(
     for frame in reply(TEXT):
         frames += [frame, SleepFrame(sleep=PIECE_S)]
     down, errors = await run(tts, frames)
-    assert servers.kills >= FEWEST
-    assert FEWEST <= sum(ended.resumed for ended in stats) <= servers.kills
+    assert servers.kills >= KILLS // 2
+    assert KILLS // 2 <= sum(ended.resumed for ended in stats) <= servers.kills
     assert pipecat_text(down).split() == WORDS
     assert not errors
