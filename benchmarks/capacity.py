@@ -33,7 +33,8 @@ if str(ROOT) not in sys.path:
 from benchmarks.report import add_save_option, save  # noqa: E402
 from orpheus_plugin.engine.config import EngineConfig  # noqa: E402
 from orpheus_plugin.engine.local import LocalEngine  # noqa: E402
-from orpheus_plugin.events import AudioChunk  # noqa: E402
+from orpheus_plugin.engine.playout import PlayoutClock  # noqa: E402
+from orpheus_plugin.events import SAMPLE_RATE, AudioChunk  # noqa: E402
 from orpheus_plugin.options import SpeechOptions  # noqa: E402
 
 TEXT = (
@@ -44,7 +45,8 @@ TEXT = (
 
 @dataclass(frozen=True)
 class Listener:
-    """What one listener heard of a turn, in seconds; `ends` is when the last sample is played."""
+    """What one listener heard of a turn, in seconds: all gaps together, the longest one; `ends` is
+    when the last sample is played."""
 
     first: float
     silence: float
@@ -55,29 +57,27 @@ class Listener:
 
 async def listen(engine: LocalEngine) -> Listener:
     began = time.perf_counter()
-    first = played_until = silence = worst = spoken = 0.0
+    clock = PlayoutClock(time.perf_counter)
+    first = silence = worst = spoken = 0.0
     async with engine.open_turn(SpeechOptions()) as turn:
         turn.push_text(TEXT)
         turn.end()
         async for event in turn:
             if not isinstance(event, AudioChunk):
                 continue
-            now = time.perf_counter()
-            length = event.samples / 24_000
-            if not spoken:
-                first = now - began
-            elif now > played_until:
-                silence += now - played_until
-                worst = max(worst, now - played_until)
-            played_until = max(now, played_until if spoken else now) + length
-            spoken += length
-    return Listener(first, silence, worst, spoken, played_until)
+            first = first or time.perf_counter() - began
+            gap = clock.play(event.samples / SAMPLE_RATE)
+            silence += gap
+            worst = max(worst, gap)
+            spoken += event.samples / SAMPLE_RATE
+    return Listener(first, silence, worst, spoken, clock.ends_at)
 
 
 async def together(engine: LocalEngine, streams: int) -> dict[str, Any]:
     began = time.perf_counter()
     listeners = await asyncio.gather(*(listen(engine) for _ in range(streams)))
-    return row(listeners, time.perf_counter() - began, 0.005)
+    underruns = sum(listener.silence > 0.005 for listener in listeners)
+    return row(listeners, underruns, time.perf_counter() - began)
 
 
 async def in_calls(engine: LocalEngine, callers: int, seconds: float) -> dict[str, Any]:
@@ -93,17 +93,17 @@ async def in_calls(engine: LocalEngine, callers: int, seconds: float) -> dict[st
             await asyncio.sleep(max(0.0, turns[-1].ends - time.perf_counter()) + pause)
 
     await asyncio.gather(*map(caller, range(callers)))
-    return row(turns, time.perf_counter() - began, 0.1)
+    underruns = sum(turn.worst > 0.1 for turn in turns)
+    return row(turns, underruns, time.perf_counter() - began)
 
 
-def row(listeners: Sequence[Listener], wall: float, gap_s: float) -> dict[str, Any]:
-    """Figures of what some heard; an underrun is a gap of more than `gap_s`."""
+def row(listeners: Sequence[Listener], underruns: int, wall: float) -> dict[str, Any]:
     count = len(listeners)
     first = sorted(1e3 * listener.first for listener in listeners)
     return {
         "first_ms_p50": statistics.median(first),
         "first_ms_p95": first[min(count - 1, int(0.95 * count))],
-        "with_underruns": sum(listener.worst > gap_s for listener in listeners) / count,
+        "with_underruns": underruns / count,
         "longest_silence_ms": 1e3 * max(listener.silence for listener in listeners),
         "speech_s_per_s": sum(listener.spoken for listener in listeners) / wall,
     }

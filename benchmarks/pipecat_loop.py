@@ -152,6 +152,7 @@ async def interrupt(page: Page, folder: Path, times: int) -> dict[str, Any]:
     to_free: list[float] = []
     for begin, end, at in zip(asked, [*asked[1:], float("inf")], silent, strict=True):
         frame = record.between("interruption", begin - 0.05, end)[0]["at"]
+        # The interruption is noticed somewhat after it was sent, and the next answer comes soon.
         sent = record.sent_at[loud & (record.sent_at < frame + QUIET_S - 0.1)]
         to_sent.append(1e3 * (float(sent[-1]) - frame))
         to_silence.append(1e3 * (at - frame))

@@ -30,12 +30,9 @@ LANES = 16
 TOGETHER = 4
 """Panels that are read side by side for few rows, so that there are enough independent sums."""
 
-_SUMS = 256 if cpu_has("avx512f") else 96
-"""Sums of a tile: they fill half of the registers of AVX-512 (32 of 16 floats), and of AVX2 (16 of
-8) and ARM (32 of 4) all but what the columns and a value of x need."""
-
-_ROWS = 8 if cpu_has("avx512f") else 6
-"""Rows of a tile."""
+_ROWS, _SUMS = (8, 256) if cpu_has("avx512f") else (6, 96)
+"""Rows of a tile, and sums at most: they fill half of the registers of AVX-512 (32 of 16 floats),
+and of AVX2 (16 of 8) and ARM (32 of 4) all but what the columns and a value of x need."""
 
 _F32, _I16, _I32, _I64 = ir.FloatType(), ir.IntType(16), ir.IntType(32), ir.IntType(64)
 _FLOATS, _WORDS = ir.VectorType(_F32, LANES), ir.VectorType(_I32, LANES)
@@ -134,7 +131,8 @@ def _tiles(
         between, below = (b.extract_value(array.strides, axis) for axis in (0, 1))
         w, count, x, xs, y, ys = values[2:]
         width = _width(panels)
-        most = max(1, min(rows.literal_value, _SUMS // width // 2 * 2))
+        # Even, and a power of two: rows and panels come in such numbers, and none is left over.
+        most = min(rows.literal_value, _SUMS // width // 2 * 2)
         beside = 1 << (min(TOGETHER, _SUMS // (most * width)).bit_length() - 1)
 
         def run(start: ir.Value, stop: ir.Value, group: int) -> None:

@@ -88,7 +88,8 @@ def convolve_snake(
 
 @compiled
 def copy(x: Floats, out: Floats) -> None:
-    """The first values of out = x. numba's `out[:n] = x` takes five times as long."""
+    """The first values of out = x, from front to back: x may be a later part of out. numba's
+    `out[:n] = x` takes five times as long."""
     for i in range(len(x)):
         out[i] = x[i]
 
