@@ -10,7 +10,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -129,9 +129,16 @@ class Caller:
     def take(self, data: bytes) -> None:
         self.heard += len(data)
 
-    async def run(self, speak: Callable[[Caller], Awaitable[None]]) -> None:
+    async def begin(self, url: str, text: str) -> None:
+        """Return as soon as something was heard."""
+        speak = PROTOCOLS[self.name.split()[0]]
+        self.task = task = asyncio.create_task(self._run(speak(url, text, self)))
+        await until(lambda: bool(self.heard) or task.done(), 60)
+        assert self.heard, self.told or repr(task)
+
+    async def _run(self, speaking: Coroutine[None, None, None]) -> None:
         try:
-            await speak(self)
+            await speaking
             self.done = True
         except (ConnectionFailed, aiohttp.ClientError, ConnectionError) as error:
             self.told = f"{type(error).__name__}: {error}"
@@ -264,22 +271,22 @@ async def _round_trips(url: str, path: str | None) -> float:
 
 @contextlib.asynccontextmanager
 async def listening(cluster: Cluster) -> AsyncIterator[list[Caller]]:
-    """Callers of every protocol, all of whom hear something."""
+    """Callers of every protocol, all of whom hear something.
+
+    They come one after the other: Ray hands a connection to the replica with fewer, which it does
+    not know of connections that come at the same moment.
+    """
     names = [name for _ in range(CALLERS) for name in PROTOCOLS][:CALLERS]
     callers = [Caller(f"{name} {number}") for number, name in enumerate(names, 1)]
-    for caller, name in zip(callers, names, strict=True):
-        speak = PROTOCOLS[name]
-        caller.task = asyncio.create_task(
-            caller.run(lambda caller, speak=speak: speak(cluster.url, TEXT, caller))  # type: ignore[misc]
-        )
     try:
-        await until(lambda: all(caller.heard for caller in callers), 60)
+        for caller in callers:
+            await caller.begin(cluster.url, TEXT)
         yield callers
     finally:
-        for caller in callers:
-            assert caller.task is not None
-            caller.task.cancel()
-        await asyncio.gather(*(c.task for c in callers if c.task), return_exceptions=True)
+        tasks = [caller.task for caller in callers if caller.task]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def test_a_replica_that_is_killed_takes_only_its_own_turns_with_it(cluster: Cluster) -> None:
