@@ -498,26 +498,31 @@ async def test_a_server_requires_its_key(
                 pass
 
 
+async def requests(checkpoint: Path, kind: Literal["running", "waiting"]) -> float:
+    """How many the real server has."""
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"{_urls[checkpoint]}/metrics") as response,
+    ):
+        rows = (await response.text()).splitlines()
+    (row,) = [row for row in rows if row.startswith(f"vllm:num_requests_{kind}{{")]
+    return float(row.rsplit(" ", 1)[1])
+
+
 @on_a_real_server
 async def test_closing_the_iterator_ends_the_request_on_the_server(
     generator: TokenGenerator, case: Case, checkpoint: Path, prompt: list[int]
 ) -> None:
-    async def running(session: aiohttp.ClientSession) -> float:
-        async with session.get(f"{_urls[checkpoint]}/metrics") as response:
-            text = await response.text()
-        (line,) = [row for row in text.splitlines() if row.startswith("vllm:num_requests_running{")]
-        return float(line.rsplit(" ", 1)[1])
-
     options = replace(case.sampling, max_tokens=1900, temperature=HOT)
-    async with aiohttp.ClientSession() as session, asyncio.timeout(WAIT):
+    async with asyncio.timeout(WAIT):
         streams = [generator.generate(prompt, options, f"left{number}") for number in range(3)]
         for stream in streams:
             await anext(stream)
-        while await running(session) < 3:
+        while await requests(checkpoint, "running") < 3:
             await asyncio.sleep(0.01)
         for stream in streams:
             await stream.aclose()  # type: ignore[attr-defined]
-        while await running(session):
+        while await requests(checkpoint, "running"):
             await asyncio.sleep(0.01)
 
 
@@ -539,17 +544,23 @@ async def test_a_server_serves_the_urgent_first(
 
     told = CompletionsOptions(priorities=True, silence_timeout_s=WAIT)
     async with (
-        asyncio.timeout(3 * WAIT),  # some 2,000 ids, on whatever is left of the processor
+        asyncio.timeout(3 * WAIT),
         on_server(_urls[checkpoint], vocabulary, API_KEY, told) as served,
         asyncio.TaskGroup() as group,
     ):
-        for number in range(32):  # as many as run at once; they leave one by one
-            group.create_task(run(served, f"holder{number}", 0, 42 + number))
+        # As many as run at once. They hold their places until others wait.
+        holders = [group.create_task(run(served, f"holder{n}", 0, 1900)) for n in range(32)]
         while len(begun) < 32:
             await asyncio.sleep(0.005)
-        group.create_task(run(served, "ahead", 1, 7))
-        await asyncio.sleep(0.05)
-        group.create_task(run(served, "urgent", 0, 7))
+        late = []
+        for number, (name, priority) in enumerate([("ahead", 1), ("urgent", 0)], 1):
+            late.append(group.create_task(run(served, name, priority, 7)))
+            while await requests(checkpoint, "waiting") < number:
+                await asyncio.sleep(0.005)
+        holders.pop().cancel()
+        await asyncio.wait(late)
+        for holder in holders:
+            holder.cancel()
     assert begun[32:] == ["urgent", "ahead"]
 
 

@@ -6,12 +6,11 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import pytest
-from pipecat.frames.frames import Frame, TTSAudioRawFrame
+from pipecat.frames.frames import Frame, LLMTextFrame, TTSAudioRawFrame
 from pipecat.processors.frame_processor import FrameDirection
-from pipecat.tests.utils import SleepFrame
 
 from orpheus_plugin import livekit, pipecat
 from orpheus_plugin.events import AudioChunk, TurnEnd, TurnStats, Word
@@ -28,12 +27,12 @@ pytestmark = [
 ]
 
 KILLS = 20
-"""At most: an answer that comes in large pieces, as from a fast server, ends before. The tests ask
-for half as many, and kill the sooner where an adapter joins pieces."""
 PIECE_S = 0.01
 """Between two words of the text."""
+SENTENCE = 9
+"""Words."""
 
-WORDS = [f"{word}{'.' if n % 9 == 8 else ''}" for n, word in enumerate(
+WORDS = [f"{word}{'.' if n % SENTENCE == SENTENCE - 1 else ''}" for n, word in enumerate(
     ("one two three four five six seven eight nine ten eleven twelve dog fox hen cow " * 20).split()
 )]  # fmt: skip
 TEXT = " ".join(WORDS)
@@ -53,39 +52,52 @@ async def remote(servers: MortalServers) -> AsyncIterator[RemoteEngine]:
     await engine.aclose()
 
 
-def killer(
-    servers: MortalServers, remote: RemoteEngine, *, most: int = 12
-) -> Callable[[int], None]:
-    """To be called with the samples of every piece of audio: it kills a server when one to `most`
-    pieces of its own were heard."""
-    chance = random.Random(7)
-    left = chance.randint(1, most)
-    at = 0
+class Killer:
+    """Kills the server in use soon after the first sound of it, KILLS times.
 
-    def heard(samples: int) -> None:
-        nonlocal left, at
-        at += samples
-        links = [link for connection in remote._live() for link in connection._links.values()]
-        if not links or links[0]._progress.resumed < servers.kills:
-            return  # not resumed yet: this audio was already sent
-        left -= at > links[0]._progress._begins_at
-        if left == 0 and servers.kills < KILLS:
-            servers.kill()
-            left = chance.randint(1, most)
+    The text waits for the kills, two sentences ahead of them: however fast the servers are,
+    something is left to say at each.
+    """
 
-    return heard
+    def __init__(self, servers: MortalServers, remote: RemoteEngine) -> None:
+        self._servers = servers
+        self._remote = remote
+        self._chance = random.Random(7)
+        self._samples = 0
+        self._soon: asyncio.TimerHandle | None = None
+
+    async def before_word(self, number: int) -> None:
+        await asyncio.sleep(PIECE_S)
+        while self._servers.kills < KILLS and number >= SENTENCE * (self._servers.kills + 2):
+            await asyncio.sleep(PIECE_S)
+
+    def heard(self, samples: int) -> None:
+        self._samples += samples
+        links = [link for live in self._remote._live() for link in live._links.values()]
+        if self._soon or not links or self._servers.kills == KILLS:
+            return
+        progress = links[0]._progress
+        if progress.resumed == self._servers.kills and self._samples > progress._begins_at:
+            wait_s = self._chance.uniform(0, 0.1)
+            self._soon = asyncio.get_running_loop().call_later(wait_s, self._kill)
+
+    def _kill(self) -> None:
+        self._soon = None
+        self._servers.kill()
 
 
-async def test_the_client_says_every_word_once(
-    servers: MortalServers, remote: RemoteEngine
-) -> None:
-    heard = killer(servers, remote)
+@pytest.fixture
+def killer(servers: MortalServers, remote: RemoteEngine) -> Killer:
+    return Killer(servers, remote)
+
+
+async def test_the_client_says_every_word_once(remote: RemoteEngine, killer: Killer) -> None:
     turn = remote.open_turn()
 
     async def write() -> None:
-        for word in WORDS:
+        for number, word in enumerate(WORDS):
+            await killer.before_word(number)
             turn.push_text(f"{word} ")
-            await asyncio.sleep(PIECE_S)
         turn.end()
 
     writing = asyncio.create_task(write())
@@ -99,48 +111,51 @@ async def test_the_client_says_every_word_once(
         elif isinstance(event, AudioChunk):
             assert event.position == at
             at += event.samples
-            heard(event.samples)
+            killer.heard(event.samples)
         else:
             assert isinstance(event, TurnEnd)
-            assert KILLS // 2 <= event.stats.resumed <= KILLS
+            assert event.stats.resumed == KILLS
     await writing
     assert said == WORDS
 
 
 async def test_livekits_adapter_says_every_word_once(
-    servers: MortalServers, remote: RemoteEngine
+    servers: MortalServers, remote: RemoteEngine, killer: Killer
 ) -> None:
-    heard = killer(servers, remote, most=2)
     events = []
     async with livekit.OrpheusTTS(engine=remote) as speech, speech.stream() as stream:
 
         async def write() -> None:
-            for word in WORDS:
+            for number, word in enumerate(WORDS):
+                await killer.before_word(number)
                 stream.push_text(f"{word} ")
-                await asyncio.sleep(PIECE_S)
             stream.end_input()
 
         writing = asyncio.create_task(write())
         async for event in stream:
             events.append(event)
-            heard(event.frame.samples_per_channel)
+            killer.heard(event.frame.samples_per_channel)
         await writing
-    assert servers.kills >= KILLS // 2
+    assert servers.kills == KILLS
     assert "".join(livekit_words(events)).split() == WORDS
 
 
-async def test_pipecats_adapter_says_every_word_once(
-    servers: MortalServers, remote: RemoteEngine
-) -> None:
-    heard = killer(servers, remote, most=2)
-
+async def test_pipecats_adapter_says_every_word_once(remote: RemoteEngine, killer: Killer) -> None:
     class Heard(pipecat.OrpheusTTS):
+        words = 0
+
+        async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+            if isinstance(frame, LLMTextFrame):
+                await killer.before_word(self.words)
+                self.words += 1
+            await super().process_frame(frame, direction)
+
         async def push_frame(
             self, frame: Frame, direction: FrameDirection = FrameDirection.DOWNSTREAM
         ) -> None:
             await super().push_frame(frame, direction)
             if isinstance(frame, TTSAudioRawFrame):
-                heard(len(frame.audio) // 2)
+                killer.heard(len(frame.audio) // 2)
 
     tts = Heard(engine=remote)
     stats: list[TurnStats] = []
@@ -149,11 +164,7 @@ async def test_pipecats_adapter_says_every_word_once(
         stats.append(ended)
 
     tts.add_event_handler("on_turn_stats", note)
-    frames: list[Frame] = []
-    for frame in reply(TEXT):
-        frames += [frame, SleepFrame(sleep=PIECE_S)]
-    down, errors = await run(tts, frames)
-    assert servers.kills >= KILLS // 2
-    assert KILLS // 2 <= sum(ended.resumed for ended in stats) <= servers.kills
+    down, errors = await run(tts, reply(TEXT))
+    assert sum(ended.resumed for ended in stats) == KILLS
     assert pipecat_text(down).split() == WORDS
     assert not errors
