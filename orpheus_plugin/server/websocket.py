@@ -23,6 +23,10 @@ client may send at once, and the rate at which it may send more. A client whose 
 sends some; a client that sends more is disconnected."""
 
 
+CLOSE_S = 2.0
+"""How long a client may take to answer a close."""
+
+
 class Socket:
     """One client's websocket. One task receives; any task sends.
 
@@ -90,9 +94,18 @@ class Socket:
             await self.response.send_bytes(data)
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
-        # A close frame takes 123 bytes of whole characters.
-        short = reason.encode()[:120].decode(errors="ignore").encode()
-        await self.response.close(code=code, message=short)
+        """Close, and return when the client has answered. Only while no task receives: else aiohttp
+        closes TCP at once, and what the client has not read may be lost."""
+        await self.response.close(code=code, message=_short(reason))
+
+    async def ask_to_close(self, code: int, reason: str) -> None:
+        """Tell the client to close, while another task receives. The client reads everything that
+        was sent before, and answers; `receive` then returns None. A client that does not answer
+        within CLOSE_S is cut off."""
+        await self.response.send_frame(code.to_bytes(2, "big") + _short(reason), WSMsgType.CLOSE)
+        await asyncio.sleep(CLOSE_S)
+        if self._transport is not None:
+            self._transport.abort()
 
     async def watch(self, every_s: float) -> None:
         """Ping the client, and close the connection when no pong comes within half of `every_s`.
@@ -113,6 +126,11 @@ class Socket:
                     return
 
 
+def _short(reason: str) -> bytes:
+    """A close frame takes 123 bytes of whole characters."""
+    return reason.encode()[:120].decode(errors="ignore").encode()
+
+
 @contextlib.asynccontextmanager
 async def accept(
     request: web.Request, limits: Limits, *, message_bytes: int | None = None
@@ -122,7 +140,7 @@ async def accept(
         autoping=False,
         max_msg_size=(message_bytes or limits.message_bytes) + 1,
         compress=False,
-        timeout=2.0,
+        timeout=CLOSE_S,
     )
     await response.prepare(request)
     socket = Socket(response, request.transport)

@@ -4,6 +4,7 @@ served."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 
@@ -16,6 +17,7 @@ from orpheus_plugin import protocol
 from orpheus_plugin.events import AudioChunk
 from orpheus_plugin.options import SpeechOptions
 from orpheus_plugin.remote.engine import RemoteEngine
+from orpheus_plugin.server import websocket
 from orpheus_plugin.server.config import Limits
 from orpheus_plugin.server.http import Runner
 from orpheus_plugin.server.json_api import errors_as_responses
@@ -296,3 +298,39 @@ async def test_what_waits_for_an_utterance_to_end_is_limited(
                 seen = (seen + data)[-4_000:]
         assert b"50 messages wait" in seen
     await settle(server)
+
+
+async def test_a_server_that_ends_waits_until_its_clients_have_read_everything(
+    server: RunningTestServer,
+) -> None:
+    """A TCP connection that is closed with unread data in it is reset, and what its client has not
+    received is lost."""
+    async with connected(server.port, protocol.PATH) as client, asyncio.timeout(30):
+        client.writer.write(packed(type="open", id="a") + packed(type="text", id="a", text=TEXT))
+        client.writer.write(packed(type="end", id="a"))
+        while not server.service.active_turns:
+            await asyncio.sleep(0.005)
+        server.server.stop()
+        goodbye = b"\x88\x0f\x03\xe9shutting down"
+        read = b""
+        while not read.endswith(goodbye):
+            read += await client.reader.read(1 << 16)
+        assert b"done" in read
+        client.writer.write(packed(type="consumed", id="a", samples=99))
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await client.reader.read(1)
+        client.writer.write(frame(b"\x03\xe9", CLOSE))
+        assert await server.task == 0
+
+
+async def test_a_client_that_does_not_answer_a_close_is_cut_off(
+    server: RunningTestServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(websocket, "CLOSE_S", 0.1)
+    async with connected(server.port, protocol.PATH) as client, asyncio.timeout(10):
+        server.server.stop()
+        with contextlib.suppress(ConnectionResetError):
+            while await client.reader.read(1 << 16):
+                pass
+        assert await server.task == 0

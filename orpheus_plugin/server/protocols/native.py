@@ -164,7 +164,7 @@ class _Connection:
             await asyncio.sleep(HEALTH_EVERY_S)
             idle = time.monotonic() - self._idle_since
             if not self._streams and idle > self._service.limits.connection_idle_s:
-                await self._socket.close(1000, "idle")
+                await self._socket.ask_to_close(1000, "idle")
                 return
             health = self._health()
             if health != told:
@@ -178,7 +178,7 @@ class _Connection:
         await self._send(protocol.Goodbye())
         if self._streams:
             await self._last_retired.wait()
-        await self._socket.close(1001, "shutting down")
+        await self._socket.ask_to_close(1001, "shutting down")
 
 
 class _Stream:
