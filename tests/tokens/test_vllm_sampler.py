@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,6 +30,7 @@ from orpheus_plugin.tokens.vllm.sampler import (  # noqa: E402
 )
 from orpheus_plugin.tokens.vocabulary import CODES, SLOTS  # noqa: E402
 
+ROOT = Path(__file__).parents[2]
 BASE = 330
 LAYOUT = Layout(first=320, end=29_056, size=29_010, audio_base=BASE, stop=322)
 WIDTH = LAYOUT.end - LAYOUT.first
@@ -228,7 +233,44 @@ def test_options_in_ids_go_to_vllms_own_sampler(options: dict[str, Any]) -> None
     assert Batch([[]], **options).compact(logits) == [323]
 
 
-# ---- the second runner, whose own kernels need a GPU
+# ---- the second runner, that of GPUs, in Triton's interpreter
+
+
+@pytest.fixture(scope="module")
+def second() -> dict[str, Any]:
+    """What its samplers draw: see tests/support/second_runner.py."""
+    pytest.importorskip("triton")
+    program = [sys.executable, "-m", "tests.support.second_runner"]
+    ended = subprocess.run(program, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert ended.returncode == 0, ended.stderr
+    found: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
+    return found
+
+
+@pytest.mark.parametrize("name", ["greedy", "again", "penalty", "top_k", "min_p"])
+def test_the_second_runner_draws_what_vllms_own_sampler_draws(
+    second: dict[str, Any], name: str
+) -> None:
+    assert second[name]["compact"] == second[name]["whole"]
+
+
+def test_the_second_runner_counts_what_was_drawn_in_the_same_slot(second: dict[str, Any]) -> None:
+    drawn, again = second["drawn"], second["again"]["compact"]
+    assert again[2] == drawn[2][0]
+    assert again[3] in (drawn[3][2], drawn[3][9])
+    assert second["penalty"]["compact"] == second["greedy"]["compact"]
+
+
+def test_the_second_runner_draws_with_the_given_chances(second: dict[str, Any]) -> None:
+    """4 to 1, each of 100 requests with its seed. Four deviations are 16."""
+    ids = second["seeds"]["compact"]
+    assert set(ids) == {BASE + 6, BASE + 8}
+    assert 64 <= ids.count(BASE + 8) <= 96
+    assert set(second["top_p"]["compact"]) == {BASE + 8}
+
+
+def test_options_in_ids_go_to_the_second_runners_own_sampler(second: dict[str, Any]) -> None:
+    assert set(second["bias"]["compact"]) == {323}
 
 
 def test_slots_are_counted_from_the_end_of_the_prompt() -> None:

@@ -12,8 +12,9 @@ belong to columns. Requests with options that are written in ids (logit_bias, ba
 allowed ids, other logits processors) go to vLLM's own sampler, together with their whole batch.
 
 vLLM 0.32 has two runners. `CompactSampler` is for the first (CPUs, and GPUs with
-VLLM_USE_V2_MODEL_RUNNER=0), `CompactSamplerV2` for the second (GPUs). The second has not run on a
-GPU.
+VLLM_USE_V2_MODEL_RUNNER=0), `CompactSamplerV2` for the second (GPUs). The second is tested with
+vLLM's kernels in Triton's interpreter; on a GPU it failed at the first id, for a reason that is
+gone, and has not run there since.
 """
 
 from __future__ import annotations
@@ -261,6 +262,7 @@ class CompactSamplerV2:
         """Whether no request of the batch has an option that is written in ids."""
         whole = self.whole
         bias, penalties, words, *others = whole.logits_processors
+        thinking = whole.thinking_budget_state
         return not (
             others
             or whole.compute_nans
@@ -271,7 +273,7 @@ class CompactSamplerV2:
             or np.any(words.num_bad_words.np[requests])
             or np.any(penalties.frequency_penalty.np[requests])
             or np.any(penalties.presence_penalty.np[requests])
-            or np.any(whole.thinking_budget_state.use_thinking_budget[requests])
+            or (thinking.enabled and np.any(thinking.use_thinking_budget[requests]))
         )
 
 
