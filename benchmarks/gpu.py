@@ -18,7 +18,7 @@ engine that holds nothing, ids/s of turns against requests to vLLM alone and dec
     python benchmarks/gpu.py                             weights made up, the shape of Orpheus 3B
     python benchmarks/gpu.py --dry-run                   on a CPU: crafted checkpoint, few turns
 
-With made-up weights every utterance has the same length, 280 ids (3.4 s). vLLM takes one to two
+Made-up weights do not end: --ids cuts every utterance at the same length. vLLM takes one to two
 minutes to start. Figures are written after each part.
 """
 
@@ -181,11 +181,14 @@ def arguments() -> argparse.Namespace:
     add_save_option(parser)
     parser.add_argument("--model", type=Path, help="directory of a model")
     parser.add_argument("--codec", type=Path, help="directory of SNAC 24 kHz")
+    parser.add_argument(
+        "--ids", type=int, help="at which an utterance is cut; 280 (3.4 s) without --model"
+    )
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--ways", type=Way.of, nargs="+", default=[Way("own", "plain", "whole")])
     parser.add_argument("--mps", action="store_true")
-    parser.add_argument("--listeners", type=int, nargs="+", default=[1, 16, 32, 48, 64, 96, 128])
-    parser.add_argument("--rates", type=float, nargs="*", default=[4, 8, 16, 24, 32])
+    parser.add_argument("--listeners", type=int, nargs="+", default=[1, 16, 32, 64, 96, 128])
+    parser.add_argument("--rates", type=float, nargs="*", default=[8, 16, 24])
     parser.add_argument("--seconds", type=float, default=10.0, help="of each rate")
     parser.add_argument("--details", action="store_true")
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 8, 32])
@@ -200,6 +203,7 @@ def arguments() -> argparse.Namespace:
         args.device, args.cache_gib, args.seconds = "cpu", 0.25, 8.0
         args.listeners, args.rates = [1, 2], [0.5]
         args.streams, args.rounds, args.cancels = [1], 1, 3
+        args.ids = args.ids or 70
     return args
 
 
@@ -209,8 +213,8 @@ def model_files(args: argparse.Namespace) -> ModelFiles:
 
     made_up = crafted_checkpoint(stop=0.0) if args.dry_run else None
     model = args.model or made_up or crafted_3b()
-    ids = 70 if args.dry_run else 280
-    sampling = SamplingParams() if args.model else SamplingParams(max_tokens=ids)
+    ids = args.ids or (None if args.model else 280)
+    sampling = SamplingParams(max_tokens=ids) if ids else SamplingParams()
     codec = args.codec or (random_codec() if args.dry_run else random_codec(FULL_SIZE))
     return ModelFiles(ModelSpec(model.name, voices=("tara",), sampling=sampling), model, codec)
 

@@ -62,6 +62,7 @@ export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
 
 model=${1:-}
 codec=${2:-}
+speaker=$model ids=
 device=cuda gpu="gpu and" minutes=${MINUTES:-9} most_turns=256 levels="16 32" seconds=15 lanes=1,4,16,32,64 prefix=gpu save=--save
 if [ -n "$dry" ]; then
     device=cpu gpu="" minutes=${MINUTES:-60} most_turns=2 levels=0.5 seconds=8 lanes=1 prefix=gpu_dry save=
@@ -70,11 +71,18 @@ if [ -n "$dry" ]; then
     "$python" -c "import pathlib, sys; from tests.support.mps_control import write_control; \
         write_control(pathlib.Path(sys.argv[1]), clients=(1, 2))" "$stand_in" || exit 1
     PATH=$stand_in:$PATH
-    model=${model:-$("$python" -c "from tests.support.checkpoints import *; print(crafted_checkpoint(stop=0.0))")} || exit 1
+    if [ -z "$model" ]; then
+        model=$("$python" -c "from tests.support.checkpoints import *; print(crafted_checkpoint(stop=0.0))") || exit 1
+        speaker=$("$python" -c "from tests.support.checkpoints import *; print(crafted_checkpoint(stop=0.1))") || exit 1
+        ids=70
+    fi
     codec=${codec:-$("$python" -c "from tests.support.codecs import *; print(random_codec())")} || exit 1
 fi
 if [ -z "$model" ]; then
+    # One that does not end, whose utterances are cut at one length, and one whose utterances of 3.4 s on average end by themselves.
     model=$("$python" -c "from benchmarks.vllm_models import crafted_3b; print(crafted_3b())") || exit 1
+    speaker=$("$python" -c "from benchmarks.vllm_models import crafted_3b; print(crafted_3b(stop=1 / 40))") || exit 1
+    ids=280
 fi
 if [ -z "$codec" ]; then
     codec=$("$python" -c "from tests.support.codecs import *; print(random_codec(FULL_SIZE))") || exit 1
@@ -106,8 +114,8 @@ step() { # name, most seconds, command...
 bench() { # name of the results, arguments of gpu.py...
     out=$1
     shift
-    step "$out" 240 "$python" benchmarks/gpu.py ${dry:+--dry-run} --model "$model" --codec "$codec" \
-        $save --out "${prefix}_$out" "$@"
+    step "$out" 400 "$python" benchmarks/gpu.py ${dry:+--dry-run} --model "$model" --codec "$codec" \
+        ${ids:+--ids $ids} $save --out "${prefix}_$out" "$@"
 }
 replicas() { # how many
     case " ${ONLY:-replicas$1} " in *" replicas$1 "*) ;; *) return ;; esac
@@ -117,7 +125,7 @@ replicas() { # how many
         failed=$((failed + 1))
         return
     fi
-    step "replicas$1" 330 "$python" benchmarks/load.py $save --out "${prefix}_replicas$1" --model "$model" --device "$device" \
+    step "replicas$1" 330 "$python" benchmarks/load.py $save --out "${prefix}_replicas$1" --model "$speaker" --device "$device" \
         --max-turns "$most_turns" --rates $levels --rounds 1 --seconds "$seconds" \
         -- --codec "$codec" --generator vllm --codec-step tuned --sampler compact --mps --replicas "$1"
 }

@@ -49,16 +49,16 @@ class Choice:
         return cls("crafted, hidden 64", directory, Vocabulary.load(directory), gpu)
 
 
-def crafted_3b() -> Path:
-    """A checkpoint of Orpheus 3B's shape that emits well-formed frames without end, made if it is
-    not there yet: 7 GB on disk, and to make it 10 GB of a GPU's memory, or 25 GB of the
-    machine's."""
+def crafted_3b(stop: float = 0.0) -> Path:
+    """A checkpoint of Orpheus 3B's shape that emits well-formed frames, with this chance of the end
+    after each. Made if it is not there yet: 7 GB on disk, and to make it 10 GB of a GPU's memory,
+    or 25 GB of the machine's."""
     import torch
 
     from tests.support.checkpoints import crafted_checkpoint
 
     return crafted_checkpoint(
-        stop=0.0,
+        stop=stop,
         device="cuda" if torch.cuda.is_available() else "cpu",
         hidden=ORPHEUS_3B["hidden_size"],
         layers=ORPHEUS_3B["num_hidden_layers"],
