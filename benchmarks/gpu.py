@@ -116,6 +116,7 @@ class Bench:
         used = await self.vllm.there(self.vllm.use_sampler(way.sampler))
         if used != way.sampler:
             raise SystemExit(f"the {way.sampler} sampler cannot be used here")
+        await self.vllm.there(self.vllm._warm_up())  # with the kernels of this sampler
 
     def _decoder(self, way: Way) -> StreamingDecoder:
         folder, slots, device = self._files.codec, self._slots, self._device

@@ -145,24 +145,25 @@ class TestEngine:
             found.append([i async for chunk in chunks for i in chunk.ids])
         assert found[0] == found[1] == found[2] == found[3]
 
-    async def test_warming_up_for_a_gpu_ends_with_as_many_requests_as_there_is_room_for(
+    async def test_warming_up_for_a_gpu_runs_batches_of_each_size_with_kernels_of_its_own(
         self, generator: VllmGenerator, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Large batches have sampling kernels of their own, compiled when they are first met."""
         from vllm.platforms import current_platform
 
-        generate, most = generator.generate, 0
+        generate = generator.generate
+        met: set[tuple[int, bool]] = set()
 
-        async def watched(*args: Any, **more: Any) -> AsyncIterator[TokenChunk]:
-            nonlocal most
-            async for chunk in generate(*args, **more):
-                most = max(most, generator.running)
+        async def watched(
+            prompt: list[int], sampling: SamplingParams, name: str, **more: Any
+        ) -> AsyncIterator[TokenChunk]:
+            async for chunk in generate(prompt, sampling, name, **more):
+                met.add((generator.running, sampling.seed is not None))
                 yield chunk
 
         monkeypatch.setattr(type(current_platform), "is_cuda_alike", lambda self: True)
         monkeypatch.setattr(generator, "generate", watched)
         await generator._warm_up()
-        assert most == STREAMS
+        assert {(1, False), (STREAMS, False), (1, True), (2, True), (STREAMS, True)} <= met
         assert generator.running == 0
 
     async def test_ids_come_one_by_one_and_later_in_frames(

@@ -35,10 +35,11 @@ logger = logging.getLogger(__name__)
 
 _LOOK_S = 0.25
 """Seconds between checks of vLLM's health while a call into the worker is unanswered."""
-_WARM_BATCH = 65
-"""Requests of the second warm-up round. Without FlashInfer, vLLM 0.32 samples for more than 64
-requests with another kernel, which is compiled at first use: 2.5 s on an H200, during which all
-turns wait."""
+_WARM_BATCHES = (1, 2, 4, 8, 16, 32, 64, 65)
+"""Requests of the warm-up rounds on a GPU. vLLM's own sampling kernels, used without FlashInfer and
+for every step that has a seed in it, are compiled anew for each number of programs that share a row
+(vllm/v1/sample/ops/topk_topp_triton.py): that doubles when the requests halve, and over 64 there is
+another kernel. One such compilation takes 2 to 8 s on an H200, during which all turns wait."""
 
 
 class VllmGenerator:
@@ -221,12 +222,14 @@ class VllmGenerator:
             logger.warning("the compact sampler needs the restricted head; vLLM's own is in use")
 
     async def _warm_up(self) -> None:
-        """One request; on a GPU then as many as need the kernels of large batches, all with
-        Orpheus' own sampling."""
+        """One request with Orpheus' sampling. On a GPU then as many at once as need kernels of
+        their own."""
         prompt = self._vocabulary.prompt(None, "")
 
-        async def speak(name: str, ids: int, adapter: str | None = None) -> None:
-            sampling = SamplingParams(max_tokens=ids)
+        async def speak(
+            name: str, ids: int, adapter: str | None = None, seed: int | None = None
+        ) -> None:
+            sampling = SamplingParams(max_tokens=ids, seed=seed)
             chunks = self.generate(prompt, sampling, name, adapter=adapter)
             async with contextlib.aclosing(chunks):
                 async for _ in chunks:
@@ -237,9 +240,12 @@ class VllmGenerator:
         from vllm.platforms import current_platform
 
         if current_platform.is_cuda_alike():
-            # Long enough for the first to run still when the last arrives.
-            many = min(_WARM_BATCH, self.options.max_streams)
-            await asyncio.gather(*(speak(f"warm-up-{number}", 64) for number in range(many)))
+            most = min(_WARM_BATCHES[-1], self.options.max_streams)
+            batches = [*(many for many in _WARM_BATCHES if many < most), most]
+            for many, seed in [(most, None), *((many, 1) for many in batches)]:
+                # Long enough for the first to run still when the last arrives.
+                names = [f"warm-up-{many}-{seed}-{number}" for number in range(many)]
+                await asyncio.gather(*(speak(name, 64, seed=seed) for name in names))
 
     # ---- requests
 

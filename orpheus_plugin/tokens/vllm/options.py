@@ -48,8 +48,8 @@ class VllmOptions:
             the model is not a Llama or the package's vLLM plugin is not installed.
         sampler: "compact" draws from the codes of a request's slot only (see `sampler`), which also
             keeps every frame in order; "whole" is vLLM's own sampler over all ids. "auto" is
-            compact on a CPU and whole on a GPU, on which compact has not run yet. Compact needs the
-            restricted head.
+            compact on a CPU and whole on a GPU, on which compact has not run to its end yet.
+            Compact needs the restricted head.
         prefix_caching: reuse the cache of equal prompt beginnings. It costs nothing and helps only
             if the same text is spoken again: prompts share about their first six ids, less than a
             cache block.
