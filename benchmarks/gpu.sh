@@ -59,6 +59,8 @@ if [ -z "$dry" ] && ! "$python" -c "import sys, torch; sys.exit(not torch.cuda.i
 fi
 mkdir -p benchmarks/results
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
+# vLLM does not start without FlashInfer unless it is told to.
+"$python" -c "import flashinfer" 2>/dev/null || export VLLM_USE_FLASHINFER_SAMPLER=0
 
 model=${1:-}
 codec=${2:-}
