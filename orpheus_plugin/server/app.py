@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from aiohttp import web
 
-from orpheus_plugin.server import health, status
+from orpheus_plugin.server import health, status, websocket
 from orpheus_plugin.server.http import name_answer
 from orpheus_plugin.server.json_api import errors_as_responses
 from orpheus_plugin.server.protocols import baseten, native, omni, openai, unmute
@@ -30,6 +30,8 @@ def make_app(
         client_max_size=service.limits.message_bytes,
     )
     app.on_response_prepare.extend([name_answer, cors(origins)])
+    app[websocket.OPEN] = set()
+    app.on_shutdown.append(websocket.close_all)
     status.add_routes(app)
     health.add_routes(app, service, key_needed=api_key is not None)
     for protocol in (native, unmute, openai, baseten, omni):

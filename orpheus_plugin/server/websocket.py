@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import Self
 
-from aiohttp import WSMsgType, web
+from aiohttp import WSCloseCode, WSMsgType, web
 
 from orpheus_plugin.errors import BadMessage
 from orpheus_plugin.server.config import Limits
@@ -22,6 +22,8 @@ IDLE_MESSAGES_PER_S = 50.0
 client may send at once, and the rate at which it may send more. A client whose turn has just ended
 sends some; a client that sends more is disconnected."""
 
+
+OPEN = web.AppKey("open websockets", set)
 
 CLOSE_S = 2.0
 """How long a client may take to answer a close."""
@@ -39,6 +41,8 @@ class Socket:
         self.response = response
         self._transport = transport
         self._ponged = asyncio.Event()
+        self._asked = False  # to close
+        self._left = asyncio.Event()
         self._received = 0
         self._allowed = float(IDLE_MESSAGES)
         self._allowed_at = time.monotonic()
@@ -102,10 +106,16 @@ class Socket:
         """Tell the client to close, while another task receives. The client reads everything that
         was sent before, and answers; `receive` then returns None. A client that does not answer
         within CLOSE_S is cut off."""
-        await self.response.send_frame(code.to_bytes(2, "big") + _short(reason), WSMsgType.CLOSE)
-        await asyncio.sleep(CLOSE_S)
-        if self._transport is not None:
-            self._transport.abort()
+        if not self._asked:
+            self._asked = True
+            data = code.to_bytes(2, "big") + _short(reason)
+            await self.response.send_frame(data, WSMsgType.CLOSE)
+        try:
+            async with asyncio.timeout(CLOSE_S):
+                await self._left.wait()
+        except TimeoutError:
+            if self._transport is not None:
+                self._transport.abort()
 
     async def watch(self, every_s: float) -> None:
         """Ping the client, and close the connection when no pong comes within half of `every_s`.
@@ -145,7 +155,16 @@ async def accept(
     await response.prepare(request)
     socket = Socket(response, request.transport)
     watching = asyncio.create_task(socket.watch(limits.heartbeat_s), name="orpheus-ping")
+    request.app[OPEN].add(socket)
     try:
         yield socket
     finally:
+        request.app[OPEN].discard(socket)
+        socket._left.set()
         watching.cancel()
+
+
+async def close_all(app: web.Application) -> None:
+    """Close the websockets that are still open when the server ends: they carry no turn."""
+    asked = [socket.ask_to_close(WSCloseCode.GOING_AWAY, "shutting down") for socket in app[OPEN]]
+    await asyncio.gather(*asked, return_exceptions=True)

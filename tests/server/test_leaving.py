@@ -324,6 +324,20 @@ async def test_a_server_that_ends_waits_until_its_clients_have_read_everything(
         assert await server.task == 0
 
 
+@pytest.mark.parametrize("name", ["omni", "baseten"])
+async def test_a_server_that_ends_closes_the_websockets_without_a_turn(
+    server: RunningTestServer, name: str
+) -> None:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.ws_connect(server.ws_url + WEBSOCKETS[name][0]) as ws,
+    ):
+        server.server.stop()
+        message = await ws.receive(timeout=5)
+        assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, 1001)
+        assert await asyncio.wait_for(server.task, 5) == 0
+
+
 async def test_a_client_that_does_not_answer_a_close_is_cut_off(
     server: RunningTestServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
