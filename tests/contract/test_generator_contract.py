@@ -498,13 +498,11 @@ async def test_a_server_requires_its_key(
                 pass
 
 
-async def requests(
-    session: aiohttp.ClientSession, checkpoint: Path, kind: Literal["running", "waiting"]
-) -> float:
-    """How many the real server has."""
+async def metric(session: aiohttp.ClientSession, checkpoint: Path, name: str) -> float:
+    """Of the real server, which answers late while it is busy."""
     async with session.get(f"{_urls[checkpoint]}/metrics") as response:
         rows = (await response.text()).splitlines()
-    (row,) = [row for row in rows if row.startswith(f"vllm:num_requests_{kind}{{")]
+    (row,) = [row for row in rows if row.startswith(f"vllm:{name}{{")]
     return float(row.rsplit(" ", 1)[1])
 
 
@@ -514,15 +512,17 @@ async def test_closing_the_iterator_ends_the_request_on_the_server(
 ) -> None:
     options = replace(case.sampling, max_tokens=1900, temperature=HOT)
     async with aiohttp.ClientSession() as session, asyncio.timeout(WAIT):
+        before = await metric(session, checkpoint, "generation_tokens_total")
         streams = [generator.generate(prompt, options, f"left{number}") for number in range(3)]
         for stream in streams:
             await anext(stream)
-        while await requests(session, checkpoint, "running") < 3:
-            await asyncio.sleep(0.01)
         for stream in streams:
             await stream.aclose()  # type: ignore[attr-defined]
-        while await requests(session, checkpoint, "running"):
-            await asyncio.sleep(0.01)
+        last, made = -1.0, 0.0
+        while made != last or await metric(session, checkpoint, "num_requests_running"):
+            await asyncio.sleep(0.2)
+            last, made = made, await metric(session, checkpoint, "generation_tokens_total") - before
+    assert 0 < made < 3 * options.max_tokens
 
 
 @on_a_real_server
@@ -535,13 +535,14 @@ async def test_a_server_serves_the_urgent_first(
 ) -> None:
     begun: list[str] = []
 
-    async def run(served: TokenGenerator, name: str, priority: int, ids: int) -> None:
-        options = replace(case.sampling, max_tokens=ids, temperature=HOT)
+    async def run(served: TokenGenerator, name: str, priority: int) -> None:
+        options = replace(case.sampling, max_tokens=7, temperature=HOT)
         async for _ in served.generate(prompt, options, name, priority=priority):
             if name not in begun:
                 begun.append(name)
 
     told = CompletionsOptions(priorities=True, silence_timeout_s=WAIT)
+    long = replace(case.sampling, max_tokens=1900, temperature=HOT)
     async with (
         asyncio.timeout(WAIT),
         aiohttp.ClientSession() as session,
@@ -549,19 +550,18 @@ async def test_a_server_serves_the_urgent_first(
         asyncio.TaskGroup() as group,
     ):
         # As many as run at once. They hold their places until others wait.
-        holders = [group.create_task(run(served, f"holder{n}", 0, 1900)) for n in range(32)]
-        while len(begun) < 32:
-            await asyncio.sleep(0.005)
+        holders = [served.generate(prompt, long, f"holder{number}") for number in range(32)]
+        await asyncio.gather(*(anext(holder) for holder in holders))
         late = []
         for number, (name, priority) in enumerate([("ahead", 1), ("urgent", 0)], 1):
-            late.append(group.create_task(run(served, name, priority, 7)))
-            while await requests(session, checkpoint, "waiting") < number:
-                await asyncio.sleep(0.005)
-        holders.pop().cancel()
+            late.append(group.create_task(run(served, name, priority)))
+            while await metric(session, checkpoint, "num_requests_waiting") < number:
+                await asyncio.sleep(0.05)
+        await holders[0].aclose()  # type: ignore[attr-defined]
         await asyncio.wait(late)
         for holder in holders:
-            holder.cancel()
-    assert begun[32:] == ["urgent", "ahead"]
+            await holder.aclose()  # type: ignore[attr-defined]
+    assert begun == ["urgent", "ahead"]
 
 
 async def test_closing_the_generator_ends_what_runs_with_an_error(
