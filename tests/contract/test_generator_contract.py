@@ -541,7 +541,7 @@ async def test_a_server_serves_the_urgent_first(
             if name not in begun:
                 begun.append(name)
 
-    told = CompletionsOptions(priorities=True, silence_timeout_s=WAIT)
+    told = CompletionsOptions(priorities=True, connect_timeout_s=WAIT, silence_timeout_s=WAIT)
     long = replace(case.sampling, max_tokens=1900, temperature=HOT)
     async with (
         asyncio.timeout(WAIT),
