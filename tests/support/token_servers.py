@@ -23,6 +23,8 @@ from orpheus_plugin.errors import InvalidOptions
 from orpheus_plugin.tokens.base import SamplingParams, TokenGenerator
 
 _VLLM_START_S = 400
+VLLM_PLACES = 8
+"""Requests that the real server runs at once; others wait in its line."""
 
 
 @asynccontextmanager
@@ -88,10 +90,11 @@ async def vllm_server(model_dir: Path, *arguments: str) -> AsyncIterator[str]:
             sys.executable, "-m", "vllm.entrypoints.openai.api_server",
             "--model", str(model_dir), "--served-model-name", "orpheus",
             "--host", "127.0.0.1", "--port", str(port),
-            "--max-model-len", "2048", "--max-num-seqs", "32", "--enforce-eager",
+            "--max-model-len", "2048", "--max-num-seqs", str(VLLM_PLACES), "--enforce-eager",
             "--kv-cache-memory-bytes", str(256 << 20), "--generation-config", "vllm",
-            # The engine makes ids of so small a model faster than HTTP can carry single ones.
-            "--stream-interval", "7",
+            # vLLM's choice for CPUs has a second process, for which the first one waits in a loop:
+            # where both cores are taken, an answer then comes as a whole, after all its ids.
+            "--distributed-executor-backend", "vllm.v1.executor.uniproc_executor.UniProcExecutor",
             *arguments,
             env=os.environ | {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1"},
             stdout=log, stderr=log,
